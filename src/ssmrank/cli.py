@@ -1,0 +1,55 @@
+"""The command `ssmrank`: one verb for each step of the pipeline.
+
+Each phase has a `command.py` with `SUMMARY`, `configure(parser)` and `run(arguments)`; it is imported only when its
+verb is asked for, so that `ssmrank --help` and the light verbs start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+
+from ssmrank import __version__
+from ssmrank.errors import UserError
+
+VERBS = {
+    "download-collection": ("ssmrank.collections.command", "fetch a collection and write it in canonical form"),
+    "download-model": ("ssmrank.models.command", "fetch a checkpoint, or make one with random weights"),
+    "index": ("ssmrank.retrieval.index_command", "build a Lucene index of a collection"),
+    "retrieve": ("ssmrank.retrieval.retrieve_command", "first-stage retrieval to a TREC run"),
+    "negatives": ("ssmrank.negatives.command", "sample negatives for each relevant document"),
+    "train": ("ssmrank.training.command", "fine-tune a reranker"),
+    "rerank": ("ssmrank.reranking.command", "rerank a TREC run"),
+    "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
+    "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
+    "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
+    "schema": ("ssmrank.config_schema", "print the JSON schema of params.yaml"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0, or 2 with one line on standard error for what a user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="ssmrank", description="State space models as text rerankers.")
+    parser.add_argument("--version", action="version", version=f"ssmrank {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, (module_name, summary) in VERBS.items():
+        asked_for = bool(arguments) and arguments[0] == verb
+        verb_parser = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if asked_for:
+            module = importlib.import_module(module_name)
+            module.configure(verb_parser)
+            verb_parser.set_defaults(run=module.run)
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    try:
+        parsed.run(parsed)
+    except UserError as error:
+        print(f"ssmrank {parsed.verb}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

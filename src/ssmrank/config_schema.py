@@ -1,0 +1,22 @@
+"""`ssmrank schema`: the JSON schema of params.yaml, generated from the settings' classes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ssmrank.config import Params
+
+
+def schema_text() -> str:
+    """The schema as `workflow/schemas/params.schema.json` holds it."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the schema."""
+    print(schema_text(), end="")

@@ -1,0 +1,24 @@
+"""SHA-256 of files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ssmrank.errors import UserError
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify_sha256(path: str | Path, expected: str) -> None:
+    """Raises UserError, naming both digests, where the file is not the expected one."""
+    actual = sha256(path)
+    if actual != expected:
+        raise UserError(
+            f"{path}: sha256 is {actual}, expected {expected}; "
+            "the file is damaged or another version: delete it and download again, or correct sha256 in params.yaml"
+        )
