@@ -1,0 +1,8 @@
+"""Rerankers: backbones in packed form, input templates, pooling, checkpoints.
+
+`load_reranker(folder)` gives a trained one back; `Reranker.score(query, documents)` scores with it.
+"""
+
+from ssmrank.models.reranker import Reranker, load_reranker
+
+__all__ = ["Reranker", "load_reranker"]

@@ -1,0 +1,95 @@
+"""Attention within the sequences of a packed batch, as an attention implementation of transformers.
+
+On a GPU FlashAttention over variable lengths (flash-attn where it is installed, which is what the paper used, else
+torch's own); on a CPU scaled dot-product attention over groups of sequences of about equal length.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface
+
+from ssmrank.models.packing import Packed
+
+NAME = "ssmrank_packed"
+
+
+def backend(device: torch.device | str) -> str:
+    """Name of what computes attention on this device, for the log."""
+    if torch.device(device).type != "cuda":
+        return "torch scaled_dot_product_attention by length groups"
+    return "flash-attn" if importlib.util.find_spec("flash_attn") else "torch varlen_attn (FlashAttention-2)"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    packed: Packed | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a packed batch; query [1, heads, T, head size], key and value may have fewer heads.
+
+    Returns [1, T, heads, head size]. Attention is causal where the module is. Attention dropout is not applied.
+    """
+    if packed is None:
+        raise ValueError("packed attention needs the keyword `packed`")
+    causal = bool(getattr(module, "is_causal", False))
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if q.device.type == "cuda":
+        output = _flash(q, k, v, packed, causal, scaling)
+    else:
+        output = _by_length_groups(q, k, v, packed, causal, scaling)
+    return output[None], None
+
+
+def _by_length_groups(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
+) -> torch.Tensor:
+    grouped = k.shape[1] != q.shape[1]
+    pieces = []
+    for group in packed.length_groups:
+        rows, longest = group.indices.shape
+        flat = group.indices.reshape(-1)
+        qg, kg, vg = (x.index_select(0, flat).view(rows, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        # Padding stands behind the real tokens, so the causal mask alone hides it.
+        mask = None if causal or group.mask is None else group.mask[:, None, None, :]
+        out = F.scaled_dot_product_attention(
+            qg, kg, vg, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
+        )
+        out = out.transpose(1, 2).reshape(rows * longest, q.shape[1], -1)
+        pieces.append(out if group.mask is None else out.index_select(0, group.places))
+    return torch.cat(pieces).index_select(0, packed.from_length_groups)
+
+
+def _flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
+) -> torch.Tensor:
+    if q.dtype == torch.float32:  # FlashAttention computes in half precision only.
+        return _by_length_groups(q, k, v, packed, causal, scaling)
+    bounds = packed.cu_seqlens.to(torch.int32)
+    longest = max(packed.lengths)
+    if importlib.util.find_spec("flash_attn"):
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(
+            q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=causal
+        )
+    from torch.nn.attention.varlen import varlen_attn
+
+    if k.shape[1] != q.shape[1]:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
+    window = (-1, 0) if causal else (-1, -1)
+    return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window)
+
+
+AttentionInterface.register(NAME, packed_attention)

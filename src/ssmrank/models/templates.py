@@ -1,0 +1,99 @@
+"""How a query and a document become the tokens of one sequence (section 3 of the paper).
+
+Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Training and reranking
+build their sequences here. Query and document sides are tokenized apart, cut behind a `;`, which gives the tokens of
+the joint text; where the sequence would be too long the document loses its last tokens, the query none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ssmrank.errors import UserError
+
+Kind = Literal["E", "ED", "D"]
+
+
+@dataclass(frozen=True)
+class Template:
+    """Token ids around and between query and document, for one tokenizer and kind of model.
+
+    before: ids at the start of every sequence; after: ids at its end; separator: id of the `;` that a document which
+    was cut keeps (decoders).
+    """
+
+    kind: Kind
+    tokenizer: PreTrainedTokenizerBase
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    separator: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Template:
+        """The paper's template of this kind of model.
+
+        [EOS] is the tokenizer's end of sequence (BERT's: [SEP]), [CLS] its class token (BART's and RoBERTa's: <s>).
+        A decoder whose tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>) keeps it.
+        """
+        separator = tuple(tokenizer.encode(";", add_special_tokens=False))
+        if kind == "D":
+            start = tokenizer.encode("a")[0]
+            before = (start,) if tokenizer.bos_token_id is not None and start == tokenizer.bos_token_id else ()
+            after = (_special(tokenizer, "eos", "sep"),)
+        else:
+            before, after = (_special(tokenizer, "cls", "bos"),), ()
+        return cls(kind, tokenizer, before, after, separator)
+
+    def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The document side of each text, not cut: int32 ids."""
+        if self.kind == "D":
+            return self._tokenize([f"document: {text};" for text in texts])
+        return self._tokenize([f" document: {text}" for text in texts])
+
+    def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The query side of each text: int32 ids."""
+        if self.kind == "D":
+            return self._tokenize([f" query: {text};" for text in texts])
+        return self._tokenize([f"; query: {text};" for text in texts])
+
+    def join(self, query: np.ndarray, document: np.ndarray, max_length: int, query_id: str = "") -> np.ndarray:
+        """One sequence of at most `max_length` ids, the document cut to fit.
+
+        Raises UserError where the query leaves no room for a token of the document.
+        """
+        room = max_length - len(self.before) - len(query) - len(self.after)
+        if room < 1 + len(self.separator):
+            raise UserError(
+                f"query {query_id}: its {len(query)} tokens leave no room for a document in max_length {max_length}; "
+                "raise max_length in section trainings or shorten the query"
+            )
+        if len(document) > room:
+            document = self._cut(document, room)
+        parts = (document, query) if self.kind == "D" else (query, document)
+        return np.concatenate([self.before, *parts, self.after]).astype(np.int32)
+
+    def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
+        if self.kind != "D":
+            return document[:room]
+        return np.concatenate([document[: room - len(self.separator)], self.separator])
+
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase, *names: str) -> int:
+    for name in names:
+        token = getattr(tokenizer, f"{name}_token_id")
+        if token is not None:
+            return token
+    raise UserError(
+        f"tokenizer {tokenizer.name_or_path}: has no {' or '.join(names)} token; name one in its tokenizer_config.json"
+    )
