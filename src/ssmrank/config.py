@@ -163,6 +163,7 @@ class Training(Section):
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
     groups: int | None = Field(None, ge=1, description="use this many groups (drawn by seed), not all")
     batch_groups: int = Field(ge=1, description="groups (a positive with its negatives) in an optimizer step")
+    loss: str = Field("cross_entropy", description="a name of ssmrank.training.loss.LOSSES")
     token_budget: int = Field(16384, ge=16, description="tokens in one forward pass; a step is cut to fit")
     weight_decay: float = Field(0.01, ge=0)
     warmup_ratio: float = Field(0.1, ge=0, lt=1)

@@ -1,0 +1,42 @@
+"""Which pairs are scored together.
+
+Pairs are sorted by length and laid into batches of a token budget, longest first, so that a batch that does not fit
+into memory shows at once and the sequences of a batch are of about equal length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmrank.io.trec import Run
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a document by id."""
+
+    query: str
+    document: str
+
+
+def pairs_of(run: Run, depth: int) -> list[Pair]:
+    """The first `depth` documents of each query, in the run's order."""
+    return [Pair(query, document) for query, ranking in run.items() for document, _ in ranking[:depth]]
+
+
+def plan(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
+    """Batches of indices into `lengths` with at most `token_budget` tokens each; a longer sequence stands alone."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batches: list[np.ndarray] = []
+    start, tokens = 0, 0
+    for place, index in enumerate(order):
+        if place > start and tokens + lengths[index] > token_budget:
+            batches.append(order[start:place])
+            start, tokens = place, 0
+        tokens += lengths[index]
+    if start < len(order):
+        batches.append(order[start:])
+    return batches
