@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssmrank.errors import UserError
 
@@ -203,10 +204,15 @@ class Reranking(Section):
 class TestSet(Section):
     """A column of a table."""
 
+    __test__ = False  # not a class of tests, whatever its name says to pytest
+
     collection: Name
     split: Name
-    metric: Name | str
+    metric: str
     label: str
+    paper: str | None = Field(
+        None, description="column of ssmrank/reporting/paper.yaml whose numbers stand beside, such as passage-dev"
+    )
 
 
 class RerankerRow(Section):
@@ -217,24 +223,97 @@ class RerankerRow(Section):
 
 
 class TableSection(Section):
+    """Rows under one title; the best of them are bold."""
+
     title: str
     retrievers: list[Name] = []
     rerankers: list[RerankerRow] = []
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if not self.retrievers and not self.rerankers:
+            raise ValueError(f"section {self.title!r} has no rows; add retrievers or rerankers, or remove it")
+        return self
 
 
 class Table(Section):
     """A table of results."""
 
-    caption: str
+    caption: str = Field(description="first sentence of the caption; what the marks mean is added to it")
+    label: str = Field("", description="LaTeX label for cross-references, such as tab:documents")
     reranking: Name
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)
 
 
-class Evaluation(Section):
-    """Metrics in ranx's notation with the cutoff after @."""
+class ResultColumn(Section):
+    """One test set and metric of a table."""
 
-    metrics: list[str] = Field(min_length=1)
+    label: str
+    metric: str
+    paper: str | None = None
+
+
+class ResultRow(Section):
+    """One system of a table: what is printed of it and where its values are."""
+
+    label: str
+    kind: Literal["E", "ED", "D", ""] = Field("", description="superscript; empty for a first stage")
+    size: str = ""
+    prior: str = Field("", description="what it reranks, such as BM25 top-30; empty for a first stage")
+    length: str = ""
+    max_length: int | None = Field(None, description="tokens; tells apart rows of the paper with one model")
+    pretrained: bool | None = Field(None, description="None: a first stage, which is not trained here")
+    metrics: list[str] = Field(description="for each column the key of the metrics file")
+
+
+class ResultSection(Section):
+    """Rows under one title."""
+
+    title: str
+    rows: list[ResultRow]
+
+
+class TableSettings(Section):
+    """What `ssmrank table` is given: all that is printed but the values, and nothing else.
+
+    A key of a metrics file is its path below the folder of metrics, without suffix:
+    COLLECTION/SPLIT/RETRIEVER or COLLECTION/SPLIT/RERANKING/TRAINING/MODEL.
+    """
+
+    caption: str
+    label: str = ""
+    collections: list[str] = Field(description="titles of the test collections")
+    columns: list[ResultColumn]
+    sections: list[ResultSection]
+
+    def metric_keys(self) -> list[str]:
+        """Every key once, in the order of rows and columns."""
+        return list(dict.fromkeys(key for section in self.sections for row in section.rows for key in row.metrics))
+
+
+METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
+"""The known metrics; k stands for a cutoff of 1 or more."""
+
+METRIC_PATTERN = re.compile(r"(nDCG|MRR|MAP)(?:@([1-9][0-9]*))?|(P|Recall|R)@([1-9][0-9]*)")
+
+
+class Evaluation(Section):
+    """Which metrics are computed: name, then the cutoff after @."""
+
+    metrics: list[str] = Field(min_length=1, description=f"known: {', '.join(METRICS)}")
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_known(cls, metrics: list[str]) -> list[str]:
+        for metric in metrics:
+            if not METRIC_PATTERN.fullmatch(metric):
+                raise ValueError(
+                    f"unknown metric {metric!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10"
+                )
+        if len(set(metrics)) < len(metrics):
+            raise ValueError(f"a metric is named twice in {', '.join(metrics)}; keep one of each")
+        return metrics
 
 
 class Tracking(Section):
@@ -300,7 +379,9 @@ class Params(Section):
         self._defined("collections", collection, f"{where}.collection")
         splits = self.collections[collection].splits
         if split not in splits:
-            raise ValueError(f"{where}.split: {split!r} is no split of collection {collection!r}{_suggest(split, splits)}")
+            raise ValueError(
+                f"{where}.split: {split!r} is no split of collection {collection!r}{_suggest(split, splits)}"
+            )
 
     def train_settings(self, training: str, model: str) -> TrainSettings:
         """The training section with the model's overrides."""
@@ -308,6 +389,47 @@ class Params(Section):
         overrides = self.models[model].training.model_dump(exclude_none=True)
         count = self.negatives[section.negatives].count
         return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
+
+    def table_settings(self, name: str) -> TableSettings:
+        """What table `name` prints, with every name resolved to what is printed for it."""
+        self._defined("tables", name, "table")
+        table = self.tables[name]
+        reranking = self.rerankings[table.reranking]
+        prior = f"{self.retrievers[reranking.retriever].label} top-{reranking.depth}"
+        sections = []
+        for section in table.sections:
+            rows = [
+                ResultRow(
+                    label=self.retrievers[retriever].label,
+                    metrics=[f"{test.collection}/{test.split}/{retriever}" for test in table.tests],
+                )
+                for retriever in section.retrievers
+            ]
+            for row in section.rerankers:
+                model, training = self.models[row.model], self.trainings[row.training]
+                rows.append(
+                    ResultRow(
+                        label=model.label,
+                        kind=model.kind,
+                        size=model.size,
+                        prior=prior,
+                        length=training.label,
+                        max_length=training.max_length,
+                        pretrained=not isinstance(model.source, RandomModel),
+                        metrics=[
+                            f"{test.collection}/{test.split}/{table.reranking}/{row.training}/{row.model}"
+                            for test in table.tests
+                        ],
+                    )
+                )
+            sections.append(ResultSection(title=section.title, rows=rows))
+        return TableSettings(
+            caption=table.caption.strip(),
+            label=table.label,
+            collections=list(dict.fromkeys(self.collections[test.collection].title for test in table.tests)),
+            columns=[ResultColumn(label=test.label, metric=test.metric, paper=test.paper) for test in table.tests],
+            sections=sections,
+        )
 
 
 # ---------------------------------------------------------------- reading
@@ -379,7 +501,8 @@ def _explain(kind: type[BaseModel], values: Mapping[str, Any], error: Validation
         text = str(first["ctx"]["error"])
         return f"{key}: {text}" if key else text
     found = repr(first["input"])
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]} (found {found if len(found) <= 60 else found[:57] + '...'})"
+    found = found if len(found) <= 60 else found[:57] + "..."
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]} (found {found})"
 
 
 def _key(location: tuple[int | str, ...], values: Any) -> str:
