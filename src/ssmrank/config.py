@@ -362,8 +362,8 @@ class Params(Section):
                         f"({', '.join(self.evaluation.metrics)}); add it there"
                     )
             for number, section in enumerate(table.sections):
-                for row in section.retrievers:
-                    self._defined("retrievers", row, f"{where}.sections[{number}].retrievers")
+                for retriever in section.retrievers:
+                    self._defined("retrievers", retriever, f"{where}.sections[{number}].retrievers")
                 for row_number, row in enumerate(section.rerankers):
                     at = f"{where}.sections[{number}].rerankers[{row_number}]"
                     self._defined("models", row.model, f"{at}.model")
