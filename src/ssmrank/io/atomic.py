@@ -28,7 +28,8 @@ _DISK_ERRORS = {
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk or a missing permission into a UserError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -46,7 +47,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """
     path = Path(path)
     temporary = None
-    with _disk_errors(path):
+    with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -68,7 +69,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on success it takes the place of `path`, on failure it goes."""
     path = Path(path)
     temporary = None
-    with _disk_errors(path):
+    with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))

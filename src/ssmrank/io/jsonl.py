@@ -23,23 +23,29 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     with stream:
         for number, raw in enumerate(stream, start=1):
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
-                ) from error
-            if not line.strip():
+            record = parse_line(path, number, raw)
+            if record is None:
                 continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: malformed JSON ({error.msg}, column {error.colno}); each line must be one object"
-                ) from error
-            if not isinstance(record, dict):
-                raise UserError(f"{path}:{number}: a {type(record).__name__} where a JSON object is needed")
             yield number, record
+
+
+def parse_line(path: str | Path, number: int, raw: bytes) -> dict[str, Any] | None:
+    """The object that a line's bytes hold, None for a blank line; errors as in `read_jsonl`."""
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from error
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{number}: malformed JSON ({error.msg}, column {error.colno}); each line must be one object"
+        ) from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path}:{number}: a {type(record).__name__} where a JSON object is needed")
+    return record
 
 
 def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:

@@ -81,13 +81,19 @@ def read_qrels(path: str | Path) -> Qrels:
 
 
 def _fields(path: str | Path, count: int, layout: str) -> Iterator[tuple[int, list[str]]]:
+    path = Path(path)
     try:
-        stream = open(path, encoding="utf-8")
+        stream = path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     with stream:
         for number, line in enumerate(stream, start=1):
-            fields = line.split()
+            try:
+                fields = line.decode("utf-8").split()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
+                ) from error
             if not fields:
                 continue
             if len(fields) != count:

@@ -1,0 +1,1 @@
+"""Collections: where documents, queries and judgments come from, and the one form in which they lie on disk."""

@@ -1,0 +1,186 @@
+"""The form in which every collection lies on disk, whatever it came from.
+
+    documents.jsonl                 {"id", "text"} a line, with the arrays of its TextStore beside it
+    splits/SPLIT/queries.jsonl      {"id", "text"} a line: queries with a relevant document
+    splits/SPLIT/qrels.txt          TREC qrels of these queries
+    statistics.json                 how many there are, and what was left out
+
+Whatever is wrong with a collection is found here, so that later phases may trust these files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssmrank.collections.source import Part, Source
+from ssmrank.collections.store import DuplicateId, StoreWriter, TextStore
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.trec import Qrels, write_qrels
+
+_log = logging.getLogger(__name__)
+
+_PROGRESS_EVERY = 500_000
+
+
+def write_collection(source: Source, splits: Sequence[str], output: str | Path) -> dict[str, Any]:
+    """Writes `output`, complete or not at all; returns (and logs) what `statistics.json` holds.
+
+    Documents are streamed; of them only 24 bytes each are held in memory. Queries and judgments of one split are held
+    at a time. Empty documents are kept and counted. Queries that are empty or have no relevant document are left
+    out and counted. Negative grades become 0, which means the same to trec_eval.
+
+    Raises UserError, naming the place, for an id with white space, an id that stands twice, no documents at all, a
+    split without queries, and judgments that contradict the rest, unless the source is `tolerant` of these.
+    """
+    with atomic_directory(output) as folder:
+        statistics = _write_documents(source, folder / "documents.jsonl")
+        documents = TextStore(folder / "documents.jsonl")
+        statistics["splits"] = {}
+        for split in splits:
+            statistics["splits"][split] = _write_split(source, split, documents, folder / "splits" / split)
+        (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+    _report(statistics)
+    return statistics
+
+
+def _write_documents(source: Source, path: Path) -> dict[str, Any]:
+    numbers = array("Q")
+    empty = 0
+    try:
+        with StoreWriter(path) as writer:
+            for document in source.documents():
+                _check_id(source, "documents", document.id, document.number)
+                writer.add(document.id, _encodable(document.text), document.extra)
+                numbers.append(document.number)
+                empty += not document.text.strip()
+                if len(writer) % _PROGRESS_EVERY == 0:
+                    _log.info("%s documents written", f"{len(writer):,}")
+    except DuplicateId as error:
+        first, second = (source.where("documents", numbers[row]) for row in (error.first, error.second))
+        raise UserError(f"{second}: document id {error.id!r} stands at {first} already; keep one of them") from error
+    if not numbers:
+        raise UserError(f"{source.where('documents', 0)}: holds no documents")
+    return {"documents": len(numbers), "documents_empty": empty, "documents_left_out": dict(source.left_out)}
+
+
+def _write_split(source: Source, split: str, documents: TextStore, folder: Path) -> dict[str, Any]:
+    queries = _read_queries(source, split)
+    skipped: Counter[str] = Counter()
+    qrels = _read_judgments(source, split, queries, documents, skipped)
+    if not source.shared_queries:
+        skipped["queries_without_judgments"] = len(queries.keys() - qrels.keys())
+    kept: Qrels = {}
+    for query, text in queries.items():
+        judged = qrels.get(query)
+        if judged is None:
+            continue
+        if not text:
+            skipped["queries_empty"] += 1
+        elif not any(grade > 0 for grade in judged.values()):
+            skipped["queries_without_relevant"] += 1
+        else:
+            kept[query] = judged
+    if not kept:
+        raise UserError(f"{source.where('judgments', 0, split)}: no query of split {split} has a relevant document")
+    write_jsonl(folder / "queries.jsonl", ({"id": query, "text": queries[query]} for query in kept))
+    write_qrels(folder / "qrels.txt", kept)
+    return {
+        "queries": len(kept),
+        "judgments": sum(map(len, kept.values())),
+        "relevant": sum(grade > 0 for judged in kept.values() for grade in judged.values()),
+        "skipped": {reason: count for reason, count in sorted(skipped.items()) if count},
+    }
+
+
+def _read_queries(source: Source, split: str) -> dict[str, str]:
+    queries: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    for query in source.queries(split):
+        _check_id(source, "queries", query.id, query.number, split)
+        if query.id in queries:
+            here, there = (source.where("queries", n, split) for n in (query.number, numbers[query.id]))
+            raise UserError(f"{here}: query id {query.id!r} stands at {there} already; keep one of them")
+        # One line each, because topic files have one line for a query.
+        queries[query.id] = _encodable(" ".join(query.text.split()))
+        numbers[query.id] = query.number
+    if not queries:
+        raise UserError(f"{source.where('queries', 0, split)}: holds no queries")
+    return queries
+
+
+def _read_judgments(
+    source: Source, split: str, queries: dict[str, str], documents: TextStore, skipped: Counter[str]
+) -> Qrels:
+    qrels: Qrels = {}
+    count = 0
+    for judgment in source.judgments(split):
+        count += 1
+        problem = None
+        if judgment.query not in queries:
+            problem = "judgments_of_unknown_queries", f"query {judgment.query!r} is not among the queries"
+        elif judgment.document not in documents:
+            problem = "judgments_of_unknown_documents", f"document {judgment.document!r} is not among the documents"
+        elif (grade := qrels.get(judgment.query, {}).get(judgment.document)) is not None:
+            if grade == max(judgment.grade, 0):
+                skipped["judgments_repeated"] += 1
+                continue
+            what = f"query {judgment.query!r}, document {judgment.document!r} has grade {grade} already"
+            problem = "judgments_contradicting", what
+        if problem is not None:
+            # The one place that decides about judgments which do not fit. An unknown document of grade 0 changes no
+            # metric, and files cut down to the judged documents with text, such as those of TREC DL, name many.
+            harmless = problem[0] == "judgments_of_unknown_documents" and judgment.grade <= 0
+            if not (source.tolerant or harmless):
+                place = source.where("judgments", judgment.number, split)
+                raise UserError(f"{place}: {problem[1]}; correct or delete the line")
+            skipped[problem[0]] += 1
+            continue
+        skipped["grades_below_0"] += judgment.grade < 0
+        qrels.setdefault(judgment.query, {})[judgment.document] = max(judgment.grade, 0)
+    if count == 0:
+        raise UserError(f"{source.where('judgments', 0, split)}: holds no judgments")
+    return qrels
+
+
+def _check_id(source: Source, part: Part, id: str, number: int, split: str = "") -> None:
+    if id.split() != [id]:
+        what = "is empty" if not id else "contains white space, which TREC files cannot hold"
+        kind = "document" if part == "documents" else "query"
+        raise UserError(
+            f"{source.where(part, number, split)}: {kind} id {id!r} {what}; give it another id here and in the qrels"
+        )
+
+
+def _encodable(text: str) -> str:
+    """Half surrogate pairs, which JSON can hold and UTF-8 cannot, become U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text
+
+
+def _report(statistics: dict[str, Any]) -> None:
+    _log.info("%s documents%s", f"{statistics['documents']:,}", _left_out(statistics["documents_left_out"]))
+    if statistics["documents_empty"]:
+        _log.warning("%s documents have no text; they are kept", f"{statistics['documents_empty']:,}")
+    for split, counts in statistics["splits"].items():
+        _log.info(
+            "split %s: %s queries, %s judgments, %s of them relevant%s",
+            split,
+            *(f"{counts[key]:,}" for key in ("queries", "judgments", "relevant")),
+            _left_out(counts["skipped"]),
+        )
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
+    return f" (left out: {shown})" if shown else ""

@@ -1,0 +1,36 @@
+"""`ssmrank download-collection`: fetch a collection and write it in canonical form."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.collections.canonical import write_collection
+from ssmrank.collections.folder import FolderSource
+from ssmrank.collections.irds import IrDatasetsSource
+from ssmrank.collections.semanlink import SemanlinkSource
+from ssmrank.collections.source import Source
+from ssmrank.config import Collection, FolderCollection, IrDatasetsCollection, read_settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--settings", required=True, help="a collection of params.yaml: JSON, or a JSON or YAML file")
+    parser.add_argument("--archives", required=True, type=Path, help="folder in which downloaded archives are kept")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write the collection to")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fetches the collection and writes it."""
+    settings = read_settings(Collection, arguments.settings)
+    write_collection(open_source(settings, arguments.archives), settings.splits, arguments.output)
+
+
+def open_source(settings: Collection, archives: str | Path) -> Source:
+    """The source that the settings name; an archive is fetched now, into `archives` if it is not there."""
+    source = settings.source
+    if isinstance(source, FolderCollection):
+        return FolderSource(source, settings.text_fields)
+    if isinstance(source, IrDatasetsCollection):
+        return IrDatasetsSource(source, settings.text_fields)
+    return SemanlinkSource(source, settings.text_fields, archives)

@@ -1,0 +1,113 @@
+"""Collections in a local folder in BEIR's layout.
+
+corpus.jsonl {"_id", "title", "text", ...}, queries.jsonl {"_id", "text"}, qrels/SPLIT.tsv with the columns
+query-id, corpus-id, score, and a header that may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
+from ssmrank.config import FolderCollection
+from ssmrank.errors import UserError
+from ssmrank.io.checksum import verify_sha256
+from ssmrank.io.jsonl import read_jsonl
+
+
+class FolderSource:
+    """A folder in BEIR's layout as a `Source`."""
+
+    tolerant = False
+    shared_queries = True
+
+    def __init__(self, settings: FolderCollection, text_fields: Sequence[str]) -> None:
+        self.path = Path(settings.path)
+        self.text_fields = text_fields
+        self.left_out: dict[str, int] = {}
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: no such folder; correct path in params.yaml")
+        for name, expected in settings.sha256.items():
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path / name}: no such file, but sha256 in params.yaml names it")
+            verify_sha256(self.path / name, expected)
+
+    def documents(self) -> Iterator[Document]:
+        """The lines of corpus.jsonl."""
+        path = self.path / "corpus.jsonl"
+        for number, record in read_jsonl(path):
+            where = f"{path}:{number}"
+            yield Document(number, _id(record, where), join_fields(record, self.text_fields, where))
+
+    def queries(self, split: str) -> Iterator[Query]:
+        """The lines of queries.jsonl, whatever the split."""
+        path = self.path / "queries.jsonl"
+        for number, record in read_jsonl(path):
+            where = f"{path}:{number}"
+            yield Query(number, _id(record, where), join_fields(record, ["text"], where))
+
+    def judgments(self, split: str) -> Iterator[Judgment]:
+        """The lines of qrels/SPLIT.tsv."""
+        path = self._qrels(split)
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError as error:
+            there = ", ".join(sorted(found.stem for found in path.parent.glob("*.tsv"))) or "none"
+            raise UserError(f"{path}: no such file; splits that are there: {there}") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot read: {error.strerror}") from error
+        with stream:
+            for number, raw in enumerate(stream, start=1):
+                try:
+                    line = raw.decode("utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
+                    ) from error
+                if not line.strip():
+                    continue
+                fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+                if len(fields) != 3:
+                    raise UserError(
+                        f"{path}:{number}: {len(fields)} fields where `query-id corpus-id score` (by tabs) has 3"
+                    )
+                if number == 1 and not _is_number(fields[2]):
+                    continue  # the header
+                yield Judgment(number, fields[0], fields[1], _grade(fields[2], f"{path}:{number}"))
+
+    def where(self, part: Part, number: int, split: str = "") -> str:
+        """File and line."""
+        path = {"documents": self.path / "corpus.jsonl", "queries": self.path / "queries.jsonl"}.get(part)
+        path = path or self._qrels(split)
+        return f"{path}:{number}" if number else str(path)
+
+    def _qrels(self, split: str) -> Path:
+        return self.path / "qrels" / f"{split}.tsv"
+
+
+def _id(record: dict[str, Any], where: str) -> str:
+    id = record.get("_id", record.get("id"))
+    if isinstance(id, bool) or not isinstance(id, str | int):
+        raise UserError(f'{where}: key "_id" is missing or no string; each line needs one')
+    return str(id)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _grade(text: str, where: str) -> int:
+    try:
+        value = float(text)
+        grade = int(value)
+    except (ValueError, OverflowError):
+        grade = value = float("nan")  # type: ignore[assignment]
+    if grade != value:
+        raise UserError(f"{where}: score {text!r} is not a whole number")
+    return grade

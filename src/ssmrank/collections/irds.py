@@ -1,0 +1,122 @@
+"""Collections that the library ir_datasets knows by an id."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
+from ssmrank.config import Collection, IrDatasetsCollection
+from ssmrank.errors import UserError
+
+
+class IrDatasetsSource:
+    """Documents of one ir_datasets id, queries and judgments of others, as a `Source`.
+
+    The text of a document is its `text_fields` where its type has all of them, else, with the default of
+    `text_fields`, the library's own default text. The text of a query is its field `text`, or the default text.
+    ir_datasets downloads into its own folder (IR_DATASETS_HOME) what is not there yet.
+    """
+
+    tolerant = True
+    shared_queries = False
+
+    def __init__(self, settings: IrDatasetsCollection, text_fields: Sequence[str]) -> None:
+        self.settings = settings
+        self.text_fields = text_fields
+        self.left_out: dict[str, int] = {}
+        self._documents = _load(settings.documents, "docs")
+        self._splits = {}
+        for split, id in settings.splits.items():
+            self._splits[split] = _load(id, "queries")
+            if not self._splits[split].has_qrels():
+                raise UserError(f"ir_datasets {id}: has no qrels; choose an id that has, such as {_like(id, 'qrels')}")
+
+    def documents(self) -> Iterator[Document]:
+        """The documents of the id in `documents`."""
+        with_fields: bool | None = None
+        for number, record in enumerate(_guarded(self.settings.documents, self._documents.docs_iter), start=1):
+            if with_fields is None:
+                with_fields = self._has_fields(record)
+            if with_fields:
+                text = join_fields(record._asdict(), self.text_fields, self.where("documents", number))
+            else:
+                text = record.default_text()
+            yield Document(number, record.doc_id, text)
+
+    def queries(self, split: str) -> Iterator[Query]:
+        """The queries of the split's id."""
+        dataset = self._split(split)
+        for number, record in enumerate(_guarded(self.settings.splits[split], dataset.queries_iter), start=1):
+            text = record.text if hasattr(record, "text") else record.default_text()
+            yield Query(number, record.query_id, text)
+
+    def judgments(self, split: str) -> Iterator[Judgment]:
+        """The qrels of the split's id."""
+        dataset = self._split(split)
+        for number, record in enumerate(_guarded(self.settings.splits[split], dataset.qrels_iter), start=1):
+            yield Judgment(number, record.query_id, record.doc_id, int(record.relevance))
+
+    def where(self, part: Part, number: int, split: str = "") -> str:
+        """The id, and the position of the record."""
+        id = self.settings.documents if part == "documents" else self.settings.splits[split]
+        kind = {"documents": "document", "queries": "query", "judgments": "judgment"}[part]
+        return f"ir_datasets {id}, {kind} number {number}" if number else f"ir_datasets {id}"
+
+    def _split(self, split: str) -> Any:
+        if split not in self._splits:
+            raise UserError(
+                f"splits: no ir_datasets id is given for split {split!r}, only for {', '.join(self._splits)}; "
+                "add it to source.splits"
+            )
+        return self._splits[split]
+
+    def _has_fields(self, record: Any) -> bool:
+        missing = [field for field in self.text_fields if field not in record._fields]
+        default = Collection.model_fields["text_fields"].default
+        if missing and (list(self.text_fields) != default or not hasattr(record, "default_text")):
+            raise UserError(
+                f"ir_datasets {self.settings.documents}: documents have no field {missing[0]!r}, only "
+                f"{', '.join(record._fields)}; correct text_fields in params.yaml"
+            )
+        return not missing
+
+
+def _load(id: str, part: str) -> Any:
+    try:
+        import ir_datasets
+    except ImportError as error:
+        raise UserError(f"ir_datasets {id}: the library is not installed; run: pip install ir_datasets") from error
+    try:
+        dataset = ir_datasets.load(id)
+    except KeyError as error:
+        raise UserError(f"ir_datasets {id}: no such id; did you mean {_like(id, part)}?") from error
+    if not getattr(dataset, f"has_{part}")():
+        raise UserError(f"ir_datasets {id}: has no {part}; choose an id that has, such as {_like(id, part)}")
+    return dataset
+
+
+def _like(id: str, part: str) -> str:
+    """The id most like this one that has such a part."""
+    import ir_datasets
+
+    # A listing by name first: to ask each of several hundred whether it has the part would load them all.
+    close = difflib.get_close_matches(id, [*ir_datasets.registry], n=20, cutoff=0.3)
+    children = [name for name in ir_datasets.registry if name.startswith(f"{id}/")]
+    fitting = [name for name in close + children if getattr(ir_datasets.registry[name], f"has_{part}")()]
+    return repr(fitting[0]) if fitting else "one that `ir_datasets list` prints"
+
+
+def _guarded(id: str, iterate: Any) -> Iterator[Any]:
+    """Iterates; what the library raises (no network, a licence to confirm, a broken file) becomes one line."""
+    try:
+        yield from iterate()
+    except UserError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"ir_datasets {id}: cannot read: {text if len(text) <= 300 else text[:297] + '...'}; "
+            "check the network and the library's folder (IR_DATASETS_HOME)"
+        ) from error

@@ -1,0 +1,234 @@
+"""Texts by id from a JSON lines file that stays on disk.
+
+Beside `documents.jsonl` lie three arrays, written with it and memory-mapped when read, so that a collection of
+millions of documents costs almost no memory:
+
+- `documents.offsets.npy`, uint64 [N + 1]: where each line starts; the last element is the size of the file;
+- `documents.keys.npy`, uint64 [N]: a 64-bit hash of each id, ascending;
+- `documents.rows.npy`, uint32 [N]: the line (from 0) of each key.
+
+Two ids may share a hash; a line is taken only where its own id is the one asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmrank.errors import UserError
+from ssmrank.io.jsonl import parse_line, read_jsonl
+
+
+class UnknownId(UserError, KeyError):
+    """No text has this id."""
+
+    __str__ = UserError.__str__  # KeyError would put the line in quotes
+
+
+class DuplicateId(UserError):
+    """Two lines (rows, from 0) have the same id."""
+
+    def __init__(self, message: str, id: str, first: int, second: int) -> None:
+        super().__init__(message)
+        self.id, self.first, self.second = id, first, second
+
+
+def _key(id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(id.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+class TextStore:
+    """`store[id]` is the text of a document, read from disk at each call.
+
+    Takes the arrays beside the file where they fit it, else builds them in memory. Raises UserError where the file
+    is missing, empty or malformed, or an id stands twice in it. May be pickled (the path is) and read by several
+    threads.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with self.path.open("rb") as stream:
+                size = stream.seek(0, 2)
+                if size == 0:
+                    raise UserError(f"{self.path}: is empty; nothing to read")
+                self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot read: {error.strerror}") from error
+        arrays = _load_arrays(self.path, size)
+        self._offsets, self._keys, self._rows = _scan(self.path) if arrays is None else arrays
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self._keys)
+
+    def __contains__(self, id: object) -> bool:
+        """Whether a text has this id."""
+        return isinstance(id, str) and self._find(id) is not None
+
+    def __getitem__(self, id: str) -> str:
+        """The text of an id; raises UnknownId."""
+        return self.record(id)["text"]
+
+    def record(self, id: str) -> dict[str, Any]:
+        """The whole line of an id: `id`, `text`, and what the source keeps beside them, such as `url`."""
+        record = self._find(id)
+        if record is None:
+            raise UnknownId(f"{self.path}: holds no id {id!r}; run, qrels and collection must be of the same data")
+        return record
+
+    def ids(self) -> Iterator[str]:
+        """All ids, in the order of the file."""
+        for row in range(len(self)):
+            yield self._line(row)["id"]
+
+    def __reduce__(self) -> tuple[type[TextStore], tuple[Path]]:
+        """Pickles the path alone."""
+        return TextStore, (self.path,)
+
+    def _line(self, row: int) -> dict[str, Any]:
+        return json.loads(self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])])
+
+    def _find(self, id: str) -> dict[str, Any] | None:
+        try:
+            key = np.uint64(_key(id))
+        except UnicodeEncodeError:  # a lone surrogate, which no file holds
+            return None
+        position = int(np.searchsorted(self._keys, key))
+        while position < len(self._keys) and self._keys[position] == key:
+            record = self._line(int(self._rows[position]))
+            if record["id"] == id:
+                return record
+            position += 1
+        return None
+
+
+class StoreWriter:
+    """Writes a JSON lines file and the arrays of its `TextStore`, one record after the other.
+
+    Holds 16 bytes for each record in memory. Write into an `atomic_directory`: the files are complete only after
+    `close`, which raises DuplicateId where an id stands twice.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._stream = self.path.open("wb")
+        self._offsets = array("Q", [0])
+        self._keys = array("Q")
+
+    def __enter__(self) -> StoreWriter:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Closes; after an error without the arrays."""
+        if kind is None:
+            self.close()
+        else:
+            self._stream.close()
+
+    def __len__(self) -> int:
+        """Records written so far."""
+        return len(self._keys)
+
+    def add(self, id: str, text: str, extra: Mapping[str, str] | None = None) -> None:
+        """Appends one record."""
+        line = json.dumps({"id": id, "text": text} | dict(extra or {}), ensure_ascii=False).encode("utf-8") + b"\n"
+        self._stream.write(line)
+        self._offsets.append(self._offsets[-1] + len(line))
+        self._keys.append(_key(id))
+
+    def close(self) -> None:
+        """Writes what is buffered, and the arrays."""
+        self._stream.close()
+        offsets = np.frombuffer(self._offsets, dtype=np.uint64)
+        keys, rows = _sorted(self.path, offsets, np.frombuffer(self._keys, dtype=np.uint64))
+        arrays: list[NDArray[Any]] = [offsets, keys, rows]
+        for name, values in zip(_names(self.path), arrays, strict=True):
+            np.save(name, values)
+
+
+def read_queries(path: str | Path) -> dict[str, str]:
+    """Text by id of a small JSON lines file ({"id", "text"}), in its order.
+
+    Raises UserError, naming file and line, for a malformed line, a missing key, or an id that stands twice.
+    """
+    queries: dict[str, str] = {}
+    for number, record in read_jsonl(path):
+        if not isinstance(record.get("id"), str) or not isinstance(record.get("text"), str):
+            raise UserError(f'{path}:{number}: needs the strings "id" and "text"')
+        if record["id"] in queries:
+            raise UserError(f"{path}:{number}: id {record['id']!r} stands twice; keep one line")
+        queries[record["id"]] = record["text"]
+    return queries
+
+
+_Arrays = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32]]
+
+
+def _names(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.stem}.{part}.npy") for part in ("offsets", "keys", "rows")]
+
+
+def _load_arrays(path: Path, size: int) -> _Arrays | None:
+    """The arrays beside the file, or None where they are missing or were made for another file."""
+    try:
+        # A plain view, because each element taken from a np.memmap costs several times that of an ndarray.
+        offsets, keys, rows = (np.asarray(np.load(name, mmap_mode="r")).view(np.ndarray) for name in _names(path))
+    except (OSError, ValueError):
+        return None
+    fits = len(offsets) == len(keys) + 1 == len(rows) + 1 and int(offsets[-1]) == size
+    return (offsets, keys, rows) if fits else None
+
+
+def _scan(path: Path) -> _Arrays:
+    offsets, keys = array("Q"), array("Q")
+    position = 0
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            record = parse_line(path, number, raw)
+            if record is None:
+                raise UserError(f"{path}:{number}: a blank line; delete it")
+            if not isinstance(record.get("id"), str) or not isinstance(record.get("text"), str):
+                raise UserError(f'{path}:{number}: needs the strings "id" and "text"')
+            offsets.append(position)
+            keys.append(_key(record["id"]))
+            position += len(raw)
+    offsets.append(position)
+    starts = np.frombuffer(offsets, dtype=np.uint64)
+    return starts, *_sorted(path, starts, np.frombuffer(keys, dtype=np.uint64))
+
+
+def _sorted(
+    path: Path, offsets: NDArray[np.uint64], keys: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Keys in ascending order and their rows; raises DuplicateId for the first line whose id was there before."""
+    rows = np.argsort(keys, kind="stable").astype(np.uint32)
+    keys = keys[rows]
+    same = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(same):
+        _check_same_keys(path, offsets, keys, rows, same)
+    return keys, rows
+
+
+def _check_same_keys(
+    path: Path, offsets: NDArray[np.uint64], keys: NDArray[np.uint64], rows: NDArray[np.uint32], same: NDArray[np.intp]
+) -> None:
+    suspects: list[int] = sorted({int(rows[at]) for i in same for at in (i, i + 1)})
+    seen: dict[str, int] = {}
+    with path.open("rb") as stream:
+        for row in suspects:
+            stream.seek(int(offsets[row]))
+            id = json.loads(stream.readline())["id"]
+            if id in seen:
+                message = f"{path}:{row + 1}: id {id!r} stands in line {seen[id] + 1} already; keep one line"
+                raise DuplicateId(message, id, seen[id], row)
+            seen[id] = row
