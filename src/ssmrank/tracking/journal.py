@@ -1,0 +1,151 @@
+"""The journal of a job: what MLflow shall know of it, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+URI = "MLFLOW_TRACKING_URI"
+"""Names MLflow's store; without it nothing is tracked."""
+
+EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
+
+JOURNALS = "SSMRANK_TRACKING_JOURNALS"
+"""Folder whose journals somebody else brings into the store; without it each job does so when it ends."""
+
+LIVE_SECONDS = 300.0
+"""How often a long job has its journal brought into the store while it runs."""
+
+
+class Tracked:
+    """What a job says about itself. Without a journal (tracking is off) every method does nothing."""
+
+    def __init__(self, journal: Path | None = None, run_id: str | None = None) -> None:
+        self.run_id = run_id
+        """Names the run for `track(resume=...)`: the run's tag `ssmrank.run` in MLflow."""
+        self._journal = journal
+        self._delivered = time.monotonic()
+        self._delivery: subprocess.Popen | None = None
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers by name, at a step (of the optimizer, say) where they have one."""
+        self._write("metrics", values={name: float(value) for name, value in values.items()}, step=step or 0)
+        self._deliver_now_and_then()
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings by name; nested ones become dotted names."""
+        self._write("params", values=dict(values))
+
+    def artifact_path(self, name: str, path: str | Path) -> None:
+        """Where something that the job wrote lies; a tag, nothing is copied."""
+        self._write("tags", values={name: str(path)})
+
+    def _write(self, event: str, **fields: Any) -> None:
+        if self._journal is None:
+            return
+        line = json.dumps({"event": event, "time": int(time.time() * 1000), **fields}, default=str)
+        try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            with self._journal.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            log.warning("tracking: %s: %s; the job goes on untracked", self._journal, error.strerror)
+            self._journal = None
+
+    def _deliver_now_and_then(self) -> None:
+        now = time.monotonic()
+        if self._journal is None or JOURNALS not in os.environ or now - self._delivered < LIVE_SECONDS:
+            return
+        if self._delivery is not None and self._delivery.poll() is None:
+            return
+        self._delivered = now
+        command = [sys.executable, "-m", "ssmrank", "tracking-store", "--journals", str(self._journal.parent)]
+        try:
+            self._delivery = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            log.warning("tracking: cannot start %s: %s", command[0], error.strerror)
+
+
+@contextmanager
+def track(
+    rule: str,
+    name: str,
+    tags: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    resume: str | None = None,
+) -> Iterator[Tracked]:
+    """Tracks the job inside the `with` block as a run of MLflow.
+
+    `resume` is the `run_id` of an earlier `Tracked`, whose run goes on; where the store does not know it (a fresh
+    clone), a new run takes its place. Does nothing unless MLFLOW_TRACKING_URI is set. The run ends as FAILED where
+    the block raises.
+    """
+    if not os.environ.get(URI):
+        yield Tracked()
+        return
+    shared = os.environ.get(JOURNALS)
+    try:
+        folder = Path(shared or tempfile.mkdtemp(prefix="ssmrank-tracking-"))
+    except OSError as error:
+        log.warning("tracking: no folder for the journal: %s; the job goes on untracked", error.strerror)
+        yield Tracked()
+        return
+    run_id = resume or uuid.uuid4().hex
+    tracked = Tracked(folder / f"{int(time.time() * 1000)}-{rule}-{uuid.uuid4().hex[:8]}.jsonl", run_id)
+    tracked._write(
+        "start",
+        run=run_id,
+        name=name,
+        tags={"rule": rule, "git_revision": git_revision(), **(tags or {})},
+        params=dict(params or {}),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+    status = "FAILED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    finally:
+        tracked._write("end", status=status)
+        if not shared:
+            _deliver(folder)
+
+
+def git_revision() -> str:
+    """Commit of the working folder, with `-dirty` where tracked files differ from it; "unknown" outside Git."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def _deliver(folder: Path) -> None:
+    try:
+        from ssmrank.tracking.store import deliver
+
+        deliver(folder, os.environ[URI], os.environ.get(EXPERIMENT, "ssmrank"))
+        folder.rmdir()
+    except Exception as error:
+        log.warning("tracking: %s; the journal stays in %s", " ".join(str(error).split())[:300], folder)
