@@ -1,0 +1,101 @@
+"""Mamba-1's selective scan over packed sequences (Gu & Dao 2023, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from ssmrank.kernels import reference
+
+
+@overload
+def packed_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    initial_states: Tensor | None = None,
+    return_final_states: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def packed_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    initial_states: Tensor | None = None,
+    return_final_states: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def packed_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t; y_t = (C_t · h_t + D u_t) silu(z_t), with Δ = softplus(delta + bias).
+
+    Args:
+        u: `[T, D]` input, sequences laid end to end.
+        delta: `[T, D]` step sizes before bias and softplus.
+        A: `[D, N]` negative decay rates.
+        B, C: `[T, N]`.
+        D, delta_bias: `[D]` or None.
+        z: `[T, D]` gate or None.
+        cu_seqlens: int64 `[S + 1]`, where sequences start, and T; empty sequences are allowed.
+        initial_states: `[S, D, N]`, or None for zeros.
+        return_final_states: also return each sequence's last state.
+
+    Returns:
+        y `[T, D]` in u's dtype, with final states `[S, D, N]` (float32 or float64) where asked for. The state is held
+        in float32, whatever the inputs, or in float64 if u is. Differentiable in every floating tensor.
+    """
+    arguments = (u, delta, A, B, C, D, z, delta_bias, cu_seqlens, initial_states)
+    if u.dtype == torch.float64:
+        y, states = reference.selective_scan(*arguments)
+    else:
+        y, states = _backend(u)(*(_single(value) for value in arguments), need_final=return_final_states)
+        y = y.to(u.dtype)
+    return (y, states) if return_final_states else y
+
+
+def _backend(u: Tensor) -> Any:
+    """The implementation for the tensor's device; numba and triton are imported when first needed."""
+    if u.device.type == "cpu":
+        from ssmrank.kernels.selective_scan_numba import selective_scan
+
+        return selective_scan
+    return _reference
+
+
+def _reference(*arguments: Any, need_final: bool) -> tuple[Tensor, Tensor | None]:
+    return reference.selective_scan(*arguments)
+
+
+def _single(value: Tensor | None) -> Tensor | None:
+    return value.float() if value is not None and value.is_floating_point() else value
