@@ -42,11 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
         if asked_for:
             module = importlib.import_module(module_name)
             module.configure(verb_parser)
-            verb_parser.set_defaults(run=module.run)
+            verb_parser.set_defaults(run_verb=module.run)
     parsed = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     try:
-        parsed.run(parsed)
+        parsed.run_verb(parsed)
     except UserError as error:
         print(f"ssmrank {parsed.verb}: error: {error}", file=sys.stderr)
         return 2

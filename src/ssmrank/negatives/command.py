@@ -1,0 +1,50 @@
+"""`ssmrank negatives`: training groups as JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from ssmrank.config import Negatives, read_settings
+from ssmrank.errors import UserError
+from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.trec import read_qrels, read_run
+from ssmrank.negatives.sampling import Sample, explain, sample_negatives
+
+logger = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's options."""
+    parser.add_argument("--settings", required=True, help="section of negatives: inline JSON, or a file")
+    parser.add_argument("--run", dest="ranking", type=Path, required=True, help="first-stage TREC run of the split")
+    parser.add_argument("--qrels", type=Path, required=True, help="relevance judgments of the split")
+    parser.add_argument("--output", type=Path, required=True, help="JSON lines to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the groups."""
+    write_negatives(
+        read_settings(Negatives, arguments.settings),
+        ranking=arguments.ranking,
+        qrels=arguments.qrels,
+        output=arguments.output,
+    )
+
+
+def write_negatives(settings: Negatives, *, ranking: Path, qrels: Path, output: Path) -> Sample:
+    """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample."""
+    first_stage = read_run(ranking)
+    deepest = max((len(found) for found in first_stage.values()), default=0)
+    if deepest < settings.depth:
+        logger.warning(
+            "%s: at most %d documents for a query, so depth %d is not reached", ranking, deepest, settings.depth
+        )
+    try:
+        sample = sample_negatives(first_stage, read_qrels(qrels), settings)
+    except UserError as error:
+        raise UserError(f"{ranking}, {qrels}: {error}") from error
+    write_jsonl(output, (group._asdict() for group in sample.groups))
+    logger.info("%s: %s", output, explain(sample, settings))
+    return sample

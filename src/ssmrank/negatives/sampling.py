@@ -1,0 +1,112 @@
+"""Draws the negatives of each relevant document from the first stage's run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ssmrank.config import Negatives
+from ssmrank.errors import UserError
+from ssmrank.io.trec import Qrels, Run
+
+
+class Group(NamedTuple):
+    """One relevant document and the documents that stand against it."""
+
+    query: str
+    positive: str
+    negatives: list[str]
+
+
+@dataclass
+class Sample:
+    """The groups, sorted by query and positive, and what was left out."""
+
+    groups: list[Group] = field(default_factory=list)
+    positives: int = 0
+    """Relevant documents in the qrels."""
+    not_retrieved: int = 0
+    """Positives outside the run's first `depth`; left out only where `positives` is `retrieved`."""
+    too_few_candidates: int = 0
+    """Groups left out because fewer than `count` documents were left to draw from."""
+    queries_without_positive: int = 0
+    queries_not_in_run: int = 0
+    """Queries with a positive that the run does not have."""
+
+
+def sample_negatives(run: Run, qrels: Qrels, settings: Negatives) -> Sample:
+    """Draws `count` negatives for each positive, uniformly without replacement.
+
+    Candidates are the run's first `depth` documents of the query without those judged relevant (grade above 0);
+    documents judged 0 or not at all are candidates. A group with fewer candidates than `count` is left out, since the
+    loss takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
+    depends on nothing but its query's ranking: not on other queries, their order, threads or Python's hash seed.
+
+    Raises:
+        UserError: where `count` exceeds `depth`, or no group is left.
+    """
+    if settings.count > settings.depth:
+        raise UserError(f"negatives: count {settings.count} is more than depth {settings.depth}; raise depth")
+    sample = Sample()
+    for query in sorted(qrels):
+        relevant = {document for document, grade in qrels[query].items() if grade > 0}
+        if not relevant:
+            sample.queries_without_positive += 1
+            continue
+        sample.positives += len(relevant)
+        sample.queries_not_in_run += query not in run
+        ranked = [document for document, _ in run.get(query, [])[: settings.depth]]
+        retrieved = relevant.intersection(ranked)
+        sample.not_retrieved += len(relevant) - len(retrieved)
+        candidates = [document for document in ranked if document not in relevant]
+        chosen = relevant if settings.positives == "all" else retrieved
+        if len(candidates) < settings.count:
+            sample.too_few_candidates += len(chosen)
+            continue
+        for positive in sorted(chosen):
+            generator = _generator(settings.seed, query, positive)
+            sample.groups.append(Group(query, positive, _draw(candidates, settings.count, generator)))
+    if not sample.groups:
+        raise UserError(f"no training group was left: {explain(sample, settings)}; {_advice(sample, settings)}")
+    return sample
+
+
+def explain(sample: Sample, settings: Negatives) -> str:
+    """One line of counts for the log."""
+    parts = [f"{len(sample.groups)} groups of {sample.positives} relevant documents"]
+    verb = "left out" if settings.positives == "retrieved" else "kept"
+    parts.append(f"{sample.not_retrieved} outside the first {settings.depth} ({verb})")
+    parts.append(f"{sample.too_few_candidates} left out with fewer than {settings.count} candidates")
+    parts.append(f"{sample.queries_not_in_run} queries not in the run")
+    parts.append(f"{sample.queries_without_positive} queries without a relevant document")
+    return ", ".join(parts)
+
+
+def _advice(sample: Sample, settings: Negatives) -> str:
+    if sample.positives == 0:
+        return "the qrels need a grade above 0"
+    if sample.too_few_candidates:
+        return "lower count or retrieve deeper"
+    return "check that run and qrels are of the same split, or set positives: all"
+
+
+def _generator(seed: int, query: str, positive: str) -> random.Random:
+    """The group's own generator; JSON keeps ("a", "bc") apart from ("ab", "c")."""
+    key = json.dumps([seed, query, positive]).encode("ascii")
+    return random.Random(int.from_bytes(hashlib.sha256(key).digest()[:16], "big"))
+
+
+def _draw(candidates: Sequence[str], count: int, generator: random.Random) -> list[str]:
+    """`count` of the candidates, each ordered choice equally likely (the first steps of Fisher and Yates's shuffle).
+
+    Written out over `random()`, the one method whose sequence Python promises to keep for a given seed.
+    """
+    pool = list(candidates)
+    for position in range(count):
+        other = position + int(generator.random() * (len(pool) - position))
+        pool[position], pool[other] = pool[other], pool[position]
+    return pool[:count]

@@ -1,0 +1,121 @@
+"""A Lucene index of a collection, built by Anserini."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from ssmrank.config import Section, check
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.jsonl import read_jsonl
+from ssmrank.retrieval.java import run_anserini
+
+logger = logging.getLogger(__name__)
+
+Stemmer = Literal["porter", "krovetz", "none"]
+
+_DESCRIPTION = "ssmrank.json"
+_MEMORY_MB = 512
+"""Postings held in memory before a segment is written; fits the heap that Java takes on a machine with 4 GB."""
+
+
+class IndexDescription(Section):
+    """What an index holds; kept as `ssmrank.json` beside Lucene's files."""
+
+    stemmer: Stemmer
+    documents: int = Field(ge=1, description="documents of the collection")
+    without_text: int = Field(ge=0, description="those of them that hold no text and so stand in no posting")
+
+
+def build_index(collection: Path, output: Path, *, stemmer: str = "porter", threads: int = 1) -> IndexDescription:
+    """Indexes `collection`/documents.jsonl into the folder `output`, which is complete or absent.
+
+    Text is analysed as Anserini does it for English: Lucene's standard tokenizer, possessives, lower case, its list
+    of 33 stop words, then the stemmer. Documents without text are no error; BM25 cannot find them, and Lucene's
+    number of documents and mean length leave them out.
+
+    Raises:
+        UserError: for a malformed or empty collection, where no Java can be used, or where Lucene holds another
+            number of documents than the collection.
+    """
+    if stemmer not in get_args(Stemmer):
+        raise UserError(f"stemmer {stemmer!r} is unknown; use one of {', '.join(get_args(Stemmer))}")
+    if threads < 1:
+        raise UserError(f"threads: {threads} is less than 1")
+    documents = collection / "documents.jsonl"
+    counts = {"indexed": 0, "empty": 0}
+
+    def on_message(message: str) -> None:
+        complete = re.match(r"Indexing Complete! ([\d,]+) documents indexed", message)
+        if complete:
+            counts["indexed"] = _number(complete[1])
+        elif message.startswith("empty:"):
+            counts["empty"] = _number(message.split(":")[1])
+        elif "documents indexed" in message and not message.startswith("Total"):
+            logger.info("%s: %s", output, message)
+
+    with atomic_directory(output) as folder:
+        source = folder / "source"
+        total = _write_source(documents, source, files=threads)
+        logger.info("%s: indexing %d documents with %d threads, stemmer %s", output, total, threads, stemmer)
+        options = {"-collection": "JsonCollection", "-input": source, "-index": folder, "-stemmer": stemmer}
+        options |= {"-threads": threads, "-memoryBuffer": _MEMORY_MB}
+        # One segment: searched faster, and the number of threads leaves no trace but the order of documents.
+        run_anserini("index.IndexCollection", options, ["-optimize"], on_message)
+        if counts["indexed"] + counts["empty"] != total:
+            raise UserError(
+                f"{output}: Lucene took {counts['indexed']} documents and found {counts['empty']} without text, but "
+                f"{documents} has {total}; nothing was written"
+            )
+        if counts["indexed"] == 0:
+            raise UserError(f"{documents}: none of the {total} documents holds text; check text_fields")
+        shutil.rmtree(source)
+        description = IndexDescription.model_validate(
+            {"stemmer": stemmer, "documents": total, "without_text": counts["empty"]}
+        )
+        (folder / _DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        # Lucene leaves its lock behind, an empty file with no meaning once the writer is closed.
+        (folder / "write.lock").unlink(missing_ok=True)
+    logger.info("%s: %d documents, %d of them without text", output, total, counts["empty"])
+    return description
+
+
+def read_description(index: Path) -> IndexDescription:
+    """What the index holds. Raises UserError where the folder is no index of `ssmrank index`."""
+    path = index / _DESCRIPTION
+    try:
+        return check(IndexDescription, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{index}: no complete index; build it with `ssmrank index`") from error
+
+
+def _write_source(documents: Path, folder: Path, files: int) -> int:
+    """Spreads the documents over files in the form that Anserini reads, each read by a thread; returns their number."""
+    folder.mkdir()
+    total = 0
+    with contextlib.ExitStack() as stack:
+        streams = [
+            stack.enter_context((folder / f"{number:04d}.jsonl").open("w", encoding="utf-8")) for number in range(files)
+        ]
+        for number, record in read_jsonl(documents):
+            try:
+                line = json.dumps({"id": record["id"], "contents": record["text"]})
+            except KeyError as error:
+                raise UserError(f"{documents}:{number}: no key {error}; each line needs `id` and `text`") from error
+            streams[total % files].write(line + "\n")
+            total += 1
+    if total == 0:
+        raise UserError(f"{documents}: no document; an index needs at least one")
+    return total
+
+
+def _number(text: str) -> int:
+    return int(text.strip().replace(",", ""))

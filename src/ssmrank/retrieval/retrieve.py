@@ -1,0 +1,116 @@
+"""BM25 over a Lucene index, searched by Anserini."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ssmrank.collections.store import read_queries
+from ssmrank.config import Bm25
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import disk_errors
+from ssmrank.io.trec import Run, write_run
+from ssmrank.retrieval.index import read_description
+from ssmrank.retrieval.java import run_anserini
+
+logger = logging.getLogger(__name__)
+
+
+def retrieve(settings: Bm25, index: Path, queries: Path, output: Path, *, threads: int = 1) -> Run:
+    """Writes the run of the queries in a JSON lines file ({"id", "text"}); returns it.
+
+    Queries stand in the file's order; one without a hit has no line. The tag is the label, blanks as dashes.
+
+    Raises:
+        UserError: for malformed or no queries, an index that is absent or was built with another stemmer, a query of
+            more than 1,024 different terms, or where no query has a hit.
+    """
+    texts = read_queries(queries)
+    if not texts:
+        raise UserError(f"{queries}: no query; nothing to retrieve")
+    logger.info("%s: %d queries, k1=%g b=%g depth %d", output, len(texts), settings.k1, settings.b, settings.depth)
+    run = search(settings, index, texts, threads=threads, scratch=output.parent)
+    missing = [query for query in texts if query not in run]
+    if len(missing) == len(texts):
+        raise UserError(f"{queries}: no query has a hit in {index}; check that both are of the same collection")
+    write_run(output, run, tag="-".join(settings.label.split()) or "BM25")
+    hits = sum(len(ranking) for ranking in run.values())
+    logger.info("%s: %d documents for %d queries, %d without a hit", output, hits, len(run), len(missing))
+    if missing:
+        logger.info("%s: no hit for %s", output, ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""))
+    return run
+
+
+def search(
+    settings: Bm25, index: Path, queries: Mapping[str, str], *, threads: int = 1, scratch: Path | None = None
+) -> Run:
+    """The first `depth` documents of each query, best first; queries without a hit are left out.
+
+    A query is a bag of words: no sign in it is an operator. Lucene itself cuts at `depth` after ordering by score and,
+    where scores are equal, by document id (UTF-8 byte order, which is Python's order of strings), so neither segments
+    nor threads decide what stands at the cutoff. Scores are Lucene's to 4 decimals, strictly decreasing float32.
+
+    Args:
+        settings: k1, b, stemmer and depth.
+        index: folder written by `build_index`, with the same stemmer.
+        queries: text of each query id.
+        threads: searching threads; they do not alter the result.
+        scratch: folder for temporary files; the system's own by default.
+    """
+    stemmer = read_description(index).stemmer
+    if stemmer != settings.stemmer:
+        raise UserError(f"{index}: built with stemmer {stemmer}, not {settings.stemmer}; index with the one you want")
+    if threads < 1:
+        raise UserError(f"threads: {threads} is less than 1")
+    names = list(queries)
+    if scratch is not None:
+        with disk_errors(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".retrieve.") as name:
+        topics, found = Path(name) / "topics.jsonl", Path(name) / "found.trec"
+        # JSON topics hold any text: Anserini's reader of tab-separated ones stops at an empty query and loses what
+        # follows a tab. Numbers stand for the query ids, so that ids may be anything and keep their order.
+        with topics.open("w", encoding="utf-8") as stream:
+            for number, text in enumerate(queries.values()):
+                stream.write(json.dumps({"qid": f"{number:09d}", "title": text}) + "\n")
+        options = {"-index": index, "-topics": topics, "-topicReader": "JsonString", "-output": found}
+        options |= {"-bm25.k1": settings.k1, "-bm25.b": settings.b, "-hits": settings.depth}
+        options |= {"-stemmer": settings.stemmer, "-threads": threads}
+        run_anserini("search.SearchCollection", options, ["-bm25"], _progress)
+        if not found.is_file():
+            raise UserError(f"{index}: Anserini wrote no run and named no reason; check that the index is complete")
+        return _read_found(found, names)
+
+
+def _read_found(path: Path, names: list[str]) -> Run:
+    """Reads Anserini's run in the order of its lines.
+
+    Anserini rounds scores to 4 decimals and lowers those that are then equal by 1e-6 a rank, which after some 100 of
+    them reaches the scores below. Its ranks are right, so a score that is not below the one before becomes the next
+    smaller float32.
+    """
+    run: Run = {}
+    last = ""
+    previous = np.float32(np.inf)
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            number, _, document, _, text, _ = line.split()
+            if number != last:
+                last, previous = number, np.float32(np.inf)
+                ranking = run.setdefault(names[int(number)], [])
+            score = np.float32(text)
+            if not score < previous:
+                score = np.nextafter(previous, np.float32(-np.inf))
+            ranking.append((document, float(score)))
+            previous = score
+    return run
+
+
+def _progress(message: str) -> None:
+    if message.endswith("00 queries processed"):
+        logger.info("%s", message.rsplit(": ", 1)[-1])

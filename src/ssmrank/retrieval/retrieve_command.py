@@ -1,0 +1,24 @@
+"""`ssmrank retrieve`: first-stage retrieval to a TREC run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.config import Bm25, read_settings
+from ssmrank.retrieval.retrieve import retrieve
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's options."""
+    parser.add_argument("--settings", required=True, help="section of retrievers: inline JSON, or a file")
+    parser.add_argument("--index", type=Path, required=True, help="folder written by `ssmrank index`")
+    parser.add_argument("--queries", type=Path, required=True, help="queries.jsonl of a split")
+    parser.add_argument("--threads", type=int, default=1, help="searching threads (default: 1)")
+    parser.add_argument("--output", type=Path, required=True, help="TREC run to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the run."""
+    settings = read_settings(Bm25, arguments.settings)
+    retrieve(settings, arguments.index, arguments.queries, arguments.output, threads=arguments.threads)
