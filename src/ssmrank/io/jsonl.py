@@ -32,10 +32,10 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def parse_line(path: str | Path, number: int, raw: bytes) -> dict[str, Any] | None:
     """The object that a line's bytes hold, None for a blank line; errors as in `read_jsonl`."""
     try:
-        line = raw.decode("utf-8")
+        line = raw.decode("utf-8").rstrip()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from error
-    if not line.strip():
+    if not line:
         return None
     try:
         record = json.loads(line)

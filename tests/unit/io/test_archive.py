@@ -1,0 +1,215 @@
+"""Archives: fetched with pip from a local folder that stands for the package index, then read."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ssmrank.config import PackageArchive
+from ssmrank.errors import UserError
+from ssmrank.io import archive as module
+from ssmrank.io.archive import archive_path, extract_folder, fetch_archive, read_member
+from ssmrank.io.checksum import sha256
+
+SETUP = 'import setuptools\nsetuptools.setup(name="tinydata", version="1.0", packages=[])\n'
+
+
+def make_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all that pip knows."""
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    return folder
+
+
+@pytest.fixture
+def wheel(index: Path) -> PackageArchive:
+    path = make_zip(
+        index / "tinydata-1.0-py3-none-any.whl",
+        {
+            "tinydata/data/a.txt": b"alpha",
+            "tinydata-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tinydata\nVersion: 1.0\n",
+            "tinydata-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "tinydata-1.0.dist-info/RECORD": b"",
+        },
+    )
+    return package(archive="wheel", sha256=sha256(path))
+
+
+def package(**changes: str) -> PackageArchive:
+    values = {"kind": "package", "package": "tinydata", "version": "1.0", "archive": "wheel", "sha256": "0" * 64}
+    return PackageArchive.model_validate(values | changes)
+
+
+def fails(source: PackageArchive, folder: Path) -> str:
+    """The message, after a check that it is one line and nothing was written."""
+    with pytest.raises(UserError) as caught:
+        fetch_archive(source, folder)
+    assert "\n" not in str(caught.value)
+    assert not folder.exists() or not list(folder.iterdir())
+    return str(caught.value)
+
+
+def test_wheel_is_fetched_and_kept(wheel: PackageArchive, tmp_path: Path, index: Path) -> None:
+    path = fetch_archive(wheel, tmp_path / "archives")
+    assert path == archive_path(wheel, tmp_path / "archives") == tmp_path / "archives" / "tinydata-1.0.whl"
+    assert sha256(path) == wheel.sha256
+    # The second time the file that is there is taken: the index is gone.
+    for file in index.iterdir():
+        file.unlink()
+    assert fetch_archive(wheel, tmp_path / "archives") == path
+
+
+def test_sdist_is_fetched_without_a_build_environment(index: Path, tmp_path: Path) -> None:
+    made = make_tar(
+        index / "tinydata-1.0.tar.gz",
+        {
+            "tinydata-1.0/setup.py": SETUP.encode(),
+            "tinydata-1.0/PKG-INFO": b"Metadata-Version: 2.1\nName: tinydata\nVersion: 1.0\n",
+            "tinydata-1.0/data/docs.json": b"[]",
+        },
+    )
+    path = fetch_archive(package(archive="sdist", sha256=sha256(made)), tmp_path / "archives")
+    assert path.name == "tinydata-1.0.tar.gz"
+    assert read_member(path, "tinydata-1.0/data/docs.json") == b"[]"
+
+
+@pytest.mark.parametrize("content", [b"", b"only the first half"])
+def test_damaged_or_partial_file_is_fetched_again(wheel: PackageArchive, tmp_path: Path, content: bytes) -> None:
+    path = archive_path(wheel, tmp_path)
+    path.write_bytes(content)
+    assert sha256(fetch_archive(wheel, tmp_path)) == wheel.sha256
+
+
+def test_wrong_sha256(wheel: PackageArchive, tmp_path: Path) -> None:
+    message = fails(package(), tmp_path / "archives")
+    assert message == (
+        f"tinydata==1.0 (wheel): sha256 of what the package index delivers is {wheel.sha256}, expected {'0' * 64}; "
+        "run again if the download was damaged, or correct sha256 in params.yaml"
+    )
+
+
+def test_setup_of_an_sdist_with_a_wrong_sha256_is_not_run(index: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    make_tar(
+        index / "tinydata-1.0.tar.gz",
+        {"tinydata-1.0/setup.py": f"open({str(ran)!r}, 'w')\n{SETUP}".encode(), "tinydata-1.0/PKG-INFO": b""},
+    )
+    assert "expected 0000" in fails(package(archive="sdist"), tmp_path / "archives")
+    assert not ran.exists()
+
+
+def test_wrong_version_names_those_that_exist(wheel: PackageArchive, tmp_path: Path) -> None:
+    message = fails(package(version="2.0"), tmp_path / "archives")
+    assert message == (
+        "tinydata==2.0 (wheel): the package index has no such wheel; it has 1.0: correct version in params.yaml"
+    )
+
+
+def test_unknown_package(index: Path, tmp_path: Path) -> None:
+    message = fails(package(), tmp_path / "archives")
+    assert message.startswith("tinydata==1.0 (wheel): pip finds no wheel of this package; correct package")
+
+
+def test_no_network(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # a port that nobody listens on
+    message = fails(package(), tmp_path / "archives")
+    assert message.startswith("tinydata==1.0 (wheel): cannot reach the package index; check the network")
+
+
+def test_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert "cannot download without pip" in fails(package(), tmp_path / "archives")
+
+
+def test_destination_that_cannot_be_written(wheel: PackageArchive, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/archives/tinydata-1.0.whl: cannot write: a file stands where a folder"):
+        fetch_archive(wheel, tmp_path / "file" / "archives")
+
+
+def test_other_failures_give_pips_last_error() -> None:
+    output = "WARNING: something\nERROR: first\nERROR: the reason\n"
+    assert module._explain(package(), output) == "tinydata==1.0 (wheel): pip cannot download it: ERROR: the reason"
+    assert "the disk is full" in module._explain(package(), "ERROR: [Errno 28] No space left on device")
+
+
+MEMBERS = {"top/data/a.txt": b"alpha", "top/data/deep/b.txt": b"beta", "top/database.txt": b"no", "other.txt": b"no"}
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_members_and_folders(tmp_path: Path, make) -> None:
+    archive = make(tmp_path / "archive", MEMBERS)
+    assert read_member(archive, "top/data/a.txt") == b"alpha"
+    written = extract_folder(archive, "top/data", tmp_path / "out")
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == ["a.txt", "deep/b.txt"]
+    assert (tmp_path / "out/deep/b.txt").read_bytes() == b"beta"
+    with pytest.raises(UserError, match=r"archive: holds no file top/c.txt; correct folder"):
+        read_member(archive, "top/c.txt")
+    with pytest.raises(UserError, match=r"archive: holds no folder top/nothing; correct folder"):
+        extract_folder(archive, "top/nothing", tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+@pytest.mark.parametrize("name", ["../evil.txt", "top/../../evil.txt", "/evil.txt", "C:/evil.txt", "top\\..\\evil.txt"])
+def test_paths_that_lead_out_are_refused(tmp_path: Path, make, name: str) -> None:
+    archive = make(tmp_path / "archive", {name: b"evil"})
+    with pytest.raises(UserError, match="leads out of the archive"):
+        extract_folder(archive, "top", tmp_path / "a" / "b" / "c")
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_links_are_left_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "archive", "w:gz") as archive:
+        link = tarfile.TarInfo("top/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("top/file"))
+    assert extract_folder(tmp_path / "archive", "top", tmp_path / "out") == [tmp_path / "out/file"]
+
+
+def test_file_that_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match=r"archive: is no .tar.gz or .zip, or damaged; delete it"):
+        read_member(tmp_path / "archive", "a")
+    whole = make_tar(tmp_path / "whole", {"a": os.urandom(100_000)}).read_bytes()
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        read_member(tmp_path / "half", "a")
+    with pytest.raises(UserError, match="no such file; download it again"):
+        read_member(tmp_path / "missing", "a")
