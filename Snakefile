@@ -1,0 +1,27 @@
+# The experiment that params.yaml states, from raw collections to tables:
+#     snakemake --cores 8 results/tables/table4.tex
+# `snakemake --cores 8` builds all tables; every run, metric, checkpoint and index is a target too.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
+include: "workflow/rules/index.smk"
+include: "workflow/rules/retrieve.smk"
+include: "workflow/rules/negatives.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/rerank.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/table.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.all_tables.input,
+        rules.all_evaluate.input,

@@ -1,0 +1,140 @@
+"""Which code a job depends on, found by reading it.
+
+Each module that a command imports, also inside functions and through others, is named with a digest of its text
+without comments, docstrings and blank lines. Handed to a rule as params, the digests make Snakemake run a job again
+when its code changes, whatever the times of the files are (a clone, a checkout and a pull all change those).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import tokenize
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import ssmrank
+
+ROOT = Path(ssmrank.__file__).parent.parent
+
+PLUMBING = frozenset(
+    f"ssmrank{name}"
+    for name in ("", ".__main__", ".cli", ".config", ".config_schema", ".errors", ".io.atomic", ".tracking")
+)
+"""Modules, with those inside them, that cannot change a result: settings reach a job as params of their own."""
+
+
+def code(*modules: str) -> list[str]:
+    """`MODULE DIGEST` for each module, and each file of data beside one, that `modules` need; sorted."""
+    needed = sorted(_closure(modules, ROOT))
+    lines = [f"{module} {_digest_module(_path(module, ROOT))}" for module in needed]
+    folders = {_path(module, ROOT).parent for module in needed}
+    for path in sorted(path for folder in folders for path in folder.iterdir() if _is_data(path)):
+        lines.append(f"{path.relative_to(ROOT).as_posix()} {_digest(path.read_bytes())}")
+    return lines
+
+
+def digest(*texts: str) -> str:
+    """A digest of texts, short enough for a file's name."""
+    return _digest("\n".join(texts).encode())
+
+
+def imports(path: Path, module: str, root: Path) -> set[str]:
+    """Modules under `root` that the file names: by import statements anywhere in it, or whole in a string."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isascii():
+            found.add(node.value)
+    return {name for name in found if _is_module(name, root)}
+
+
+def strip(text: str) -> str:
+    """Python source without comments, docstrings, blank lines and blanks at the ends of lines."""
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for first, last in _docstrings(ast.parse(text)):
+        lines[first - 1 : last] = [""] * (last - first + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _docstrings(tree: ast.AST) -> Iterator[tuple[int, int]]:
+    """First and last line of strings that stand as statements of their own; nothing else stands on these lines."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        for number, child in enumerate(body):
+            if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
+                continue
+            neighbours = body[max(number - 1, 0) : number] + body[number + 1 : number + 2]
+            alone = all(other.end_lineno < child.lineno or other.lineno > child.end_lineno for other in neighbours)
+            if isinstance(child.value.value, str) and alone and child.lineno != getattr(node, "lineno", None):
+                yield child.lineno, child.end_lineno or child.lineno
+
+
+def _closure(modules: Iterable[str], root: Path) -> set[str]:
+    waiting, found = list(modules), set()
+    while waiting:
+        module = waiting.pop()
+        if module in found or _is_plumbing(module):
+            continue
+        if not _is_module(module, root):
+            raise ModuleNotFoundError(f"{module}: no such module under {root}")
+        found.add(module)
+        package = module.rpartition(".")[0]
+        waiting.extend([package] if package else [])
+        waiting.extend(_imports(module, root))
+    return found
+
+
+@cache
+def _imports(module: str, root: Path) -> frozenset[str]:
+    return frozenset(imports(_path(module, root), module, root))
+
+
+def _is_plumbing(module: str) -> bool:
+    return module == "ssmrank" or any(
+        module == name or module.startswith(f"{name}.") for name in PLUMBING if name != "ssmrank"
+    )
+
+
+def _is_module(name: str, root: Path) -> bool:
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
+    if not (root / name.split(".")[0]).is_dir() or name.split(".")[0] != "ssmrank":
+        return False
+    return _path(name, root).is_file()
+
+
+def _path(module: str, root: Path) -> Path:
+    base = root.joinpath(*module.split("."))
+    package = base / "__init__.py"
+    return package if package.is_file() else base.with_suffix(".py")
+
+
+def _is_data(path: Path) -> bool:
+    return path.is_file() and path.suffix in {".yaml", ".yml", ".json", ".tex", ".java"}
+
+
+@cache
+def _digest_module(path: Path) -> str:
+    return _digest(strip(path.read_text(encoding="utf-8")).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,230 @@
+"""Which files an experiment needs, and the settings that each job is handed.
+
+Settings are JSON with sorted keys and every default written out. What only tables print (labels, sizes, titles) is
+replaced by the section's name, so that a new label does not train a model again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+
+from ssmrank.config import FolderCollection, ModelFolder, Params, RandomModel, check
+from ssmrank.errors import UserError
+
+
+class Index(NamedTuple):
+    """An index."""
+
+    collection: str
+    stemmer: str
+
+
+class FirstStage(NamedTuple):
+    """A first-stage run."""
+
+    collection: str
+    split: str
+    retriever: str
+
+
+class Sample(NamedTuple):
+    """Negatives for the queries of a split."""
+
+    collection: str
+    split: str
+    negatives: str
+
+
+class Trained(NamedTuple):
+    """A checkpoint."""
+
+    training: str
+    model: str
+
+
+class Reranked(NamedTuple):
+    """A reranked run."""
+
+    collection: str
+    split: str
+    reranking: str
+    training: str
+    model: str
+
+
+T = TypeVar("T", bound=tuple)
+
+
+def fill(pattern: str, items: Iterable[tuple]) -> list[str]:
+    """The pattern filled from each named tuple."""
+    return [pattern.format(**item._asdict()) for item in items]  # type: ignore[attr-defined]
+
+
+def read_experiment(values: Mapping[str, Any], where: str) -> Experiment:
+    """Checks a configuration as Snakemake read it; exits with one line on standard error if it is wrong."""
+    try:
+        return Experiment(check(Params, json.loads(json.dumps(values)), where))
+    except UserError as error:
+        raise SystemExit(f"ssmrank: error: {error}") from None
+
+
+class Experiment:
+    """Answers the rules' questions about checked settings."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    # ---------------------------------------------------------------- what is wanted
+
+    def tables(self) -> list[str]:
+        """Names of the tables."""
+        return list(self.params.tables)
+
+    def evaluated_first_stages(self) -> list[FirstStage]:
+        """First-stage runs that stand in a table."""
+        return _once(
+            FirstStage(test.collection, test.split, retriever)
+            for table in self.params.tables.values()
+            for section in table.sections
+            for retriever in section.retrievers
+            for test in table.tests
+        )
+
+    def reranked(self) -> list[Reranked]:
+        """Reranked runs that stand in a table."""
+        return _once(
+            Reranked(test.collection, test.split, table.reranking, row.training, row.model)
+            for table in self.params.tables.values()
+            for section in table.sections
+            for row in section.rerankers
+            for test in table.tests
+        )
+
+    def trained(self) -> list[Trained]:
+        """Checkpoints that a table needs."""
+        return _once(Trained(run.training, run.model) for run in self.reranked())
+
+    def samples(self) -> list[Sample]:
+        """Negatives that the trainings need."""
+        return _once(self.training_data(training) for training, _ in self.trained())
+
+    def first_stages(self) -> list[FirstStage]:
+        """First-stage runs that a table, a reranking or a training needs."""
+        return _once(
+            [
+                *self.evaluated_first_stages(),
+                *(FirstStage(c, split, self.rerank_retriever(name)) for c, split, name, _, _ in self.reranked()),
+                *(FirstStage(c, split, self.negatives_retriever(name)) for c, split, name in self.samples()),
+            ]
+        )
+
+    def indexes(self) -> list[Index]:
+        """Indexes that first-stage runs need."""
+        return _once(Index(run.collection, self.stemmer(run.retriever)) for run in self.first_stages())
+
+    def collections(self) -> list[str]:
+        """Names of the collections in use."""
+        return list(dict.fromkeys(run.collection for run in self.first_stages()))
+
+    def models(self) -> list[str]:
+        """Names of the models in use, with those whose tokenizer or embeddings another takes."""
+        names = list(dict.fromkeys(model for _, model in self.trained()))
+        for name in names:
+            names.extend(parent for parent in self.parents(name).values() if parent not in names)
+        return names
+
+    # ---------------------------------------------------------------- names that sections refer to
+
+    def parents(self, model: str) -> dict[str, str]:
+        """Models that this one takes its tokenizer and embeddings from, by the name of the verb's option."""
+        source = self.params.models[model].source
+        if not isinstance(source, RandomModel):
+            return {}
+        parents = {"tokenizer": source.tokenizer, "embeddings": source.embeddings}
+        return {option: name for option, name in parents.items() if name is not None}
+
+    def kind(self, model: str) -> str:
+        """E, ED or D."""
+        return self.params.models[model].kind
+
+    def stemmer(self, retriever: str) -> str:
+        """The stemmer of the index that the retriever searches."""
+        return self.params.retrievers[retriever].stemmer
+
+    def negatives_retriever(self, negatives: str) -> str:
+        """The retriever whose run the negatives are drawn from."""
+        return self.params.negatives[negatives].retriever
+
+    def rerank_retriever(self, reranking: str) -> str:
+        """The retriever whose run is reranked."""
+        return self.params.rerankings[reranking].retriever
+
+    def training_data(self, training: str) -> Sample:
+        """The negatives that a training uses, and so its collection and split."""
+        section = self.params.trainings[training]
+        return Sample(section.collection, section.split, section.negatives)
+
+    # ---------------------------------------------------------------- settings that jobs are handed
+
+    def collection_settings(self, name: str) -> str:
+        """For `ssmrank download-collection`."""
+        return _json(self.params.collections[name], title=name, license="")
+
+    def collection_files(self, name: str) -> list[Path]:
+        """Files on this machine that the collection is made of."""
+        source = self.params.collections[name].source
+        if not isinstance(source, FolderCollection):
+            return []
+        folder = Path(source.path)
+        names = ["corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in self.params.collections[name].splits)]
+        return [folder / name for name in names]
+
+    def model_settings(self, name: str) -> str:
+        """For `ssmrank download-model`."""
+        return _json(self.params.models[name], label=name, kind="E", size="", pretraining="", training={})
+
+    def model_files(self, name: str) -> list[Path]:
+        """Files on this machine that the checkpoint is made of."""
+        source = self.params.models[name].source
+        return sorted(Path(source.path).iterdir()) if isinstance(source, ModelFolder) and Path(source.path).is_dir() else []
+
+    def retriever_settings(self, name: str) -> str:
+        """For `ssmrank retrieve`."""
+        return _json(self.params.retrievers[name], label=name)
+
+    def negatives_settings(self, name: str) -> str:
+        """For `ssmrank negatives`."""
+        return _json(self.params.negatives[name])
+
+    def train_settings(self, training: str, model: str) -> str:
+        """For `ssmrank train`."""
+        return _json(self.params.train_settings(training, model), label="")
+
+    def reranking_settings(self, name: str) -> str:
+        """For `ssmrank rerank`."""
+        return _json(self.params.rerankings[name])
+
+    def evaluation_settings(self) -> str:
+        """For `ssmrank evaluate`."""
+        return _json(self.params.evaluation)
+
+    def table_settings(self, name: str) -> str:
+        """For `ssmrank table`."""
+        return _json(self.params.table_settings(name))
+
+    def table_keys(self, name: str) -> list[str]:
+        """Keys of the metrics files that a table shows."""
+        return self.params.table_settings(name).metric_keys()
+
+
+def _json(section: BaseModel, **replaced: Any) -> str:
+    return json.dumps(section.model_dump(mode="json") | replaced, sort_keys=True)
+
+
+def _once(items: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(items))

@@ -1,0 +1,2 @@
+def digests(paths):
+    return [str(p) for p in paths]

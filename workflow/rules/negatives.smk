@@ -1,0 +1,26 @@
+rule all_negatives:
+    input:
+        fill("results/negatives/{collection}/{split}/{negatives}.jsonl", experiment.samples()),
+
+
+rule negatives:
+    input:
+        collection="data/collections/{collection}",
+        run=lambda w: (
+            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.negatives_retriever(w.negatives)}.trec"
+        ),
+    output:
+        "results/negatives/{collection}/{split}/{negatives}.jsonl",
+    log:
+        "results/logs/negatives/{collection}/{split}/{negatives}.log",
+    benchmark:
+        "results/benchmarks/negatives/{collection}/{split}/{negatives}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.negatives.command"),
+        settings=lambda w: experiment.negatives_settings(w.negatives),
+    shell:
+        "ssmrank negatives --settings {params.settings:q} --run {input.run:q}"
+        " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"
+        " --output {output:q} 2>&1 | tee {log:q} >&2"

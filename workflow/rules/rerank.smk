@@ -1,0 +1,30 @@
+rule all_rerank:
+    input:
+        fill("results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec", experiment.reranked()),
+
+
+rule rerank:
+    input:
+        checkpoint="results/checkpoints/{training}/{model}",
+        collection="data/collections/{collection}",
+        run=lambda w: (
+            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
+        ),
+    output:
+        "results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec",
+    log:
+        "results/logs/rerank/{collection}/{split}/{reranking}/{training}/{model}.log",
+    benchmark:
+        "results/benchmarks/rerank/{collection}/{split}/{reranking}/{training}/{model}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.reranking.command"),
+        settings=lambda w: experiment.reranking_settings(w.reranking),
+    shell:
+        "ssmrank rerank --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
+        " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q}"
+        " --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,49 @@
+rule all_train:
+    input:
+        fill("results/checkpoints/{training}/{model}", experiment.trained()),
+
+
+# A killed training goes on from its state, which lies outside its output because Snakemake deletes the output of a
+# failed job. The state's name changes with the code, so that two versions of it never share one training.
+rule train:
+    input:
+        model="data/models/{model}",
+        collection=lambda w: f"data/collections/{experiment.training_data(w.training).collection}",
+        negatives=lambda w: fill(
+            "results/negatives/{collection}/{split}/{negatives}.jsonl", [experiment.training_data(w.training)]
+        ),
+        store=ancient("results/state/tracking-store"),
+    output:
+        directory("results/checkpoints/{training}/{model}"),
+    log:
+        "results/logs/train/{training}/{model}.log",
+    benchmark:
+        "results/benchmarks/train/{training}/{model}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.training.command"),
+        settings=lambda w: experiment.train_settings(w.training, w.model),
+        kind=lambda w: experiment.kind(w.model),
+        split=lambda w: experiment.training_data(w.training).split,
+        state=f"results/state/train-{digest(*code('ssmrank.training.command'))}",
+    shell:
+        "ssmrank train --settings {params.settings:q} --model {input.model:q} --kind {params.kind}"
+        " --collection {input.collection:q} --split {params.split} --negatives {input.negatives:q}"
+        " --output {output:q} --state {params.state}/{wildcards.training}/{wildcards.model}"
+        " 2>&1 | tee {log:q} >&2"
+
+
+# One job creates MLflow's store before others use it: eight that open a fresh database at once all crash.
+rule tracking_store:
+    output:
+        touch("results/state/tracking-store"),
+    log:
+        "results/logs/tracking-store.log",
+    conda:
+        "../envs/ssmrank.yaml"
+    shell:
+        "ssmrank tracking-store 2>&1 | tee {log:q} >&2"
