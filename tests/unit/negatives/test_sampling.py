@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ssmrank import cli
+from ssmrank.config import Negatives
+from ssmrank.errors import UserError
+from ssmrank.io.trec import Run, write_qrels, write_run
+from ssmrank.negatives.sampling import Group, sample_negatives
+
+
+def settings(depth: int = 10, count: int = 2, **others: object) -> Negatives:
+    return Negatives.model_validate({"retriever": "bm25", "depth": depth, "count": count} | others)
+
+
+def ranking(*documents: str) -> list[tuple[str, float]]:
+    return [(document, float(len(documents) - rank)) for rank, document in enumerate(documents)]
+
+
+RUN: Run = {
+    "q1": ranking("p1", "n1", "n2", "zero", "p2", "n3"),
+    "q2": ranking("n1", "n2", "n3", "n4"),
+    "unjudged": ranking("n1", "n2"),
+}
+QRELS = {
+    "q2": {"away": 1},
+    "q1": {"p2": 1, "zero": 0, "p1": 2, "away": 1},
+    "absent": {"p": 1, "r": 2},
+    "hopeless": {"n1": 0},
+}
+
+
+def test_all_positives_are_kept_and_none_is_a_negative() -> None:
+    sample = sample_negatives(RUN, QRELS, settings(count=4))
+    assert [(group.query, group.positive) for group in sample.groups] == [
+        ("q1", "away"), ("q1", "p1"), ("q1", "p2"), ("q2", "away"),
+    ]  # fmt: skip
+    # With as many negatives as candidates there is no choice but the order.
+    assert all(set(group.negatives) == {"n1", "n2", "zero", "n3"} for group in sample.groups if group.query == "q1")
+    assert set(sample.groups[-1].negatives) == {"n1", "n2", "n3", "n4"}
+    assert all(len(set(group.negatives)) == 4 for group in sample.groups)
+    assert (sample.positives, sample.not_retrieved, sample.too_few_candidates) == (6, 4, 2)
+    assert (sample.queries_not_in_run, sample.queries_without_positive) == (1, 1)
+
+
+def test_only_retrieved_positives_where_asked_for() -> None:
+    sample = sample_negatives(RUN, QRELS, settings(positives="retrieved"))
+    assert [(group.query, group.positive) for group in sample.groups] == [("q1", "p1"), ("q1", "p2")]
+    assert (sample.not_retrieved, sample.too_few_candidates) == (4, 0)
+
+
+def test_depth_bounds_candidates_and_retrieved_positives() -> None:
+    sample = sample_negatives(RUN, QRELS, settings(depth=4, positives="retrieved"))
+    assert [(group.query, group.positive) for group in sample.groups] == [("q1", "p1")]
+    assert set(sample.groups[0].negatives) <= {"n1", "n2", "zero"}
+
+
+def test_groups_with_too_few_candidates_are_left_out_and_counted() -> None:
+    # q1 has 4 documents to draw from, q2 four and "absent" none.
+    run = RUN | {"q2": ranking("n1", "n2", "n3")}
+    sample = sample_negatives(run, QRELS, settings(count=4))
+    assert {group.query for group in sample.groups} == {"q1"}
+    assert sample.too_few_candidates == 3
+
+
+def test_a_group_depends_on_its_own_query_alone() -> None:
+    whole = sample_negatives(RUN, QRELS, settings()).groups
+    turned = sample_negatives(
+        dict(reversed(RUN.items())),
+        {query: dict(reversed(judged.items())) for query, judged in reversed(QRELS.items())},
+        settings(),
+    ).groups
+    assert turned == whole
+    alone = sample_negatives({"q1": RUN["q1"]}, {"q1": {"p2": 1, "p1": 1, "away": 1}}, settings()).groups
+    assert alone == [group for group in whole if group.query == "q1"]
+    assert sample_negatives(RUN, QRELS, settings(seed=7)).groups != whole
+
+
+def test_the_draw_stays_the_same_over_versions() -> None:
+    """A changed draw would make old checkpoints irreproducible, so the very documents are written down."""
+    run = {"q": ranking(*(f"d{number}" for number in range(100)))}
+    assert sample_negatives(run, {"q": {"d3": 1, "away": 1}}, settings(depth=100, count=5)).groups == EXPECTED
+
+
+EXPECTED = [
+    Group("q", "away", ["d64", "d12", "d21", "d55", "d15"]),
+    Group("q", "d3", ["d92", "d74", "d50", "d99", "d10"]),
+]
+
+
+def test_every_candidate_is_equally_likely_in_every_place() -> None:
+    documents = [f"d{number:02d}" for number in range(20)]
+    run = {f"q{number}": ranking(*documents) for number in range(4000)}
+    sample = sample_negatives(run, {query: {"away": 1} for query in run}, settings(depth=20, count=5))
+    for place in range(5):
+        counts = Counter(group.negatives[place] for group in sample.groups)
+        # Pearson's statistic with 19 degrees of freedom exceeds 43.8 once in a thousand; the seed is fixed.
+        assert sum((counts[document] - 200) ** 2 / 200 for document in documents) < 43.8
+    # Pairs: without replacement each of the 190 stands together in 5*4/(20*19) of the groups.
+    pairs = Counter(
+        (left, right)
+        for group in sample.groups
+        for left in group.negatives
+        for right in group.negatives
+        if left < right
+    )
+    expected = 4000 * 20 / 380
+    assert len(pairs) == 190
+    assert sum((count - expected) ** 2 / expected for count in pairs.values()) < 255
+
+
+def test_positives_of_one_query_get_different_negatives() -> None:
+    run = {"q": ranking(*(f"d{number}" for number in range(100)))}
+    groups = sample_negatives(run, {"q": {"a": 1, "b": 1}}, settings(depth=100, count=10)).groups
+    assert groups[0].negatives != groups[1].negatives
+
+
+@pytest.mark.parametrize(
+    ("run", "qrels", "given", "message"),
+    [
+        (RUN, {"q1": {"p1": 0}}, settings(), "no training group was left: 0 groups of 0 .*a grade above 0"),
+        (RUN, QRELS, settings(count=9), "6 left out with fewer than 9 candidates.*; lower count or retrieve deeper"),
+        (RUN, {"q2": {"away": 1}}, settings(positives="retrieved"), "check that run and qrels are of the same split"),
+        (RUN, QRELS, settings(depth=3, count=4), "count 4 is more than depth 3"),
+    ],
+)
+def test_no_group_is_one_line(run: Run, qrels: dict[str, dict[str, int]], given: Negatives, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        sample_negatives(run, qrels, given)
+    assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------- the verb
+
+
+def written(tmp_path: Path) -> list[str]:
+    write_run(tmp_path / "run.trec", RUN, "BM25")
+    write_qrels(tmp_path / "qrels.txt", QRELS)
+    given = json.dumps({"retriever": "bm25", "depth": 10, "count": 2})
+    return [
+        "negatives", "--settings", given, "--run", str(tmp_path / "run.trec"),
+        "--qrels", str(tmp_path / "qrels.txt"), "--output", str(tmp_path / "out" / "negatives.jsonl"),
+    ]  # fmt: skip
+
+
+def test_the_verb_writes_json_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert cli.main(written(tmp_path)) == 0
+    records = [json.loads(line) for line in (tmp_path / "out" / "negatives.jsonl").read_text().splitlines()]
+    expected = sample_negatives(RUN, QRELS, settings()).groups
+    assert records == [{"query": a, "positive": b, "negatives": c} for a, b, c in expected]
+    assert "4 groups of 6 relevant documents" in caplog.text
+    assert "2 left out with fewer than 2 candidates" in caplog.text
+    assert "at most 6 documents for a query, so depth 10 is not reached" in caplog.text
+
+
+def test_pythons_hash_seed_does_not_matter(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ssmrank", *written(tmp_path)]
+    texts = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+        texts.add((tmp_path / "out" / "negatives.jsonl").read_text())
+    assert len(texts) == 1
+
+
+def test_an_error_names_the_files_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = written(tmp_path)
+    write_qrels(tmp_path / "qrels.txt", {"q1": {"p1": 0}})
+    assert cli.main(command) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message and "run.trec" in message and "qrels.txt" in message
+    assert not (tmp_path / "out" / "negatives.jsonl").exists()
