@@ -16,6 +16,8 @@ export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 export UV_HTTP_TIMEOUT ?= 180
 unexport PYTHONPATH PYTHONHOME
+CALLER_PATH := $(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 UV = $(BIN)/uv
 
@@ -35,7 +37,7 @@ report: .venv/main.stamp  ## results/report.html: tables, times and provenance o
 	$(BIN)/snakemake --report results/report.html
 
 ui: .venv/main.stamp  ## compare the runs in MLflow's web page
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote, and tell Snakemake that they are up to date
 	$(BIN)/dvc pull
@@ -76,7 +78,7 @@ COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --upgrade --python-vers
     --no-emit-find-links --custom-compile-command 'make lock' -c requirements/pins.txt \
     $(addprefix --no-emit-package ,$(CUDA_PACKAGES))
 
-FIND_PYTHON = for python in python3.11 python3.12 python3.13 python3; do \
+FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3.13 python3; do \
     $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && \
     echo $$python && break; done
 
@@ -87,10 +89,11 @@ FIND_PYTHON = for python in python3.11 python3.12 python3.13 python3; do \
 	    exit 1; \
 	fi; \
 	echo "Setting up .venv with $$python"; "$$python" -m venv .venv
-	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
 .venv/%.stamp: requirements/%.lock pyproject.toml .venv/uv.stamp
+	@echo "Installing the packages of $< (up to 2.5 GB; a minute or a few)"
 	$(UV) pip install --quiet -r $<
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

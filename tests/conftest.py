@@ -1,0 +1,37 @@
+"""What all tests share: no network, few threads, nothing of the caller's MLflow or Snakemake settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test imports a library that reads them once.
+for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "SNAKEMAKE_", "SSMRANK_TRACKING_"))]:
+    del os.environ[_name]
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "2",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_collections() -> Path:
+    """Folder of public test collections that are too large for the repository; tests that need it skip without it."""
+    shared = Path(os.environ.get("SSMRANK_SHARED", ROOT.parent / "shared"))
+    if not (shared / "collections").is_dir():
+        pytest.skip("no shared collections: set SSMRANK_SHARED to the folder that holds `collections`")
+    return shared / "collections"

@@ -1,0 +1,221 @@
+"""The runs that jobs log, looked at as a person does: in MLflow's page, rendered by a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssmrank.tracking import track
+from ssmrank.tracking.store import deliver
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver")
+
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=2000,1000",
+]
+EXPERIMENT = "ssmrank-tests"
+NDCG = {"minilm": 0.488, "opt-mini": 0.325, "mamba2-mini": 0.312}
+
+
+class Browser:
+    """The few commands of the WebDriver protocol (W3C) that the tests need."""
+
+    def __init__(self, address: str, profile: Path) -> None:
+        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
+        self.session = address
+        self.session += f"/session/{self._send('POST', '/session', wanted)['sessionId']}"
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.session + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, url: str) -> None:
+        self._send("POST", "/url", {"url": url})
+
+    def text(self) -> str:
+        script = "return document.body ? document.body.innerText : ''"
+        return self._send("POST", "/execute/sync", {"script": script, "args": []})
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(b64decode(self._send("GET", "/screenshot")))
+
+    def close(self) -> None:
+        self._send("DELETE", "")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(ready: Callable[[], bool], what: str, seconds: int = 180) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, f"{what}: not ready after {seconds} s"
+        time.sleep(0.3)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def start(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
+    with log.open("w") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ends the process with all that it started."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signal_number)
+            process.wait(timeout=20)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three trainings, each with the evaluation that joined its run, as the workflow's jobs log them."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("SSMRANK_TRACKING_JOURNALS", str(folder / "journals"))
+        for model, ndcg in NDCG.items():
+            tags = {"model": model, "collection": "toy", "seed": "42"}
+            with track("train", f"{model} firstp", tags, {"learning_rate": 2e-4}) as training:
+                for step in range(5):
+                    training.metrics({"loss": 1.8 / (step + 1)}, step=step)
+                training.artifact_path("checkpoint", f"results/checkpoints/firstp/{model}")
+            with track("evaluate", f"{model} firstp", tags, resume=training.run_id) as evaluation:
+                evaluation.metrics({"toy/test/nDCG@10": ndcg})
+        deliver(folder / "journals", uri, EXPERIMENT)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def page(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of MLflow's page on the store."""
+    port = free_port()
+    folder = tmp_path_factory.mktemp("server")
+    server = start(
+        [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port), "--backend-store-uri", store],
+        folder / "log",
+        os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: answers(f"{address}/health") or server.poll() is not None, "mlflow ui")
+        assert server.poll() is None, (folder / "log").read_text()[-2000:]
+        yield address
+    finally:
+        stop(server)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    port = free_port()
+    folder = tmp_path_factory.mktemp("browser")
+    driver = start([str(CHROMEDRIVER), f"--port={port}"], folder / "log")
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: answers(f"{address}/status"), "chromedriver")
+        browser = Browser(address, folder / "profile")
+        yield browser
+        browser.close()
+    finally:
+        stop(driver)
+
+
+def experiment_and_runs(uri: str) -> tuple[str, dict[str, str]]:
+    """The experiment's id, and the id of each run by its name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    return experiment.experiment_id, {run.info.run_name: run.info.run_id for run in runs}
+
+
+def see(browser: Browser, url: str, expected: list[str], screenshot: Path) -> str:
+    """Opens a page, waits until it shows what is expected, and keeps a picture of it whatever it shows."""
+    browser.open(url)
+    try:
+        wait_for(lambda: all(text in browser.text() for text in expected), f"page with {expected}", seconds=90)
+    finally:
+        browser.screenshot(screenshot)
+    return browser.text()
+
+
+def test_a_training_and_its_evaluation_are_one_run(store: str) -> None:
+    _, runs = experiment_and_runs(store)
+    assert set(runs) == {f"{model} firstp" for model in NDCG}
+
+
+def test_the_page_lists_the_runs(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
+    experiment, runs = experiment_and_runs(store)
+    text = see(browser, f"{page}/#/experiments/{experiment}/runs", [*runs], tmp_path / "runs.png")
+    assert "3 matching runs" in text
+
+
+def test_the_page_charts_metrics(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
+    experiment, runs = experiment_and_runs(store)
+    url = f"{page}/#/experiments/{experiment}/runs?compareRunsMode=CHART"
+    # Bars carry two digits; a metric over steps is a line for each run.
+    expected = ["toy/test/nDCG_at_10", "0.49", "0.33", "0.31", *(f"{name} (loss)" for name in runs)]
+    see(browser, url, expected, tmp_path / "chart.png")
+
+
+def test_the_page_compares_metrics_and_parameters(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
+    experiment, runs = experiment_and_runs(store)
+    query = urllib.parse.urlencode(
+        {"runs": json.dumps(list(runs.values())), "experiments": json.dumps([experiment])}, quote_via=urllib.parse.quote
+    )
+    expected = [*runs, "toy/test/nDCG_at_10", "loss", "learning_rate", *(str(ndcg) for ndcg in NDCG.values())]
+    see(browser, f"{page}/#/compare-runs?{query}", expected, tmp_path / "compare.png")
+
+
+def test_the_page_of_a_run_shows_metrics_and_checkpoint(
+    store: str, page: str, browser: Browser, tmp_path: Path
+) -> None:
+    experiment, runs = experiment_and_runs(store)
+    expected = ["toy/test/nDCG_at_10", str(NDCG["minilm"]), "loss", "0.36", "results/checkpoints/firstp/minilm"]
+    url = f"{page}/#/experiments/{experiment}/runs/{runs['minilm firstp']}"
+    see(browser, url, expected, tmp_path / "run.png")
