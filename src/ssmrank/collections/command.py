@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
@@ -11,6 +12,7 @@ from ssmrank.collections.irds import IrDatasetsSource
 from ssmrank.collections.semanlink import SemanlinkSource
 from ssmrank.collections.source import Source
 from ssmrank.config import Collection, FolderCollection, IrDatasetsCollection, read_settings
+from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Fetches the collection and writes it."""
     settings = read_settings(Collection, arguments.settings)
-    write_collection(open_source(settings, arguments.archives), settings.splits, arguments.output)
+    name = arguments.output.name
+    with track("download-collection", name, {"collection": name}, settings.model_dump()) as tracked:
+        statistics = write_collection(open_source(settings, arguments.archives), settings.splits, arguments.output)
+        tracked.metrics({key: statistics[key] for key in ("documents", "documents_empty")} | _counts(statistics))
+        tracked.artifact_path("collection_path", arguments.output)
+
+
+def _counts(statistics: dict[str, Any]) -> dict[str, int]:
+    return {
+        f"{split}/{key}": counts[key]
+        for split, counts in statistics["splits"].items()
+        for key in ("queries", "judgments", "relevant")
+    }
 
 
 def open_source(settings: Collection, archives: str | Path) -> Source:

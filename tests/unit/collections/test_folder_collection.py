@@ -16,6 +16,7 @@ from ssmrank.collections.folder import FolderSource
 from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config import FolderCollection
 from ssmrank.errors import UserError
+from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import read_qrels
 
 
@@ -82,6 +83,25 @@ def test_command(beir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"ssmrank download-collection: error: {beir.path}/corpus.jsonl:1: malformed JSON")
     assert len(TextStore(tmp_path / "out/documents.jsonl")) == 3  # what was there stays
+
+
+def test_command_is_tracked(beir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///unused.db")
+    monkeypatch.setenv("SSMRANK_TRACKING_JOURNALS", str(tmp_path / "journals"))
+    settings = {"title": "T", "source": {"kind": "folder", "path": str(beir.path)}, "splits": ["test"]}
+    options = ["--settings", json.dumps(settings), "--archives", str(tmp_path / "a"), "--output", str(tmp_path / "out")]
+    assert main(["download-collection", *options]) == 0
+    (journal,) = (tmp_path / "journals").iterdir()
+    events = {event["event"]: event for event in map(json.loads, journal.read_text().splitlines())}
+    assert events["start"]["tags"]["collection"] == "out"
+    assert events["metrics"]["values"] == {
+        "documents": 3,
+        "documents_empty": 0,
+        "test/queries": 2,
+        "test/judgments": 4,
+        "test/relevant": 3,
+    }
+    assert events["end"]["status"] == "FINISHED"
 
 
 def test_text_fields(beir, tmp_path: Path) -> None:
@@ -250,8 +270,6 @@ def test_missing_files(beir) -> None:
 
 
 def test_sha256_of_files(beir, tmp_path: Path) -> None:
-    from ssmrank.io.checksum import sha256
-
     write(beir.path, tmp_path / "x", **{"qrels/test.tsv": sha256(beir.path / "qrels/test.tsv")})
     message = fails(beir, **{"corpus.jsonl": "0" * 64})
     assert message.startswith("corpus.jsonl: sha256 is ") and f"expected {'0' * 64}" in message
@@ -278,7 +296,7 @@ def test_full_disk(beir, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self, path: Path) -> None:
         usual(self, path)
         self._stream.close()
-        self._stream = open("/dev/full", "wb")
+        self._stream = open("/dev/full", "wb")  # noqa: SIM115
 
     monkeypatch.setattr(store_module.StoreWriter, "__init__", full)
     assert fails(beir).endswith("out/collection: cannot write: the disk is full; free space or choose another folder")

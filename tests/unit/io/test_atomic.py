@@ -72,9 +72,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return open("/dev/full", mode, encoding=encoding)
 
     monkeypatch.setattr(atomic.os, "fdopen", full)
-    with pytest.raises(UserError, match=r"a\.txt: cannot write: the disk is full; free space"):
-        with atomic_file(tmp_path / "a.txt") as stream:
-            stream.write("x")
+    message = r"a\.txt: cannot write: the disk is full; free space"
+    with pytest.raises(UserError, match=message), atomic_file(tmp_path / "a.txt") as stream:
+        stream.write("x")
     assert not list(tmp_path.iterdir())
 
 
@@ -82,9 +82,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_below_a_file(tmp_path: Path, write) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b"):
-        with pytest.raises(UserError, match="cannot write: a file stands where a folder is needed; move it away"):
-            with write(path):
-                pass
+        message = "cannot write: a file stands where a folder is needed; move it away"
+        with pytest.raises(UserError, match=message), write(path):
+            pass
 
 
 def test_a_file_or_folder_in_the_way(tmp_path: Path) -> None:

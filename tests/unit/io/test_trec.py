@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_many_ties_and_differences_below_float32_keep_the_order(tmp_path: Path) 
     ranking = [(f"d{n:03}", 20.0 - (n // 10) * 1e-9) for n in range(100)]
     write_run(tmp_path / "run", {"q": ranking}, "tag")
     scores = [np.float32(line.split()[4]) for line in (tmp_path / "run").read_text().splitlines()]
-    assert all(a > b for a, b in zip(scores, scores[1:], strict=False))
+    assert all(a > b for a, b in pairwise(scores))
     assert [document for document, _ in read_run(tmp_path / "run")["q"]] == [document for document, _ in ranking]
 
 
