@@ -1,4 +1,3 @@
-import os
 import sys
 from pathlib import Path
 
@@ -6,22 +5,12 @@ sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 
 from pipeline.code import code, digest
 from pipeline.experiment import fill, read_experiment
-from pipeline.provenance import digests
+from pipeline.environment import deliver_journals, prepare
+from pipeline.provenance import digests, reconcile
 
 experiment = read_experiment(config, " + ".join(dict.fromkeys(["params.yaml", *map(str, workflow.configfiles)])))
 
-TRACKING = "results/tracking"
-DEFAULTS = {
-    "MLFLOW_TRACKING_URI": experiment.params.tracking.uri,
-    "MLFLOW_EXPERIMENT_NAME": experiment.params.tracking.experiment,
-    "SSMRANK_TRACKING_JOURNALS": TRACKING,
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "true",
-}
-for name, value in DEFAULTS.items():
-    os.environ.setdefault(name, value)
+prepare(experiment.params.tracking)
 
 
 wildcard_constraints:

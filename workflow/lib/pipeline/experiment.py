@@ -181,8 +181,8 @@ class Experiment:
         if not isinstance(source, FolderCollection):
             return []
         folder = Path(source.path)
-        names = ["corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in self.params.collections[name].splits)]
-        return [folder / name for name in names]
+        qrels = [f"qrels/{split}.tsv" for split in self.params.collections[name].splits]
+        return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
 
     def model_settings(self, name: str) -> str:
         """For `ssmrank download-model`."""
@@ -191,7 +191,7 @@ class Experiment:
     def model_files(self, name: str) -> list[Path]:
         """Files on this machine that the checkpoint is made of."""
         source = self.params.models[name].source
-        return sorted(Path(source.path).iterdir()) if isinstance(source, ModelFolder) and Path(source.path).is_dir() else []
+        return sorted(Path(source.path).glob("*")) if isinstance(source, ModelFolder) else []
 
     def retriever_settings(self, name: str) -> str:
         """For `ssmrank retrieve`."""

@@ -1,0 +1,41 @@
+"""What jobs find in their environment, and what becomes of their journals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ssmrank.config import Tracking
+
+JOURNALS = "results/tracking"
+"""Where jobs write about themselves for MLflow."""
+
+
+def prepare(tracking: Tracking) -> None:
+    """Sets what jobs inherit; what the user has set stays."""
+    defaults = {
+        "MLFLOW_TRACKING_URI": tracking.uri,
+        "MLFLOW_EXPERIMENT_NAME": tracking.experiment,
+        "SSMRANK_TRACKING_JOURNALS": JOURNALS,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    # `ssmrank` lies beside the Python that runs Snakemake, whether its environment is activated or not.
+    here = str(Path(sys.executable).parent)
+    if os.environ["PATH"].split(os.pathsep)[0] != here:
+        os.environ["PATH"] = os.pathsep.join([here, os.environ["PATH"]])
+
+
+def deliver_journals() -> None:
+    """Brings journals into MLflow where there are any; a failure costs a line, not the run's success."""
+    if not any(Path(JOURNALS).glob("*.jsonl")):
+        return
+    finished = subprocess.run(["ssmrank", "tracking-store", "--journals", JOURNALS], capture_output=True, text=True)
+    if finished.returncode:
+        reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
+        print(f"warning: MLflow has not got this run ({reason}); the next one tries again from {JOURNALS}")

@@ -1,0 +1,26 @@
+# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each.
+PHASES = {
+    "download": [rules.download_collection, rules.download_model],
+    "index": [rules.index],
+    "retrieve": [rules.retrieve],
+    "negatives": [rules.negatives],
+    "train": [rules.train],
+    "rerank": [rules.rerank],
+    "evaluate": [rules.evaluate_first_stage, rules.evaluate],
+    "tables": [rules.table],
+}
+OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
+
+
+if workflow.is_main_process:
+    reconcile(OUTPUTS)
+
+
+onsuccess:
+    reconcile(OUTPUTS)
+    deliver_journals()
+
+
+onerror:
+    reconcile(OUTPUTS)
+    deliver_journals()
