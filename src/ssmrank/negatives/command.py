@@ -6,11 +6,13 @@ import argparse
 import logging
 from pathlib import Path
 
+from ssmrank.collections.layout import names_of_split
 from ssmrank.config import Negatives, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.trec import read_qrels, read_run
 from ssmrank.negatives.sampling import Sample, explain, sample_negatives
+from ssmrank.tracking import track
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the groups."""
-    write_negatives(
-        read_settings(Negatives, arguments.settings),
-        ranking=arguments.ranking,
-        qrels=arguments.qrels,
-        output=arguments.output,
-    )
+    settings = read_settings(Negatives, arguments.settings)
+    output = arguments.output
+    tags = names_of_split(arguments.qrels) | {"seed": str(settings.seed)}
+    with track("negatives", str(output), tags, settings.model_dump()) as tracked:
+        sample = write_negatives(settings, ranking=arguments.ranking, qrels=arguments.qrels, output=output)
+        tracked.metrics(sample.counts())
+        tracked.artifact_path("negatives_path", output)
 
 
 def write_negatives(settings: Negatives, *, ranking: Path, qrels: Path, output: Path) -> Sample:

@@ -37,6 +37,11 @@ class Sample:
     queries_not_in_run: int = 0
     """Queries with a positive that the run does not have."""
 
+    def counts(self) -> dict[str, int]:
+        """All of it as numbers by name."""
+        values = {name: value for name, value in vars(self).items() if name != "groups"}
+        return {"groups": len(self.groups)} | values
+
 
 def sample_negatives(run: Run, qrels: Qrels, settings: Negatives) -> Sample:
     """Draws `count` negatives for each positive, uniformly without replacement.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def search(
         options = {"-index": index, "-topics": topics, "-topicReader": "JsonString", "-output": found}
         options |= {"-bm25.k1": settings.k1, "-bm25.b": settings.b, "-hits": settings.depth}
         options |= {"-stemmer": settings.stemmer, "-threads": threads}
-        run_anserini("search.SearchCollection", options, ["-bm25"], _progress)
+        run_anserini("search.SearchCollection", options, ["-bm25"], _Progress(len(names)))
         if not found.is_file():
             raise UserError(f"{index}: Anserini wrote no run and named no reason; check that the index is complete")
         return _read_found(found, names)
@@ -111,6 +113,17 @@ def _read_found(path: Path, names: list[str]) -> Run:
     return run
 
 
-def _progress(message: str) -> None:
-    if message.endswith("00 queries processed"):
-        logger.info("%s", message.rsplit(": ", 1)[-1])
+class _Progress:
+    """Logs Anserini's count of queries, which comes every hundred, at most every few seconds."""
+
+    seconds = 5.0
+
+    def __init__(self, queries: int) -> None:
+        self.queries = queries
+        self.due = time.monotonic() + self.seconds
+
+    def __call__(self, message: str) -> None:
+        done = re.search(r": (\d+) queries processed$", message)
+        if done and time.monotonic() >= self.due:
+            logger.info("%s of %d queries", done[1], self.queries)
+            self.due = time.monotonic() + self.seconds

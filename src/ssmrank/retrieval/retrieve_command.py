@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssmrank.collections.layout import names_of_split
 from ssmrank.config import Bm25, read_settings
 from ssmrank.retrieval.retrieve import retrieve
+from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,4 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the run."""
     settings = read_settings(Bm25, arguments.settings)
-    retrieve(settings, arguments.index, arguments.queries, arguments.output, threads=arguments.threads)
+    output = arguments.output
+    tags = names_of_split(arguments.queries)
+    with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
+        result = retrieve(settings, arguments.index, arguments.queries, output, threads=arguments.threads)
+        tracked.metrics({"queries_with_hits": len(result), "hits": sum(map(len, result.values()))})
+        tracked.artifact_path("run_path", output)

@@ -1,0 +1,13 @@
+"""Names that the canonical form's paths carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def names_of_split(path: Path) -> dict[str, str]:
+    """{"collection", "split"} of a file COLLECTION/splits/SPLIT/FILE; {} for a file elsewhere."""
+    split = path.absolute().parent
+    if split.parent.name != "splits":
+        return {}
+    return {"collection": split.parent.parent.name, "split": split.name}
