@@ -39,9 +39,8 @@ report: .venv/main.stamp  ## results/report.html: tables, times and provenance o
 ui: .venv/main.stamp  ## compare the runs in MLflow's web page
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote, and tell Snakemake that they are up to date
+pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote
 	$(BIN)/dvc pull
-	$(BIN)/snakemake --touch --forceall --cores 1
 
 test: .venv/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST)

@@ -21,7 +21,7 @@ def test_make_targets_exist(root: Path) -> None:
     named = set(re.findall(r"\bmake (?:[A-Z]+=\S+ )?([a-z0-9]+)", shown)) | set(
         re.findall(r"`(?:[A-Z_]+=\S+ )?make (?:[A-Z]+=\S+ )?([a-z0-9]+)`", (root / "README.md").read_text())
     )
-    assert {"table4", "test", "pull", "ui"} <= named
+    assert {"table4", "test", "ui"} <= named
     assert named <= targets
 
 
