@@ -239,8 +239,8 @@ class TableSection(Section):
 class Table(Section):
     """A table of results."""
 
-    caption: str = Field(description="first sentence of the caption; what the marks mean is added to it")
-    label: str = Field("", description="LaTeX label for cross-references, such as tab:documents")
+    caption: str = Field(description="begin of the caption, plain text; what the marks mean is added to it")
+    label: str = Field("", pattern=r"^[A-Za-z0-9:._-]*$", description="LaTeX label, such as tab:documents")
     reranking: Name
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)

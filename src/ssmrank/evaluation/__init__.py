@@ -1,0 +1,1 @@
+"""Metrics of TREC runs, equal to trec_eval's."""

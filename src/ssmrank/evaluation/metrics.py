@@ -1,0 +1,125 @@
+"""Metrics of a run by ranx, with trec_eval's rules where evaluation tools differ.
+
+- A document is relevant from grade 1; unjudged documents and grades below 1 count as not relevant (gain 0).
+- nDCG has linear gain, grade / log2(rank + 1), and the ideal ranking takes all relevant documents of the qrels:
+  trec_eval's `ndcg_cut`, not the exponential gain of Burges et al. 2005.
+- Documents are ordered by score in single precision, ties by document id, descending, whatever the ranks in the file.
+- Means are over every query of the qrels, as with trec_eval's `-c`: a query without results counts 0, and so does one
+  whose qrels name no relevant document. Queries that the qrels do not name are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmrank.config import METRIC_PATTERN, METRICS
+from ssmrank.errors import UserError
+from ssmrank.evaluation.backend import ranx_metrics
+from ssmrank.io.trec import Qrels
+
+_RANX_NAMES = {
+    "nDCG": "ndcg",
+    "MRR": "reciprocal_rank",
+    "MAP": "average_precision",
+    "P": "precision",
+    "Recall": "recall",
+    "R": "recall",
+}
+
+_UNJUDGED = -1
+_PADDING = -2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of ranx (`function`) at a cutoff; 0 means the whole ranking."""
+
+    name: str
+    function: str
+    cutoff: int
+
+    @classmethod
+    def parse(cls, name: str) -> Metric:
+        """From a name such as nDCG@10; raises UserError that lists the known names."""
+        match = METRIC_PATTERN.fullmatch(name)
+        if match is None:
+            raise UserError(f"unknown metric {name!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
+        stem, cutoff = (match[1], match[2]) if match[1] else (match[3], match[4])
+        return cls(name, _RANX_NAMES[stem], int(cutoff or 0))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values of each metric for each query of the qrels, in the qrels' order."""
+
+    queries: list[str]
+    per_query: dict[str, dict[str, float]]
+    queries_without_results: int
+
+    def mean(self) -> dict[str, float]:
+        """For each metric the mean over all queries."""
+        return {name: float(np.mean(list(values.values()))) for name, values in self.per_query.items()}
+
+
+def evaluate(
+    qrels: Qrels, run: Mapping[str, Iterable[tuple[str, float]]], metrics: Sequence[str], run_name: str = "the run"
+) -> Scores:
+    """Computes `metrics` of a run (for each query its (document id, score) pairs, in any order).
+
+    Raises UserError for an unknown metric, qrels without queries, and a run that shares no query with the qrels.
+    """
+    parsed = [Metric.parse(name) for name in metrics]
+    if not qrels:
+        raise UserError(f"{run_name}: the qrels name no query; check the qrels' file")
+    if run and not run.keys() & qrels.keys():
+        raise UserError(
+            f"{run_name}: none of its {len(run)} queries (such as {next(iter(run))}) is among the {len(qrels)} of the "
+            f"qrels (such as {next(iter(qrels))}); give the qrels of the same collection and split"
+        )
+    queries = list(qrels)
+    rankings = [_ranking(run.get(query, ())) for query in queries]
+    judged, retrieved = _arrays(qrels, rankings)
+    module = ranx_metrics()
+    per_query = {}
+    for metric in parsed:
+        function: Callable[..., np.ndarray] = getattr(module, metric.function)
+        values = function(judged, retrieved, metric.cutoff, 1)
+        per_query[metric.name] = {query: float(value) for query, value in zip(queries, values, strict=True)}
+    return Scores(queries, per_query, sum(1 for ranking in rankings if not ranking))
+
+
+def _ranking(pairs: Iterable[tuple[str, float]]) -> list[str]:
+    """Document ids in the order in which trec_eval sees them."""
+    by_id = sorted(pairs, key=lambda pair: pair[0], reverse=True)
+    scores = np.array([score for _, score in by_id], dtype=np.float32)
+    return [by_id[place][0] for place in np.argsort(-scores, kind="stable")]
+
+
+def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays that ranx's functions read.
+
+    `judged` [queries, relevant, (number, grade)] and `retrieved` [queries, depth, (number, score)], float64, padded.
+    The relevant documents of a query are numbered from 0, best grade first; the others need no number of their own.
+    ranx reads only the order of `retrieved`, so its scores stay 0.
+    """
+    relevant = [
+        {document: number for number, (document, _) in enumerate(ordered)}
+        for ordered in (_relevant(judgments) for judgments in qrels.values())
+    ]
+    judged = np.zeros((len(qrels), max([1, *map(len, relevant)]), 2))
+    retrieved = np.zeros((len(rankings), max([1, *map(len, rankings)]), 2))
+    judged[:, :, 0] = _PADDING
+    retrieved[:, :, 0] = _UNJUDGED
+    for row, (query, numbers) in enumerate(zip(qrels, relevant, strict=True)):
+        for document, number in numbers.items():
+            judged[row, number] = number, qrels[query][document]
+        for place, document in enumerate(rankings[row]):
+            retrieved[row, place, 0] = numbers.get(document, _UNJUDGED)
+    return judged, retrieved
+
+
+def _relevant(judgments: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(((doc, grade) for doc, grade in judgments.items() if grade >= 1), key=lambda pair: -pair[1])

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytrec_eval
+
+from ssmrank.config import Evaluation, check
+from ssmrank.errors import UserError
+from ssmrank.evaluation.metrics import Metric, evaluate
+from ssmrank.io.trec import Qrels, read_run
+
+NAMES = ["nDCG@10", "nDCG", "MRR@10", "MRR@100", "MRR", "MAP", "MAP@10", "P@5", "Recall@100", "R@10"]
+SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).parents[4] / "shared"))
+
+
+Rankings = dict[str, list[tuple[str, float]]]
+
+
+def by_trec_eval(qrels: Qrels, run: Rankings, names: list[str]) -> dict[str, dict[str, float]]:
+    """trec_eval's per-query values under our names; reciprocal rank with a cutoff by cutting its own ranking."""
+    measures = {
+        "nDCG@10": "ndcg_cut_10",
+        "nDCG": "ndcg",
+        "MRR": "recip_rank",
+        "MAP": "map",
+        "MAP@10": "map_cut_10",
+        "P@5": "P_5",
+        "Recall@100": "recall_100",
+        "R@10": "recall_10",
+    }
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        qrels, {"ndcg_cut", "ndcg", "recip_rank", "map", "map_cut", "P", "recall"}
+    )
+    found = evaluator.evaluate({query: dict(ranking) for query, ranking in run.items()})
+    values: dict[str, dict[str, float]] = {}
+    for name in names:
+        values[name] = {}
+        for query in qrels:
+            if query not in found:
+                values[name][query] = 0.0
+            elif name.startswith("MRR@"):
+                reciprocal = found[query]["recip_rank"]
+                cutoff = int(name.removeprefix("MRR@"))
+                values[name][query] = reciprocal if reciprocal and 1 / reciprocal < cutoff + 0.5 else 0.0
+            else:
+                values[name][query] = found[query][measures[name]]
+    return values
+
+
+def assert_agrees(qrels: Qrels, run: Rankings) -> None:
+    scores = evaluate(qrels, run, NAMES)
+    expected = by_trec_eval(qrels, run, NAMES)
+    for name in NAMES:
+        for query in qrels:
+            assert scores.per_query[name][query] == pytest.approx(expected[name][query], abs=1e-6), (name, query)
+        # trec_eval -c: the sum over the queries that both know, divided by the number of queries of the qrels.
+        mean = sum(expected[name].values()) / len(qrels)
+        assert scores.mean()[name] == pytest.approx(mean, abs=1e-6)
+
+
+def test_hand_worked_values() -> None:
+    qrels = {"q1": {"a": 3, "b": 1, "c": 0, "d": -3}, "q2": {"a": 1}}
+    run = {"q1": [("d", 9.0), ("b", 8.0), ("x", 7.0), ("a", 6.0)]}
+    scores = evaluate(qrels, run, ["nDCG@10", "nDCG@2", "MRR@10", "MRR@1", "MAP", "P@5", "Recall@3"])
+    q1 = {name: values["q1"] for name, values in scores.per_query.items()}
+    ideal = 3 + 1 / math.log2(3)
+    assert q1["nDCG@10"] == pytest.approx((1 / math.log2(3) + 3 / math.log2(5)) / ideal)
+    assert q1["nDCG@2"] == pytest.approx((1 / math.log2(3)) / ideal)
+    assert q1["MRR@10"] == pytest.approx(1 / 2)
+    assert q1["MRR@1"] == 0
+    assert q1["MAP"] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert q1["P@5"] == pytest.approx(2 / 5)
+    assert q1["Recall@3"] == pytest.approx(1 / 2)
+    assert {values["q2"] for values in scores.per_query.values()} == {0.0}
+    assert scores.queries_without_results == 1
+    assert scores.mean()["MRR@10"] == pytest.approx(1 / 4)
+
+
+def test_agrees_with_trec_eval_on_random_runs_with_ties_grades_and_gaps() -> None:
+    generator = random.Random(7)
+    documents = [f"d{number}" for number in range(60)]
+    qrels = {
+        f"q{number}": {
+            # pytrec_eval writes beyond its memory for grades below -1.
+            document: generator.choice([-1, -1, 0, 0, 1, 1, 2, 3, 4])
+            for document in generator.sample(documents, generator.randint(1, 30))
+        }
+        for number in range(80)
+    }
+    run = {
+        f"q{number}": [
+            (document, generator.choice([0.5, 1.0, 1.5, 2.0, 2.5, -1.0]))
+            for document in generator.sample(documents, generator.randint(1, 60))
+        ]
+        for number in range(90)
+        if number % 7
+    }
+    assert_agrees(qrels, run)
+
+
+def test_agrees_with_trec_eval_on_scores_that_differ_beyond_single_precision() -> None:
+    qrels = {"q": {"b": 1}}
+    assert_agrees(qrels, {"q": [("a", 1.0), ("b", 1.0 + 1e-12)]})
+    assert_agrees(qrels, {"q": [("c", 1.0), ("b", 1.0 + 1e-12)]})
+    assert_agrees(qrels, {"q": [("c", 16777216.0), ("b", 16777217.0)]})
+
+
+def test_ties_do_not_depend_on_the_order_of_lines() -> None:
+    qrels = {"q": {"a": 1}}
+    for ranking in ([("a", 1.0), ("b", 1.0)], [("b", 1.0), ("a", 1.0)]):
+        assert evaluate(qrels, {"q": ranking}, ["MRR@10"]).mean()["MRR@10"] == pytest.approx(1 / 2)
+        assert_agrees(qrels, {"q": ranking})
+
+
+def test_agrees_with_trec_eval_where_nothing_is_relevant() -> None:
+    assert_agrees({"q1": {"a": 0, "b": -1}, "q2": {"a": 1}}, {"q1": [("a", 1.0)], "q2": [("a", 1.0)]})
+
+
+def test_a_run_without_results_is_zero() -> None:
+    scores = evaluate({"q1": {"a": 1}, "q2": {"b": 2}}, {}, NAMES)
+    assert set(scores.mean().values()) == {0.0}
+    assert scores.queries_without_results == 2
+
+
+def test_unknown_metric_lists_the_known_ones() -> None:
+    for wrong in ("ndgc@10", "nDCG@0", "nDCG@", "P", "Recall", "nDCG@ten"):
+        with pytest.raises(UserError, match=r"known: nDCG@k, MRR@k") as caught:
+            Metric.parse(wrong)
+        assert repr(wrong) in str(caught.value) and "\n" not in str(caught.value)
+        with pytest.raises(UserError, match=r"unknown metric .*known: nDCG@k, MRR@k"):
+            check(Evaluation, {"metrics": [wrong]}, "params.yaml")
+
+
+def test_metric_named_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="twice"):
+        check(Evaluation, {"metrics": ["MRR@10", "MRR@10"]}, "params.yaml")
+
+
+def test_run_of_other_queries_is_refused() -> None:
+    with pytest.raises(UserError, match=r"x\.trec: none of its 1 queries \(such as z\) .* same collection and split"):
+        evaluate({"q": {"a": 1}}, {"z": [("a", 1.0)]}, ["MRR@10"], "x.trec")
+    with pytest.raises(UserError, match="the qrels name no query"):
+        evaluate({}, {"z": [("a", 1.0)]}, ["MRR@10"], "x.trec")
+
+
+def test_ranx_itself_still_works_after_its_metrics_were_loaded_alone() -> None:
+    code = (
+        "import sys; from ssmrank.evaluation.metrics import evaluate\n"
+        "value = evaluate({'q': {'a': 1}}, {'q': [('b', 2.0), ('a', 1.0)]}, ['MRR@10']).mean()['MRR@10']\n"
+        "assert value == 0.5 and 'pandas' not in sys.modules and 'ranx' not in sys.modules\n"
+        "import ranx\n"
+        "assert ranx.evaluate and ranx.Run\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not (SHARED / "collections/msmarco-dl19").is_dir(), reason="the shared collections are not here")
+@pytest.mark.parametrize(
+    ("run_name", "published"),
+    [
+        ("bm25", 0.5058),
+        ("bm25-rm3", 0.5216),
+        ("tasb", 0.7210),
+        ("openai-ada2", 0.7035),
+        ("spladepp-ed", 0.7308),
+        # 0.7439 by its ranks; its scores have three decimals, and trec_eval breaks their many ties by document id.
+        ("repllama", 0.7384),
+    ],
+)
+def test_official_runs_of_dl19(run_name: str, published: float) -> None:
+    folder = SHARED / "collections/msmarco-dl19"
+    qrels: Qrels = {}
+    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        qrels.setdefault(query, {})[document] = int(grade)
+    run = read_run(folder / f"runs/{run_name}.trec")
+    assert round(evaluate(qrels, run, ["nDCG@10"]).mean()["nDCG@10"], 4) == published
+    assert_agrees(qrels, run)
