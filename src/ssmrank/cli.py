@@ -25,6 +25,7 @@ VERBS = {
     "rerank": ("ssmrank.reranking.command", "rerank a TREC run"),
     "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
     "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
+    "pdf": ("ssmrank.reporting.pdf_command", "a table in LaTeX as a PDF page"),
     "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
     "schema": ("ssmrank.config_schema", "print the JSON schema of params.yaml"),
 }

@@ -1,0 +1,1 @@
+"""Tables of results: built once, written as LaTeX, CSV and Markdown."""

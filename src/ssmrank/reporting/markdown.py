@@ -1,0 +1,34 @@
+"""Markdown of a table, for people who look before they typeset."""
+
+from __future__ import annotations
+
+import re
+
+from ssmrank.reporting.table import Cell, ResultTable
+
+
+def escape(text: str) -> str:
+    """Plain text as Markdown: no markup, no cell separator, one line."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", " ".join(text.split()))
+
+
+def to_markdown(table: ResultTable) -> str:
+    """The caption, then a table whose section titles are rows of their own."""
+    heads = ["Model", "Size", "Prior", "Length", *(escape(column.title) for column in table.columns)]
+    lines = [escape(table.caption), "", _line(heads), _line(["---"] * 4 + ["--:"] * len(table.columns))]
+    for section in table.sections:
+        lines.append(_line([f"*{escape(section.title)}*"] + [""] * (len(heads) - 1)))
+        for row in section.rows:
+            label = escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
+            fixed = [escape(text) or "–" for text in (row.size, row.prior, row.length)]
+            lines.append(_line([label, *fixed, *map(_cell, row.cells)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.bold else cell.text
+    return text + escape(cell.marks)
