@@ -45,7 +45,7 @@ def packed_causal_conv1d(
 def _cuda(
     x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, activation: str | None, seq_idx: Tensor | None
 ) -> Tensor:
-    from causal_conv1d import causal_conv1d_fn  # type: ignore[import-not-found]
+    from causal_conv1d import causal_conv1d_fn
 
     if seq_idx is None:
         seq_idx = sequence_index(cu_seqlens.to(x.device), x.shape[0])
@@ -74,5 +74,3 @@ def _shifted(
     if bias is not None:
         y = y + bias.to(dtype)
     return (torch.nn.functional.silu(y) if activation == "silu" else y).to(x.dtype)
-
-

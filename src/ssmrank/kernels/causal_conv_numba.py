@@ -50,7 +50,7 @@ class _CausalConv(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, starts = ctx.saved_tensors
         taps, offset = _filters(weight, bias)

@@ -5,6 +5,8 @@ They state what the fast kernels compute and are what these are tested against.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 def sequence_bounds(cu_seqlens: Tensor) -> list[tuple[int, int]]:
     """First token and end of each sequence."""
     bounds = cu_seqlens.tolist()
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 def causal_conv1d(
@@ -24,7 +26,7 @@ def causal_conv1d(
     pieces = []
     for start, end in sequence_bounds(cu_seqlens):
         padded = F.pad(x[start:end], (0, 0, width - 1, 0))
-        pieces.append(sum(padded[w : w + end - start] * weight[:, w] for w in range(width)))
+        pieces.append(torch.stack([padded[w : w + end - start] * weight[:, w] for w in range(width)]).sum(0))
     y = torch.cat(pieces) if pieces else x
     if bias is not None:
         y = y + bias
@@ -45,12 +47,14 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Gu & Dao 2023, algorithm 2, with shapes as in `packed_selective_scan`; returns y and the final states."""
     step = F.softplus(delta if delta_bias is None else delta + delta_bias)
+    # Taken apart once: the gradient of indexing at each step would fill a whole tensor at each step.
+    steps, drives, Bs, Cs = step.unbind(), (step * u).unbind(), B.unbind(), C.unbind()
     rows, finals = [], []
     for index, (start, end) in enumerate(sequence_bounds(cu_seqlens)):
         state = u.new_zeros(A.shape) if initial_states is None else initial_states[index]
         for t in range(start, end):
-            state = torch.exp(step[t, :, None] * A) * state + (step[t] * u[t])[:, None] * B[t]
-            rows.append(state @ C[t])
+            state = torch.exp(steps[t][:, None] * A) * state + drives[t][:, None] * Bs[t]
+            rows.append(state @ Cs[t])
         finals.append(state)
     y = torch.stack(rows) if rows else torch.zeros_like(u)
     if D is not None:
@@ -74,16 +78,16 @@ def ssd(
     """Dao & Gu 2024, equation 1 with A a scalar per head; shapes as in `packed_ssd`; returns y and final states."""
     heads = x.shape[1]
     step = F.softplus(dt if dt_bias is None else dt + dt_bias)
-    decay = torch.exp(step * A)
-    B = B.repeat_interleave(heads // B.shape[1], dim=1)
-    C = C.repeat_interleave(heads // C.shape[1], dim=1)
+    decays = torch.exp(step * A)[:, :, None, None].unbind()
+    drives = (step[:, :, None] * x)[..., None].unbind()
+    Bs = B.repeat_interleave(heads // B.shape[1], dim=1)[:, :, None, :].unbind()
+    Cs = C.repeat_interleave(heads // C.shape[1], dim=1)[..., None].unbind()
     rows, finals = [], []
     for index, (start, end) in enumerate(sequence_bounds(cu_seqlens)):
-        state = x.new_zeros(*x.shape[1:], B.shape[2]) if initial_states is None else initial_states[index]
+        state = x.new_zeros(*x.shape[1:], B.shape[-1]) if initial_states is None else initial_states[index]
         for t in range(start, end):
-            drive = (step[t, :, None] * x[t])[:, :, None] * B[t][:, None, :]
-            state = decay[t, :, None, None] * state + drive
-            rows.append((state @ C[t][:, :, None])[:, :, 0])
+            state = decays[t] * state + drives[t] * Bs[t]
+            rows.append((state @ Cs[t])[:, :, 0])
         finals.append(state)
     y = torch.stack(rows) if rows else torch.zeros_like(x)
     if D is not None:

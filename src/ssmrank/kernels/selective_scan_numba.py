@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ class _Inputs:
         groups = max(1, min(-(-torch.get_num_threads() // len(blocks)), self.sequences))
         targets = torch.arange(1, groups) * self.tokens // groups
         cuts = [0, *torch.searchsorted(self.starts, targets).tolist(), self.sequences]
-        spans = [(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True) if first < last]
+        spans = [(first, last) for first, last in itertools.pairwise(cuts) if first < last]
         return [(*block, *span) for span in spans for block in blocks], len(spans)
 
 
@@ -152,10 +153,11 @@ class _SelectiveScan(torch.autograd.Function):
         return y, final
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        *arguments, stored = ctx.saved_tensors
-        inputs = _Inputs(*arguments, ctx.need_final)
+        arguments: Any = ctx.saved_tensors[:-1]
+        stored = ctx.saved_tensors[-1]
+        inputs = _Inputs(*arguments, need_final=ctx.need_final)
         new, tokens, channels, states = inputs.u.new_empty, inputs.tokens, inputs.channels, inputs.states
         grad_y = inputs.u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
         if grad_final is not None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core.datamodel import models
 from numba.core.extending import register_model
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
+
+intrinsic: Any = _intrinsic
 
 LANES = 16
 BYTES = 4 * LANES
@@ -107,24 +109,39 @@ def _horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
 # Lawson's reweighted least squares.
 _EXP2 = (0.00015353362, 0.001339887445, 0.009618437358, 0.05550332471, 0.2402264791, 0.6931472029, 1.0)
 
+# The first has few enough bits for exact products with whole numbers up to 127.
+_LN_2_HIGH = 0.693145751953125
+_LN_2_LOW = LN_2 - _LN_2_HIGH
+
 # 2 atanh(s) = s (2 + 2/3 s^2 + ...): the series up to s^17, below 1e-9 of the value at the largest s, which is 1/3.
 _ATANH = tuple(2.0 / (2 * k + 1) for k in range(8, -1, -1))
+
+
+def _power(builder: Any, whole: Any, fraction: Any) -> Any:
+    """2^(whole + fraction), the fraction at most 1/2 from 0."""
+    # Multiplying by 2^whole is adding to the exponent's bits.
+    shift = builder.shl(builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
+    value = builder.bitcast(_horner(builder, fraction, _EXP2), _INTEGERS)
+    return builder.bitcast(builder.add(value, shift), _VECTOR)
 
 
 def _exp2(builder: Any, x: Any) -> Any:
     x = _at_least(builder, x, -126.0)
     whole = _unary(builder, "rint", x)
-    value = _horner(builder, builder.fsub(x, whole), _EXP2)
-    # Multiplying by 2^whole is adding to the exponent's bits.
-    shift = builder.shl(builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
-    return builder.bitcast(builder.add(builder.bitcast(value, _INTEGERS), shift), _VECTOR)
+    return _power(builder, whole, builder.fsub(x, whole))
 
 
 def _exp_minus_abs(builder: Any, x: Any) -> Any:
-    return _exp2(builder, builder.fmul(_unary(builder, "fabs", x), _constant(-LOG2_E)))
+    """e^-|x|: the multiple of log 2 is taken off in two parts, so that a large x loses nothing by rounding."""
+    x = builder.fneg(_unary(builder, "fabs", x))
+    x = _at_least(builder, x, -87.0)
+    whole = _unary(builder, "rint", builder.fmul(x, _constant(LOG2_E)))
+    rest = _fused(builder, whole, _constant(-_LN_2_HIGH), x)
+    rest = _fused(builder, whole, _constant(-_LN_2_LOW), rest)
+    return _power(builder, whole, builder.fmul(rest, _constant(LOG2_E)))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(typingctx: Any, address: Any) -> Any:
     """The 16 floats at an address."""
 
@@ -134,7 +151,7 @@ def load(typingctx: Any, address: Any) -> Any:
     return float32x16(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typingctx: Any, address: Any, vector: Any) -> Any:
     """Writes 16 floats to an address."""
 
@@ -150,7 +167,7 @@ def _spread(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(vector, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_INTEGERS, [0] * LANES))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def broadcast(typingctx: Any, address: Any) -> Any:
     """The float at an address in all lanes."""
 
@@ -160,7 +177,7 @@ def broadcast(typingctx: Any, address: Any) -> Any:
     return float32x16(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat(typingctx: Any, scalar: Any) -> Any:
     """A number in all lanes."""
 
@@ -170,7 +187,7 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     return float32x16(types.float32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_scalar(typingctx: Any, address: Any, scalar: Any) -> Any:
     """Writes one float to an address."""
 
@@ -181,7 +198,7 @@ def store_scalar(typingctx: Any, address: Any, scalar: Any) -> Any:
     return types.void(types.int64, types.float32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_scalar(typingctx: Any, address: Any) -> Any:
     """The float at an address."""
 
@@ -191,7 +208,7 @@ def load_scalar(typingctx: Any, address: Any) -> Any:
     return types.float32(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_integer(typingctx: Any, address: Any) -> Any:
     """The 64-bit integer at an address."""
 
@@ -201,7 +218,7 @@ def load_integer(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def lane_sum(typingctx: Any, vector: Any) -> Any:
     """The sum of the lanes, pairwise."""
 
@@ -216,7 +233,7 @@ def lane_sum(typingctx: Any, vector: Any) -> Any:
     return types.float32(float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def exp2(typingctx: Any, x: Any) -> Any:
     """2^x for x below 128; x under -126 counts as -126 (1.2e-38). Relative error: 2 units in the last place."""
 
@@ -226,7 +243,7 @@ def exp2(typingctx: Any, x: Any) -> Any:
     return float32x16(float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def sigmoid(typingctx: Any, x: Any) -> Any:
     """1 / (1 + e^-x), without overflow at either end."""
 
@@ -239,7 +256,7 @@ def sigmoid(typingctx: Any, x: Any) -> Any:
     return float32x16(float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def softplus(typingctx: Any, x: Any) -> Any:
     """log(1 + e^x) with a small relative error at both ends: max(x, 0) + 2 atanh(w / (2 + w)), w = e^-|x|."""
 

@@ -1,0 +1,127 @@
+"""Mamba-2's mixer (state space duality) over packed sequences: Dao & Gu 2024, section 6."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from ssmrank.kernels.packing import is_available, sequence_index
+from ssmrank.kernels.ssd_chunked import ssd_chunked
+
+
+@overload
+def packed_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    chunk_size: int,
+    initial_states: Tensor | None = None,
+    return_final_states: Literal[False] = False,
+    seq_idx: Tensor | None = None,
+) -> Tensor: ...
+
+
+@overload
+def packed_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    chunk_size: int,
+    initial_states: Tensor | None = None,
+    return_final_states: Literal[True],
+    seq_idx: Tensor | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def packed_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    chunk_size: int,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    seq_idx: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_tᵀ; y_t = h_t C_t + D x_t, per head, with Δ = softplus(dt + bias).
+
+    Args:
+        x: `[T, H, P]` input of H heads, sequences laid end to end.
+        dt: `[T, H]` step sizes before bias and softplus.
+        A: `[H]` negative decay rates.
+        B, C: `[T, G, N]`, each of the G groups shared by H / G heads.
+        D, dt_bias: `[H]` or None.
+        cu_seqlens: int64 `[S + 1]`, where sequences start, and T; empty sequences are allowed.
+        chunk_size: tokens per chunk of the CUDA kernel. The result does not depend on it, and a CPU chooses its own.
+        initial_states: `[S, H, P, N]`, or None for zeros.
+        return_final_states: also return each sequence's last state.
+        seq_idx: int32 `[T]`, the sequence of each token; worked out where the CUDA kernel needs it and it is None.
+
+    Returns:
+        y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64) where asked for. Computed in
+        float32, or float64 if x is. Differentiable in every floating tensor.
+    """
+    if x.is_cuda and initial_states is None and not return_final_states and is_available("mamba_ssm"):
+        return _cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    tensors: tuple[Any, ...] = (x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states)
+    y, states = ssd_chunked(
+        *(t if t is None or t is cu_seqlens else t.to(dtype) for t in tensors),
+        chunk_size=64 if x.device.type == "cpu" else chunk_size,
+        need_final=return_final_states,
+    )
+    y = y.to(x.dtype)
+    if not return_final_states:
+        return y
+    assert states is not None
+    return y, states
+
+
+def _cuda(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    chunk_size: int,
+    seq_idx: Tensor | None,
+) -> Tensor:
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    if seq_idx is None:
+        seq_idx = sequence_index(cu_seqlens.to(x.device), x.shape[0])
+    y: Tensor = mamba_chunk_scan_combined(
+        x[None],
+        dt[None],
+        A,
+        B[None],
+        C[None],
+        chunk_size,
+        D=D,
+        dt_bias=dt_bias,
+        dt_softplus=True,
+        seq_idx=seq_idx[None],
+    )
+    return y[0]

@@ -1,0 +1,148 @@
+"""Mamba-2's mixer in chunks of matrix products, in PyTorch: any device and floating dtype, autograd through.
+
+Dao & Gu 2024, section 6: within a chunk the outputs are (C Bᵀ ∘ decays) X, between chunks only a state is handed on.
+Sequences are cut into chunks of nearly equal length, and chunks of the same length, rounded up to 16, go through the
+products together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROUNDING = 16
+
+
+class _Group(NamedTuple):
+    """Chunks of one padded length."""
+
+    chunks: Tensor
+    """`[c]`: their places among all chunks."""
+    tokens: Tensor
+    """`[c, q]`: their tokens; padding repeats a token of the chunk."""
+    real: Tensor
+    """`[c, q]`: which are not padding."""
+
+
+class _Plan(NamedTuple):
+    groups: list[_Group]
+    sequences: list[Tensor]
+    """The sequences that have a first, second, … chunk; chunks are numbered in this order."""
+    restore: Tensor
+    """`[T]`: where each token stands among the real tokens of the groups, one group behind the other."""
+
+
+@lru_cache(maxsize=64)
+def _plan(starts: tuple[int, ...], chunk_size: int, device: torch.device) -> _Plan:
+    bounds = list(itertools.pairwise(starts))
+    # An empty sequence has a chunk too, of padding alone, so that its state is handed on.
+    counts = [max(1, -(-(end - start) // chunk_size)) for start, end in bounds]
+    sequences = []
+    members: dict[int, list[tuple[int, int, int]]] = {}
+    number = 0
+    for position in range(max(counts, default=0)):
+        present = [index for index, count in enumerate(counts) if count > position]
+        sequences.append(torch.tensor(present, device=device))
+        for index in present:
+            start, end = bounds[index]
+            first = start + (end - start) * position // counts[index]
+            last = start + (end - start) * (position + 1) // counts[index]
+            padded = max(1, -(-(last - first) // ROUNDING)) * ROUNDING
+            members.setdefault(padded, []).append((number, first, last))
+            number += 1
+    groups = []
+    for padded, chunks in sorted(members.items()):
+        numbers, firsts, lasts = (torch.tensor(column) for column in zip(*chunks, strict=True))
+        tokens = firsts[:, None] + torch.arange(padded)
+        real = tokens < lasts[:, None]
+        tokens = torch.minimum(tokens, (lasts[:, None] - 1).clamp(min=0))
+        groups.append(_Group(numbers.to(device), tokens.to(device), real.to(device)))
+    placed = torch.cat([group.tokens[group.real] for group in groups]) if groups else torch.zeros(0, dtype=torch.long)
+    return _Plan(groups, sequences, torch.argsort(placed))
+
+
+def ssd_chunked(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    initial_states: Tensor | None,
+    *,
+    chunk_size: int,
+    need_final: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See `packed_ssd`; all floating tensors have one dtype, float32 or float64."""
+    _tokens, heads, width = x.shape
+    plan = _plan(tuple(cu_seqlens.tolist()), chunk_size, x.device)
+    step = torch.nn.functional.softplus(dt if dt_bias is None else dt + dt_bias)
+    per_group = heads // B.shape[1]
+    handed_on = initial_states is not None or need_final or len(plan.sequences) > 1
+
+    prepared = []
+    for group in plan.groups:
+        # A step of zero neither decays the state nor adds to it.
+        steps = torch.where(group.real[..., None], step[group.tokens], 0.0)
+        # After a strong decay the cumulative sum is large and the differences that matter are small: it is held as
+        # the sum of two numbers.
+        exact = (steps * A).double().cumsum(1).transpose(1, 2)
+        coarse = exact.to(x.dtype)
+        fine = (exact.detach() - coarse.detach().double()).to(x.dtype)
+        xs = x[group.tokens] * steps[..., None]
+        prepared.append((group, coarse, fine, xs, B[group.tokens], C[group.tokens]))
+
+    incoming: Tensor | None = None
+    final = None
+    if handed_on:
+        incoming, final = _hand_on(plan, prepared, initial_states, (len(cu_seqlens) - 1, heads, width, B.shape[2]))
+    rows = []
+    for group, coarse, fine, xs, b, c in prepared:
+        length = coarse.shape[-1]
+        exponent = (coarse[..., :, None] - coarse[..., None, :]) + (fine[..., :, None] - fine[..., None, :])
+        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        decay = torch.exp(exponent.masked_fill(future, float("-inf")))
+        scores = c.transpose(1, 2) @ b.permute(0, 2, 3, 1)
+        mixing = (decay.unflatten(1, (-1, per_group)) * scores[:, :, None]).flatten(1, 2)
+        y = (mixing @ xs.transpose(1, 2)).transpose(1, 2)
+        if incoming is not None:
+            states = incoming[group.chunks].unflatten(1, (-1, per_group)).flatten(2, 3)
+            carried = (states @ c.permute(0, 2, 3, 1)).unflatten(2, (per_group, width)).flatten(1, 2)
+            y = y + carried.permute(0, 3, 1, 2) * torch.exp(coarse).transpose(1, 2)[..., None]
+        rows.append(y[group.real])
+    y = torch.cat(rows)[plan.restore] if rows else x
+    return (y if D is None else y + D[:, None] * x), final if need_final else None
+
+
+def _hand_on(
+    plan: _Plan, prepared: list[tuple[_Group, Tensor, Tensor, Tensor, Tensor, Tensor]], initial_states: Tensor | None,
+    shape: tuple[int, ...],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The state at the start of each chunk, `[chunks, H, P, N]`, and at the end of each sequence, `[S, H, P, N]`."""
+    numbers = torch.cat([item[0].chunks for item in prepared])
+    added, kept = [], []
+    for _, coarse, fine, xs, b, _ in prepared:
+        to_end = torch.exp((coarse[..., -1:] - coarse) + (fine[..., -1:] - fine))
+        per_group = coarse.shape[1] // b.shape[2]
+        driven = (xs * to_end.transpose(1, 2)[..., None]).unflatten(2, (-1, per_group)).flatten(3, 4)
+        states = driven.permute(0, 2, 3, 1) @ b.transpose(1, 2)
+        added.append(states.unflatten(2, (per_group, -1)).flatten(1, 2))
+        kept.append(torch.exp(coarse[..., -1]))
+    order = torch.argsort(numbers)
+    all_added, all_kept = torch.cat(added)[order], torch.cat(kept)[order]
+    current = all_added.new_zeros(shape) if initial_states is None else initial_states
+    incoming = []
+    first = 0
+    for present in plan.sequences:
+        chunks = slice(first, first + len(present))
+        before = current[present]
+        incoming.append(before)
+        current = current.index_copy(0, present, all_kept[chunks, :, None, None] * before + all_added[chunks])
+        first += len(present)
+    return torch.cat(incoming), current

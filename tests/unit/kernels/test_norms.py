@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_checks import Random
+
+from ssmrank.kernels.norms import gated_rms_norm, rms_norm
+
+
+def test_rms_norm_of_a_hand_worked_row() -> None:
+    x = torch.tensor([[3.0, 4.0]])
+    expected = torch.tensor([[3.0, 8.0]]) / (12.5 + 0.5) ** 0.5
+    torch.testing.assert_close(rms_norm(x, torch.tensor([1.0, 2.0]), 0.5), expected)
+
+
+def test_rms_norm_equals_transformers() -> None:
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2RMSNorm
+
+    theirs = Mamba2RMSNorm(24, eps=1e-5)
+    x = Random(0)(7, 24).float()
+    torch.testing.assert_close(rms_norm(x, theirs.weight, 1e-5), theirs(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("group_size", [24, 8])
+def test_gated_rms_norm_equals_transformers(group_size: int) -> None:
+    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+
+    theirs = MambaRMSNormGated(24, group_size, eps=1e-5)
+    theirs.weight.data = Random(2)(24).float()
+    x, z = Random(0)(7, 24).float(), Random(1)(7, 24).float()
+    ours = gated_rms_norm(x, z, theirs.weight, 1e-5, group_size)
+    torch.testing.assert_close(ours, theirs(x, z), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("group_size", [None, 3])
+def test_gradients(group_size: int | None) -> None:
+    inputs = [Random(seed)(*shape).requires_grad_() for seed, shape in enumerate(((4, 6), (4, 6), (6,)))]
+    assert torch.autograd.gradcheck(lambda x, z, w: gated_rms_norm(x, z, w, 1e-5, group_size), inputs)
+    assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-5), [inputs[0], inputs[2]])
+
+
+def test_bfloat16_is_normed_in_float32() -> None:
+    x, z, weight = (Random(seed)(*shape).bfloat16() for seed, shape in enumerate(((4, 64), (4, 64), (64,))))
+    y = gated_rms_norm(x, z, weight, 1e-5, 64)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, gated_rms_norm(x.float(), z.float(), weight.float(), 1e-5, 64).bfloat16())
