@@ -22,7 +22,7 @@ NAME = "ssmrank_packed"
 def backend(device: torch.device | str) -> str:
     """Name of what computes attention on this device, for the log."""
     if torch.device(device).type != "cuda":
-        return "torch scaled_dot_product_attention by length groups"
+        return "torch scaled_dot_product_attention by length"
     return "flash-attn" if importlib.util.find_spec("flash_attn") else "torch varlen_attn (FlashAttention-2)"
 
 
@@ -47,49 +47,48 @@ def packed_attention(
     if q.device.type == "cuda":
         output = _flash(q, k, v, packed, causal, scaling)
     else:
-        output = _by_length_groups(q, k, v, packed, causal, scaling)
+        output = _by_length(q, k, v, packed, causal, scaling)
     return output[None], None
 
 
-def _by_length_groups(
+def _by_length(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
 ) -> torch.Tensor:
-    grouped = k.shape[1] != q.shape[1]
-    pieces = []
-    for group in packed.length_groups:
-        rows, longest = group.indices.shape
-        flat = group.indices.reshape(-1)
-        qg, kg, vg = (x.index_select(0, flat).view(rows, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    grid = packed.grid
+    cells = [rows * longest for rows, longest in grid.shapes]
+    spread = [grid.spread(x).split(cells) for x in (q, k, v)]
+    outputs = []
+    for shape, real, *parts in zip(grid.shapes, grid.real.split(cells), *spread, strict=True):
+        qg, kg, vg = (part.view(*shape, *part.shape[1:]).transpose(1, 2) for part in parts)
         # Padding stands behind the real tokens, so the causal mask alone hides it.
-        mask = None if causal or group.mask is None else group.mask[:, None, None, :]
+        mask = None if causal or grid.complete else real.view(shape[0], 1, 1, shape[1])
         out = F.scaled_dot_product_attention(
-            qg, kg, vg, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
+            qg, kg, vg, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
         )
-        out = out.transpose(1, 2).reshape(rows * longest, q.shape[1], -1)
-        pieces.append(out if group.mask is None else out.index_select(0, group.places))
-    return torch.cat(pieces).index_select(0, packed.from_length_groups)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return grid.collect(torch.cat(outputs))
 
 
 def _flash(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
 ) -> torch.Tensor:
     if q.dtype == torch.float32:  # FlashAttention computes in half precision only.
-        return _by_length_groups(q, k, v, packed, causal, scaling)
+        return _by_length(q, k, v, packed, causal, scaling)
     bounds = packed.cu_seqlens.to(torch.int32)
     longest = max(packed.lengths)
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(
-            q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=causal
-        )
+        return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=causal)
     from torch.nn.attention.varlen import varlen_attn
 
     if k.shape[1] != q.shape[1]:
         repeats = q.shape[1] // k.shape[1]
         k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
-    return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window)
+    output = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window)
+    assert isinstance(output, torch.Tensor)
+    return output
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ssmrank.errors import UserError
@@ -20,7 +19,7 @@ from ssmrank.models.mamba import mamba1_forward, mamba2_forward
 from ssmrank.models.packing import Packed
 
 
-def attention_forward(backbone: nn.Module, packed: Packed) -> torch.Tensor:
+def attention_forward(backbone: Any, packed: Packed) -> torch.Tensor:
     """Last hidden states [T, hidden size] of a model that attends through transformers' attention interface."""
     output = backbone(
         input_ids=packed.input_ids[None], position_ids=packed.position_ids[None], use_cache=False, packed=packed
@@ -28,7 +27,7 @@ def attention_forward(backbone: nn.Module, packed: Packed) -> torch.Tensor:
     return output.last_hidden_state[0]
 
 
-FORWARDS: dict[str, Callable[[nn.Module, Packed], torch.Tensor]] = {
+FORWARDS: dict[str, Callable[[Any, Packed], torch.Tensor]] = {
     "bert": attention_forward,
     "electra": attention_forward,
     "opt": attention_forward,
@@ -64,7 +63,7 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
     return config
 
 
-def packed_forward(backbone: nn.Module, packed: Packed) -> torch.Tensor:
+def packed_forward(backbone: Any, packed: Packed) -> torch.Tensor:
     """Last hidden states [T, hidden size] of a packed batch: equal to running each sequence alone."""
     return FORWARDS[backbone.config.model_type](backbone, packed)
 

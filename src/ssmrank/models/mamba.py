@@ -6,8 +6,10 @@ checkpoints of either library's layout load; only the computation is ours, witho
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
@@ -17,17 +19,19 @@ from ssmrank.kernels.ssd import packed_ssd
 from ssmrank.models.packing import Packed
 
 
-def mamba1_forward(backbone: nn.Module, packed: Packed) -> torch.Tensor:
+def mamba1_forward(backbone: Any, packed: Packed) -> torch.Tensor:
     """Last hidden states [T, hidden size] of a `MambaModel`, after its final norm."""
     return _residual_stream(backbone, packed, _mamba1_mixer)
 
 
-def mamba2_forward(backbone: nn.Module, packed: Packed) -> torch.Tensor:
+def mamba2_forward(backbone: Any, packed: Packed) -> torch.Tensor:
     """Last hidden states [T, hidden size] of a `Mamba2Model`, after its final norm."""
     return _residual_stream(backbone, packed, _mamba2_mixer)
 
 
-def _residual_stream(backbone, packed, mixer):  # type: ignore[no-untyped-def]
+def _residual_stream(
+    backbone: Any, packed: Packed, mixer: Callable[[Any, torch.Tensor, Packed], torch.Tensor]
+) -> torch.Tensor:
     hidden = backbone.embeddings(packed.input_ids)
     if backbone.config.residual_in_fp32:
         hidden = hidden.float()
@@ -37,15 +41,13 @@ def _residual_stream(backbone, packed, mixer):  # type: ignore[no-untyped-def]
     return _norm(hidden, backbone.norm_f)
 
 
-def _norm(hidden: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+def _norm(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
     return rms_norm(hidden, norm.weight, norm.variance_epsilon)
 
 
-def _mamba1_mixer(mixer: nn.Module, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
+def _mamba1_mixer(mixer: Any, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
     x, gate = mixer.in_proj(hidden).chunk(2, dim=-1)
-    x = packed_causal_conv1d(
-        x, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, packed.cu_seqlens, activation="silu"
-    )
+    x = packed_causal_conv1d(x, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, packed.cu_seqlens, activation="silu")
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
     y = packed_selective_scan(
@@ -62,11 +64,9 @@ def _mamba1_mixer(mixer: nn.Module, hidden: torch.Tensor, packed: Packed) -> tor
     return mixer.out_proj(y)
 
 
-def _mamba2_mixer(mixer: nn.Module, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
+def _mamba2_mixer(mixer: Any, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
     tokens = hidden.shape[0]
-    gate, xbc, step = mixer.in_proj(hidden).split(
-        [mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1
-    )
+    gate, xbc, step = mixer.in_proj(hidden).split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
     xbc = packed_causal_conv1d(
         xbc, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, packed.cu_seqlens, activation="silu"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,31 +35,58 @@ class Packed:
         return self.cu_seqlens[1:] - 1
 
     @cached_property
-    def length_groups(self) -> tuple[LengthGroup, ...]:
-        """Sequences of about equal length, each group as the rows of a matrix of token indices."""
-        return tuple(_length_groups(self.lengths, self.input_ids.device))
-
-    @cached_property
-    def from_length_groups(self) -> torch.Tensor:
-        """For each token its place among the real tokens of the length groups laid end to end, int64 [T]."""
-        tokens = torch.cat([group.tokens for group in self.length_groups])
-        places = torch.empty_like(tokens)
-        places[tokens] = torch.arange(len(tokens), device=tokens.device)
-        return places
+    def grid(self) -> LengthGrid:
+        """The sequences as matrices of about equal length."""
+        return _length_grid(self.lengths, self.input_ids.device)
 
 
 @dataclass(frozen=True, eq=False)
-class LengthGroup:
-    """Rows of token indices, int64 [sequences, longest]; places past a sequence's end repeat its last token.
+class LengthGrid:
+    """The sequences as matrices of tokens, each of sequences of about equal length, laid end to end as cells.
 
-    mask: bool [sequences, longest], true for real tokens, None where all are; tokens: int64, the real tokens' indices
-    in the order of `places`, their flat places in the matrix.
+    shapes: (sequences, longest) of each matrix; cells: int64 [C], each cell's token, a sequence's last token again
+    behind its end; real: bool [C], false there; complete: all cells are real; places: int64 [T], each token's cell.
     """
 
-    indices: torch.Tensor
-    mask: torch.Tensor | None
-    tokens: torch.Tensor
+    shapes: tuple[tuple[int, int], ...]
+    cells: torch.Tensor
+    real: torch.Tensor
+    complete: bool
     places: torch.Tensor
+
+    def spread(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[T, ...] to [C, ...]."""
+        return _Spread.apply(tokens, self)
+
+    def collect(self, cells: torch.Tensor) -> torch.Tensor:
+        """[C, ...] to [T, ...]; cells behind a sequence's end are dropped."""
+        return _Collect.apply(cells, self)
+
+
+class _Spread(torch.autograd.Function):
+    # The gradient of a cell that no token reads is zero, so going back is a gather too, not a slow scatter.
+    @staticmethod
+    def forward(ctx, tokens, grid):  # type: ignore[no-untyped-def]
+        ctx.grid = grid
+        return tokens.index_select(0, grid.cells)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return gradient.index_select(0, ctx.grid.places), None
+
+
+class _Collect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, cells, grid):  # type: ignore[no-untyped-def]
+        ctx.grid = grid
+        return cells.index_select(0, grid.places)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        cells = gradient.index_select(0, ctx.grid.cells)
+        if not ctx.grid.complete:
+            cells = cells * ctx.grid.real.view(-1, *[1] * (cells.ndim - 1))
+        return cells, None
 
 
 def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device | str = "cpu") -> Packed:
@@ -83,34 +110,38 @@ def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device |
 
 
 MAX_WASTE = 1.15
-"""A length group's cells over its real tokens: more groups cost launches, fewer cost padding inside attention."""
+"""A matrix's cells over its real tokens: more matrices cost launches, fewer cost padding inside attention."""
 
 
-def _length_groups(lengths: Sequence[int], device: torch.device) -> list[LengthGroup]:
+def _length_grid(lengths: Sequence[int], device: torch.device) -> LengthGrid:
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    order = np.argsort(lengths, kind="stable")[::-1]
-    groups, members, real = [], [], 0
-    for sequence in order:
-        longest = lengths[members[0]] if members else 0
-        if members and (len(members) + 1) * longest > MAX_WASTE * (real + lengths[sequence]):
-            groups.append(_length_group(members, lengths, starts, device))
-            members, real = [], 0
-        members.append(sequence)
-        real += lengths[sequence]
-    groups.append(_length_group(members, lengths, starts, device))
-    return groups
-
-
-def _length_group(
-    members: Sequence[int], lengths: Sequence[int], starts: np.ndarray, device: torch.device
-) -> LengthGroup:
-    member_lengths = np.asarray([lengths[member] for member in members])
-    columns = np.arange(member_lengths[0])[None, :]
-    mask = columns < member_lengths[:, None]
-    indices = starts[np.asarray(members)][:, None] + np.minimum(columns, member_lengths[:, None] - 1)
-    return LengthGroup(
-        indices=torch.from_numpy(indices).to(device),
-        mask=None if mask.all() else torch.from_numpy(mask).to(device),
-        tokens=torch.from_numpy(indices[mask]).to(device),
-        places=torch.from_numpy(np.flatnonzero(mask)).to(device),
+    all_lengths = np.asarray(lengths)
+    shapes, cells, real = [], [], []
+    for members in _similar_lengths(all_lengths):
+        columns = np.arange(all_lengths[members[0]])[None, :]
+        ends = all_lengths[members][:, None]
+        cells.append((starts[members][:, None] + np.minimum(columns, ends - 1)).reshape(-1))
+        real.append((columns < ends).reshape(-1))
+        shapes.append((len(members), columns.shape[1]))
+    flat_cells, flat_real = np.concatenate(cells), np.concatenate(real)
+    places = np.empty(starts[-1], dtype=np.int64)
+    places[flat_cells[flat_real]] = np.flatnonzero(flat_real)
+    return LengthGrid(
+        shapes=tuple(shapes),
+        cells=torch.from_numpy(flat_cells).to(device),
+        real=torch.from_numpy(flat_real).to(device),
+        complete=bool(flat_real.all()),
+        places=torch.from_numpy(places).to(device),
     )
+
+
+def _similar_lengths(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    order = np.argsort(-lengths, kind="stable")
+    start, real = 0, 0
+    for place, sequence in enumerate(order):
+        count = place - start
+        if count and (count + 1) * lengths[order[start]] > MAX_WASTE * (real + lengths[sequence]):
+            yield order[start:place]
+            start, real = place, 0
+        real += lengths[sequence]
+    yield order[start:]

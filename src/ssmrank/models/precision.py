@@ -10,7 +10,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """"auto" is bf16 where the device has instructions for it (a GPU since Ampere, a CPU with AVX512-BF16 or AMX)."""
+    """ "auto" is bf16 where the device has instructions for it (a GPU since Ampere, a CPU with AVX512-BF16 or AMX)."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,7 +37,9 @@ class RerankerSettings:
 class Reranker(nn.Module):
     """Scores pairs of query and document: the backbone's first or last token through a linear layer (Eq. 5 and 6)."""
 
-    def __init__(self, backbone: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> None:
+    backbone: Any
+
+    def __init__(self, backbone: Any, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.config.hidden_size, 1)

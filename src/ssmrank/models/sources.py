@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -83,7 +84,7 @@ def _random(
     tokenizer.save_pretrained(target)
 
 
-def _special_ids(tokenizer) -> dict[str, int | None]:  # type: ignore[no-untyped-def]
+def _special_ids(tokenizer: Any) -> dict[str, int | None]:
     # The defaults of transformers' configs are ids of other tokenizers.
     return {
         "pad_token_id": tokenizer.pad_token_id,
@@ -92,8 +93,9 @@ def _special_ids(tokenizer) -> dict[str, int | None]:  # type: ignore[no-untyped
     }
 
 
-def _copy_embeddings(backbone: torch.nn.Module, folder: Path) -> None:
-    weights = load_backbone(folder).get_input_embeddings().weight.data
+def _copy_embeddings(backbone: Any, folder: Path) -> None:
+    pretrained: Any = load_backbone(folder)
+    weights = pretrained.get_input_embeddings().weight.data
     target = backbone.get_input_embeddings().weight.data
     if weights.shape != target.shape:
         raise UserError(

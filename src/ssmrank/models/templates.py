@@ -40,6 +40,8 @@ class Template:
         [EOS] is the tokenizer's end of sequence (BERT's: [SEP]), [CLS] its class token (BART's and RoBERTa's: <s>).
         A decoder whose tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>) keeps it.
         """
+        before: tuple[int, ...]
+        after: tuple[int, ...]
         separator = tuple(tokenizer.encode(";", add_special_tokens=False))
         if kind == "D":
             start = tokenizer.encode("a")[0]

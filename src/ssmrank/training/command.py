@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", required=True, help="split whose queries are trained on")
     parser.add_argument("--negatives", type=Path, required=True, help="groups that `ssmrank negatives` wrote")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--state", type=Path, required=True, help="folder that keeps what a killed training goes on from")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder that keeps what a killed training goes on from"
+    )
     parser.add_argument("--save-seconds", type=float, default=300.0, help="how often that is written (default: 300)")
 
 
@@ -71,7 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     state = TrainingState(arguments.state, _fingerprint(arguments, settings))
     tags = {"model": arguments.model.name, "collection": settings.collection, "seed": str(settings.seed)}
-    with track("train", f"{arguments.output.parent.name}/{arguments.model.name}", tags, settings.model_dump()) as tracked:
+    with track(
+        "train", f"{arguments.output.parent.name}/{arguments.model.name}", tags, settings.model_dump()
+    ) as tracked:
         try:
             history = train(
                 reranker,
@@ -112,5 +116,7 @@ def _summary(history: History, device: str, precision: str) -> dict:
 
 def _fingerprint(arguments: argparse.Namespace, settings: TrainSettings) -> str:
     parts = [settings.model_dump_json(), arguments.kind, sha256(arguments.negatives), str(arguments.model)]
-    parts.append(sha256(arguments.model / "model.safetensors") if (arguments.model / "model.safetensors").exists() else "")
+    parts.append(
+        sha256(arguments.model / "model.safetensors") if (arguments.model / "model.safetensors").exists() else ""
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

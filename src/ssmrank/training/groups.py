@@ -35,7 +35,9 @@ def read_groups(path: str | Path, negatives: int) -> list[Group]:
         try:
             group = Group(record["query"], (record["positive"], *record["negatives"]))
         except KeyError as error:
-            raise UserError(f"{path}:{number}: key {error} is missing; make the file with `ssmrank negatives`") from error
+            raise UserError(
+                f"{path}:{number}: key {error} is missing; make the file with `ssmrank negatives`"
+            ) from error
         if len(group.documents) != 1 + negatives:
             raise UserError(f"{path}:{number}: {len(group.documents) - 1} negatives where {negatives} are set")
         groups.append(group)

@@ -15,7 +15,7 @@ import torch
 from ssmrank.config import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.models.packing import pack
-from ssmrank.models.precision import autocast, resolve_precision
+from ssmrank.models.precision import Precision, autocast, resolve_precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.training.groups import GroupSequences, micro_batches, step_indices
 from ssmrank.training.loss import LOSSES
@@ -78,7 +78,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * linear_warmup_decay(step, total_steps, settings.warmup_ratio)
         groups = [data[index] for index in indices]
-        loss, budget = _backward(reranker, groups, settings, precision, device, budget)
+        loss, budget = accumulate_gradients(reranker, groups, settings, precision, device, budget)
         torch.nn.utils.clip_grad_norm_(reranker.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -108,11 +108,11 @@ def make_optimizer(reranker: torch.nn.Module, settings: TrainSettings) -> torch.
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _backward(
+def accumulate_gradients(
     reranker: Reranker,
     groups: Sequence[list[np.ndarray]],
     settings: TrainSettings,
-    precision: Any,
+    precision: Precision,
     device: torch.device,
     budget: int,
 ) -> tuple[torch.Tensor, int]:

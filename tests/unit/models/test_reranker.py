@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssmrank.errors import UserError
+from ssmrank.models import load_reranker
+from ssmrank.models.packing import pack
+from ssmrank.models.reranker import new_reranker
+
+DOCUMENTS = ["state space models", "river boat fish mountain snow", "a", "mamba scan retrieval search engine"]
+
+
+@pytest.mark.parametrize(("model_type", "kind"), [("bert", "E"), ("llama", "D"), ("mamba", "D"), ("mamba2", "D")])
+def test_checkpoint_round_trip(tiny_model, tmp_path, model_type, kind):
+    torch.manual_seed(1)
+    reranker = new_reranker(tiny_model(model_type), kind, 32).eval()
+    reranker.save(tmp_path / "checkpoint")
+    loaded = load_reranker(tmp_path / "checkpoint")
+    assert loaded.settings == reranker.settings
+    assert not loaded.training
+    assert loaded.score("mamba", DOCUMENTS) == reranker.score("mamba", DOCUMENTS)
+
+
+def test_pooling_reads_the_first_token_of_encoders_and_the_last_of_decoders(tiny_model):
+    for model_type, kind, pooled in [("bert", "E", 0), ("opt", "D", -1)]:
+        reranker = new_reranker(tiny_model(model_type), kind, 32).eval()
+        template = reranker.template
+        [query], [document] = template.tokenize_queries(["mamba"]), template.tokenize_documents(["state space"])
+        ids = torch.tensor(template.join(query, document, 32))[None].long()
+        alone = pack([ids[0].numpy()])
+        with torch.no_grad():
+            hidden = reranker.backbone(
+                input_ids=ids, position_ids=alone.position_ids[None], use_cache=False, packed=alone
+            ).last_hidden_state[0, pooled]
+            expected = torch.dot(reranker.head.weight[0], hidden) + reranker.head.bias[0]
+        assert reranker.score("mamba", ["state space"]) == pytest.approx([expected.item()], abs=1e-6)
+
+
+def test_scores_do_not_depend_on_the_batch(tiny_model):
+    for model_type in ("llama", "mamba2"):
+        reranker = new_reranker(tiny_model(model_type), "D", 32).eval()
+        together = reranker.score("mamba", DOCUMENTS)
+        alone = [reranker.score("mamba", [document])[0] for document in DOCUMENTS]
+        assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(tiny_model):
+    with pytest.raises(UserError, match=r"holds no reranker\.json; this is no checkpoint"):
+        load_reranker(tiny_model("bert"))

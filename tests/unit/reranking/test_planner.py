@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import numpy as np
+
+from ssmrank.reranking.planner import Pair, pairs_of, plan
+
+
+def test_pairs_are_the_first_documents_of_each_query():
+    run = {"q2": [("a", 3.0), ("b", 2.0), ("c", 1.0)], "q1": [("c", 1.0)]}
+    assert pairs_of(run, 2) == [Pair("q2", "a"), Pair("q2", "b"), Pair("q1", "c")]
+
+
+def test_plan_by_hand():
+    batches = plan([5, 9, 2, 4, 30, 2], 12)
+    assert [batch.tolist() for batch in batches] == [[4], [1], [0, 3, 2], [5]]
+
+
+def test_every_pair_is_planned_once_within_the_budget():
+    lengths = np.random.default_rng(0).integers(1, 200, 500).tolist()
+    batches = plan(lengths, 700)
+    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    assert all(sum(lengths[index] for index in batch) <= 700 for batch in batches)
+    assert plan([], 10) == []
