@@ -25,6 +25,8 @@ def prepare(tracking: Tracking) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # Each job starts a Python; one that may keep what it compiles does so in half the time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # `ssmrank` lies beside the Python that runs Snakemake, whether its environment is activated or not.
     here = str(Path(sys.executable).parent)
     if os.environ["PATH"].split(os.pathsep)[0] != here:
