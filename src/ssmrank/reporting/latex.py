@@ -48,15 +48,7 @@ def escape(text: str) -> str:
 def to_latex(table: ResultTable) -> str:
     """A `table` environment for \\input, which asks for nothing but the package booktabs."""
     columns = len(_FIXED) + len(table.columns)
-    lines = [
-        "% Needs \\usepackage{booktabs}.",
-        "\\begin{table}",
-        "  \\centering",
-        "  \\small",
-        f"  \\caption{{{escape(table.caption)}}}",
-    ]
-    if table.label:
-        lines.append(f"  \\label{{{table.label}}}")
+    lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
     # Marks take no width, so that the numbers stay in line; the space after the last column is theirs.
     alignment = "llll" + "r" * len(table.columns) + "@{\\hspace{1.2em}}"
     lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table)]
@@ -66,7 +58,9 @@ def to_latex(table: ResultTable) -> str:
             f"    \\multicolumn{{{columns}}}{{@{{}}l}}{{\\textit{{{escape(section.title)}}}}} \\\\",
         ]
         lines += [f"    {_row(row)} \\\\" for row in section.rows]
-    lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
+    lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{escape(table.caption)}}}"]
+    lines += [f"  \\label{{{table.label}}}"] if table.label else []
+    lines += ["\\end{table}"]
     return "\n".join(lines) + "\n"
 
 

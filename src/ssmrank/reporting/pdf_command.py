@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,10 @@ PAGE = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[margin=18mm]{geometry}
 \usepackage{booktabs}
 \pagestyle{empty}
+% A page of floats begins at the top.
+\makeatletter\setlength{\@fptop}{0pt}\makeatother
 \begin{document}
+\setcounter{table}{NUMBER}
 \input{table}
 \end{document}
 """
@@ -52,7 +56,10 @@ def compile_page(table: str, folder: Path, source: str) -> bytes:
             "apt-get install texlive-latex-base texlive-latex-recommended latexmk (the .tex, .csv and .md need none)"
         )
     (folder / "table.tex").write_text(table, encoding="utf-8")
-    (folder / "page.tex").write_text(PAGE, encoding="utf-8")
+    # table4.tex shows itself as Table 4.
+    number = re.search(r"([1-9][0-9]?)$", Path(source).stem)
+    page = PAGE.replace("NUMBER", str(int(number[1]) - 1 if number else 0))
+    (folder / "page.tex").write_text(page, encoding="utf-8")
     finished = subprocess.run(
         [latexmk, "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error", "page.tex"],
         cwd=folder,
@@ -63,10 +70,10 @@ def compile_page(table: str, folder: Path, source: str) -> bytes:
         text=True,
         errors="replace",
     )
-    page = folder / "page.pdf"
-    if finished.returncode != 0 or not page.exists():
+    pdf = folder / "page.pdf"
+    if finished.returncode != 0 or not pdf.exists():
         raise UserError(f"{source}: LaTeX failed: {_first_error(folder / 'page.log', finished.stdout)}")
-    return page.read_bytes()
+    return pdf.read_bytes()
 
 
 def _first_error(log: Path, output: str) -> str:
