@@ -6,13 +6,22 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+include: "workflow/rules/common.smk"
+
+
+check_file("params.yaml")
+
+
 configfile: "params.yaml"
 
 
 report: "workflow/report/workflow.rst"
 
 
-include: "workflow/rules/common.smk"
+experiment = read_experiment(config, ["params.yaml", *workflow.configfiles])
+prepare(experiment.params.tracking)
+
+
 include: "workflow/rules/download.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/retrieve.smk"

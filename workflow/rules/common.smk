@@ -1,16 +1,15 @@
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 
 from pipeline.code import code, digest
-from pipeline.experiment import fill, read_experiment
-from pipeline.environment import deliver_journals, prepare
+from pipeline.environment import deliver_journals, prepare, repeat_errors
+from pipeline.experiment import check_file, fill, read_experiment
 from pipeline.provenance import digests, reconcile
 
-experiment = read_experiment(config, " + ".join(dict.fromkeys(["params.yaml", *map(str, workflow.configfiles)])))
-
-prepare(experiment.params.tracking)
+STARTED = time.time()
 
 
 wildcard_constraints:

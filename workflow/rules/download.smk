@@ -34,7 +34,9 @@ rule download_model:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.models.command"),
+        *code(
+            "ssmrank.models.command", without=["ssmrank.kernels", "ssmrank.models.attention", "ssmrank.models.packing"]
+        ),
         settings=lambda w: experiment.model_settings(w.model),
         files=lambda w: digests(experiment.model_files(w.model)),
         parents=lambda w: [f"--{k}-from data/models/{m}" for k, m in experiment.parents(w.model).items()],

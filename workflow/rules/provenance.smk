@@ -24,3 +24,4 @@ onsuccess:
 onerror:
     reconcile(OUTPUTS)
     deliver_journals()
+    repeat_errors(STARTED)

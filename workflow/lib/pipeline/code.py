@@ -26,9 +26,12 @@ PLUMBING = frozenset(
 """Modules, with those inside them, that cannot change a result: settings reach a job as params of their own."""
 
 
-def code(*modules: str) -> list[str]:
-    """`MODULE DIGEST` for each module, and each file of data beside one, that `modules` need; sorted."""
-    needed = sorted(_closure(modules, ROOT))
+def code(module: str, without: Iterable[str] = ()) -> list[str]:
+    """`MODULE DIGEST` for each module, and each file of data beside one, that `module` needs; sorted.
+
+    `without` names modules, with those inside them, that it imports for other verbs' sake.
+    """
+    needed = sorted(_closure(module, ROOT, PLUMBING | frozenset(without)))
     lines = [f"{module} {_digest_module(_path(module, ROOT))}" for module in needed]
     folders = {_path(module, ROOT).parent for module in needed}
     for path in sorted(path for folder in folders for path in folder.iterdir() if _is_data(path)):
@@ -87,11 +90,11 @@ def _docstrings(tree: ast.AST) -> Iterator[tuple[int, int]]:
                 yield child.lineno, child.end_lineno or child.lineno
 
 
-def _closure(modules: Iterable[str], root: Path) -> set[str]:
-    waiting, found = list(modules), set()
+def _closure(module: str, root: Path, without: frozenset[str]) -> set[str]:
+    waiting, found = [module], set()
     while waiting:
         module = waiting.pop()
-        if module in found or _is_plumbing(module):
+        if module in found or _is_within(module, without):
             continue
         if not _is_module(module, root):
             raise ModuleNotFoundError(f"{module}: no such module under {root}")
@@ -107,18 +110,14 @@ def _imports(module: str, root: Path) -> frozenset[str]:
     return frozenset(imports(_path(module, root), module, root))
 
 
-def _is_plumbing(module: str) -> bool:
-    return module == "ssmrank" or any(
-        module == name or module.startswith(f"{name}.") for name in PLUMBING if name != "ssmrank"
-    )
+def _is_within(module: str, names: frozenset[str]) -> bool:
+    """Whether the module is one of `names` or inside one; the root package stands for itself alone."""
+    return any(module == name or ("." in name and module.startswith(f"{name}.")) for name in names)
 
 
 def _is_module(name: str, root: Path) -> bool:
-    if not all(part.isidentifier() for part in name.split(".")):
-        return False
-    if not (root / name.split(".")[0]).is_dir() or name.split(".")[0] != "ssmrank":
-        return False
-    return _path(name, root).is_file()
+    first, *rest = name.split(".")
+    return first == "ssmrank" and all(part.isidentifier() for part in rest) and _path(name, root).is_file()
 
 
 def _path(module: str, root: Path) -> Path:

@@ -41,3 +41,13 @@ def deliver_journals() -> None:
     if finished.returncode:
         reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
         print(f"warning: MLflow has not got this run ({reason}); the next one tries again from {JOURNALS}")
+
+
+def repeat_errors(started: float) -> None:
+    """Prints again, at the end of a run that failed, the line in which each failed job said why."""
+    for log in sorted(Path("results/logs").rglob("*.log")):
+        if log.stat().st_mtime < started:
+            continue
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if lines and ": error: " in lines[-1]:
+            print(lines[-1], file=sys.stderr)

@@ -7,13 +7,14 @@ replaced by the section's name, so that a new label does not train a model again
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from ssmrank.config import FolderCollection, ModelFolder, Params, RandomModel, check
+from ssmrank.config import FolderCollection, ModelFolder, Params, RandomModel, check, read_params
 from ssmrank.errors import UserError
 
 
@@ -65,8 +66,17 @@ def fill(pattern: str, items: Iterable[tuple]) -> list[str]:
     return [pattern.format(**item._asdict()) for item in items]  # type: ignore[attr-defined]
 
 
-def read_experiment(values: Mapping[str, Any], where: str) -> Experiment:
-    """Checks a configuration as Snakemake read it; exits with one line on standard error if it is wrong."""
+def check_file(path: str) -> None:
+    """Exits with one line on standard error unless the file is an experiment; Snakemake's own message names no line."""
+    try:
+        read_params(path)
+    except UserError as error:
+        raise SystemExit(f"ssmrank: error: {error}") from None
+
+
+def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
+    """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
+    where = " + ".join(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
         return Experiment(check(Params, json.loads(json.dumps(values)), where))
     except UserError as error:
