@@ -1,6 +1,5 @@
-# The experiment that params.yaml states, from raw collections to tables:
-#     snakemake --cores 8 results/tables/table4.tex
-# `snakemake --cores 8` builds all tables; every run, metric, checkpoint and index is a target too.
+# The experiment that params.yaml states: `snakemake` builds all its tables, `snakemake results/tables/table4.tex` one;
+# every run, metric, checkpoint and index is a target too.
 from snakemake.utils import min_version
 
 min_version("9.27")
