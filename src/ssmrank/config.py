@@ -104,6 +104,7 @@ class RandomModel(Section):
 
 
 ModelSource = Annotated[ModelArchive | ModelFolder | HubModel | RandomModel, Field(discriminator="kind")]
+TokenizerSource = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
 
 
 # ---------------------------------------------------------------- sections
@@ -189,6 +190,13 @@ class Model(Section):
     size: str = Field(description="parameters, such as 110M")
     pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
     source: ModelSource
+    tokenizer: TokenizerSource | None = Field(None, description="where its tokenizer is, if source has none")
+    template: Literal["query-first", "document-first"] | None = Field(
+        None, description="order of the input; null: query first for E and ED, document first for D"
+    )
+    pooling: Literal["first", "last", "mean"] | None = Field(
+        None, description="token that is scored, or the mean of all; null: first for E and ED, last for D"
+    )
     training: TrainingOverrides = TrainingOverrides()
 
 
