@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
     "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
     "pdf": ("ssmrank.reporting.pdf_command", "a table in LaTeX as a PDF page"),
+    "figure1": ("ssmrank.reporting.figure_command", "training throughput against batch size"),
     "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
     "schema": ("ssmrank.config_schema", "print the JSON schema of params.yaml"),
 }

@@ -1,0 +1,103 @@
+"""Times of contenders, taken in turn so that a machine that slows down slows all of them."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ssmrank.io.atomic import atomic_file
+
+
+@dataclass
+class Measurement:
+    """One row of a benchmark's CSV."""
+
+    benchmark: str
+    model: str
+    implementation: str
+    precision: str
+    batch: str
+    tokens: int
+    """Real tokens of a pass, padding not counted."""
+    computed: int
+    """Tokens of a pass with padding."""
+    device: str
+    runs: int = 0
+    seconds: float | None = None
+    """Median of the runs; None where memory ran out."""
+    fastest: float | None = None
+    slowest: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_mib: float | None = None
+
+
+Contender = tuple[Measurement, Callable[[], None], int]
+"""What is measured, one pass of it, and how often it is run."""
+
+
+def measure(contenders: Sequence[Contender], device: torch.device, warmups: int = 1) -> list[Measurement]:
+    """Runs the contenders in turn and fills in their medians; one that runs out of memory keeps empty times."""
+    times: dict[int, list[float]] = {place: [] for place in range(len(contenders))}
+    failed: set[int] = set()
+    rounds = warmups + max(runs for *_, runs in contenders)
+    for turn in range(rounds):
+        for place, (row, step, runs) in enumerate(contenders):
+            if place in failed or turn >= warmups + runs or (runs == 1 and turn < warmups):
+                continue
+            try:
+                seconds, memory = _time(step, device)
+            except torch.OutOfMemoryError:
+                failed.add(place)
+                gc.collect()
+                torch.cuda.empty_cache()
+                continue
+            row.peak_memory_mib = memory
+            if turn >= warmups or runs == 1:
+                times[place].append(seconds)
+            print(f"  {row.benchmark} {row.model} {row.implementation} {row.batch}: {seconds:.4f} s", flush=True)
+    for place, (row, _, _) in enumerate(contenders):
+        if times[place] and place not in failed:
+            row.runs = len(times[place])
+            row.seconds = round(statistics.median(times[place]), 6)
+            row.fastest, row.slowest = round(min(times[place]), 6), round(max(times[place]), 6)
+            row.tokens_per_second = round(row.tokens / row.seconds, 1)
+    return [row for row, _, _ in contenders]
+
+
+def _time(step: Callable[[], None], device: torch.device) -> tuple[float, float | None]:
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    step()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return seconds, round(torch.cuda.max_memory_allocated() / 2**20, 1) if cuda else None
+
+
+def write_csv(path: Path, rows: Sequence[Measurement]) -> None:
+    """Writes the measurements, one a line."""
+    with atomic_file(path) as stream:
+        writer = csv.DictWriter(stream, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: "" if value is None else value for key, value in asdict(row).items()})
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.split(':', 1)[1].strip()}, {torch.get_num_threads()} threads"
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,107 @@
+"""Models of the benchmarks: random weights, the shapes of the real ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from ssmrank.models.backbones import random_backbone
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's name and its transformers config; encoders pool the first token, decoders the last."""
+
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def pools_first(self) -> bool:
+        return self.config["model_type"] in ("bert", "roberta", "electra")
+
+    def ours(self, **changes: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return random_backbone(AutoConfig.for_model(**(self.config | changes)))
+
+    def theirs(self, **changes: Any) -> nn.Module:
+        """transformers' own model as it comes."""
+        torch.manual_seed(0)
+        options = {"add_pooling_layer": False} if self.config["model_type"] == "bert" else {}
+        return AutoModel.from_config(AutoConfig.for_model(**(self.config | changes)), dtype=torch.float32, **options)
+
+
+def _bert(width: int, layers: int, heads: int, vocabulary: int = 30522) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "vocab_size": vocabulary,
+    }
+
+
+def _opt(width: int, layers: int, heads: int, vocabulary: int = 50272, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "opt",
+        "hidden_size": width,
+        "word_embed_proj_dim": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "ffn_dim": 4 * width,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 2048,
+        **more,
+    }
+
+
+def _mamba1(width: int, layers: int, vocabulary: int = 50280) -> dict[str, Any]:
+    return {
+        "model_type": "mamba",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "state_size": 16,
+        "expand": 2,
+        "vocab_size": vocabulary,
+    }
+
+
+def _mamba2(width: int, layers: int, vocabulary: int = 50288, state: int = 128) -> dict[str, Any]:
+    return {
+        "model_type": "mamba2",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "state_size": state,
+        "expand": 2,
+        "head_dim": 64,
+        "num_heads": 2 * width // 64,
+        "n_groups": 1,
+        "vocab_size": vocabulary,
+    }
+
+
+CLASSES: dict[str, list[Shape]] = {
+    "4M": [
+        Shape("BERT", _bert(256, 4, 4, 8192)),
+        Shape("OPT", _opt(256, 4, 4, 8192)),
+        Shape("Mamba-1", _mamba1(256, 4, 8192)),
+        Shape("Mamba-2", _mamba2(256, 4, 8192, state=64)),
+    ],
+    "130M": [
+        Shape("BERT-base", _bert(768, 12, 12)),
+        Shape("OPT-125M", _opt(768, 12, 12)),
+        Shape("Mamba-1-130M", _mamba1(768, 24)),
+        Shape("Mamba-2-130M", _mamba2(768, 24)),
+    ],
+    "330M": [
+        Shape("BERT-large", _bert(1024, 24, 16)),
+        Shape("OPT-350M", _opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False)),
+        Shape("Mamba-1-370M", _mamba1(1024, 48)),
+        Shape("Mamba-2-370M", _mamba2(1024, 48)),
+    ],
+}
+"""For each class of size its models."""

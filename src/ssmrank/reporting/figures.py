@@ -1,0 +1,86 @@
+"""Figures."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_file
+
+_NEEDED = ("model", "implementation", "precision", "batch", "device", "tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """A point of Figure 1: tokens of training a second at a batch size, None where memory ran out."""
+
+    model: str
+    implementation: str
+    batch: int
+    tokens_per_second: float | None
+
+
+def read_throughput(path: Path) -> tuple[list[Throughput], str]:
+    """The points of a benchmark's CSV, and what it ran on ("device, precision").
+
+    Raises UserError where a column or the batch size is missing.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    if not rows:
+        raise UserError(f"{path}: holds no measurement; make it with benchmarks/training.py --suite figure1")
+    missing = [name for name in _NEEDED if name not in rows[0]]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]} is missing; make it with benchmarks/training.py --suite figure1")
+    points = []
+    for line, row in enumerate(rows, start=2):
+        batch, speed = row["batch"].split(" x ")[0], row["tokens_per_second"]
+        try:
+            points.append(Throughput(row["model"], row["implementation"], int(batch), float(speed) if speed else None))
+        except ValueError as error:
+            raise UserError(f"{path}:{line}: batch {row['batch']!r} or speed {speed!r} is not a number") from error
+    return points, f"{rows[0]['device']}, {rows[0]['precision']}"
+
+
+def draw_throughput(points: list[Throughput], caption: str, output: Path) -> None:
+    """Training throughput against batch size, a line for each model, OOM written where memory ran out; as PDF."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
+    for point in points:
+        lines[point.model, point.implementation].append(point)
+    batches = sorted({point.batch for point in points})
+    colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(model for model, _ in lines))}
+    several = len({implementation for _, implementation in lines}) > 1
+    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for (model, implementation), measured in lines.items():
+        label = f"{model}, {implementation}" if several else model
+        plain = implementation == "ssmrank"
+        known = [(batches.index(p.batch), p.tokens_per_second) for p in measured if p.tokens_per_second is not None]
+        style = {"marker": "o", "markersize": 4, "color": colours[model], "linestyle": "-" if plain else "--"}
+        axes.plot(*zip(*known, strict=True) if known else ([], []), label=label, **style)
+        for point in measured:
+            if point.tokens_per_second is None:
+                place = (batches.index(point.batch), 0)
+                axes.annotate("OOM", place, color=colours[model], ha="center", va="bottom", fontsize=7)
+    axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("batch size (sequences of 512 tokens)")
+    axes.set_ylabel("training throughput (tokens/s)")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.set_title(caption, fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    with atomic_file(output, "wb") as stream:
+        # Without the date of making, equal measurements give equal bytes.
+        figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
+    pyplot.close(figure)
