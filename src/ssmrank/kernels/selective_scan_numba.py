@@ -155,9 +155,10 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        arguments: Any = ctx.saved_tensors[:-1]
-        stored = ctx.saved_tensors[-1]
-        inputs = _Inputs(*arguments, need_final=ctx.need_final)
+        saved: Any = ctx.saved_tensors
+        stored = saved[-1]
+        arguments = (*saved[:-1], ctx.need_final)
+        inputs = _Inputs(*arguments)
         new, tokens, channels, states = inputs.u.new_empty, inputs.tokens, inputs.channels, inputs.states
         grad_y = inputs.u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
         if grad_final is not None:

@@ -83,17 +83,36 @@ def packed_ssd(
     if x.is_cuda and initial_states is None and not return_final_states and is_available("mamba_ssm"):
         return _cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    tensors: tuple[Any, ...] = (x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states)
-    y, states = ssd_chunked(
-        *(t if t is None or t is cu_seqlens else t.to(dtype) for t in tensors),
-        chunk_size=64 if x.device.type == "cpu" else chunk_size,
-        need_final=return_final_states,
-    )
+    tensors: list[Any] = [None if t is None else t.to(dtype) for t in (x, dt, A, B, C, D, dt_bias, initial_states)]
+    y, states = _portable(cu_seqlens, chunk_size, return_final_states, *tensors)
     y = y.to(x.dtype)
     if not return_final_states:
         return y
     assert states is not None
     return y, states
+
+
+def _portable(
+    cu_seqlens: Tensor,
+    chunk_size: int,
+    need_final: bool,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_states: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    steps = torch.nn.functional.softplus(dt if dt_bias is None else dt + dt_bias)
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        from ssmrank.kernels import ssd_numba
+
+        if ssd_numba.supports(x.shape[2], B.shape[2]):
+            return ssd_numba.ssd(x, steps, A, B, C, D, cu_seqlens, initial_states, need_final=need_final)
+        chunk_size = 64
+    return ssd_chunked(x, steps, A, B, C, D, cu_seqlens, initial_states, chunk_size=chunk_size, need_final=need_final)
 
 
 def _cuda(

@@ -67,35 +67,33 @@ def _plan(starts: tuple[int, ...], chunk_size: int, device: torch.device) -> _Pl
 
 def ssd_chunked(
     x: Tensor,
-    dt: Tensor,
+    steps: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
-    dt_bias: Tensor | None,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     *,
     chunk_size: int,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_ssd`; all floating tensors have one dtype, float32 or float64."""
+    """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; one floating dtype, float32 or float64."""
     _tokens, heads, width = x.shape
     plan = _plan(tuple(cu_seqlens.tolist()), chunk_size, x.device)
-    step = torch.nn.functional.softplus(dt if dt_bias is None else dt + dt_bias)
     per_group = heads // B.shape[1]
     handed_on = initial_states is not None or need_final or len(plan.sequences) > 1
 
     prepared = []
     for group in plan.groups:
         # A step of zero neither decays the state nor adds to it.
-        steps = torch.where(group.real[..., None], step[group.tokens], 0.0)
+        sizes = torch.where(group.real[..., None], steps[group.tokens], 0.0)
         # After a strong decay the cumulative sum is large and the differences that matter are small: it is held as
         # the sum of two numbers.
-        exact = (steps * A).double().cumsum(1).transpose(1, 2)
+        exact = (sizes * A).double().cumsum(1).transpose(1, 2)
         coarse = exact.to(x.dtype)
         fine = (exact.detach() - coarse.detach().double()).to(x.dtype)
-        xs = x[group.tokens] * steps[..., None]
+        xs = x[group.tokens] * sizes[..., None]
         prepared.append((group, coarse, fine, xs, B[group.tokens], C[group.tokens]))
 
     incoming: Tensor | None = None

