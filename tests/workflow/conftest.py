@@ -1,0 +1,134 @@
+"""The workflow on tiny inputs, run once; tests plan changes of that project or work on copies of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SOURCES = ["Snakefile", "workflow", "profiles", "src", "tests/data/workflow", "dvc.yaml", ".dvc/config", ".dvcignore"]
+IGNORED = "/data/\n/results/\n/mlflow.db*\n.snakemake/\n__pycache__/\n"
+
+
+class Project:
+    """A folder with the workflow, its own copy of the code, and the tests' tiny experiment as params.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the environment in the project; `stdout` has standard error too."""
+        settings = {
+            "PYTHONPATH": str(self.folder / "src"),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            **{
+                f"GIT_{role}_{what}": "tests@example.org"
+                for role in ("AUTHOR", "COMMITTER")
+                for what in ("NAME", "EMAIL")
+            },
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.folder.parent / "dvc-site"),
+        }
+        finished = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=os.environ | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        if check:
+            assert finished.returncode == 0, f"{' '.join(command)}\n{finished.stdout}"
+        return finished
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", "--cores", "2", *arguments, check=check)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of each rule `snakemake -n` plans, without rules that only name targets."""
+        return count_jobs(self.snakemake("-n", "--quiet", "rules", *arguments).stdout)
+
+    def built(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of each rule `snakemake` runs."""
+        return count_jobs(self.snakemake(*arguments).stdout)
+
+    @contextmanager
+    def edited(self, path: str, old: str, new: str) -> Iterator[None]:
+        """The project with one occurrence of a text replaced, for the time of the block."""
+        text = (self.folder / path).read_text()
+        self.edit(path, old, new)
+        yield
+        (self.folder / path).write_text(text)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replaces the one occurrence of a text."""
+        text = (self.folder / path).read_text()
+        assert text.count(old) == 1, f"{path}: {old!r} stands there {text.count(old)} times"
+        (self.folder / path).write_text(text.replace(old, new))
+
+    def files(self) -> dict[str, bytes]:
+        """Content of every output."""
+        roots = [self.folder / name for name in ("data", "results")]
+        files = (path for root in roots for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+        unversioned = ("results/logs", "results/benchmarks", "results/state", "results/tracking", "data/archives")
+        relative = {path.relative_to(self.folder).as_posix(): path for path in files}
+        return {name: path.read_bytes() for name, path in relative.items() if not name.startswith(unversioned)}
+
+
+def count_jobs(answer: str) -> dict[str, int]:
+    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", answer, re.MULTILINE | re.DOTALL)
+    if table is None:
+        assert "Nothing to be done" in answer, answer
+        return {}
+    rows = (line.split() for line in table.group(1).splitlines())
+    return {rule: int(count) for rule, count in rows if not rule.startswith("all")}
+
+
+def new_project(root: Path, folder: Path) -> Project:
+    for source in SOURCES:
+        target = folder / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (root / source).is_dir():
+            shutil.copytree(root / source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(root / source, target)
+    (folder / ".gitignore").write_text(IGNORED)
+    (folder / "README.md").write_text("# A copy for tests\n")
+    shutil.copy2(root / "tests/data/params/tiny.yaml", folder / "params.yaml")
+    return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Project, str]:
+    """The project after `snakemake` has built everything, and what it printed. To be left as it is."""
+    project = new_project(root, tmp_path_factory.mktemp("finished") / "project")
+    return project, project.snakemake().stdout
+
+
+@pytest.fixture(scope="session")
+def finished(first_run: tuple[Project, str]) -> Project:
+    """The finished project, for plans; edits are undone."""
+    return first_run[0]
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, free to change."""
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, root: Path) -> Project:
+    """The project with nothing built."""
+    return new_project(root, tmp_path / "project")

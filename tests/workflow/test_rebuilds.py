@@ -1,0 +1,96 @@
+"""What a change makes Snakemake do again: counts of planned jobs."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+TRAININGS = {"train": 2, "rerank": 2, "evaluate": 2, "table": 1}
+RETRIEVAL = {"retrieve": 2, "negatives": 1, "evaluate_first_stage": 1, **TRAININGS}
+INDEX = {"index": 1, **RETRIEVAL}
+
+PARAMS = {
+    "caption": ("caption: Results", "caption: Numbers", {"table": 1}),
+    "label of a model": ("label: Tiny BERT", "label: Small BERT", {"table": 1}),
+    "label of a training": ("label: FirstP (32)", "label: short", {"table": 1}),
+    "title of a collection": ("title: Tiny", "title: Small", {"table": 1}),
+    "learning rate of one model": (
+        "    size: 5K\n    source: {kind: folder",
+        "    size: 5K\n    training: {learning_rate: 0.002}\n    source: {kind: folder",
+        {"train": 1, "rerank": 1, "evaluate": 1, "table": 1},
+    ),
+    "shape of a random model": (
+        "state_size: 8",
+        "state_size: 4",
+        {"download_model": 1, "train": 1, "rerank": 1, "evaluate": 1, "table": 1},
+    ),
+    "learning rate of all": ("learning_rate: 1.0e-3", "learning_rate: 2.0e-3", TRAININGS),
+    "depth of reranking": ("bm25, depth: 10", "bm25, depth: 5", {"rerank": 2, "evaluate": 2, "table": 1}),
+    "count of negatives": ("count: 2}", "count: 1}", {"negatives": 1, **TRAININGS}),
+    "k1": ("k1: 0.9", "k1: 1.2", RETRIEVAL),
+    "metric": ("[nDCG@10, MRR@10]", "[nDCG@10, MRR@5]", {"evaluate_first_stage": 1, "evaluate": 2, "table": 1}),
+}
+
+CODE = {
+    "comment in the loss": ("src/ssmrank/training/loss.py", '"""', '# A comment.\n"""', {}),
+    "loss": ("src/ssmrank/training/loss.py", None, "\nEXTRA = 1\n", TRAININGS),
+    "BM25": ("src/ssmrank/retrieval/retrieve.py", None, "\nEXTRA = 1\n", RETRIEVAL),
+    "LaTeX": ("src/ssmrank/reporting/latex.py", None, "\nEXTRA = 1\n", {"table": 1}),
+    "kernels": ("src/ssmrank/kernels/ssd.py", None, "\nEXTRA = 1\n", TRAININGS),
+    "command line": ("src/ssmrank/cli.py", None, "\nEXTRA = 1\n", {}),
+    "README": ("README.md", None, "\n<!-- A comment. -->\n", {}),
+}
+
+
+def test_everything_is_built_once(first_run) -> None:
+    project, printed = first_run
+    assert "(100%) done" in printed
+    assert {path.name for path in (project.folder / "results/tables").iterdir()} == {
+        "table4.tex",
+        "table4.csv",
+        "table4.md",
+    }
+    assert "Tiny BERT" in (project.folder / "results/tables/table4.md").read_text()
+
+
+def test_nothing_changed_nothing_to_do(finished) -> None:
+    assert finished.planned() == {}
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_params(finished, name: str) -> None:
+    old, new, jobs = PARAMS[name]
+    with finished.edited("params.yaml", old, new):
+        assert finished.planned() == jobs
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code(finished, name: str) -> None:
+    path, old, new, jobs = CODE[name]
+    if old is None:
+        old = (finished.folder / path).read_text()
+        new = old + new
+    elif (text := (finished.folder / path).read_text()).count(old) > 1:
+        old, new = text, text.replace(old, new, 1)
+    with finished.edited(path, old, new):
+        assert finished.planned() == jobs
+
+
+def test_one_document(finished) -> None:
+    with finished.edited("tests/data/workflow/collection/corpus.jsonl", '"_id": "d7"', '"_id": "d7x"'):
+        assert finished.planned() == {"download_collection": 1, **INDEX}
+
+
+def test_times_of_sources_do_not_count(finished) -> None:
+    later = time.time() + 3600
+    for path in finished.folder.rglob("*"):
+        if path.is_file() and path.relative_to(finished.folder).parts[0] not in {"data", "results", ".snakemake"}:
+            os.utime(path, (later, later))
+    assert finished.planned() == {}
+
+
+def test_an_overlay_changes_what_it_names(finished) -> None:
+    (finished.folder / "mine.yaml").write_text("rerankings: {bm25-top10: {depth: 5}}\n")
+    assert finished.planned("--configfile", "mine.yaml") == {"rerank": 2, "evaluate": 2, "table": 1}
