@@ -32,6 +32,26 @@ TINY_CONFIGS = {
         "num_attention_heads": 4,
         "intermediate_size": 64,
     },
+    "roberta": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "initializer_range": 0.2,
+    },
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "init_std": 0.2,
+    },
     "opt": {
         "hidden_size": 32,
         "word_embed_proj_dim": 32,
@@ -46,6 +66,36 @@ TINY_CONFIGS = {
         "num_key_value_heads": 2,
         "intermediate_size": 64,
     },
+    # OPT-350m's: norms behind the layers, word embeddings narrower than the layers.
+    "opt-350m": {
+        "model_type": "opt",
+        "hidden_size": 32,
+        "word_embed_proj_dim": 16,
+        "do_layer_norm_before": False,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+        "init_std": 0.2,
+    },
+    # Llama-3.2's: grouped heads, tied embeddings, rotary frequencies stretched at long wavelengths.
+    "llama-3.2": {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 16,
+        },
+        "initializer_range": 0.2,
+    },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2},
     "mamba2": {
         "hidden_size": 32,
@@ -58,7 +108,7 @@ TINY_CONFIGS = {
         "chunk_size": 8,
     },
 }
-"""One small shape for each architecture."""
+"""One small shape for each architecture, and for members of its family that are built differently."""
 
 
 @pytest.fixture(scope="session")
@@ -78,17 +128,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_tokenizer):
-    """A function that gives the checkpoint folder of a model type's tiny random model."""
+    """A function that gives the checkpoint folder of the tiny random model with one of `TINY_CONFIGS`' shapes."""
     folders: dict[str, Path] = {}
 
-    def folder_of(model_type: str) -> Path:
-        if model_type not in folders:
-            folder = tmp_path_factory.mktemp(f"tiny-{model_type}")
+    def folder_of(shape: str) -> Path:
+        if shape not in folders:
+            folder = tmp_path_factory.mktemp(f"tiny-{shape}")
             torch.manual_seed(0)
-            config = AutoConfig.for_model(model_type, vocab_size=len(tiny_tokenizer), **TINY_CONFIGS[model_type])
+            config = AutoConfig.for_model(
+                **({"model_type": shape, "vocab_size": len(tiny_tokenizer)} | TINY_CONFIGS[shape])
+            )
             random_backbone(config).save_pretrained(folder)
             tiny_tokenizer.save_pretrained(folder)
-            folders[model_type] = folder
-        return folders[model_type]
+            folders[shape] = folder
+        return folders[shape]
 
     return folder_of

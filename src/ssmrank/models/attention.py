@@ -38,57 +38,83 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed batch; query [1, heads, T, head size], key and value may have fewer heads.
 
-    Returns [1, T, heads, head size]. Attention is causal where the module is. Attention dropout is not applied.
+    Returns [1, T, heads, head size]. Attention is causal where the module is. Where `packed` has a memory, attention
+    that is not causal is across: key and value are the memory's. Attention dropout is not applied.
     """
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
     causal = bool(getattr(module, "is_causal", False))
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    if q.device.type == "cuda":
-        output = _flash(q, k, v, packed, causal, scaling)
-    else:
-        output = _by_length(q, k, v, packed, causal, scaling)
-    return output[None], None
+    across = packed.memory is not None and not causal
+    # FlashAttention computes in half precision only.
+    attend = _flash if q.device.type == "cuda" and q.dtype != torch.float32 else _by_length
+    return attend(q, k, v, packed, across, causal, scaling)[None], None
 
 
 def _by_length(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    packed: Packed,
+    across: bool,
+    causal: bool,
+    scaling: float | None,
 ) -> torch.Tensor:
-    grid = packed.grid
-    cells = [rows * longest for rows, longest in grid.shapes]
-    spread = [grid.spread(x).split(cells) for x in (q, k, v)]
+    keys = _memory(packed, across).grid
+    queries = packed.grid_along_memory if across else keys
+    key_cells = [rows * longest for rows, longest in keys.shapes]
+    query_cells = [rows * longest for rows, longest in queries.shapes]
+    parts = [
+        [part.view(*shape, *part.shape[1:]).transpose(1, 2) for part, shape in zip(cells, grid.shapes, strict=True)]
+        for cells, grid in [
+            (queries.spread(q).split(query_cells), queries),
+            (keys.spread(k).split(key_cells), keys),
+            (keys.spread(v).split(key_cells), keys),
+        ]
+    ]
     outputs = []
-    for shape, real, *parts in zip(grid.shapes, grid.real.split(cells), *spread, strict=True):
-        qg, kg, vg = (part.view(*shape, *part.shape[1:]).transpose(1, 2) for part in parts)
+    for (rows, longest), real, qg, kg, vg in zip(keys.shapes, keys.real.split(key_cells), *parts, strict=True):
         # Padding stands behind the real tokens, so the causal mask alone hides it.
-        mask = None if causal or grid.complete else real.view(shape[0], 1, 1, shape[1])
+        mask = None if causal or keys.complete else real.view(rows, 1, 1, longest)
         out = F.scaled_dot_product_attention(
             qg, kg, vg, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return grid.collect(torch.cat(outputs))
+    return queries.collect(torch.cat(outputs))
 
 
 def _flash(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    packed: Packed,
+    across: bool,
+    causal: bool,
+    scaling: float | None,
 ) -> torch.Tensor:
-    if q.dtype == torch.float32:  # FlashAttention computes in half precision only.
-        return _by_length(q, k, v, packed, causal, scaling)
-    bounds = packed.cu_seqlens.to(torch.int32)
-    longest = max(packed.lengths)
+    memory = _memory(packed, across)
+    bounds = packed.cu_seqlens.to(torch.int32), memory.cu_seqlens.to(torch.int32)
+    longest = max(packed.lengths), max(memory.lengths)
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=causal)
+        return flash_attn_varlen_func(q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal)
     from torch.nn.attention.varlen import varlen_attn
 
-    if k.shape[1] != q.shape[1]:
+    if k.shape[1] != q.shape[1]:  # torch 2.11 has no enable_gqa
         repeats = q.shape[1] // k.shape[1]
         k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
-    output = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window)
+    output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window)
     assert isinstance(output, torch.Tensor)
     return output
+
+
+def _memory(packed: Packed, across: bool) -> Packed:
+    if not across:
+        return packed
+    assert packed.memory is not None
+    return packed.memory
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -6,30 +6,44 @@ position ids needs no code of its own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ssmrank.errors import UserError
-from ssmrank.models import attention
+from ssmrank.models import attention, mamba_ssm_format
+from ssmrank.models.bart import bart_first, bart_forward
 from ssmrank.models.mamba import mamba1_forward, mamba2_forward
 from ssmrank.models.packing import Packed
+from ssmrank.models.quiet import quiet_transformers
+
+Pooling = Literal["first", "last", "mean"]
 
 
 def attention_forward(backbone: Any, packed: Packed) -> torch.Tensor:
     """Last hidden states [T, hidden size] of a model that attends through transformers' attention interface."""
-    output = backbone(
-        input_ids=packed.input_ids[None], position_ids=packed.position_ids[None], use_cache=False, packed=packed
-    )
+    return _attention_forward(backbone, packed, packed.position_ids)
+
+
+def roberta_forward(backbone: Any, packed: Packed) -> torch.Tensor:
+    """As `attention_forward`; RoBERTa's positions begin behind the padding token's id."""
+    return _attention_forward(backbone, packed, packed.position_ids + _position_offset(backbone.config))
+
+
+def _attention_forward(backbone: Any, packed: Packed, position_ids: torch.Tensor) -> torch.Tensor:
+    output = backbone(input_ids=packed.input_ids[None], position_ids=position_ids[None], use_cache=False, packed=packed)
     return output.last_hidden_state[0]
 
 
 FORWARDS: dict[str, Callable[[Any, Packed], torch.Tensor]] = {
     "bert": attention_forward,
+    "roberta": roberta_forward,
     "electra": attention_forward,
+    "bart": bart_forward,
     "opt": attention_forward,
     "llama": attention_forward,
     "mamba": mamba1_forward,
@@ -37,41 +51,122 @@ FORWARDS: dict[str, Callable[[Any, Packed], torch.Tensor]] = {
 }
 """For each model type of transformers its packed forward."""
 
-_NO_POOLER = {"bert"}
+_FIRST = {"bart": bart_first}
+"""Where the first token's state alone costs less than all of them."""
+
+_HAS_POOLER = {"bert", "roberta"}
+_LEARNED_POSITIONS = {"bert", "roberta", "electra", "bart", "opt"}
 
 
-def load_backbone(folder: str | Path) -> PreTrainedModel:
-    """A checkpoint folder's backbone in float32, ready for `packed_forward`."""
+def load_backbone(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
+    """A checkpoint folder's backbone, ready for `packed_forward`; "auto" keeps the checkpoint's own number format.
+
+    Reads transformers' layout and that of `mamba_ssm`. Raises UserError where weights are missing or of other shapes.
+    """
     config = read_backbone_config(folder)
-    options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _NO_POOLER else {}
-    return AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, **_attention(config), **options)
+    if mamba_ssm_format.is_original(_read_json(folder)):
+        return mamba_ssm_format.load(folder, dtype)
+    options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
+    try:
+        with quiet_transformers():
+            backbone, report = AutoModel.from_pretrained(
+                folder, config=config, dtype=dtype, output_loading_info=True, **_attention(config), **options
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{folder}: transformers cannot load its weights: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{folder}: its weights lack {len(missing)} that config.json asks for, such as {', '.join(missing[:3])}; "
+            "get the whole checkpoint, or correct config.json"
+        )
+    return backbone
 
 
 def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone of this shape with random weights (transformers' own initialisation), from torch's generator."""
-    _check_type(config.model_type, "config")
-    options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _NO_POOLER else {}
-    return AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **options)
+    _check_known(config, "config")
+    options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
+    with quiet_transformers():
+        return AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **options)
 
 
 def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
     """The config of a checkpoint folder. Raises UserError where it is missing or of an unknown architecture."""
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder}: holds no config.json; a checkpoint folder has config, weights and tokenizer")
-    config = AutoConfig.from_pretrained(folder)
-    _check_type(config.model_type, f"{folder}/config.json")
+    where = f"{folder}/config.json"
+    values = _read_json(folder)
+    if mamba_ssm_format.is_original(values):
+        return mamba_ssm_format.to_transformers_config(values, where)
+    if "model_type" not in values:
+        raise UserError(f"{where}: has no model_type, nor the keys of a mamba_ssm checkpoint (d_model, n_layer)")
+    if values["model_type"] not in FORWARDS:
+        raise UserError(f"{where}: {_unknown(values['model_type'])}")
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(folder)
+    _check_known(config, where)
     return config
 
 
 def packed_forward(backbone: Any, packed: Packed) -> torch.Tensor:
-    """Last hidden states [T, hidden size] of a packed batch: equal to running each sequence alone."""
+    """Last hidden states [T, `output_width`] of a packed batch: equal to running each sequence alone."""
     return FORWARDS[backbone.config.model_type](backbone, packed)
+
+
+def pooled_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Tensor:
+    """One state for each sequence, [S, `output_width`]: its first or last token's, or the mean of all."""
+    if pooling == "first" and backbone.config.model_type in _FIRST:
+        return _FIRST[backbone.config.model_type](backbone, packed)
+    hidden = packed_forward(backbone, packed)
+    if pooling == "mean":
+        sums = hidden.new_zeros(len(packed.lengths), hidden.shape[1], dtype=torch.float32)
+        sums = sums.index_add(0, packed.sequence_ids, hidden.float())
+        return sums / packed.cu_seqlens.diff()[:, None]
+    return hidden.index_select(0, packed.first if pooling == "first" else packed.last)
+
+
+def output_width(config: PreTrainedConfig) -> int:
+    """Width of the last hidden states: OPT-350m's are projected to the width of its word embeddings."""
+    return config.word_embed_proj_dim if config.model_type == "opt" else config.hidden_size
+
+
+def longest_input(config: PreTrainedConfig) -> int | None:
+    """Tokens that the position embeddings reach to; None for models without such (Llama, Mamba)."""
+    if config.model_type not in _LEARNED_POSITIONS:
+        return None
+    return config.max_position_embeddings - _position_offset(config)
+
+
+def _position_offset(config: PreTrainedConfig) -> int:
+    return config.pad_token_id + 1 if config.model_type == "roberta" else 0
 
 
 def _attention(config: PreTrainedConfig) -> dict[str, str]:
     return {} if config.model_type.startswith("mamba") else {"attn_implementation": attention.NAME}
 
 
-def _check_type(model_type: str, where: str) -> None:
-    if model_type not in FORWARDS:
-        raise UserError(f"{where}: model_type {model_type!r} has no packed forward; known: {', '.join(FORWARDS)}")
+def _read_json(folder: str | Path) -> dict[str, Any]:
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no config.json; a checkpoint folder has config, weights and tokenizer")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: malformed JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no keys; it is no checkpoint's config")
+    return values
+
+
+def _check_known(config: PreTrainedConfig, where: str) -> None:
+    if config.model_type not in FORWARDS:
+        raise UserError(f"{where}: {_unknown(config.model_type)}")
+    if config.model_type == "mamba2" and tuple(config.time_step_limit) != (0.0, float("inf")):
+        raise UserError(f"{where}: time_step_limit {config.time_step_limit} is not supported; only [0, Infinity] is")
+
+
+def _unknown(model_type: str) -> str:
+    return f"model_type {model_type!r} has no packed forward; known: {', '.join(FORWARDS)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,8 @@ class Packed:
     """S sequences of T tokens in all.
 
     input_ids: int64 [T]; position_ids: int64 [T], each token's place in its own sequence; sequence_ids: int32 [T];
-    cu_seqlens: int64 [S + 1], where each sequence starts and, last, T; lengths: the same on the host.
+    cu_seqlens: int64 [S + 1], where each sequence starts and, last, T; lengths: the same on the host; memory: as many
+    sequences, which these attend to across (a decoder's encoder).
     """
 
     input_ids: torch.Tensor
@@ -23,6 +24,7 @@ class Packed:
     sequence_ids: torch.Tensor
     cu_seqlens: torch.Tensor
     lengths: tuple[int, ...]
+    memory: Packed | None = None
 
     @property
     def first(self) -> torch.Tensor:
@@ -37,7 +39,17 @@ class Packed:
     @cached_property
     def grid(self) -> LengthGrid:
         """The sequences as matrices of about equal length."""
-        return _length_grid(self.lengths, self.input_ids.device)
+        return _length_grid(self.lengths, self._groups, self.input_ids.device)
+
+    @cached_property
+    def grid_along_memory(self) -> LengthGrid:
+        """The sequences as matrices, one for each of `memory.grid`'s and of the same sequences in the same order."""
+        assert self.memory is not None
+        return _length_grid(self.lengths, self.memory._groups, self.input_ids.device)
+
+    @cached_property
+    def _groups(self) -> list[np.ndarray]:
+        return list(_similar_lengths(np.asarray(self.lengths)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +125,12 @@ MAX_WASTE = 1.15
 """A matrix's cells over its real tokens: more matrices cost launches, fewer cost padding inside attention."""
 
 
-def _length_grid(lengths: Sequence[int], device: torch.device) -> LengthGrid:
+def _length_grid(lengths: Sequence[int], groups: Sequence[np.ndarray], device: torch.device) -> LengthGrid:
     starts = np.concatenate([[0], np.cumsum(lengths)])
     all_lengths = np.asarray(lengths)
     shapes, cells, real = [], [], []
-    for members in _similar_lengths(all_lengths):
-        columns = np.arange(all_lengths[members[0]])[None, :]
+    for members in groups:
+        columns = np.arange(all_lengths[members].max())[None, :]
         ends = all_lengths[members][:, None]
         cells.append((starts[members][:, None] + np.minimum(columns, ends - 1)).reshape(-1))
         real.append((columns < ends).reshape(-1))

@@ -15,11 +15,23 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
-from ssmrank.models.backbones import load_backbone, packed_forward, random_backbone, read_backbone_config
+from ssmrank.models.backbones import (
+    Pooling,
+    load_backbone,
+    longest_input,
+    output_width,
+    pooled_forward,
+    random_backbone,
+    read_backbone_config,
+)
 from ssmrank.models.packing import Packed, pack
-from ssmrank.models.templates import Kind, Template
+from ssmrank.models.quiet import quiet_transformers
+from ssmrank.models.templates import Kind, Order, Template
 
 _SETTINGS_FILE = "reranker.json"
+INPUT_FILE = "reranker_input.json"
+"""In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
+
 _WEIGHTS_FILE = "model.safetensors"
 
 
@@ -27,11 +39,19 @@ _WEIGHTS_FILE = "model.safetensors"
 class RerankerSettings:
     """What a reranker's checkpoint says beside the backbone's config.
 
-    kind: E, ED (first token is pooled) or D (last token); max_length: tokens of a sequence.
+    kind: E, ED or D; max_length: tokens of a sequence; template: order of the input, by default the query first for E
+    and ED, the document for D; pooling: the token that is scored, by default the first for E and ED, the last for D.
     """
 
     kind: Kind
     max_length: int
+    template: Order | None = None
+    pooling: Pooling | None = None
+
+    @property
+    def pooled(self) -> Pooling:
+        """The pooling that is used."""
+        return self.pooling or ("last" if self.kind == "D" else "first")
 
 
 class Reranker(nn.Module):
@@ -42,18 +62,22 @@ class Reranker(nn.Module):
     def __init__(self, backbone: Any, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.config.hidden_size, 1)
+        longest = longest_input(backbone.config)
+        if longest is not None and settings.max_length > longest:
+            raise UserError(
+                f"max_length {settings.max_length}: this model ({backbone.config.model_type}) has position embeddings "
+                f"for {longest} tokens; train it in a section of trainings with at most that max_length"
+            )
+        self.head = nn.Linear(output_width(backbone.config), 1)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.settings = settings
         self.tokenizer = tokenizer
-        self.template = Template.of(tokenizer, settings.kind)
+        self.template = Template.of(tokenizer, settings.kind, settings.template)
 
     def forward(self, packed: Packed) -> torch.Tensor:
         """Scores, float32 [S], of packed sequences that `template.join` made."""
-        hidden = packed_forward(self.backbone, packed)
-        pooled = hidden.index_select(0, packed.last if self.settings.kind == "D" else packed.first)
-        return self.head(pooled).squeeze(-1).float()
+        return self.head(pooled_forward(self.backbone, packed, self.settings.pooled)).squeeze(-1).float()
 
     @torch.inference_mode()
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
@@ -72,15 +96,33 @@ class Reranker(nn.Module):
 
     def write(self, folder: Path) -> None:
         """As `save`, into an existing folder."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS_FILE)
-        self.backbone.config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_file({name: tensor.contiguous() for name, tensor in self._weights().items()}, folder / _WEIGHTS_FILE)
+        with quiet_transformers():
+            self.backbone.config.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         (folder / _SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+
+    def read(self, folder: Path) -> None:
+        """Takes the weights that `write` wrote. Raises UserError where the file has others."""
+        weights, own = load_file(folder / _WEIGHTS_FILE), self._weights()
+        odd = sorted(set(own) ^ set(weights)) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
+        if odd:
+            raise UserError(
+                f"{folder / _WEIGHTS_FILE}: does not fit config.json in {len(odd)} weights, such as {odd[0]}"
+            )
+        self.load_state_dict(weights, strict=False)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        # Parameters under more than one name (BART's embeddings) once; safetensors takes no shared memory.
+        names = {name for name, _ in self.named_parameters()} | {name for name, _ in self.named_buffers()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
 
 def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
     """A reranker to be trained: a pretrained checkpoint folder's backbone and tokenizer, a new linear layer."""
-    return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length))
+    path = Path(folder) / INPUT_FILE
+    own = json.loads(path.read_text()) if path.is_file() else {}
+    return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length, **own))
 
 
 def load_reranker(folder: str | Path) -> Reranker:
@@ -91,14 +133,15 @@ def load_reranker(folder: str | Path) -> Reranker:
     except OSError as error:
         raise UserError(f"{folder}: holds no {_SETTINGS_FILE}; this is no checkpoint of `ssmrank train`") from error
     reranker = Reranker(random_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
-    reranker.load_state_dict(load_file(folder / _WEIGHTS_FILE))
+    reranker.read(folder)
     return reranker.eval()
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder."""
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: holds no tokenizer that transformers can read ({reason})") from error

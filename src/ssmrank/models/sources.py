@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,16 @@ from ssmrank.errors import UserError
 from ssmrank.io.archive import extract_folder, fetch_archive
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
-from ssmrank.models.reranker import load_tokenizer
+from ssmrank.models.quiet import quiet_transformers
+from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_SAFE_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
+_PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+_TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_FILES = _VOCABULARIES + _TOKENIZER_SETTINGS
 
 
 def write_model(
@@ -30,40 +38,70 @@ def write_model(
     embeddings_from: Path | None = None,
     seed: int = 42,
 ) -> None:
-    """Writes a checkpoint folder (config, weights, tokenizer) that `load_backbone` reads; complete or absent."""
+    """Writes a checkpoint folder (config, weights, tokenizer) that `load_backbone` reads; complete or absent.
+
+    Weights are written as safetensors in transformers' layout whatever the source has.
+    """
     source = model.source
     with atomic_directory(output) as temporary:
-        if isinstance(source, ModelArchive):
-            extract_folder(fetch_archive(source, archives), source.folder, temporary)
-        elif isinstance(source, ModelFolder):
-            _copy_folder(Path(source.path), temporary)
-        elif isinstance(source, HubModel):
-            _from_hub(source, temporary)
-        else:
+        if isinstance(source, RandomModel):
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
+        else:
+            _fetch(source, temporary, archives, weights=True)
+        if model.tokenizer is not None:
+            _drop(temporary, _TOKENIZER_FILES)
+            _fetch(model.tokenizer, temporary, archives, weights=False)
+        if not _select((file.name for file in temporary.iterdir()), _VOCABULARIES):
+            raise UserError(
+                f"{model.label}: its source has no tokenizer; name one under tokenizer, as "
+                "{kind: hub, id: ...} or {kind: folder, path: ...}"
+            )
         read_backbone_config(temporary)
+        _to_safetensors(temporary)
+        _write_input(model, temporary)
     log.info("%s: written to %s", model.label, output)
 
 
-def _copy_folder(folder: Path, target: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; correct the model's source.path")
-    for pattern in _CHECKPOINT_FILES:
-        for file in folder.glob(pattern):
-            shutil.copy2(file, target)
+def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
+    """The files of a checkpoint that are needed: tokenizer, and if wanted config and one format of weights."""
+    names = [name for name in names if "/" not in name]
+    if not weights:
+        return _select(names, _TOKENIZER_FILES)
+    formats = _SAFE_WEIGHTS if _select(names, _SAFE_WEIGHTS[:1]) else _PICKLED_WEIGHTS
+    return _select(names, ("config.json", *_TOKENIZER_FILES, *formats))
 
 
-def _from_hub(source: HubModel, target: Path) -> None:
-    from huggingface_hub import snapshot_download
+def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives: Path, weights: bool) -> None:
+    if isinstance(source, ModelFolder):
+        folder = Path(source.path)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; correct the model's path")
+        for name in wanted_files((file.name for file in folder.iterdir()), weights):
+            shutil.copy2(folder / name, target)
+    elif isinstance(source, HubModel):
+        _from_hub(source, target, weights)
+    else:
+        archive = fetch_archive(source, archives)
+        unpacked = target / ".unpacked"
+        extract_folder(archive, source.folder, unpacked)
+        for name in wanted_files((file.name for file in unpacked.iterdir()), weights):
+            shutil.move(unpacked / name, target / name)
+        shutil.rmtree(unpacked)
+
+
+def _from_hub(source: HubModel, target: Path, weights: bool) -> None:
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
-        snapshot_download(source.id, revision=source.revision, local_dir=target, allow_patterns=_CHECKPOINT_FILES)
+        names = wanted_files(HfApi().list_repo_files(source.id, revision=source.revision), weights)
+        snapshot_download(source.id, revision=source.revision, local_dir=target, allow_patterns=names)
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model {source.id}: cannot be had from the hub ({reason}); check the id and the network, "
             "or give a folder as source"
         ) from error
+    shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's own notes
 
 
 def _random(
@@ -80,8 +118,9 @@ def _random(
     backbone = random_backbone(config)
     if embeddings_from is not None:
         _copy_embeddings(backbone, embeddings_from)
-    backbone.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    with quiet_transformers():
+        backbone.save_pretrained(target)
+        tokenizer.save_pretrained(target)
 
 
 def _special_ids(tokenizer: Any) -> dict[str, int | None]:
@@ -103,3 +142,29 @@ def _copy_embeddings(backbone: Any, folder: Path) -> None:
             "set hidden_size in source.config to match, or leave out source.embeddings"
         )
     target.copy_(weights)
+
+
+def _to_safetensors(folder: Path) -> None:
+    original = "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not original and _select((file.name for file in folder.iterdir()), _SAFE_WEIGHTS[:1]):
+        return
+    backbone = load_backbone(folder, dtype="auto")
+    _drop(folder, (*_PICKLED_WEIGHTS, *_SAFE_WEIGHTS, "config.json"))
+    with quiet_transformers():
+        backbone.save_pretrained(folder)
+
+
+def _write_input(model: Model, folder: Path) -> None:
+    own = {"template": model.template, "pooling": model.pooling}
+    own = {name: value for name, value in own.items() if value is not None}
+    if own:
+        (folder / INPUT_FILE).write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+
+def _select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _drop(folder: Path, patterns: Sequence[str]) -> None:
+    for name in _select([file.name for file in folder.iterdir()], patterns):
+        (folder / name).unlink()

@@ -2,7 +2,8 @@
 
 Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Training and reranking
 build their sequences here. Query and document sides are tokenized apart, cut behind a `;`, which gives the tokens of
-the joint text; where the sequence would be too long the document loses its last tokens, the query none.
+the joint text; where the sequence would be too long the document loses its last tokens, the query none. Special tokens
+stand where the template has them and nowhere else: `</s>` within a text is read as these four characters.
 """
 
 from __future__ import annotations
@@ -17,25 +18,27 @@ from transformers import PreTrainedTokenizerBase
 from ssmrank.errors import UserError
 
 Kind = Literal["E", "ED", "D"]
+Order = Literal["query-first", "document-first"]
 
 
 @dataclass(frozen=True)
 class Template:
     """Token ids around and between query and document, for one tokenizer and kind of model.
 
-    before: ids at the start of every sequence; after: ids at its end; separator: id of the `;` that a document which
-    was cut keeps (decoders).
+    order: which side comes first; before: ids at the start of every sequence; after: ids at its end; separator: id of
+    the `;` that a document which was cut keeps (document first).
     """
 
     kind: Kind
+    order: Order
     tokenizer: PreTrainedTokenizerBase
     before: tuple[int, ...]
     after: tuple[int, ...]
     separator: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Template:
-        """The paper's template of this kind of model.
+    def of(cls, tokenizer: PreTrainedTokenizerBase, kind: Kind, order: Order | None = None) -> Template:
+        """The template of this kind of model: the paper's, unless `order` is another.
 
         [EOS] is the tokenizer's end of sequence (BERT's: [SEP]), [CLS] its class token (BART's and RoBERTa's: <s>).
         A decoder whose tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>) keeps it.
@@ -49,17 +52,18 @@ class Template:
             after = (_special(tokenizer, "eos", "sep"),)
         else:
             before, after = (_special(tokenizer, "cls", "bos"),), ()
-        return cls(kind, tokenizer, before, after, separator)
+        order = order or ("document-first" if kind == "D" else "query-first")
+        return cls(kind, order, tokenizer, before, after, separator)
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The document side of each text, not cut: int32 ids."""
-        if self.kind == "D":
+        if self.order == "document-first":
             return self._tokenize([f"document: {text};" for text in texts])
         return self._tokenize([f" document: {text}" for text in texts])
 
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text: int32 ids."""
-        if self.kind == "D":
+        if self.order == "document-first":
             return self._tokenize([f" query: {text};" for text in texts])
         return self._tokenize([f"; query: {text};" for text in texts])
 
@@ -76,18 +80,20 @@ class Template:
             )
         if len(document) > room:
             document = self._cut(document, room)
-        parts = (document, query) if self.kind == "D" else (query, document)
+        parts = (document, query) if self.order == "document-first" else (query, document)
         return np.concatenate([self.before, *parts, self.after]).astype(np.int32)
 
     def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
-        if self.kind != "D":
+        if self.order != "document-first":
             return document[:room]
         return np.concatenate([document[: room - len(self.separator)], self.separator])
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:
             return []
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        encoded = self.tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )
         return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
 
 from ssmrank.errors import UserError
-from ssmrank.models.backbones import FORWARDS, load_backbone, packed_forward, read_backbone_config
+from ssmrank.models.backbones import (
+    FORWARDS,
+    load_backbone,
+    longest_input,
+    output_width,
+    packed_forward,
+    pooled_forward,
+    random_backbone,
+    read_backbone_config,
+)
 from ssmrank.models.packing import pack
 
+SHAPES = [*FORWARDS, "opt-350m", "llama-3.2"]
 LENGTHS = [5, 17, 1, 33, 8, 8, 30, 9]
 
 
@@ -30,9 +42,9 @@ def run_reference(model, batch):
     return torch.cat([model(input_ids=torch.tensor(ids)[None]).last_hidden_state[0] for ids in batch])
 
 
-@pytest.mark.parametrize("model_type", FORWARDS)
-def test_packed_forward_equals_each_sequence_alone(tiny_model, model_type):
-    folder = tiny_model(model_type)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_forward_equals_each_sequence_alone(tiny_model, shape):
+    folder = tiny_model(shape)
     packed_model, reference = load_backbone(folder).eval(), reference_model(folder).eval()
     batch = sequences(packed_model.config.vocab_size)
     with torch.no_grad():
@@ -40,12 +52,12 @@ def test_packed_forward_equals_each_sequence_alone(tiny_model, model_type):
     assert difference.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("model_type", FORWARDS)
-def test_packed_gradients_equal_each_sequence_alone(tiny_model, model_type):
-    folder = tiny_model(model_type)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_gradients_equal_each_sequence_alone(tiny_model, shape):
+    folder = tiny_model(shape)
     packed_model, reference = load_backbone(folder).eval(), reference_model(folder).eval()
     batch = sequences(packed_model.config.vocab_size)
-    weights = torch.randn(sum(LENGTHS), packed_model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(sum(LENGTHS), output_width(packed_model.config), generator=torch.Generator().manual_seed(0))
     (packed_forward(packed_model, pack(batch)) * weights).sum().backward()
     (run_reference(reference, batch) * weights).sum().backward()
     gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
@@ -60,9 +72,9 @@ def test_packed_gradients_equal_each_sequence_alone(tiny_model, model_type):
     assert compared > 10
 
 
-@pytest.mark.parametrize("model_type", FORWARDS)
-def test_bf16_stays_within_the_noise_of_bf16(tiny_model, model_type):
-    folder = tiny_model(model_type)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_stays_within_the_noise_of_bf16(tiny_model, shape):
+    folder = tiny_model(shape)
     packed_model, reference = load_backbone(folder).eval(), reference_model(folder).eval()
     batch = sequences(packed_model.config.vocab_size)
     with torch.no_grad():
@@ -73,9 +85,9 @@ def test_bf16_stays_within_the_noise_of_bf16(tiny_model, model_type):
     assert (ours - exact).norm() / exact.norm() < 2 * noise + 1e-3
 
 
-@pytest.mark.parametrize("model_type", FORWARDS)
-def test_a_sequence_does_not_see_its_neighbours(tiny_model, model_type):
-    model = load_backbone(tiny_model(model_type)).eval()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sequence_does_not_see_its_neighbours(tiny_model, shape):
+    model = load_backbone(tiny_model(shape)).eval()
     batch = sequences(model.config.vocab_size)
     with torch.no_grad():
         before = packed_forward(model, pack(batch))
@@ -85,6 +97,106 @@ def test_a_sequence_does_not_see_its_neighbours(tiny_model, model_type):
     assert torch.equal(before[:start], after[:start])
     assert not torch.equal(before[start:end], after[start:end])
     assert (before[end:] - after[end:]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pooled_states_are_rows_of_the_packed_forward(tiny_model, shape):
+    model = load_backbone(tiny_model(shape)).eval()
+    packed = pack(sequences(model.config.vocab_size))
+    with torch.no_grad():
+        rows = packed_forward(model, packed)
+        first, last, mean = (pooled_forward(model, packed, pooling) for pooling in ("first", "last", "mean"))
+    assert (first - rows[packed.first]).abs().max() < 1e-5
+    assert torch.equal(last, rows[packed.last])
+    expected = torch.stack([part.mean(0) for part in rows.split(packed.lengths)])
+    assert (mean - expected).abs().max() < 1e-5
+
+
+def test_the_pooled_state_of_bart_is_the_decoders_on_its_start_token_alone(tiny_model):
+    folder = tiny_model("bart")
+    model, reference = load_backbone(folder).eval(), reference_model(folder).eval()
+    batch = sequences(model.config.vocab_size)
+    start = torch.tensor([[reference.config.decoder_start_token_id]])
+    with torch.no_grad():
+        pooled = pooled_forward(model, pack(batch), "first")
+        for row, ids in zip(pooled, batch, strict=True):
+            ids = torch.tensor(ids)[None]
+            whole = reference(input_ids=ids).last_hidden_state[0, 0]
+            one_token = reference(input_ids=ids, decoder_input_ids=start).last_hidden_state[0, 0]
+            assert (row - whole).abs().max() < 1e-5
+            assert (row - one_token).abs().max() < 1e-5
+    # It reads the whole input, through cross attention: no row equals another's.
+    distances = torch.cdist(pooled, pooled) + torch.eye(len(batch))
+    assert distances.min() > 1e-3
+
+
+def test_gradients_of_barts_pooled_state_equal_those_of_the_whole_decoder(tiny_model):
+    folder = tiny_model("bart")
+    short, whole = load_backbone(folder).eval(), load_backbone(folder).eval()
+    packed = pack(sequences(short.config.vocab_size))
+    weights = torch.randn(len(LENGTHS), 32, generator=torch.Generator().manual_seed(0))
+    (pooled_forward(short, packed, "first") * weights).sum().backward()
+    (packed_forward(whole, packed)[packed.first] * weights).sum().backward()
+    for (name, parameter), other in zip(short.named_parameters(), whole.parameters(), strict=True):
+        assert (parameter.grad - other.grad).abs().max() <= 1e-5 * other.grad.abs().max().clamp(min=1.0), name
+
+
+def test_width_of_projected_states_and_reach_of_positions(tiny_model):
+    configs = {shape: read_backbone_config(tiny_model(shape)) for shape in SHAPES}
+    assert output_width(configs["opt-350m"]) == 16
+    assert output_width(configs["opt"]) == output_width(configs["bart"]) == 32
+    # RoBERTa counts 514 positions, of which the padding token and those before it are never used.
+    assert {shape: longest_input(configs[shape]) for shape in ("bert", "roberta", "bart", "opt", "llama", "mamba")} == {
+        "bert": 512,
+        "roberta": 512,
+        "bart": 1024,
+        "opt": 2048,
+        "llama": None,
+        "mamba": None,
+    }
+
+
+def test_the_longest_input_runs(tiny_model):
+    for shape in ("roberta", "bert"):
+        model = load_backbone(tiny_model(shape)).eval()
+        with torch.no_grad():
+            hidden = packed_forward(model, pack([[5] * longest_input(model.config)]))
+        assert torch.isfinite(hidden).all()
+
+
+def test_missing_weights_are_named(tiny_model, tmp_path):
+    for file in tiny_model("bert").iterdir():
+        shutil.copy(file, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = [name for name in weights if name.startswith("encoder.layer.1.attention.self.key")]
+    save_file({name: tensor for name, tensor in weights.items() if name not in lost}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"lack 2 that config.json asks for, such as encoder\.layer\.1\.attention\.self"
+    ):
+        load_backbone(tmp_path)
+
+
+def test_weights_of_another_shape_are_one_line(tiny_model, tmp_path):
+    for file in tiny_model("bert").iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(UserError, match="transformers cannot load its weights") as error:
+        load_backbone(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_loading_is_silent(tiny_model, capfd):
+    folder = tiny_model("llama")
+    capfd.readouterr()
+    load_backbone(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_limit_on_time_steps_is_refused():
+    config = AutoConfig.for_model("mamba2", hidden_size=32, head_dim=16, num_heads=4, time_step_limit=(0.0, 0.1))
+    with pytest.raises(UserError, match="time_step_limit"):
+        random_backbone(config)
 
 
 def test_unknown_architecture_is_one_line(tmp_path):

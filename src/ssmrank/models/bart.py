@@ -1,0 +1,51 @@
+"""Packed forward of BART's encoder and decoder, and what its representation of a pair is.
+
+The decoder reads its own ids shifted right behind `decoder_start_token_id`, and the encoder's output through cross
+attention. The first position's state is what pooling the first token of transformers' `BartModel(input_ids)` gives.
+Self attention is causal, so that state depends on the start token and the encoder alone: one decoder token for each
+sequence is all that needs to be computed for it. It is also what RankMamba, the paper's predecessor, does with its
+encoder-decoder (T5, a decoder of one start token). The encoder's own first token would leave the decoder, over a third
+of the weights, out of the score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ssmrank.models.packing import Packed, pack
+
+
+def bart_forward(backbone: Any, packed: Packed) -> torch.Tensor:
+    """The decoder's last hidden states [T, hidden size]; row t is what `BartModel` gives at token t."""
+    shifted = packed.input_ids.roll(1)
+    shifted[packed.first] = backbone.config.decoder_start_token_id
+    return _decode(backbone, replace(packed, input_ids=shifted), packed)
+
+
+def bart_first(backbone: Any, packed: Packed) -> torch.Tensor:
+    """Rows `packed.first` of `bart_forward`, [S, hidden size], with one decoder token for each sequence."""
+    start = [[backbone.config.decoder_start_token_id]] * len(packed.lengths)
+    return _decode(backbone, pack(start, packed.input_ids.device), packed)
+
+
+def _decode(backbone: Any, target: Packed, source: Packed) -> torch.Tensor:
+    encoded = _embed(backbone.encoder, source)
+    for layer in backbone.encoder.layers:
+        encoded = layer(encoded, None, packed=source)
+    target = replace(target, memory=source)
+    hidden = _embed(backbone.decoder, target)
+    for layer in backbone.decoder.layers:
+        hidden = layer(hidden, None, encoder_hidden_states=encoded, use_cache=False, packed=target)
+    return hidden[0]
+
+
+def _embed(stack: Any, packed: Packed) -> torch.Tensor:
+    # transformers' own forward takes no position ids for BART.
+    table = stack.embed_positions
+    positions = F.embedding(packed.position_ids + table.offset, table.weight)
+    hidden = stack.layernorm_embedding(stack.embed_tokens(packed.input_ids) + positions)
+    return F.dropout(hidden, p=stack.dropout, training=stack.training)[None]

@@ -1,0 +1,190 @@
+"""Checkpoints in the layout of the `mamba_ssm` library (`state-spaces/mamba-*`, `state-spaces/mamba2-*`).
+
+Such a folder holds `config.json` with `d_model`, `n_layer`, `ssm_cfg` ... and `pytorch_model.bin` (or
+`model.safetensors`) with a language model's state dict. Names of weights differ from transformers' in the prefix, the
+word embeddings and the language model's head, which are the embeddings again (`tie_embeddings`) and which reranking
+leaves out; shapes and the order of the channels within them are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from transformers import Mamba2Config, Mamba2Model, MambaConfig, MambaModel, PreTrainedModel
+
+from ssmrank.errors import UserError
+
+State = dict[str, torch.Tensor]
+
+_WEIGHTS = "pytorch_model.bin"
+
+# ssm_cfg's names of settings and transformers'.
+_SHARED = {
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "expand": "expand",
+    "bias": "use_bias",
+    "conv_bias": "use_conv_bias",
+    "dt_min": "time_step_min",
+    "dt_max": "time_step_max",
+    "dt_init_floor": "time_step_floor",
+}
+_KEYS = {
+    "Mamba1": _SHARED
+    | {"dt_rank": "time_step_rank", "dt_init": "time_step_init_scheme", "dt_scale": "time_step_scale"},
+    "Mamba2": _SHARED | {"headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size"},
+}
+# What mamba_ssm takes where ssm_cfg is silent and transformers' default is another.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "Mamba1": {"d_state": 16},
+    "Mamba2": {"d_state": 128, "headdim": 64, "ngroups": 1, "chunk_size": 256},
+}
+# Settings of speed or initialisation, and settings whose only supported value is the default.
+_IGNORED = {"use_fast_path", "use_mem_eff_path", "conv_init", "A_init_range", "sequence_parallel"}
+_FIXED: dict[str, Any] = {
+    "d_ssm": None,
+    "D_has_hdim": False,
+    "rmsnorm": True,
+    "norm_before_gate": False,
+    "dt_limit": [0.0, float("inf")],
+}
+_NEOX_END_OF_TEXT = 0
+
+
+def is_original(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is one of `mamba_ssm`'s."""
+    return "model_type" not in config and {"d_model", "n_layer"} <= set(config)
+
+
+def to_transformers_config(config: Mapping[str, Any], where: str = "config") -> MambaConfig | Mamba2Config:
+    """transformers' config for one of `mamba_ssm`'s.
+
+    Raises UserError for what transformers' Mamba cannot express: attention layers, MLPs, LayerNorm and some settings
+    of Mamba-2's mixer.
+    """
+    ssm = dict(config.get("ssm_cfg") or {})
+    layer = ssm.pop("layer", "Mamba1")
+    if layer not in _KEYS:
+        raise UserError(f"{where}: ssm_cfg.layer {layer!r} is unknown; known: {', '.join(_KEYS)}")
+    if config.get("attn_layer_idx") or config.get("d_intermediate"):
+        raise UserError(f"{where}: attention layers and MLPs (attn_layer_idx, d_intermediate) are not supported")
+    if not config.get("rms_norm", True):
+        raise UserError(f"{where}: rms_norm: false (LayerNorm) is not supported")
+    for name in [name for name in ssm if name in _FIXED]:
+        value = ssm.pop(name)
+        if value != _FIXED[name] and list(value or []) != _FIXED[name]:
+            raise UserError(f"{where}: ssm_cfg.{name}: {value!r} is not supported; only {_FIXED[name]!r} is")
+    unknown = sorted(set(ssm) - set(_KEYS[layer]) - _IGNORED)
+    if unknown:
+        raise UserError(f"{where}: ssm_cfg.{unknown[0]} is unknown; known: {', '.join(_KEYS[layer])}")
+    ssm = _DEFAULTS[layer] | {name: value for name, value in ssm.items() if name not in _IGNORED}
+    values = {_KEYS[layer][name]: value for name, value in ssm.items()} | {
+        "hidden_size": config["d_model"],
+        "num_hidden_layers": config["n_layer"],
+        "vocab_size": _padded_vocabulary(config),
+        "residual_in_fp32": config.get("residual_in_fp32", True),
+        "tie_word_embeddings": config.get("tie_embeddings", True),
+        "layer_norm_epsilon": 1e-5,
+        "pad_token_id": _NEOX_END_OF_TEXT,
+        "bos_token_id": _NEOX_END_OF_TEXT,
+        "eos_token_id": _NEOX_END_OF_TEXT,
+    }
+    if layer == "Mamba1":
+        return MambaConfig(**values)
+    values["num_heads"] = values.get("expand", 2) * config["d_model"] // values["head_dim"]
+    return Mamba2Config(**values)
+
+
+def from_transformers_config(config: Any) -> dict[str, Any]:
+    """`mamba_ssm`'s config for one of transformers'. The vocabulary counts as padded already."""
+    layer = "Mamba2" if config.model_type == "mamba2" else "Mamba1"
+    ssm = {name: getattr(config, theirs) for name, theirs in _KEYS[layer].items()}
+    return {
+        "d_model": config.hidden_size,
+        "d_intermediate": 0,
+        "n_layer": config.num_hidden_layers,
+        "vocab_size": config.vocab_size,
+        "ssm_cfg": {"layer": layer} | ssm,
+        "attn_layer_idx": [],
+        "attn_cfg": {},
+        "rms_norm": True,
+        "residual_in_fp32": config.residual_in_fp32,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": 1,
+        "tie_embeddings": True,
+    }
+
+
+def to_transformers_state(state: Mapping[str, torch.Tensor]) -> State:
+    """A backbone's weights under transformers' names."""
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith("backbone."):
+            name = name.removeprefix("backbone.")
+            renamed["embeddings.weight" if name == "embedding.weight" else name] = tensor
+    return renamed
+
+
+def from_transformers_state(state: Mapping[str, torch.Tensor]) -> State:
+    """The weights of `mamba_ssm`'s language model, its head tied to the embeddings."""
+    renamed = {}
+    for name, tensor in state.items():
+        renamed["backbone." + ("embedding.weight" if name == "embeddings.weight" else name)] = tensor
+    renamed["lm_head.weight"] = renamed["backbone.embedding.weight"]
+    return renamed
+
+
+def load(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
+    """The backbone of such a folder as transformers' model. Raises UserError where weights are missing or misshapen."""
+    folder = Path(folder)
+    config = to_transformers_config(json.loads((folder / "config.json").read_text()), f"{folder}/config.json")
+    state = to_transformers_state(_read_weights(folder))
+    if dtype != "auto":
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    with torch.device("meta"):  # the weights are put in below, so none need be drawn
+        backbone = Mamba2Model(config) if isinstance(config, Mamba2Config) else MambaModel(config)
+    expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise UserError(
+            f"{folder}: its weights lack {len(missing)}, such as backbone.{', backbone.'.join(missing[:3])}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected.get(name):
+            wanted = tuple(expected[name]) if name in expected else "no such weight"
+            raise UserError(f"{folder}: backbone.{name} is {tuple(tensor.shape)}, config.json asks for {wanted}")
+    backbone.load_state_dict(state, assign=True)
+    backbone.requires_grad_(True)
+    return backbone.eval()
+
+
+def save(backbone: PreTrainedModel, folder: str | Path) -> None:
+    """Writes config.json and pytorch_model.bin as `mamba_ssm` reads them into an existing folder."""
+    folder = Path(folder)
+    torch.save(from_transformers_state(backbone.state_dict()), folder / _WEIGHTS)
+    text = json.dumps(from_transformers_config(backbone.config), indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _padded_vocabulary(config: Mapping[str, Any]) -> int:
+    multiple = config.get("pad_vocab_size_multiple", 8)
+    return -(-config["vocab_size"] // multiple) * multiple
+
+
+def _read_weights(folder: Path) -> State:
+    safe = folder / "model.safetensors"
+    if safe.is_file():
+        return load_file(safe)
+    path = folder / _WEIGHTS
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: holds neither {_WEIGHTS} nor {safe.name}; get the whole checkpoint") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"{path}: is no file of tensors that torch can read; get it again") from error
