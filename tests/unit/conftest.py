@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from ssmrank.models.backbones import random_backbone
 
@@ -144,3 +145,80 @@ def tiny_model(tmp_path_factory, tiny_tokenizer):
         return folders[shape]
 
     return folder_of
+
+
+BYTE_LEVEL_TOKENIZERS = {
+    # How the published repositories of each family describe theirs: the model type, special tokens in the order of
+    # their ids, tokenizer_config.json, and whether there is a tokenizer.json beside vocab.json and merges.txt.
+    "roberta": ("roberta", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], {"model_max_length": 512}, False),
+    "bart": ("bart", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], {"model_max_length": 1024}, False),
+    "opt": (
+        "opt",
+        ["<s>", "<pad>", "</s>", "<unk>"],
+        {
+            "tokenizer_class": "GPT2Tokenizer",
+            "bos_token": "</s>",
+            "eos_token": "</s>",
+            "unk_token": "</s>",
+            "pad_token": "<pad>",
+            "add_bos_token": True,
+            "add_prefix_space": False,
+        },
+        False,
+    ),
+    "gpt-neox": (
+        "mamba2",
+        ["<|endoftext|>", "<|padding|>"],
+        {
+            "tokenizer_class": "GPTNeoXTokenizer",
+            "bos_token": "<|endoftext|>",
+            "eos_token": "<|endoftext|>",
+            "unk_token": "<|endoftext|>",
+            "add_prefix_space": False,
+        },
+        True,
+    ),
+    "llama-3.2": (
+        "llama",
+        ["<|begin_of_text|>", "<|end_of_text|>"],
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|begin_of_text|>",
+            "eos_token": "<|end_of_text|>",
+            "clean_up_tokenization_spaces": True,
+        },
+        True,
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def byte_level_tokenizer(tmp_path_factory):
+    """A function that gives a tiny tokenizer of the family: byte-level BPE read from files as its repository has."""
+
+    def tokenizer_of(family: str):
+        model_type, special, settings, fast = BYTE_LEVEL_TOKENIZERS[family]
+        folder = tmp_path_factory.mktemp(f"tokenizer-{family}")
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([" ".join(WORDS), " document: query: document: query:"], trainer)
+        if family == "llama-3.2":
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=f"{special[0]} $A", special_tokens=[(special[0], 0)]
+            )
+        if fast:
+            tokenizer.save(str(folder / "tokenizer.json"))
+        else:
+            tokenizer.model.save(str(folder))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        return AutoTokenizer.from_pretrained(folder)
+
+    return tokenizer_of

@@ -58,19 +58,19 @@ _HAS_POOLER = {"bert", "roberta"}
 _LEARNED_POSITIONS = {"bert", "roberta", "electra", "bart", "opt"}
 
 
-def load_backbone(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
-    """A checkpoint folder's backbone, ready for `packed_forward`; "auto" keeps the checkpoint's own number format.
+def load_backbone(folder: str | Path) -> PreTrainedModel:
+    """A checkpoint folder's backbone in float32, ready for `packed_forward`.
 
     Reads transformers' layout and that of `mamba_ssm`. Raises UserError where weights are missing or of other shapes.
     """
     config = read_backbone_config(folder)
     if mamba_ssm_format.is_original(_read_json(folder)):
-        return mamba_ssm_format.load(folder, dtype)
+        return mamba_ssm_format.load(folder)
     options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
     try:
         with quiet_transformers():
             backbone, report = AutoModel.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True, **_attention(config), **options
+                folder, config=config, dtype=torch.float32, output_loading_info=True, **_attention(config), **options
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: transformers cannot load its weights: {_first_line(error)}") from error

@@ -78,7 +78,7 @@ def to_transformers_config(config: Mapping[str, Any], where: str = "config") -> 
         raise UserError(f"{where}: rms_norm: false (LayerNorm) is not supported")
     for name in [name for name in ssm if name in _FIXED]:
         value = ssm.pop(name)
-        if value != _FIXED[name] and list(value or []) != _FIXED[name]:
+        if (list(value) if isinstance(value, tuple) else value) != _FIXED[name]:
             raise UserError(f"{where}: ssm_cfg.{name}: {value!r} is not supported; only {_FIXED[name]!r} is")
     unknown = sorted(set(ssm) - set(_KEYS[layer]) - _IGNORED)
     if unknown:

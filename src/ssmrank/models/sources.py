@@ -17,6 +17,7 @@ from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, RandomMod
 from ssmrank.errors import UserError
 from ssmrank.io.archive import extract_folder, fetch_archive
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.models import mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
@@ -148,7 +149,8 @@ def _to_safetensors(folder: Path) -> None:
     original = "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not original and _select((file.name for file in folder.iterdir()), _SAFE_WEIGHTS[:1]):
         return
-    backbone = load_backbone(folder, dtype="auto")
+    # In float32 nothing is lost, whatever a file of transformers' layout holds and its config says of it.
+    backbone = mamba_ssm_format.load(folder, dtype="auto") if original else load_backbone(folder)
     _drop(folder, (*_PICKLED_WEIGHTS, *_SAFE_WEIGHTS, "config.json"))
     with quiet_transformers():
         backbone.save_pretrained(folder)

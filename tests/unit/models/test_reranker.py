@@ -2,16 +2,31 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModel
 
+from ssmrank.config import Model
 from ssmrank.errors import UserError
 from ssmrank.models import load_reranker
 from ssmrank.models.packing import pack
 from ssmrank.models.reranker import new_reranker
+from ssmrank.models.sources import write_model
 
 DOCUMENTS = ["state space models", "river boat fish mountain snow", "a", "mamba scan retrieval search engine"]
 
 
-@pytest.mark.parametrize(("model_type", "kind"), [("bert", "E"), ("llama", "D"), ("mamba", "D"), ("mamba2", "D")])
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    [
+        ("bert", "E"),
+        ("roberta", "E"),
+        ("electra", "E"),
+        ("bart", "ED"),
+        ("opt-350m", "D"),
+        ("llama-3.2", "D"),
+        ("mamba", "D"),
+        ("mamba2", "D"),
+    ],
+)
 def test_checkpoint_round_trip(tiny_model, tmp_path, model_type, kind):
     torch.manual_seed(1)
     reranker = new_reranker(tiny_model(model_type), kind, 32).eval()
@@ -48,3 +63,47 @@ def test_scores_do_not_depend_on_the_batch(tiny_model):
 def test_a_folder_that_is_no_checkpoint_is_one_line(tiny_model):
     with pytest.raises(UserError, match=r"holds no reranker\.json; this is no checkpoint"):
         load_reranker(tiny_model("bert"))
+
+
+def test_a_longer_input_than_position_embeddings_is_one_line(tiny_model):
+    with pytest.raises(
+        UserError, match=r"max_length 513: this model \(roberta\) has position embeddings for 512 tokens"
+    ):
+        new_reranker(tiny_model("roberta"), "E", 513)
+
+
+def test_bart_scores_by_its_decoders_first_state(tiny_model):
+    reranker = new_reranker(tiny_model("bart"), "ED", 32).eval()
+    template = reranker.template
+    [query], [document] = template.tokenize_queries(["mamba"]), template.tokenize_documents(["state space"])
+    ids = torch.tensor(template.join(query, document, 32))[None].long()
+    reference = AutoModel.from_pretrained(tiny_model("bart")).eval()
+    with torch.no_grad():
+        expected = reranker.head(reference(input_ids=ids).last_hidden_state[:, 0])
+    assert reranker.score("mamba", ["state space"]) == pytest.approx([expected.item()], abs=1e-5)
+
+
+def test_template_and_pooling_that_the_model_folder_sets_are_kept(tiny_model, tmp_path):
+    model = Model(
+        label="BERT",
+        kind="E",
+        size="1M",
+        source={"kind": "folder", "path": str(tiny_model("bert"))},
+        template="document-first",
+        pooling="mean",
+    )
+    write_model(model, tmp_path / "model", tmp_path)
+    reranker = new_reranker(tmp_path / "model", "E", 32).eval()
+    assert (reranker.template.order, reranker.settings.pooled) == ("document-first", "mean")
+    reranker.save(tmp_path / "checkpoint")
+    loaded = load_reranker(tmp_path / "checkpoint")
+    assert loaded.settings == reranker.settings
+    assert loaded.score("mamba", DOCUMENTS) == reranker.score("mamba", DOCUMENTS)
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(tiny_model, tmp_path):
+    new_reranker(tiny_model("bert"), "E", 32).save(tmp_path / "checkpoint")
+    new_reranker(tiny_model("bart"), "ED", 32).save(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(tmp_path / "checkpoint" / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: does not fit config\.json in \d+ weights, such as"):
+        load_reranker(tmp_path / "checkpoint")

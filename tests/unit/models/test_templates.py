@@ -64,3 +64,88 @@ def test_a_query_without_room_for_a_document_is_named(tiny_tokenizer):
     [query], [document] = template.tokenize_queries(["rank " * 30]), template.tokenize_documents(["state"])
     with pytest.raises(UserError, match=r"query q7: its 33 tokens leave no room .* max_length 16"):
         template.join(query, document, 16, "q7")
+
+
+# ---------------------------------------------------------------- special tokens of each family
+
+SPECIAL = {
+    # kind, ids before the text, ids behind it: ids as the conftest's families number their special tokens.
+    "roberta": ("E", [0], []),
+    "bart": ("ED", [0], []),
+    "opt": ("D", [2], [2]),
+    "gpt-neox": ("D", [], [0]),
+    "llama-3.2": ("D", [0], [1]),
+}
+
+
+def joined(template, query, document, max_length=1000):
+    [query_ids], [document_ids] = template.tokenize_queries([query]), template.tokenize_documents([document])
+    return template.join(query_ids, document_ids, max_length).tolist()
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+def test_special_tokens_stand_around_the_text_of_the_template(byte_level_tokenizer, family):
+    tokenizer = byte_level_tokenizer(family)
+    kind, before, after = SPECIAL[family]
+    ids = joined(Template.of(tokenizer, kind), "mamba scan", "state space")
+    assert ids[: len(before)] == before
+    assert ids[len(ids) - len(after) :] == after
+    text = tokenizer.decode(ids[len(before) : len(ids) - len(after)], clean_up_tokenization_spaces=False)
+    if kind == "D":
+        assert text == "document: state space; query: mamba scan;"
+    else:
+        assert text == "; query: mamba scan; document: state space"
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+def test_what_the_model_was_pretrained_to_start_with_stands_first(byte_level_tokenizer, family):
+    """The tokenizer's own start of a text is the template's."""
+    tokenizer = byte_level_tokenizer(family)
+    own = tokenizer("state space")["input_ids"]
+    plain = tokenizer("state space", add_special_tokens=False)["input_ids"]
+    kind, before, _ = SPECIAL[family]
+    assert own[: own.index(plain[0])] == before == list(Template.of(tokenizer, kind).before)
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+def test_no_text_of_a_document_becomes_a_special_token(byte_level_tokenizer, family):
+    tokenizer = byte_level_tokenizer(family)
+    template = Template.of(tokenizer, SPECIAL[family][0])
+    text = "state " + " ".join(tokenizer.all_special_tokens) + " space"
+    [document], [query] = template.tokenize_documents([text]), template.tokenize_queries([text])
+    assert not set(tokenizer.all_special_ids) & {*document.tolist(), *query.tolist()}
+    assert text in tokenizer.decode(document, clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+def test_pieces_are_the_tokens_of_the_joint_text_byte_level(byte_level_tokenizer, family):
+    tokenizer = byte_level_tokenizer(family)
+    kind, before, after = SPECIAL[family]
+    template = Template.of(tokenizer, kind)
+    for text in [
+        "state space",
+        "ends with ;",
+        "!?;;",
+        "",
+        "  spaces  ",
+        "line\n",
+        "e\u0301tat \u4e2d\u6587",
+        "a;b; c ;",
+    ]:
+        text_ids = joined(template, "rank; text", text)
+        whole = f"document: {text}; query: rank; text;" if kind == "D" else f"; query: rank; text; document: {text}"
+        assert text_ids == [*before, *tokenizer(whole, add_special_tokens=False)["input_ids"], *after]
+
+
+def test_order_may_be_set_against_the_kinds(tiny_tokenizer):
+    first = Template.of(tiny_tokenizer, "E", "document-first")
+    assert text_of(first, np.array(joined(first, "mamba", "state"))) == "[CLS] document : state ; query : mamba ;"
+    last = Template.of(tiny_tokenizer, "D", "query-first")
+    assert text_of(last, np.array(joined(last, "mamba", "state"))) == "; query : mamba ; document : state [SEP]"
+
+
+def test_a_tokenizer_without_the_token_is_one_line(byte_level_tokenizer):
+    tokenizer = byte_level_tokenizer("llama-3.2")
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="has no eos or sep token; name one in its tokenizer_config"):
+        Template.of(tokenizer, "D")
