@@ -153,6 +153,37 @@ class TrainingOverrides(Section):
     token_budget: int | None = Field(None, ge=16)
 
 
+METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
+"""The known metrics; k stands for a cutoff of 1 or more."""
+
+METRIC_PATTERN = re.compile(r"(nDCG|MRR|MAP)(?:@([1-9][0-9]*))?|(P|Recall|R)@([1-9][0-9]*)")
+
+
+def _check_metric(metric: str) -> str:
+    if not METRIC_PATTERN.fullmatch(metric):
+        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
+    return metric
+
+
+class Validation(Section):
+    """Held-out queries that are reranked now and then in training; the weights that rank them best are kept."""
+
+    split: Name = Field(description="of the training's collection")
+    retriever: Name = Field(description="whose run of that split is reranked")
+    depth: int = Field(100, ge=1, description="documents of each query")
+    queries: int | None = Field(None, ge=1, description="use this many queries (drawn by seed), not all")
+    metric: str = Field("MRR@10", description=f"known: {', '.join(METRICS)}")
+    every_steps: int = Field(ge=1, description="optimizer steps between two validations; there is one at the end")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many validations without a better one; null: never"
+    )
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, metric: str) -> str:
+        return _check_metric(metric)
+
+
 class Training(Section):
     """How a reranker is trained."""
 
@@ -173,6 +204,15 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where the device computes in bf16, else fp32"
     )
+    activation_checkpointing: Literal["auto", "off", "full"] = Field(
+        "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory asks for"
+    )
+    length_grouped: bool = Field(False, description="groups of about equal tokens in a step")
+    parallel: Literal["none", "ddp", "fsdp2"] = Field(
+        "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
+    )
+    processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
+    validation: Validation | None = None
     seed: int = 42
 
 
@@ -300,12 +340,6 @@ class TableSettings(Section):
         return list(dict.fromkeys(key for section in self.sections for row in section.rows for key in row.metrics))
 
 
-METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
-"""The known metrics; k stands for a cutoff of 1 or more."""
-
-METRIC_PATTERN = re.compile(r"(nDCG|MRR|MAP)(?:@([1-9][0-9]*))?|(P|Recall|R)@([1-9][0-9]*)")
-
-
 class Evaluation(Section):
     """Which metrics are computed: name, then the cutoff after @."""
 
@@ -315,10 +349,7 @@ class Evaluation(Section):
     @classmethod
     def _metrics_are_known(cls, metrics: list[str]) -> list[str]:
         for metric in metrics:
-            if not METRIC_PATTERN.fullmatch(metric):
-                raise ValueError(
-                    f"unknown metric {metric!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10"
-                )
+            _check_metric(metric)
         if len(set(metrics)) < len(metrics):
             raise ValueError(f"a metric is named twice in {', '.join(metrics)}; keep one of each")
         return metrics
@@ -357,6 +388,10 @@ class Params(Section):
         for name, training in self.trainings.items():
             self._defined_split(training.collection, training.split, f"trainings.{name}")
             self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
+            if training.validation is not None:
+                where = f"trainings.{name}.validation"
+                self._defined_split(training.collection, training.validation.split, where)
+                self._defined("retrievers", training.validation.retriever, f"{where}.retriever")
         for name, reranking in self.rerankings.items():
             self._defined("retrievers", reranking.retriever, f"rerankings.{name}.retriever")
         for name, table in self.tables.items():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
 from ssmrank.models.templates import Template
+from ssmrank.training.tokens import TokenStore
 
 
 class Texts(Protocol):
@@ -22,14 +26,19 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """A query, a relevant document and its negatives, by id."""
+    """A query, a relevant document and its negatives, by id; a teacher's scores of these documents, if there are."""
 
     query: str
     documents: tuple[str, ...]
+    scores: tuple[float, ...] | None = None
 
 
-def read_groups(path: str | Path, negatives: int) -> list[Group]:
-    """The groups of a negatives file. Raises UserError for a line without the keys or with another number."""
+def read_groups(path: str | Path, negatives: int, distils: bool = False) -> list[Group]:
+    """The groups of a negatives file; with `distils` each with its teacher's scores.
+
+    Raises UserError for a line without the keys, with another number of negatives, or with scores that are not one
+    finite number for each document.
+    """
     groups = []
     for number, record in read_jsonl(path):
         try:
@@ -40,16 +49,34 @@ def read_groups(path: str | Path, negatives: int) -> list[Group]:
             ) from error
         if len(group.documents) != 1 + negatives:
             raise UserError(f"{path}:{number}: {len(group.documents) - 1} negatives where {negatives} are set")
+        if distils:
+            group = replace(group, scores=_teacher_scores(record, len(group.documents), f"{path}:{number}"))
         groups.append(group)
     if not groups:
         raise UserError(f"{path}: holds no group; check section negatives and the collection's qrels")
     return groups
 
 
-class GroupSequences:
-    """Token sequences of groups; each text is tokenized once.
+def _teacher_scores(record: Mapping[str, Any], documents: int, where: str) -> tuple[float, ...]:
+    scores = record.get("scores")
+    if scores is None:
+        raise UserError(
+            f'{where}: key "scores" is missing; a distillation loss needs a teacher\'s score of each document: '
+            "add them, the relevant document's first, or choose another loss"
+        )
+    numbers = isinstance(scores, list) and all(
+        isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) for score in scores
+    )
+    if not numbers or len(scores) != documents:
+        raise UserError(f'{where}: "scores" must be a list of {documents} finite numbers, one for each document')
+    return tuple(float(score) for score in scores)
 
-    `sequences[i]` gives group i's 1 + negatives sequences, the relevant document first.
+
+class GroupSequences:
+    """Token sequences of groups; each text is tokenized once, ahead of the loop.
+
+    `sequences[i]` gives group i's 1 + negatives sequences, the relevant document first. `documents` are texts, or
+    tokens that `token_store` made of them.
     """
 
     def __init__(
@@ -57,7 +84,7 @@ class GroupSequences:
         groups: Sequence[Group],
         template: Template,
         queries: Mapping[str, str],
-        documents: Texts,
+        documents: Texts | TokenStore,
         max_length: int,
     ) -> None:
         self.groups = groups
@@ -69,8 +96,12 @@ class GroupSequences:
         if missing is not None:
             raise UserError(f"query {missing}: named by the training groups, unknown to the collection's split")
         self._queries = dict(zip(query_ids, template.tokenize_queries([queries[q] for q in query_ids]), strict=True))
-        texts = [documents[document] for document in document_ids]
-        self._documents = dict(zip(document_ids, template.tokenize_documents(texts), strict=True))
+        self._documents: Mapping[str, np.ndarray] | TokenStore
+        if isinstance(documents, TokenStore):
+            self._documents = documents
+        else:
+            texts = [documents[document] for document in document_ids]
+            self._documents = dict(zip(document_ids, template.tokenize_documents(texts), strict=True))
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -83,34 +114,18 @@ class GroupSequences:
             for document in group.documents
         ]
 
+    def teacher(self, indices: Sequence[int]) -> torch.Tensor | None:
+        """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None where they have none."""
+        scores = [self.groups[index].scores for index in indices]
+        return None if any(row is None for row in scores) else torch.tensor(scores)
 
-def step_indices(groups: int, batch_groups: int, seed: int, first_step: int, total_steps: int) -> Iterator[list[int]]:
-    """The groups of each optimizer step from `first_step` on.
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each group, int64 [groups]; looks at every group."""
+        return np.array([self.length(index) for index in range(len(self))], dtype=np.int64)
 
-    Each pass over the groups has its own order, drawn from (seed, pass), so that any step can be had without those
-    before it.
-    """
-    order: list[int] = []
-    current = -1
-    for step in range(first_step, total_steps):
-        indices = []
-        for position in range(step * batch_groups, (step + 1) * batch_groups):
-            epoch, place = divmod(position, groups)
-            if epoch != current:
-                order = np.random.default_rng([seed, epoch]).permutation(groups).tolist()
-                current = epoch
-            indices.append(order[place])
-        yield indices
-
-
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Cuts a step into runs of neighbouring groups of at most `token_budget` tokens; a larger group stands alone."""
-    batches: list[list[int]] = []
-    tokens = 0
-    for index, length in enumerate(lengths):
-        if not batches or tokens + length > token_budget:
-            batches.append([])
-            tokens = 0
-        batches[-1].append(index)
-        tokens += length
-    return batches
+    def length(self, index: int) -> int:
+        """Tokens of a group."""
+        group = self.groups[index]
+        around = len(self._template.before) + len(self._queries[group.query]) + len(self._template.after)
+        return sum(min(self._max_length, around + len(self._documents[document])) for document in group.documents)

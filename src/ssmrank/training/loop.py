@@ -5,41 +5,41 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
-import numpy as np
 import torch
 
 from ssmrank.config import TrainSettings
 from ssmrank.errors import UserError
-from ssmrank.models.packing import pack
-from ssmrank.models.precision import Precision, autocast, resolve_precision
+from ssmrank.models.precision import resolve_precision
 from ssmrank.models.reranker import Reranker
-from ssmrank.training.groups import GroupSequences, micro_batches, step_indices
+from ssmrank.training import randomness
+from ssmrank.training.gradients import Accumulator
+from ssmrank.training.groups import GroupSequences
 from ssmrank.training.loss import LOSSES
+from ssmrank.training.memory import choose_recomputation
+from ssmrank.training.parallel import Workers
+from ssmrank.training.progress import History, Progress
+from ssmrank.training.sampler import step_indices
 from ssmrank.training.schedule import linear_warmup_decay
 from ssmrank.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
-_REPORT_SECONDS = 10.0
 _CHECK_STEPS = 10
 """Losses are read from the device, and checked, this often: each reading waits for the device."""
 
 
-class OutOfMemory(Exception):
-    """A single group does not fit into the device's memory."""
+class Validator(Protocol):
+    """Measures a model, left as it was, on held-out queries: higher is better."""
 
+    every_steps: int
+    patience: int | None
 
-@dataclass
-class History:
-    """What a training did: mean loss of each step, tokens and seconds in all."""
-
-    loss: list[float] = field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
+    def __call__(self, reranker: Reranker, workers: Workers) -> float:
+        """The metric, in every process."""
+        ...
 
 
 def train(
@@ -50,48 +50,76 @@ def train(
     state: TrainingState,
     save_seconds: float = 300.0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_validation: Callable[[int, float], None] = lambda step, value: None,
+    validator: Validator | None = None,
+    workers: Workers | None = None,
 ) -> History:
-    """Fine-tunes `reranker` in place and leaves it in evaluation mode on `device`.
+    """Fine-tunes `reranker` in place and leaves it in evaluation mode on `device`, with its best weights if validated.
 
-    float32 weights, matrix products in the settings' precision; gradients of a step are summed over micro-batches of
-    at most `token_budget` tokens, which changes nothing but the order of summation. Goes on from `state` where a
-    training with the same fingerprint was stopped. `on_step(step, loss)` is called for each step, some steps late.
+    float32 weights, matrix products in the settings' precision; gradients of a step are summed over processes and
+    micro-batches of at most `token_budget` tokens, which changes nothing but the order of summation. Goes on from
+    `state` where a training with the same fingerprint was stopped. `on_step(step, loss)` is called for each step, some
+    steps late, `on_validation(step, value)` for each validation.
 
     Raises UserError where the loss is not finite, OutOfMemory where a single group does not fit.
     """
+    workers = workers or Workers()
+    if settings.batch_groups < workers.size:
+        raise UserError(f"batch_groups {settings.batch_groups} is less than {workers.size} processes; raise it")
     reranker.to(device).train()
-    total_steps = max(1, math.ceil(settings.epochs * len(data) / settings.batch_groups))
-    optimizer = make_optimizer(reranker, settings)
     precision = resolve_precision(settings.precision, device)
+    largest = max(settings.token_budget, (1 + settings.negatives_count) * settings.max_length)
+    choose_recomputation(reranker, settings.activation_checkpointing, precision, device, largest)
+    workers.prepare(reranker)
+    optimizer = make_optimizer(reranker, settings)
+    gradients = Accumulator(
+        reranker,
+        LOSSES[settings.loss],
+        precision,
+        device,
+        settings.token_budget,
+        workers,
+        may_recompute=settings.activation_checkpointing == "auto",
+    )
     history = History()
-    first_step, budget = 0, settings.token_budget
-    resumed = state.load()
-    if resumed is not None:
-        first_step, saved = resumed
-        _restore(saved, reranker, optimizer, history)
+    saver = _Saver(state, save_seconds, reranker, optimizer, history, workers)
+    first_step = saver.resume()
+    total_steps = max(1, math.ceil(settings.epochs * len(data) / settings.batch_groups))
+    if first_step:
         log.info("going on after step %d of %d", first_step, total_steps)
-    pending: list[tuple[int, list[int], torch.Tensor]] = []
-    progress = _Progress(total_steps, first_step, history)
-    last_save = time.monotonic()
-    steps = step_indices(len(data), settings.batch_groups, settings.seed, first_step, total_steps)
+    losses = _Losses(data, history, on_step)
+    progress = Progress(total_steps, first_step, history)
+    lengths = data.lengths if settings.length_grouped else None
+    steps = step_indices(len(data), settings.batch_groups, settings.seed, first_step, total_steps, lengths)
     for step, indices in enumerate(steps, start=first_step):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * linear_warmup_decay(step, total_steps, settings.warmup_ratio)
-        groups = [data[index] for index in indices]
-        loss, budget = accumulate_gradients(reranker, groups, settings, precision, device, budget)
+        own = workers.share(indices)
+        loss = gradients([data[index] for index in own], len(indices), data.teacher(own))
         torch.nn.utils.clip_grad_norm_(reranker.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        pending.append((step, indices, loss))
-        progress.count(sum(len(sequence) for group_ in groups for sequence in group_))
-        last = step + 1 == total_steps
-        if last or len(pending) == _CHECK_STEPS:
-            _read_losses(pending, data, history, on_step)
+        losses.take(step, indices, loss)
+        progress.count(sum(data.length(index) for index in indices))
+        done = step + 1
+        last = done == total_steps
+        if last or losses.waiting == _CHECK_STEPS:
+            losses.read()
             progress.report(last)
-        if not last and time.monotonic() - last_save >= save_seconds:
-            _read_losses(pending, data, history, on_step)
-            state.save(step + 1, _snapshot(reranker, optimizer, history))
-            last_save = time.monotonic()
+        if validator is not None and (last or done % validator.every_steps == 0):
+            losses.read()
+            value = validator(reranker, workers)
+            history.validation.append((done, value))
+            on_validation(done, value)
+            saver.keep_if_best(done)
+            progress.pause()
+            if validator.patience is not None and history.validations_since_best() >= validator.patience:
+                log.info("step %d: nothing better in %d validations; stopped", done, validator.patience)
+                break
+        if not last and saver.is_due():
+            losses.read()
+            saver.save(done)
+    saver.take_best()
     reranker.eval()
     return history
 
@@ -108,116 +136,94 @@ def make_optimizer(reranker: torch.nn.Module, settings: TrainSettings) -> torch.
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def accumulate_gradients(
-    reranker: Reranker,
-    groups: Sequence[list[np.ndarray]],
-    settings: TrainSettings,
-    precision: Precision,
-    device: torch.device,
-    budget: int,
-) -> tuple[torch.Tensor, int]:
-    """Adds the step's gradients; on a full device halves the micro-batch and does the step again with the same result.
+class _Saver:
+    """Writes and reads what a killed training goes on from; the first process writes, all read."""
 
-    Returns the mean loss of the groups, on the device, and the token budget that was used.
-    """
-    lengths = [sum(len(sequence) for sequence in group) for group in groups]
-    random_state = _random_state(device)
-    while True:
-        try:
-            total = torch.zeros((), device=device)
-            for batch in micro_batches(lengths, budget):
-                packed = pack([sequence for index in batch for sequence in groups[index]], device)
-                with autocast(precision, device):
-                    scores = reranker(packed).view(len(batch), -1)
-                loss = LOSSES[settings.loss](scores).sum() / len(groups)
-                loss.backward()
-                total += loss.detach()
-            return total, budget
-        except torch.OutOfMemoryError as error:
-            reranker.zero_grad(set_to_none=True)
-            if budget < min(lengths) or len(micro_batches(lengths, budget)) == len(groups):
-                raise OutOfMemory from error
-            budget //= 2
-            torch.cuda.empty_cache()
-            _set_random_state(random_state, device)
-            log.warning("out of memory: the step is done again with micro-batches of %d tokens", budget)
+    def __init__(
+        self,
+        state: TrainingState,
+        seconds: float,
+        reranker: Reranker,
+        optimizer: torch.optim.Optimizer,
+        history: History,
+        workers: Workers,
+    ) -> None:
+        self.state, self.seconds = state, seconds
+        self.reranker, self.optimizer, self.history, self.workers = reranker, optimizer, history, workers
+        self.device = next(reranker.parameters()).device
+        self.last = time.monotonic()
 
+    def resume(self) -> int:
+        """Restores the newest sound state; the number of steps done, 0 where there is none."""
+        if self.workers.rank == 0:
+            self.state.remove_unfinished()
+        loaded = self.state.load()
+        if loaded is None:
+            return 0
+        step, saved = loaded
+        self.workers.restore(saved, self.reranker, self.optimizer)
+        vars(self.history).update(saved["history"])
+        if len(saved["random"]) == self.workers.size:
+            randomness.restore(saved["random"][self.workers.rank], self.device)
+        return step
 
-def _read_losses(
-    pending: list[tuple[int, list[int], torch.Tensor]],
-    data: GroupSequences,
-    history: History,
-    on_step: Callable[[int, float], None],
-) -> None:
-    for step, indices, loss in pending:
-        value = loss.item()
-        if not math.isfinite(value):
-            queries = ", ".join(dict.fromkeys(data.groups[index].query for index in indices))
-            raise UserError(
-                f"loss is {value} at step {step + 1}, batch of queries {queries}; lower learning_rate or set "
-                "precision: fp32 (nothing was written)"
-            )
-        history.loss.append(value)
-        on_step(step + 1, value)
-    pending.clear()
+    def is_due(self) -> bool:
+        return self.workers.first_decides(time.monotonic() - self.last >= self.seconds)
 
+    def save(self, step: int) -> None:
+        saved = self.workers.snapshot(self.reranker, self.optimizer)
+        saved["history"] = vars(self.history)
+        saved["random"] = self.workers.gather(randomness.snapshot(self.device))
+        if self.workers.rank == 0:
+            self.state.save(step, saved, best=self.history.best[0] if self.history.best else None)
+        self.last = time.monotonic()
 
-class _Progress:
-    def __init__(self, total_steps: int, first_step: int, history: History) -> None:
-        self.total, self.first, self.history = total_steps, first_step, history
-        self.start = self.last_report = self.last_count = time.monotonic()
-        self.start_tokens = history.tokens
-
-    def count(self, tokens: int) -> None:
-        now = time.monotonic()
-        self.history.tokens += tokens
-        self.history.seconds += now - self.last_count
-        self.last_count = now
-
-    def report(self, last: bool) -> None:
-        now = time.monotonic()
-        if not last and now - self.last_report < _REPORT_SECONDS:
+    def keep_if_best(self, step: int) -> None:
+        """Keeps the weights where the last validation is the best."""
+        if self.history.best is None or self.history.best[0] != step:
             return
-        self.last_report = now
-        done, losses = len(self.history.loss), self.history.loss[-50:]
-        elapsed = max(now - self.start, 1e-9)
-        left = int(elapsed / max(1, done - self.first) * (self.total - done))
+        weights = self.workers.weights(self.reranker)
+        if self.workers.rank == 0:
+            self.state.save_best(step, weights)
+
+    def take_best(self) -> None:
+        """Takes the kept weights, unless they are the last ones anyway."""
+        best = self.history.best
+        if best is None or best[0] == len(self.history.loss):
+            return
+        self.workers.wait()  # no process reads before the first has written
+        self.workers.take_weights(self.reranker, self.state.load_best(best[0]))
         log.info(
-            "step %d/%d  loss %.4f  %s tokens/s  %d:%02d left",
-            done,
-            self.total,
-            sum(losses) / len(losses),
-            f"{(self.history.tokens - self.start_tokens) / elapsed:,.0f}",
-            left // 60,
-            left % 60,
+            "the weights after step %d, the best of %d validations, are kept", best[0], len(self.history.validation)
         )
 
 
-def _snapshot(reranker: Reranker, optimizer: torch.optim.Optimizer, history: History) -> dict[str, Any]:
-    device = next(reranker.parameters()).device
-    return {
-        "model": reranker.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": vars(history),
-        "random": _random_state(device),
-    }
+class _Losses:
+    """Losses that lie on the device until they are read."""
 
+    def __init__(self, data: GroupSequences, history: History, on_step: Callable[[int, float], None]) -> None:
+        self.data, self.history, self.on_step = data, history, on_step
+        self._taken: list[tuple[int, list[int], torch.Tensor]] = []
 
-def _restore(saved: dict[str, Any], reranker: Reranker, optimizer: torch.optim.Optimizer, history: History) -> None:
-    reranker.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    vars(history).update(saved["history"])
-    _set_random_state(saved["random"], next(reranker.parameters()).device)
+    @property
+    def waiting(self) -> int:
+        """Number of losses not read yet."""
+        return len(self._taken)
 
+    def take(self, step: int, indices: list[int], loss: torch.Tensor) -> None:
+        """Takes the loss of a step on these groups."""
+        self._taken.append((step, indices, loss))
 
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+    def read(self) -> None:
+        """Brings the losses into the history; raises UserError for one that is not finite."""
+        for step, indices, loss in self._taken:
+            value = loss.item()
+            if not math.isfinite(value):
+                queries = ", ".join(dict.fromkeys(self.data.groups[index].query for index in indices))
+                raise UserError(
+                    f"loss is {value} at step {step + 1}, batch of queries {queries}; lower learning_rate or set "
+                    "precision: fp32 (nothing was written)"
+                )
+            self.history.loss.append(value)
+            self.on_step(step + 1, value)
+        self._taken.clear()

@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 
+from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "step-"
+_STEP, _BEST = "step-", "best-"
 _KEPT = 2
 
 
 class TrainingState:
-    """Checkpoints of a training in a folder, newest last.
+    """Checkpoints of a training in a folder: states to go on from, newest last, and the best weights so far.
 
-    Each is a folder that is complete or absent, with digests of its files; a damaged one is passed over. `fingerprint`
+    Each is a folder that is complete or absent, with a digest of its file; a damaged one is passed over. `fingerprint`
     names the inputs and settings: checkpoints of another fingerprint are not continued.
     """
 
@@ -30,32 +31,77 @@ class TrainingState:
         self.folder = folder
         self.fingerprint = fingerprint
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes the state after `step` steps, then removes all but the newest two."""
-        with atomic_directory(self.folder / f"{_PREFIX}{step:08d}") as temporary:
-            torch.save(state, temporary / "state.pt")
-            manifest = {"fingerprint": self.fingerprint, "step": step, "sha256": sha256(temporary / "state.pt")}
-            (temporary / "manifest.json").write_text(json.dumps(manifest))
-        for old in self._checkpoints()[:-_KEPT]:
+    def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
+        """Writes the state after `step` steps, then removes all but the newest two and the best weights they name.
+
+        `best` is the step of the best weights so far, which `save_best` has written.
+        """
+        self._write(_STEP, step, state, {"best": best})
+        kept = self._checkpoints(_STEP)[-_KEPT:]
+        named = {manifest["best"] for checkpoint in kept if (manifest := _manifest(checkpoint)) is not None}
+        for old in self._checkpoints(_STEP)[:-_KEPT]:
             shutil.rmtree(old)
+        for old in self._checkpoints(_BEST):
+            if int(old.name.removeprefix(_BEST)) not in named:
+                shutil.rmtree(old)
+
+    def save_best(self, step: int, weights: dict[str, torch.Tensor]) -> None:
+        """Writes the weights after `step` steps; older ones stay until no state names them."""
+        self._write(_BEST, step, weights, {})
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """The newest sound checkpoint of this fingerprint: (steps done, state), or None."""
-        for checkpoint in reversed(self._checkpoints()):
-            try:
-                manifest = json.loads((checkpoint / "manifest.json").read_text())
-                sound = manifest["sha256"] == sha256(checkpoint / "state.pt")
-            except (OSError, ValueError, KeyError):
-                sound = False
-            if not sound:
+        for checkpoint in reversed(self._checkpoints(_STEP)):
+            manifest = self._sound(checkpoint)
+            if manifest is None:
                 log.warning("%s: damaged checkpoint passed over", checkpoint)
             elif manifest["fingerprint"] == self.fingerprint:
+                if manifest["best"] is not None and self._sound(self._path(_BEST, manifest["best"])) is None:
+                    log.warning("%s: passed over, its best weights are damaged", checkpoint)
+                    continue
                 return manifest["step"], torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         return None
+
+    def load_best(self, step: int) -> dict[str, torch.Tensor]:
+        """The best weights, of that step. Raises UserError where they are damaged."""
+        checkpoint = self._path(_BEST, step)
+        if self._sound(checkpoint) is None:
+            raise UserError(f"{checkpoint}: the best weights are damaged; remove {self.folder} and train again")
+        return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+
+    def remove_unfinished(self) -> None:
+        """Removes what a training that was killed while writing has left."""
+        for part in self.folder.glob(".*.part"):
+            shutil.rmtree(part, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes all checkpoints: the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_PREFIX}*"))
+    def _write(self, prefix: str, step: int, content: Any, facts: dict[str, Any]) -> None:
+        with atomic_directory(self._path(prefix, step)) as temporary:
+            torch.save(content, temporary / "state.pt")
+            digest = sha256(temporary / "state.pt")
+            manifest = {"fingerprint": self.fingerprint, "step": step, "sha256": digest, **facts}
+            (temporary / "manifest.json").write_text(json.dumps(manifest))
+
+    def _sound(self, checkpoint: Path) -> dict[str, Any] | None:
+        manifest = _manifest(checkpoint)
+        try:
+            return manifest if manifest and manifest["sha256"] == sha256(checkpoint / "state.pt") else None
+        except (OSError, KeyError):
+            return None
+
+    def _path(self, prefix: str, step: int) -> Path:
+        return self.folder / f"{prefix}{step:08d}"
+
+    def _checkpoints(self, prefix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{prefix}*"))
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        return manifest if {"best"} <= manifest.keys() or checkpoint.name.startswith(_BEST) else None
+    except (OSError, ValueError):
+        return None

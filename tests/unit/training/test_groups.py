@@ -6,7 +6,7 @@ import pytest
 
 from ssmrank.errors import UserError
 from ssmrank.models.templates import Template
-from ssmrank.training.groups import Group, GroupSequences, micro_batches, read_groups, step_indices
+from ssmrank.training.groups import Group, GroupSequences, read_groups
 
 
 def write(path, *records):
@@ -31,8 +31,10 @@ def test_wrong_groups_are_named(tmp_path):
 
 def test_sequences_are_those_of_the_template(tiny_tokenizer):
     template = Template.of(tiny_tokenizer, "D")
-    texts = {"p": "state space models", "a": "river boat", "b": "fish"}
+    texts = {"p": "state space models rank text passages", "a": "river boat", "b": "fish"}
     data = GroupSequences([Group("q", ("p", "a", "b"))], template, {"q": "mamba"}, texts, 12)
+    assert data.lengths.tolist() == [sum(len(sequence) for sequence in data[0])]
+    assert max(len(sequence) for sequence in data[0]) == 12
     [query] = template.tokenize_queries(["mamba"])
     for sequence, document in zip(data[0], ["p", "a", "b"], strict=True):
         [tokens] = template.tokenize_documents([texts[document]])
@@ -44,17 +46,24 @@ def test_a_query_that_the_split_does_not_have_is_named(tiny_tokenizer):
         GroupSequences([Group("q9", ("p",))], Template.of(tiny_tokenizer, "D"), {}, {"p": "x"}, 16)
 
 
-def test_each_pass_visits_every_group_once():
-    steps = list(step_indices(groups=10, batch_groups=4, seed=1, first_step=0, total_steps=5))
-    visited = [index for step in steps for index in step]
-    assert sorted(visited[:10]) == sorted(visited[10:]) == list(range(10))
-    assert visited[:10] != visited[10:]
+GROUP = {"query": "q", "positive": "p", "negatives": ["a", "b"]}
 
 
-def test_steps_can_be_had_from_the_middle():
-    whole = list(step_indices(10, 4, 1, 0, 9))
-    assert list(step_indices(10, 4, 1, 6, 9)) == whole[6:]
+def test_a_teachers_scores_come_from_the_file(tmp_path, tiny_tokenizer):
+    path = write(tmp_path / "g.jsonl", GROUP | {"scores": [3, 0.5, -1.0]}, GROUP | {"scores": [1.0, 2.0, 3.0]})
+    groups = read_groups(path, 2, distils=True)
+    assert groups[0] == Group("q", ("p", "a", "b"), (3.0, 0.5, -1.0))
+    texts = {"p": "state", "a": "river", "b": "fish"}
+    data = GroupSequences(groups, Template.of(tiny_tokenizer, "D"), {"q": "mamba"}, texts, 16)
+    assert data.teacher([1, 0]).tolist() == [[1.0, 2.0, 3.0], [3.0, 0.5, -1.0]]
+    plain = GroupSequences(read_groups(path, 2), Template.of(tiny_tokenizer, "D"), {"q": "mamba"}, texts, 16)
+    assert plain.teacher([1, 0]) is None
 
 
-def test_micro_batches_by_hand():
-    assert micro_batches([30, 30, 50, 200, 10], 100) == [[0, 1], [2], [3], [4]]
+def test_distillation_without_sound_scores_is_named(tmp_path):
+    with pytest.raises(UserError, match=r'g.jsonl:2: key "scores" is missing; a distillation loss needs'):
+        read_groups(write(tmp_path / "g.jsonl", GROUP | {"scores": [1, 2, 3]}, GROUP), 2, distils=True)
+    for scores in ([1.0, 2.0], [1.0, 2.0, float("nan")], [1.0, 2.0, "3"], [True, 1.0, 2.0], 1.0):
+        path = write(tmp_path / "g.jsonl", GROUP | {"scores": scores})
+        with pytest.raises(UserError, match=r'g.jsonl:1: "scores" must be a list of 3 finite numbers'):
+            read_groups(path, 2, distils=True)

@@ -1,0 +1,104 @@
+"""The gradients of one step, summed over micro-batches that fit into memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ssmrank.errors import UserError
+from ssmrank.models.packing import pack
+from ssmrank.models.precision import Precision, autocast
+from ssmrank.models.reranker import Reranker
+from ssmrank.training import randomness
+from ssmrank.training.loss import Loss
+from ssmrank.training.memory import recompute_layers, recomputed_layers
+from ssmrank.training.parallel import Workers
+from ssmrank.training.sampler import micro_batches
+
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(Exception):
+    """A single group does not fit into the device's memory."""
+
+
+@dataclass
+class Accumulator:
+    """Adds up the gradients of steps; `budget`, the tokens of a micro-batch, falls where memory runs out.
+
+    `may_recompute`: before a single group is given up, all layers are recomputed in the backward pass.
+    """
+
+    reranker: Reranker
+    loss: Loss
+    precision: Precision
+    device: torch.device
+    budget: int
+    workers: Workers
+    may_recompute: bool = False
+
+    def __call__(
+        self, groups: Sequence[list[np.ndarray]], step_groups: int, teacher: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Adds the gradients of the mean loss over the step's `step_groups` groups, of which these are this process's.
+
+        On a full device the micro-batch halves and the step is done again with the same result. Returns the step's
+        mean loss, on the device; loss and gradients are of all processes' groups. Raises OutOfMemory, in every
+        process, where a single group does not fit.
+        """
+        lengths = [sum(len(sequence) for sequence in group) for group in groups]
+        random_state = randomness.snapshot(self.device)
+        loss = None
+        while loss is None:
+            try:
+                loss = self._pass(groups, lengths, step_groups, teacher)
+            except torch.OutOfMemoryError as error:
+                if not self.workers.may_repeat:
+                    raise UserError(
+                        f"process {self.workers.rank} ran out of memory; with parallel: fsdp2 set a lower token_budget "
+                        "or activation_checkpointing: full"
+                    ) from error
+                self.reranker.zero_grad(set_to_none=True)
+                if not self._use_less(lengths):
+                    break
+                randomness.restore(random_state, self.device)
+        if self.workers.any(loss is None):
+            raise OutOfMemory
+        assert loss is not None
+        return self.workers.add_up(self.reranker, loss)
+
+    def _pass(
+        self, groups: Sequence[list[np.ndarray]], lengths: list[int], step_groups: int, teacher: torch.Tensor | None
+    ) -> torch.Tensor:
+        total = torch.zeros((), device=self.device)
+        batches = micro_batches(lengths, self.budget)
+        rounds = self.workers.rounds(len(batches))
+        for number in range(rounds):
+            # Where processes go through the layers together, one that is done early goes along with weight 0.
+            batch, weight = (batches[number], 1.0) if number < len(batches) else (batches[-1], 0.0)
+            packed = pack([sequence for index in batch for sequence in groups[index]], self.device)
+            with autocast(self.precision, self.device):
+                scores = self.reranker(packed).view(len(batch), -1)
+            targets = None if teacher is None else teacher[batch].to(self.device, non_blocking=True)
+            loss = self.loss(scores, targets).sum() * (weight / step_groups)
+            (loss * self.workers.gradient_scale).backward()
+            total += loss.detach()
+        return total
+
+    def _use_less(self, lengths: list[int]) -> bool:
+        """Halves the micro-batch, or recomputes all layers; False where neither would use less memory."""
+        if len(micro_batches(lengths, self.budget)) < len(lengths):
+            self.budget //= 2
+            log.warning("out of memory: the step is done again with micro-batches of %d tokens", self.budget)
+        elif self.may_recompute and recomputed_layers(self.reranker.backbone) == 0:
+            recompute_layers(self.reranker.backbone, share=1.0)
+            log.warning("out of memory: the step is done again with all activations recomputed")
+        else:
+            return False
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True

@@ -1,0 +1,112 @@
+"""Starts the processes of a parallel training on this machine.
+
+They get what torchrun would give them, so `torchrun --nproc-per-node N -m ssmrank train …` is the same training, and
+the way to several machines. Started here, a process that dies ends the others within a second, with one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from ssmrank.errors import UserError
+
+_GRACE_SECONDS = 5.0
+"""Processes that fail alike (a wrong setting) get this long to say so themselves."""
+
+
+def options_of(arguments: argparse.Namespace) -> list[str]:
+    """The options that `ssmrank train` parsed, as words of a command line."""
+    words = []
+    for name, value in vars(arguments).items():
+        if value is not None and name not in ("verb", "run_verb"):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def launch(options: Sequence[str], processes: int) -> None:
+    """Runs `ssmrank train` in this many processes and waits for them.
+
+    The first one writes to this process's output. Raises UserError, with the dead process's last line, where one dies;
+    SystemExit where the first process has said itself what is wrong.
+    """
+    workers: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="ssmrank-") as folder:
+        try:
+            port = _free_port()
+            for rank in range(processes):
+                environment = os.environ | {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+                environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+                stderr: IO[bytes] | None = open(f"{folder}/{rank}", "wb") if rank else None  # noqa: SIM115
+                command = [sys.executable, "-m", "ssmrank", "train", *options]
+                workers.append(subprocess.Popen(command, env=environment, stderr=stderr))
+                if stderr is not None:
+                    stderr.close()
+            dead = _wait(workers)
+            if dead is None:
+                return
+            _wait_a_while(workers[0])
+            if workers[0].poll() == 2:
+                raise SystemExit(2)
+            status = workers[dead].returncode
+            ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            last = _last_line(f"{folder}/{dead}") if dead else ""
+            raise UserError(
+                f"process {dead} of {processes} {ended}{f' ({last})' if last else ''}; the others were stopped; "
+                "start again to go on from the last state"
+            )
+        finally:
+            _stop(workers)
+
+
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """The rank of the first process that fails; None when all have ended well."""
+    while True:
+        states = [worker.poll() for worker in workers]
+        failed = next((rank for rank, status in enumerate(states) if status), None)
+        if failed is not None:
+            return failed
+        if all(status == 0 for status in states):
+            return None
+        time.sleep(0.1)
+
+
+def _wait_a_while(worker: subprocess.Popen[bytes]) -> None:
+    try:
+        worker.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.kill()  # a training may be killed at any moment, and a waiting one does not hear a kinder signal
+    for worker in workers:
+        worker.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _last_line(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        lines = [line.strip() for line in stream if line.strip()]
+    return lines[-1][:300] if lines else ""

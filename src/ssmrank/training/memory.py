@@ -1,0 +1,126 @@
+"""Which layers keep their activations for the backward pass, and which compute them again.
+
+Recomputing a layer costs its forward once more and saves all it keeps but its input, so only as many layers do it as
+memory asks for, spread evenly.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ssmrank.models.packing import pack
+from ssmrank.models.precision import Precision, autocast
+from ssmrank.models.reranker import Reranker
+from ssmrank.training import randomness
+
+log = logging.getLogger(__name__)
+
+MARGIN = 1.25
+"""Memory asked for over what is kept for the backward pass: its own temporaries, and fragments."""
+
+_OPTIMIZER_BYTES = 12
+"""For each float32 weight: gradient and AdamW's two moments."""
+
+
+def layers_of(backbone: nn.Module) -> list[Any]:
+    """The layers (GradientCheckpointingLayer) of a backbone of transformers, in order."""
+    return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def recompute_layers(backbone: nn.Module, share: float) -> None:
+    """Lets this share of the layers, rounded up and evenly spread, recompute their activations in training."""
+    layers = layers_of(backbone)
+    count = math.ceil(share * len(layers))
+    for number, layer in enumerate(layers):
+        layer.gradient_checkpointing = (number + 1) * count // len(layers) > number * count // len(layers)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+def recomputed_layers(backbone: nn.Module) -> int:
+    """How many layers recompute their activations."""
+    return sum(bool(layer.gradient_checkpointing) for layer in layers_of(backbone))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a forward pass keeps for the backward pass: `fixed` ones, and so many for each token."""
+
+    fixed: float
+    per_token: float
+
+
+def measure_kept(reranker: Reranker, precision: Precision, device: torch.device, tokens: int = 256) -> Kept:
+    """What the model keeps, from two forward passes of `tokens` and twice as many tokens; weights are not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in reranker.parameters()}
+    length = min(tokens, reranker.settings.max_length)
+    random_state = randomness.snapshot(device)
+    measured = []
+    for sequences in (math.ceil(tokens / length), 2 * math.ceil(tokens / length)):
+        storages: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage] = storages) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                storages[storage.data_ptr()] = storage  # held, so that no other takes its address
+            return tensor
+
+        packed = pack([np.ones(length, dtype=np.int32)] * sequences, device)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, device):
+            reranker(packed)
+        measured.append((sequences * length, sum(storage.nbytes() for storage in storages.values())))
+    randomness.restore(random_state, device)
+    (few, small), (many, large) = measured
+    per_token = (large - small) / (many - few)
+    return Kept(max(0.0, small - per_token * few), per_token)
+
+
+def share_to_recompute(kept: Kept, layers: int, width: int, tokens: int, free: float) -> float:
+    """The least share of `layers` to recompute so that `tokens` fit into `free` bytes; 1 where none suffices.
+
+    `width`: of the layers' input, which a recomputed layer keeps (float32). What is computed again lives for one layer
+    at a time.
+    """
+    for count in range(layers + 1):
+        one_layer = kept.per_token / layers
+        per_token = kept.per_token - count * one_layer + (count * 4 * width + one_layer if count else 0)
+        if MARGIN * (kept.fixed + per_token * tokens) <= free:
+            return count / layers
+    return 1.0
+
+
+def choose_recomputation(
+    reranker: Reranker, setting: str, precision: Precision, device: torch.device, tokens: int
+) -> None:
+    """Sets what the settings' activation_checkpointing says; call it before the optimizer has its state.
+
+    "auto" keeps everything on a CPU; on a GPU it recomputes as little as lets micro-batches of `tokens` fit.
+    """
+    backbone = reranker.backbone
+    if setting == "full":
+        recompute_layers(backbone, 1.0)
+    if setting != "auto" or device.type != "cuda":
+        return
+    kept = measure_kept(reranker, precision, device)
+    torch.cuda.empty_cache()
+    weights = sum(parameter.numel() for parameter in reranker.parameters())
+    free = torch.cuda.mem_get_info(device)[0] - _OPTIMIZER_BYTES * weights
+    recompute_layers(
+        backbone, share_to_recompute(kept, len(layers_of(backbone)), backbone.config.hidden_size, tokens, free)
+    )
+    log.info(
+        "%.0f kB of activations a token, %.1f GB free: %d of %d layers recompute theirs",
+        kept.per_token / 1e3,
+        free / 1e9,
+        recomputed_layers(backbone),
+        len(layers_of(backbone)),
+    )

@@ -1,0 +1,180 @@
+"""Documents as tokens, made once and memory-mapped.
+
+`token_store` gives the document side of `models.templates` for the texts of a `documents.jsonl`. Its files lie in a
+folder of the cache whose name is a digest of all that the tokens depend on: the tokenizer, the template, the file, the
+ids and the cut. So trainings of several models with one tokenizer share them, and a training that goes on after a kill
+finds them.
+
+- `tokens.bin`, int32 [all tokens]: the documents one behind the other;
+- `offsets.npy`, int64 [N + 1]: where each starts;
+- `keys.npy`, uint64 [N], and `rows.npy`, uint32 [N]: a 64-bit hash of each id, ascending, and its document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ssmrank.collections.store import TextStore, UnknownId
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.checksum import sha256
+from ssmrank.models.templates import Template
+
+log = logging.getLogger(__name__)
+
+PARALLEL_FROM = 50_000
+"""Fewer texts are tokenized here: starting processes takes longer."""
+
+_CHUNK = 2_000
+
+
+class TokenStore:
+    """`store[id]` is the document side of a document, int32 ids; `in` and `len` as of a mapping."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._offsets, self._keys, self._rows = (
+            np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ("offsets", "keys", "rows")
+        )
+        self._tokens = _map(folder / "tokens.bin", int(self._offsets[-1]))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and self._row(id) is not None
+
+    def __getitem__(self, id: str) -> np.ndarray:
+        row = self._row(id)
+        if row is None:
+            raise UnknownId(f"document {id!r}: not among the tokenized ones; run, groups and collection must fit")
+        return self._tokens[self._offsets[row] : self._offsets[row + 1]]
+
+    def _row(self, id: str) -> int | None:
+        key = np.uint64(_key(id))
+        place = int(np.searchsorted(self._keys, key))
+        return int(self._rows[place]) if place < len(self._keys) and self._keys[place] == key else None
+
+
+def token_store(
+    texts: str | Path,
+    template: Template,
+    cache: str | Path,
+    ids: Iterable[str] | None = None,
+    max_tokens: int | None = None,
+    processes: int | None = None,
+) -> TokenStore:
+    """The tokens of documents, from the cache's folder or made now by several processes (by default one a core).
+
+    Args:
+        texts: a `documents.jsonl`.
+        template: of the model; its tokenizer is the one that counts.
+        cache: folder of folders, each complete or absent.
+        ids: the documents wanted; None: all of the file.
+        max_tokens: what is kept of each document. The `max_length` of a model is enough for it: a document of that
+            many tokens is cut anyway, and to the same tokens.
+        processes: None: one for each core; not many texts are tokenized by this process alone.
+
+    Raises UserError for an id that the file does not have.
+    """
+    store = TextStore(texts)
+    wanted = sorted(set(ids)) if ids is not None else list(store.ids())
+    folder = Path(cache) / _digest(Path(texts), template, wanted if ids is not None else None, max_tokens)
+    try:
+        return TokenStore(folder)
+    except (OSError, ValueError):
+        pass  # absent or damaged
+    keys = np.fromiter((_key(id) for id in wanted), dtype=np.uint64, count=len(wanted))
+    rows = np.argsort(keys, kind="stable").astype(np.uint32)
+    if (np.diff(keys[rows]) == 0).any():
+        raise UserError(f"{texts}: two ids share a hash of 64 bits; rename one of them")
+    lengths = []
+    with atomic_directory(folder) as temporary:
+        with (temporary / "tokens.bin").open("wb") as stream:
+            for tokens, counts in _tokenize(store, template, wanted, max_tokens, processes):
+                tokens.tofile(stream)
+                lengths.append(counts)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+        for name, array in (("offsets", offsets), ("keys", keys[rows]), ("rows", rows)):
+            np.save(temporary / f"{name}.npy", array)
+    log.info("%d documents, %d tokens in %s", len(wanted), offsets[-1], folder)
+    return TokenStore(folder)
+
+
+_Chunk = tuple[np.ndarray, np.ndarray]
+"""Tokens of some documents one behind the other, int32, and how many each has, int64."""
+
+
+def _tokenize(
+    store: TextStore, template: Template, ids: Sequence[str], max_tokens: int | None, processes: int | None
+) -> Iterator[_Chunk]:
+    processes = processes or (1 if len(ids) < PARALLEL_FROM else os.cpu_count() or 1)
+    chunks = _chunks(ids)
+    if processes == 1:
+        yield from (_tokenize_chunk(store, template, chunk, max_tokens) for chunk in chunks)
+        return
+    # No fork: a copy of a process with running threads (torch's, the tokenizer's) may wait forever for one of them.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(processes, _start_worker, (store, template, max_tokens)) as pool:
+        yield from pool.imap(_work, chunks)
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
+    remaining = iter(ids)
+    while chunk := list(islice(remaining, _CHUNK)):
+        yield chunk
+
+
+def _tokenize_chunk(store: TextStore, template: Template, ids: Sequence[str], max_tokens: int | None) -> _Chunk:
+    documents = [tokens[:max_tokens] for tokens in template.tokenize_documents([store[id] for id in ids])]
+    counts = np.array([len(tokens) for tokens in documents], dtype=np.int64)
+    return np.concatenate([np.empty(0, dtype=np.int32), *documents]), counts
+
+
+_worker: tuple[TextStore, Template, int | None]
+
+
+def _start_worker(store: TextStore, template: Template, max_tokens: int | None) -> None:
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker = store, template, max_tokens
+
+
+def _work(ids: list[str]) -> _Chunk:
+    store, template, max_tokens = _worker
+    return _tokenize_chunk(store, template, ids, max_tokens)
+
+
+def _digest(texts: Path, template: Template, ids: Sequence[str] | None, max_tokens: int | None) -> str:
+    tokenizer = template.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    # What the template puts around a text shows in what it makes of a few.
+    shown = [tokens.tolist() for tokens in template.tokenize_documents(["", "a", "The 1st; text."])]
+    chosen = None if ids is None else hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    facts = [type(tokenizer).__name__, described, template.kind, shown, sha256(texts), chosen, max_tokens]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _key(id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(id.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def _map(path: Path, tokens: int) -> np.ndarray:
+    """The tokens of a file; raises ValueError where it is not as long as they are."""
+    if path.stat().st_size != 4 * tokens:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes where {4 * tokens} belong")
+    if tokens == 0:
+        return np.empty(0, dtype=np.int32)
+    # A plain view, because each slice of a np.memmap costs several times that of an ndarray.
+    return np.memmap(path, dtype=np.int32, mode="r").view(np.ndarray)

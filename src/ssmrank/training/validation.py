@@ -1,0 +1,100 @@
+"""A metric of the model in training, from reranking the runs of held-out queries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from ssmrank.config import Validation
+from ssmrank.errors import UserError
+from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io.trec import Qrels, Run
+from ssmrank.models.packing import pack
+from ssmrank.models.precision import Precision, autocast
+from ssmrank.models.reranker import Reranker
+from ssmrank.models.templates import Template
+from ssmrank.reranking.planner import pairs_of, plan
+from ssmrank.training.groups import Texts
+from ssmrank.training.parallel import Workers
+from ssmrank.training.tokens import TokenStore
+
+log = logging.getLogger(__name__)
+
+
+def choose_queries(run: Run, qrels: Qrels, settings: Validation, seed: int) -> tuple[Run, Qrels]:
+    """Run, cut to its depth, and qrels of the queries that are validated on.
+
+    They are queries with a relevant document; one that the run lacks counts 0 and so stays.
+    """
+    queries = [query for query, judged in qrels.items() if max(judged.values()) > 0]
+    if not queries:
+        raise UserError("validation: the qrels name no relevant document; give those of the run's split")
+    if settings.queries is not None and settings.queries < len(queries):
+        drawn = np.random.default_rng(seed).permutation(len(queries))[: settings.queries]
+        queries = [queries[index] for index in sorted(drawn)]
+    chosen = {query: run[query][: settings.depth] for query in queries if query in run}
+    if not chosen:
+        raise UserError("validation: the run has none of the qrels' queries; give the run and qrels of one split")
+    return chosen, {query: qrels[query] for query in queries}
+
+
+class RerankedMetric:
+    """The mean metric of a run that the model has reranked; computed as `ssmrank rerank` and `evaluate` do.
+
+    In the training's own precision: autocast over float32 weights, which stay as they are. Texts are tokenized once.
+    Nothing random is drawn, so a training with validation takes the same steps as one without.
+    """
+
+    def __init__(
+        self,
+        settings: Validation,
+        run: Run,
+        qrels: Qrels,
+        queries: Mapping[str, str],
+        documents: Texts | TokenStore,
+        template: Template,
+        max_length: int,
+        token_budget: int,
+        precision: Precision,
+    ) -> None:
+        self.every_steps, self.patience = settings.every_steps, settings.patience
+        self._metric, self._qrels, self._queries = settings.metric, qrels, list(run)
+        self._budget, self._precision = token_budget, precision
+        self._pairs = pairs_of(run, settings.depth)
+        unknown = next((query for query in run if query not in queries), None)
+        if unknown is not None:
+            raise UserError(f"query {unknown}: in the validation's run, unknown to split {settings.split}")
+        asked = dict(zip(run, template.tokenize_queries([queries[query] for query in run]), strict=True))
+        ids = list(dict.fromkeys(pair.document for pair in self._pairs))
+        if isinstance(documents, TokenStore):
+            found = {id: documents[id] for id in ids}
+        else:
+            found = dict(zip(ids, template.tokenize_documents([documents[id] for id in ids]), strict=True))
+        self._sequences = [
+            template.join(asked[pair.query], found[pair.document], max_length, pair.query) for pair in self._pairs
+        ]
+
+    @torch.no_grad()
+    def __call__(self, reranker: Reranker, workers: Workers) -> float:
+        """The metric; each process scores a part of the pairs. Leaves the model in training mode."""
+        reranker.eval()
+        device = next(reranker.parameters()).device
+        scores = torch.zeros(len(self._sequences))
+        batches = plan([len(sequence) for sequence in self._sequences], self._budget)
+        for start in range(0, len(batches), workers.size):
+            # Where processes go through the layers together, all do the last round; its batches count once.
+            number = start + workers.rank
+            batch = batches[min(number, len(batches) - 1)]
+            packed = pack([self._sequences[index] for index in batch], device)
+            with autocast(self._precision, device):
+                found = reranker(packed).float().cpu()
+            if number < len(batches):
+                scores[torch.from_numpy(batch)] = found
+        reranker.train()
+        ranked: Run = {query: [] for query in self._queries}
+        for pair, score in zip(self._pairs, workers.sum(scores).tolist(), strict=True):
+            ranked[pair.query].append((pair.document, score))
+        return evaluate(self._qrels, ranked, [self._metric], "validation").mean()[self._metric]
