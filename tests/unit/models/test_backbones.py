@@ -24,6 +24,12 @@ from ssmrank.models.backbones import (
 )
 from ssmrank.models.packing import pack
 
+
+def on_gpu(test):
+    """Marks a test of the GPU's packed path against transformers on the CPU in float32."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")(test))
+
+
 SHAPES = [*FORWARDS, "opt-350m", "llama-3.2"]
 LENGTHS = [5, 17, 1, 33, 8, 8, 30, 9]
 
@@ -208,3 +214,65 @@ def test_unknown_architecture_is_one_line(tmp_path):
 def test_folder_without_config_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         read_backbone_config(tmp_path)
+
+
+def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Relative distance in the norm of all elements."""
+    return ((found.float().cpu() - exact).norm() / exact.norm()).item()
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fp32_on_the_gpu(tiny_model, shape):
+    folder = tiny_model(shape)
+    model, reference = load_backbone(folder).eval().cuda(), reference_model(folder).eval()
+    batch = sequences(model.config.vocab_size)
+    weights = torch.randn(sum(LENGTHS), output_width(model.config), generator=torch.Generator().manual_seed(0))
+    found = packed_forward(model, pack(batch, "cuda"))
+    exact = run_reference(reference, batch)
+    # Products of the state space kernels run in TF32.
+    bound = 2e-3 if shape.startswith("mamba") else 1e-5
+    assert distance(found.detach(), exact.detach()) < bound
+    (found * weights.cuda()).sum().backward()
+    (exact * weights).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if gradients.get(name) is not None and gradients[name].norm() > 1e-6:
+            assert distance(parameter.grad, gradients[name]) < 10 * bound, name
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_on_the_gpu_stays_within_the_noise_of_bf16(tiny_model, shape):
+    folder = tiny_model(shape)
+    model, reference = load_backbone(folder).eval(), reference_model(folder).eval()
+    batch = sequences(model.config.vocab_size)
+    with torch.no_grad():
+        exact = run_reference(reference, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            noise = distance(run_reference(reference, batch), exact)
+        with torch.autocast("cuda", torch.bfloat16):
+            found = distance(packed_forward(model.cuda(), pack(batch, "cuda")), exact)
+    assert found < 2 * noise + 1e-3
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_gradients_on_the_gpu(tiny_model, shape):
+    folder = tiny_model(shape)
+    model, reference = load_backbone(folder).eval().cuda(), reference_model(folder).eval()
+    batch = sequences(model.config.vocab_size)
+    weights = torch.randn(sum(LENGTHS), output_width(model.config), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cuda", torch.bfloat16):
+        found = packed_forward(model, pack(batch, "cuda"))
+    (found.float() * weights.cuda()).sum().backward()
+    (run_reference(reference, batch) * weights).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
+    squared = {
+        name: (p.grad.float().cpu() - gradients[name]).pow(2).sum()
+        for name, p in model.named_parameters()
+        if name in gradients
+    }
+    total = torch.stack(list(squared.values())).sum().sqrt()
+    exact = torch.stack([gradient.pow(2).sum() for gradient in gradients.values()]).sum().sqrt()
+    assert total / exact < 3e-2
