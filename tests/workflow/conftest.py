@@ -25,23 +25,21 @@ class Project:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command of the environment in the project; `stdout` has standard error too."""
+        person = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         settings = {
             "PYTHONPATH": str(self.folder / "src"),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_SYSTEM": os.devnull,
-            **{
-                f"GIT_{role}_{what}": "tests@example.org"
-                for role in ("AUTHOR", "COMMITTER")
-                for what in ("NAME", "EMAIL")
-            },
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / "dvc-site"),
         }
         finished = subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | settings,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+            | settings
+            | person,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -56,11 +54,16 @@ class Project:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """How many jobs of each rule `snakemake -n` plans, without rules that only name targets."""
-        return count_jobs(self.snakemake("-n", "--quiet", "rules", *arguments).stdout)
+        return count_jobs(self.snakemake("-n", *arguments).stdout)
 
-    def built(self, *arguments: str) -> dict[str, int]:
-        """How many jobs of each rule `snakemake` runs."""
-        return count_jobs(self.snakemake(*arguments).stdout)
+    def built(self, *command: str) -> dict[str, int]:
+        """How many jobs of each rule a command runs."""
+        return count_jobs(self.run(*command).stdout)
+
+    def clone(self, folder: Path) -> Project:
+        """A clone with Git, without outputs."""
+        self.run("git", "clone", "--quiet", str(self.folder), str(folder))
+        return Project(folder)
 
     @contextmanager
     def edited(self, path: str, old: str, new: str) -> Iterator[None]:
@@ -86,12 +89,16 @@ class Project:
 
 
 def count_jobs(answer: str) -> dict[str, int]:
-    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", answer, re.MULTILINE | re.DOTALL)
-    if table is None:
-        assert "Nothing to be done" in answer, answer
-        return {}
-    rows = (line.split() for line in table.group(1).splitlines())
-    return {rule: int(count) for rule, count in rows if not rule.startswith("all")}
+    """Jobs of each rule in the first table that each run of Snakemake printed."""
+    jobs: dict[str, int] = {}
+    for run in answer.split("Building DAG of jobs...")[1:]:
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", run, re.MULTILINE | re.DOTALL)
+        assert table is not None or "Nothing to be done" in run, run
+        for line in table.group(1).splitlines() if table else []:
+            rule, count = line.split()
+            if not rule.startswith("all"):
+                jobs[rule] = jobs.get(rule, 0) + int(count)
+    return jobs
 
 
 def new_project(root: Path, folder: Path) -> Project:

@@ -12,7 +12,6 @@ rule train:
         negatives=lambda w: fill(
             "results/negatives/{collection}/{split}/{negatives}.jsonl", [experiment.training_data(w.training)]
         ),
-        store=ancient("results/state/tracking-store"),
     output:
         directory("results/checkpoints/{training}/{model}"),
     log:
@@ -35,15 +34,3 @@ rule train:
         " --collection {input.collection:q} --split {params.split} --negatives {input.negatives:q}"
         " --output {output:q} --state {params.state}/{wildcards.training}/{wildcards.model}"
         " 2>&1 | tee {log:q} >&2"
-
-
-# One job creates MLflow's store before others use it: eight that open a fresh database at once all crash.
-rule tracking_store:
-    output:
-        touch("results/state/tracking-store"),
-    log:
-        "results/logs/tracking-store.log",
-    conda:
-        "../envs/ssmrank.yaml"
-    shell:
-        "ssmrank tracking-store 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,156 @@
+"""Outputs that travel with DVC: nothing is made again for no reason, and nothing old passes as new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+PHASES = ["download", "index", "retrieve", "negatives", "train", "rerank", "evaluate", "tables"]
+LEARNING_RATE = ("learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
+ONE_LEARNING_RATE = (
+    "    size: 5K\n    source: {kind: folder",
+    "    size: 5K\n    training: {learning_rate: 0.002}\n    source: {kind: folder",
+)
+TRAININGS = {"train": 2, "rerank": 2, "evaluate": 2, "table": 1}
+FROM_COLLECTION = {"download_collection": 1, "index": 1, "retrieve": 2, "negatives": 1, "evaluate_first_stage": 1}
+EVERYTHING = {"download_model": 2, **FROM_COLLECTION, **TRAININGS}
+
+
+@pytest.fixture(scope="module")
+def pushed(finished, tmp_path_factory: pytest.TempPathFactory):
+    """The finished project after `dvc repro`, committed, its outputs in a remote; what `dvc repro` printed."""
+    folder = tmp_path_factory.mktemp("pushed")
+    shutil.copytree(finished.folder, folder / "project", symlinks=True)
+    project = type(finished)(folder / "project")
+    project.run("git", "init", "--quiet")
+    printed = project.run("dvc", "repro").stdout
+    project.run("dvc", "remote", "add", "--quiet", "--default", "storage", str(folder / "remote"))
+    commit(project)
+    project.run("dvc", "push")
+    return project, printed
+
+
+@pytest.fixture
+def clone(pushed, tmp_path: Path):
+    """A fresh clone, nothing pulled."""
+    return pushed[0].clone(tmp_path / "project")
+
+
+def commit(project) -> None:
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "A version")
+
+
+def test_repro_after_snakemake_runs_no_job_and_then_no_stage(pushed) -> None:
+    project, printed = pushed
+    assert printed.count("Nothing to be done") == len(PHASES)
+    again = project.run("dvc", "repro").stdout
+    assert again.count("didn't change, skipping") == len(PHASES)
+    assert project.planned() == {}
+
+
+def test_pull_after_deletion(pushed, finished) -> None:
+    project, _ = pushed
+    for name in ("data", "results"):
+        shutil.rmtree(project.folder / name)
+    project.run("dvc", "pull")
+    assert project.files() == finished.files()
+    assert project.planned() == {}
+
+
+def test_pull_into_a_clone(clone) -> None:
+    clone.run("dvc", "pull")
+    assert clone.planned() == {}
+    assert clone.planned("--rerun-triggers", "mtime") == {}
+
+
+def test_pull_then_change(clone) -> None:
+    clone.run("dvc", "pull")
+    clone.edit("params.yaml", *LEARNING_RATE)
+    assert clone.planned() == TRAININGS
+
+
+def test_change_then_pull(clone) -> None:
+    clone.edit("params.yaml", *LEARNING_RATE)
+    clone.run("dvc", "pull")
+    assert clone.planned() == TRAININGS
+
+
+def test_change_of_code_then_pull(clone) -> None:
+    with (clone.folder / "src/ssmrank/training/loss.py").open("a") as stream:
+        stream.write("\nEXTRA = 1\n")
+    clone.run("dvc", "pull")
+    assert clone.planned() == TRAININGS
+
+
+def test_change_of_a_document_then_pull(clone) -> None:
+    clone.edit("tests/data/workflow/collection/corpus.jsonl", '"_id": "d7"', '"_id": "d7x"')
+    clone.run("dvc", "pull")
+    assert clone.planned() == FROM_COLLECTION | TRAININGS
+
+
+def test_pull_of_a_part(clone) -> None:
+    clone.run("dvc", "pull", "evaluate", "tables")
+    assert clone.planned() == {}
+    clone.edit("params.yaml", "caption: Results", "caption: Numbers")
+    assert clone.planned() == {"table": 1}
+
+
+def test_outputs_whose_origin_is_unknown_are_made_again(clone) -> None:
+    clone.run("dvc", "pull")
+    shutil.rmtree(clone.folder / "results/provenance")
+    assert clone.planned() == EVERYTHING
+    clone.run("dvc", "checkout", "--force")
+    assert clone.planned() == {}
+
+
+def test_inputs_of_another_version_do_not_count(clone) -> None:
+    clone.run("dvc", "pull")
+    # As if the negatives had been pulled from another version than the checkpoints, with a record of their own.
+    path = clone.folder / "results/negatives/tiny/train/bm25-top20.jsonl"
+    path.write_text(path.read_text() + "\n")
+    ledger = clone.folder / "results/provenance/negatives.json"
+    entries = json.loads(ledger.read_text())
+    for entry in entries.values():
+        entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    ledger.write_text(json.dumps(entries))
+    assert clone.planned() == TRAININGS
+
+
+def test_a_clone_without_outputs_builds_everything(clone) -> None:
+    assert clone.built("dvc", "repro") == EVERYTHING
+    assert clone.planned() == {}
+
+
+def test_versions_that_alternate(clone) -> None:
+    clone.run("dvc", "pull")
+    before = clone.files()
+    clone.edit("params.yaml", *ONE_LEARNING_RATE)
+    assert clone.built("dvc", "repro") == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    after = clone.files()
+    changed = {name for name, content in after.items() if before.get(name) != content}
+    assert "results/checkpoints/firstp/tiny-bert/model.safetensors" in changed
+    assert not any("tiny-mamba2" in name for name in changed)
+    assert "learning_rate" in clone.run("dvc", "params", "diff").stdout
+    assert clone.run("dvc", "metrics", "show").stdout.count("results/metrics/tiny/test/") == 3
+    clone.run("dvc", "metrics", "diff")
+    commit(clone)
+
+    # Snakemake's own records in this clone now speak of the second version; DVC brings back the first.
+    clone.run("git", "checkout", "--quiet", "HEAD~1")
+    clone.run("dvc", "checkout")
+    assert clone.files() == before
+    assert clone.planned() == {}
+    # The second version's parameters over the first version's outputs: the very case in which old passes for new.
+    clone.edit("params.yaml", *ONE_LEARNING_RATE)
+    assert clone.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    clone.run("dvc", "checkout", "--relink")
+    assert clone.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    clone.run("git", "checkout", "--quiet", "--force", "-")
+    clone.run("dvc", "checkout")
+    assert clone.files() == after
+    assert clone.planned() == {}
