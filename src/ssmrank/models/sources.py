@@ -19,6 +19,7 @@ from ssmrank.io.archive import extract_folder, fetch_archive
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models import mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
+from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _SAFE_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_GGUF_WEIGHTS = ("*.gguf",)
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 _TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER_FILES = _VOCABULARIES + _TOKENIZER_SETTINGS
@@ -49,6 +51,12 @@ def write_model(
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
         else:
             _fetch(source, temporary, archives, weights=True)
+            gguf = sorted(temporary.glob("*.gguf"))
+            if len(gguf) > 1:
+                raise UserError(f"{model.label}: its source holds {len(gguf)} GGUF files; give a folder with one")
+            for file in gguf:
+                convert_gguf(file, temporary)
+            _drop(temporary, _GGUF_WEIGHTS)
         if model.tokenizer is not None:
             _drop(temporary, _TOKENIZER_FILES)
             _fetch(model.tokenizer, temporary, archives, weights=False)
@@ -68,7 +76,7 @@ def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
     names = [name for name in names if "/" not in name]
     if not weights:
         return _select(names, _TOKENIZER_FILES)
-    formats = _SAFE_WEIGHTS if _select(names, _SAFE_WEIGHTS[:1]) else _PICKLED_WEIGHTS
+    formats = next((f for f in (_SAFE_WEIGHTS, _PICKLED_WEIGHTS, _GGUF_WEIGHTS) if _select(names, f[:1])), ())
     return _select(names, ("config.json", *_TOKENIZER_FILES, *formats))
 
 

@@ -37,6 +37,7 @@ def test_only_the_needed_files_of_a_repository_are_taken():
     assert wanted_files(["config.json", *safe, *tokenizer, *others], False) == tokenizer
     sharded = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"]
     assert wanted_files([*sharded, "flax_model.msgpack"], True) == sharded
+    assert wanted_files(["model.Q4_1.gguf", "__init__.py"], True) == ["model.Q4_1.gguf"]
 
 
 def test_pickled_weights_become_safetensors_of_the_same_numbers(tiny_model, tmp_path):
@@ -91,3 +92,15 @@ def test_random_weights_follow_the_seed(tiny_model, tmp_path):
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no such folder; correct the model's path"):
         write_model(model(source=folder_source(tmp_path / "nothing")), tmp_path / "model", tmp_path)
+
+
+def test_several_or_damaged_gguf_files_are_one_line(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.gguf").write_bytes(b"GGUF, or is it?")
+    with pytest.raises(UserError, match=r"a\.gguf: (transformers cannot read this GGUF file|reading GGUF needs)"):
+        write_model(model(source=folder_source(source)), tmp_path / "model", tmp_path)
+    (source / "b.gguf").write_bytes(b"")
+    with pytest.raises(UserError, match=r"Tiny: its source holds 2 GGUF files; give a folder with one"):
+        write_model(model(source=folder_source(source)), tmp_path / "model", tmp_path)
+    assert not (tmp_path / "model").exists()
