@@ -83,6 +83,6 @@ def _mamba2_mixer(mixer: Any, hidden: torch.Tensor, packed: Packed) -> torch.Ten
         cu_seqlens=packed.cu_seqlens,
         chunk_size=mixer.chunk_size,
     )
-    norm = mixer.norm
-    y = gated_rms_norm(y.reshape(tokens, -1), gate, norm.weight, norm.variance_epsilon, norm.group_size)
+    group_size = mixer.intermediate_size // mixer.n_groups
+    y = gated_rms_norm(y.reshape(tokens, -1), gate, mixer.norm.weight, mixer.norm.variance_epsilon, group_size)
     return mixer.out_proj(y)
