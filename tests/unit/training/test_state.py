@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from ssmrank.errors import UserError
 from ssmrank.training.state import TrainingState
 
 
@@ -28,3 +30,42 @@ def test_clear_leaves_nothing(tmp_path):
     state.clear()
     assert not (tmp_path / "s").exists()
     assert state.load() is None
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_best_weights_stay_while_a_state_names_them(tmp_path):
+    state = TrainingState(tmp_path, "a")
+    state.save_best(5, {"w": torch.tensor(5.0)})
+    state.save(5, {}, best=5)
+    state.save(10, {}, best=5)
+    state.save_best(15, {"w": torch.tensor(15.0)})
+    state.save(15, {}, best=15)
+    assert names(tmp_path) == ["best-00000005", "best-00000015", "step-00000010", "step-00000015"]
+    state.save(20, {}, best=15)
+    assert names(tmp_path) == ["best-00000015", "step-00000015", "step-00000020"]
+    assert state.load_best(15)["w"].item() == 15.0
+
+
+def test_a_state_whose_best_weights_are_damaged_is_passed_over(tmp_path):
+    state = TrainingState(tmp_path, "a")
+    state.save(10, {})
+    state.save_best(20, {"w": torch.zeros(100)})
+    state.save(20, {}, best=20)
+    assert state.load()[0] == 20
+    weights = tmp_path / "best-00000020" / "state.pt"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert state.load()[0] == 10
+    with pytest.raises(UserError, match="best weights are damaged"):
+        state.load_best(20)
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    state = TrainingState(tmp_path, "a")
+    state.save(10, {})
+    (tmp_path / ".step-00000020.x1.part").mkdir()
+    (tmp_path / ".step-00000020.x1.part" / "state.pt").write_bytes(b"half")
+    state.remove_unfinished()
+    assert names(tmp_path) == ["step-00000010"]
