@@ -1,0 +1,70 @@
+"""What the user sees when something is wrong: one line that says what, where and what to do, and no half results."""
+
+from __future__ import annotations
+
+import pytest
+
+WRONG = {
+    "unknown key": ("k1: 0.9", "kk1: 0.9", "params.yaml: unknown key retrievers.bm25.kk1; did you mean 'k1'?"),
+    "wrong type": ("max_length: 32", "max_length: many", "params.yaml: trainings.firstp.max_length: "),
+    "undefined model": ("model: tiny-bert,", "model: tiny-bart,", "did you mean 'tiny-bert'?"),
+    "undefined collection": ("    collection: tiny\n", "    collection: tinny\n", "did you mean 'tiny'?"),
+    "malformed YAML": ("k1: 0.9", "k1: [0.9", "params.yaml:13: malformed YAML: "),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_params(fresh, name: str) -> None:
+    old, new, message = WRONG[name]
+    fresh.edit("params.yaml", old, new)
+    answer = fresh.snakemake(check=False)
+    assert answer.returncode != 0
+    said = [line for line in answer.stdout.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert len(said) == 1
+    assert said[0].startswith("ssmrank: error: ")
+    assert message in said[0]
+    assert not (fresh.folder / "results").exists()
+    assert not (fresh.folder / "data").exists()
+
+
+def test_an_overlay_is_named(fresh) -> None:
+    (fresh.folder / "mine.yaml").write_text("rerankings: {bm25-top10: {deptth: 5}}\n")
+    answer = fresh.snakemake("--configfile", "mine.yaml", check=False)
+    assert answer.returncode != 0
+    assert "ssmrank: error: params.yaml + mine.yaml: unknown key rerankings.bm25-top10.deptth" in answer.stdout
+
+
+def test_a_job_that_fails(fresh) -> None:
+    """Its reason is the last line but Snakemake's own; its output is absent, what was made before stays."""
+    fresh.edit("tests/data/workflow/collection/corpus.jsonl", '{"_id": "d7", ', '{"_id": "d7" ')
+    answer = fresh.snakemake("data/collections/tiny", "data/models/tiny-bert", "--keep-going", check=False)
+    assert answer.returncode != 0
+    last = [line for line in answer.stdout.splitlines() if "error: " in line][-1]
+    assert last.startswith("ssmrank download-collection: error: tests/data/workflow/collection/corpus.jsonl:8: ")
+    assert answer.stdout.index(last) < len(answer.stdout)
+    assert [path.name for path in (fresh.folder / "data").rglob("*") if "tiny" in path.name] == ["tiny-bert"]
+    fresh.edit("tests/data/workflow/collection/corpus.jsonl", '{"_id": "d7" ', '{"_id": "d7", ')
+    fresh.snakemake("data/collections/tiny")
+    assert (fresh.folder / "data/collections/tiny/documents.jsonl").exists()
+
+
+def test_an_output_changed_by_hand_is_made_again(project) -> None:
+    path = project.folder / "results/metrics/tiny/test/bm25.json"
+    good = path.read_bytes()
+    path.write_text(path.read_text().replace("0.", "0.9"))
+    assert project.planned() == {"evaluate_first_stage": 1, "table": 1}
+    path.write_bytes(good)
+    assert project.planned() == {}
+
+
+def test_touch_accepts_what_is_there(project) -> None:
+    project.edit("params.yaml", "learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
+    project.snakemake("--touch", "--forceall")
+    assert project.planned() == {}
+
+
+def test_records_lost(project) -> None:
+    project.run("rm", "-r", ".snakemake")
+    assert project.planned() == {}
+    project.edit("params.yaml", "learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
+    assert project.planned() == {"train": 2, "rerank": 2, "evaluate": 2, "table": 1}

@@ -1,0 +1,90 @@
+"""The workflow as people and tools see it: targets, style, report, tracking."""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ssmrank.config_schema import schema_text
+
+
+def test_the_user_s_two_commands(fresh) -> None:
+    long = fresh.planned("--resources", "gpu=1", "--", "results/tables/table4.tex")
+    assert long["table"] == 1
+    assert fresh.planned("results/tables/table4.tex") == long
+
+
+@pytest.mark.parametrize("target", ["results/runs/first-stage/tiny/test/bm25.trec", "data/indexes/tiny/porter"])
+def test_any_output_is_a_target(fresh, target: str) -> None:
+    assert "train" not in fresh.planned(target)
+
+
+def test_jobs_on_the_gpu_run_one_after_another(fresh) -> None:
+    plan = fresh.snakemake("-n", "--cores", "8", "results/tables/table4.tex").stdout
+    assert "resources: tmpdir=" in plan
+    assert plan.count("gpu=1") == plan.count("rule train:") + plan.count("rule rerank:") == 4
+
+
+def test_default_experiment_plans(fresh, root: Path) -> None:
+    (fresh.folder / "params.yaml").write_text((root / "params.yaml").read_text())
+    jobs = fresh.planned()
+    assert jobs["download_collection"] == 1
+    assert jobs["train"] == jobs["rerank"] == jobs["evaluate"] == 9
+
+
+def test_schema_is_the_settings_classes(root: Path) -> None:
+    assert (root / "workflow/schemas/params.schema.json").read_text() == schema_text(), (
+        "run: ssmrank schema > workflow/schemas/params.schema.json"
+    )
+
+
+def test_lint_and_format(fresh, root: Path) -> None:
+    answer = fresh.snakemake("--lint")
+    assert "your workflow is in a good condition" in answer.stdout
+    fresh.run("snakefmt", "--check", "--config", str(root / "pyproject.toml"), "Snakefile", "workflow")
+
+
+def test_report(finished) -> None:
+    report = finished.folder.parent / "report.html"
+    finished.snakemake("--report", str(report))
+    page = report.read_text()
+    assert "table4.csv" in page
+    assert "every row is a first-stage retriever" in page
+
+
+def test_each_job_keeps_its_log_and_its_costs(finished) -> None:
+    logs = {
+        path.relative_to(finished.folder / "results/logs") for path in (finished.folder / "results/logs").rglob("*.log")
+    }
+    costs = {
+        path.relative_to(finished.folder / "results/benchmarks").with_suffix(".log")
+        for path in (finished.folder / "results/benchmarks").rglob("*.tsv")
+    }
+    assert costs == logs
+    for path in (finished.folder / "results/benchmarks").rglob("*.tsv"):
+        with path.open() as stream:
+            assert float(next(csv.DictReader(stream, delimiter="\t"))["s"]) >= 0
+
+
+def test_mlflow_has_a_run_for_each_training_with_its_evaluation(finished) -> None:
+    database = sqlite3.connect(finished.folder / "mlflow.db")
+    runs = database.execute("select run_uuid, name, status from runs").fetchall()
+    assert {status for _, _, status in runs} == {"FINISHED"}
+    names = [name for _, name, _ in runs]
+    for model in ("tiny-bert", "tiny-mamba2"):
+        assert names.count(f"firstp/{model}") == 1
+        run = next(uuid for uuid, name, _ in runs if name == f"firstp/{model}")
+        metrics = {key for (key,) in database.execute("select key from latest_metrics where run_uuid = ?", (run,))}
+        assert {"loss", "tokens_per_second"} <= metrics
+        assert any("nDCG" in key for key in metrics)
+        tags = dict(database.execute("select key, value from tags where run_uuid = ?", (run,)))
+        assert tags["rule"] == "train"
+        assert tags["model"] == model
+        assert tags["collection"] == "tiny"
+        assert tags["seed"] == "42"
+        assert tags["checkpoint"] == f"results/checkpoints/firstp/{model}"
+        assert tags["git_revision"]
+    assert not list((finished.folder / "results/tracking").glob("*.jsonl"))
