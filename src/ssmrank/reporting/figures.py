@@ -66,8 +66,9 @@ def draw_throughput(points: list[Throughput], caption: str, output: Path) -> Non
         label = f"{model}, {implementation}" if several else model
         plain = implementation == "ssmrank"
         known = [(batches.index(p.batch), p.tokens_per_second) for p in measured if p.tokens_per_second is not None]
-        style = {"marker": "o", "markersize": 4, "color": colours[model], "linestyle": "-" if plain else "--"}
-        axes.plot(*zip(*known, strict=True) if known else ([], []), label=label, **style)
+        line = "-" if plain else "--"
+        places, speeds = zip(*known, strict=True) if known else ((), ())
+        axes.plot(places, speeds, label=label, marker="o", markersize=4, color=colours[model], linestyle=line)
         for point in measured:
             if point.tokens_per_second is None:
                 place = (batches.index(point.batch), 0)
