@@ -56,15 +56,11 @@ def test_report(finished) -> None:
 
 
 def test_each_job_keeps_its_log_and_its_costs(finished) -> None:
-    logs = {
-        path.relative_to(finished.folder / "results/logs") for path in (finished.folder / "results/logs").rglob("*.log")
-    }
-    costs = {
-        path.relative_to(finished.folder / "results/benchmarks").with_suffix(".log")
-        for path in (finished.folder / "results/benchmarks").rglob("*.tsv")
-    }
+    results = finished.folder / "results"
+    logs = {path.relative_to(results / "logs").with_suffix("") for path in results.glob("logs/**/*.log")}
+    costs = {path.relative_to(results / "benchmarks").with_suffix("") for path in results.glob("benchmarks/**/*.tsv")}
     assert costs == logs
-    for path in (finished.folder / "results/benchmarks").rglob("*.tsv"):
+    for path in results.glob("benchmarks/**/*.tsv"):
         with path.open() as stream:
             assert float(next(csv.DictReader(stream, delimiter="\t"))["s"]) >= 0
 

@@ -12,6 +12,9 @@ rule train:
         negatives=lambda w: fill(
             "results/negatives/{collection}/{split}/{negatives}.jsonl", [experiment.training_data(w.training)]
         ),
+        validation=lambda w: fill(
+            "results/runs/first-stage/{collection}/{split}/{retriever}.trec", experiment.validation(w.training)
+        ),
     output:
         directory("results/checkpoints/{training}/{model}"),
     log:
@@ -28,9 +31,14 @@ rule train:
         settings=lambda w: experiment.train_settings(w.training, w.model),
         kind=lambda w: experiment.kind(w.model),
         split=lambda w: experiment.training_data(w.training).split,
+        validation=lambda w: fill(
+            "--validation-run results/runs/first-stage/{collection}/{split}/{retriever}.trec"
+            " --validation-qrels data/collections/{collection}/splits/{split}/qrels.txt",
+            experiment.validation(w.training),
+        ),
         state=f"results/state/train-{digest(*code('ssmrank.training.command'))}",
     shell:
         "ssmrank train --settings {params.settings:q} --model {input.model:q} --kind {params.kind}"
         " --collection {input.collection:q} --split {params.split} --negatives {input.negatives:q}"
         " --output {output:q} --state {params.state}/{wildcards.training}/{wildcards.model}"
-        " 2>&1 | tee {log:q} >&2"
+        " --token-cache {params.state}/tokens {params.validation} 2>&1 | tee {log:q} >&2"

@@ -130,6 +130,7 @@ class Experiment:
                 *self.evaluated_first_stages(),
                 *(FirstStage(c, split, self.rerank_retriever(name)) for c, split, name, _, _ in self.reranked()),
                 *(FirstStage(c, split, self.negatives_retriever(name)) for c, split, name in self.samples()),
+                *(run for training, _ in self.trained() for run in self.validation(training)),
             ]
         )
 
@@ -179,6 +180,13 @@ class Experiment:
         section = self.params.trainings[training]
         return Sample(section.collection, section.split, section.negatives)
 
+    def validation(self, training: str) -> list[FirstStage]:
+        """The run of held-out queries that a training reranks now and then; empty if it has none."""
+        section = self.params.trainings[training]
+        if section.validation is None:
+            return []
+        return [FirstStage(section.collection, section.validation.split, section.validation.retriever)]
+
     # ---------------------------------------------------------------- settings that jobs are handed
 
     def collection_settings(self, name: str) -> str:
@@ -200,8 +208,9 @@ class Experiment:
 
     def model_files(self, name: str) -> list[Path]:
         """Files on this machine that the checkpoint is made of."""
-        source = self.params.models[name].source
-        return sorted(Path(source.path).glob("*")) if isinstance(source, ModelFolder) else []
+        model = self.params.models[name]
+        folders = [Path(source.path) for source in (model.source, model.tokenizer) if isinstance(source, ModelFolder)]
+        return [path for folder in folders for path in sorted(folder.glob("*"))]
 
     def retriever_settings(self, name: str) -> str:
         """For `ssmrank retrieve`."""
