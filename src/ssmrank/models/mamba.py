@@ -35,9 +35,15 @@ def _residual_stream(
     hidden = backbone.embeddings(packed.input_ids)
     if backbone.config.residual_in_fp32:
         hidden = hidden.float()
+
+    def block(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + mixer(layer.mixer, _norm(hidden, layer.norm), packed)
+
     for layer in backbone.layers:
-        normed = _norm(hidden, layer.norm)
-        hidden = hidden + mixer(layer.mixer, normed, packed)
+        if layer.gradient_checkpointing and layer.training:  # what transformers' layers do when they are called
+            hidden = layer._gradient_checkpointing_func(block, layer, hidden)
+        else:
+            hidden = block(layer, hidden)
     return _norm(hidden, backbone.norm_f)
 
 
