@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ssmrank.config_schema import schema_text
-
 
 def test_the_user_s_two_commands(fresh) -> None:
     long = fresh.planned("--resources", "gpu=1", "--", "results/tables/table4.tex")
@@ -33,12 +31,6 @@ def test_default_experiment_plans(fresh, root: Path) -> None:
     jobs = fresh.planned()
     assert jobs["download_collection"] == 1
     assert jobs["train"] == jobs["rerank"] == jobs["evaluate"] == 9
-
-
-def test_schema_is_the_settings_classes(root: Path) -> None:
-    assert (root / "workflow/schemas/params.schema.json").read_text() == schema_text(), (
-        "run: ssmrank schema > workflow/schemas/params.schema.json"
-    )
 
 
 def test_lint_and_format(fresh, root: Path) -> None:

@@ -1,0 +1,168 @@
+"""params.yaml: what is wrong is said in one line that names the key and what to do."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssmrank.config import Bm25, Params, read_params, read_settings
+from ssmrank.config_schema import schema_text
+from ssmrank.errors import UserError
+
+SECTION = "tables.table4.sections[1].rerankers[0]"
+
+WRONG: dict[str, tuple[tuple, Any, str]] = {
+    "unknown key": (("retrievers", "bm25", "kk1"), 1, "unknown key retrievers.bm25.kk1; did you mean 'k1'?"),
+    "unknown section": (("retreivers",), {}, "unknown key retreivers; did you mean 'retrievers'?"),
+    "unknown key in a source": (
+        ("collections", "tiny", "source", "pth"),
+        "x",
+        "unknown key collections.tiny.source.pth; did you mean 'path'?",
+    ),
+    "wrong type": (
+        ("trainings", "firstp", "max_length"),
+        "many",
+        "trainings.firstp.max_length: input should be a valid integer",
+    ),
+    "text for a section": (("retrievers",), "bm25", "retrievers: input should be a valid dictionary"),
+    "out of range": (("retrievers", "bm25", "b"), 1.5, "retrievers.bm25.b: input should be less than or equal to 1"),
+    "wrong choice": (
+        ("retrievers", "bm25", "stemmer"),
+        "snowball",
+        "retrievers.bm25.stemmer: input should be 'porter'",
+    ),
+    "wrong kind of source": (("collections", "tiny", "source", "kind"), "ftp", "collections.tiny.source: "),
+    "undefined model": (
+        ("tables", "table4", "sections", 1, "rerankers", 0, "model"),
+        "tiny-bart",
+        f"{SECTION}.model: 'tiny-bart' is not defined in section models; did you mean 'tiny-bert'?",
+    ),
+    "undefined training": (
+        ("tables", "table4", "sections", 1, "rerankers", 0, "training"),
+        "longp",
+        f"{SECTION}.training: 'longp' is not defined in section trainings; ",
+    ),
+    "undefined collection": (
+        ("trainings", "firstp", "collection"),
+        "tinny",
+        "trainings.firstp.collection: 'tinny' is not defined in section collections; did you mean 'tiny'?",
+    ),
+    "undefined split": (
+        ("trainings", "firstp", "split"),
+        "trian",
+        "trainings.firstp.split: 'trian' is no split of collection 'tiny'; did you mean 'train'?",
+    ),
+    "undefined negatives": (
+        ("trainings", "firstp", "negatives"),
+        "bm25-top30",
+        "trainings.firstp.negatives: 'bm25-top30' is not defined in section negatives; did you mean 'bm25-top20'?",
+    ),
+    "undefined retriever": (
+        ("negatives", "bm25-top20", "retriever"),
+        "bm24",
+        "negatives.bm25-top20.retriever: 'bm24' is not defined in section retrievers; did you mean 'bm25'?",
+    ),
+    "undefined tokenizer": (
+        ("models", "tiny-mamba2", "source", "tokenizer"),
+        "bert",
+        "models.tiny-mamba2.source.tokenizer: 'bert' is not defined in section models",
+    ),
+    "metric that is not evaluated": (
+        ("tables", "table4", "tests", 0, "metric"),
+        "nDCG@5",
+        "tables.table4.tests[0].metric: 'nDCG@5' is not in evaluation.metrics",
+    ),
+    "name that is no file name": (("models", "a/b"), {}, "models.a/b"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    return yaml.safe_load((Path(__file__).parents[1] / "data/params/tiny.yaml").read_text())
+
+
+def changed(values: dict[str, Any], keys: tuple, value: Any) -> dict[str, Any]:
+    values = copy.deepcopy(values)
+    section: Any = values
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    return values
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_line_for_what_is_wrong(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    keys, value, message = WRONG[name]
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed(tiny, keys, value)))
+    with pytest.raises(UserError) as caught:
+        read_params(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: {message}")
+    assert "\n" not in said
+
+
+def test_a_missing_key_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:
+    values = copy.deepcopy(tiny)
+    del values["trainings"]["firstp"]["max_length"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"key trainings.firstp.max_length is missing; add it$"):
+        read_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"collections: {a: [1\n", r"params.yaml:2: malformed YAML"),
+        (b"collections: \xff\n", r"params.yaml: byte 14 is not UTF-8"),
+        (b"- a\n", r"params.yaml: holds no keys"),
+        (b"", r"params.yaml: holds no keys"),
+        (None, r"params.yaml: cannot read: No such file"),
+    ],
+)
+def test_a_file_that_is_no_params(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_an_overlay_wins_key_by_key(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("retrievers: {bm25: {k1: 1.2}}\n")
+    base = read_params(root / "tests/data/params/tiny.yaml")
+    params = read_params(root / "tests/data/params/tiny.yaml", tmp_path / "mine.yaml")
+    assert params.retrievers["bm25"] == base.retrievers["bm25"].model_copy(update={"k1": 1.2})
+    assert params.trainings == base.trainings
+
+
+def test_a_model_s_training_settings_win(tiny: dict[str, Any]) -> None:
+    values = changed(tiny, ("models", "tiny-bert", "training"), {"learning_rate": 0.5})
+    params = Params.model_validate(values)
+    assert params.train_settings("firstp", "tiny-bert").learning_rate == 0.5
+    assert params.train_settings("firstp", "tiny-mamba2").learning_rate == 1e-3
+    assert params.train_settings("firstp", "tiny-bert").negatives_count == 2
+
+
+def test_settings_inline_or_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "bm25.yaml").write_text("kind: bm25\nk1: 1.2\n")
+    inline = read_settings(Bm25, '{"kind": "bm25", "k1": 1.2}')
+    assert inline == read_settings(Bm25, str(tmp_path / "bm25.yaml")) == Bm25(kind="bm25", k1=1.2)
+    with pytest.raises(UserError, match=r"^--settings: malformed JSON \(.*, column 9\)$"):
+        read_settings(Bm25, '{"kind":')
+    with pytest.raises(UserError, match=r"^--settings: unknown key kk1; did you mean 'k1'\?$"):
+        read_settings(Bm25, '{"kind": "bm25", "kk1": 1}')
+
+
+@pytest.mark.parametrize("overlay", [None, *sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))])
+def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None) -> None:
+    read_params(*[path for path in (root / "params.yaml", overlay) if path is not None])
+
+
+def test_schema_is_up_to_date(root: Path) -> None:
+    assert (root / "workflow/schemas/params.schema.json").read_text() == schema_text(), (
+        "run: ssmrank schema > workflow/schemas/params.schema.json"
+    )

@@ -1,0 +1,148 @@
+"""MLflow's store: made once, written by one at a time, one run for a training and its evaluations."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssmrank import cli
+from ssmrank.errors import UserError
+from ssmrank.tracking import track
+from ssmrank.tracking.store import create, deliver
+
+EXPERIMENT = "tests"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store that was made once."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    create(uri, EXPERIMENT)
+    return uri
+
+
+@pytest.fixture
+def journals(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    monkeypatch.setenv("SSMRANK_TRACKING_JOURNALS", str(tmp_path / "journals"))
+    return tmp_path / "journals"
+
+
+def client(uri: str):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def run_of(uri: str, key: str):
+    mlflow = client(uri)
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    [run] = mlflow.search_runs([experiment.experiment_id], f"tags.`ssmrank.run` = '{key}'")
+    return run
+
+
+def test_a_training_and_its_evaluation_are_one_run(uri: str, journals: Path) -> None:
+    with track("train", "firstp/minilm", {"model": "minilm"}, {"lr": 0.1, "nested": {"a": 1}}) as training:
+        for step in range(2500):
+            training.metrics({"loss": 1 / (step + 1)}, step=step)
+    with track(
+        "evaluate", "other", {"rule": "evaluate", "collection": "tiny"}, {"lr": 0.2}, training.run_id
+    ) as tracked:
+        tracked.metrics({"tiny/test/nDCG@10": 0.5})
+    assert tracked.run_id == training.run_id
+    assert deliver(journals, uri, EXPERIMENT) == 2
+    run = run_of(uri, training.run_id)
+    assert run.info.run_name == "firstp/minilm"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "0.1", "nested.a": "1"}
+    assert run.data.metrics == {"loss": 1 / 2500, "tiny/test/nDCG_at_10": 0.5}
+    assert run.data.tags["rule"] == "train"
+    assert run.data.tags["model"] == "minilm"
+    assert run.data.tags["collection"] == "tiny"
+    history = client(uri).get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in history] == list(range(2500))
+    assert list(journals.iterdir()) == []
+
+
+def test_an_evaluation_whose_run_is_unknown_makes_one(uri: str, journals: Path) -> None:
+    with track("evaluate", "run.trec", resume="0" * 32) as tracked:
+        tracked.metrics({"nDCG@10": 0.25})
+    deliver(journals, uri, EXPERIMENT)
+    assert run_of(uri, "0" * 32).data.metrics == {"nDCG_at_10": 0.25}
+
+
+def test_a_running_job_is_delivered_in_parts(uri: str, journals: Path) -> None:
+    with track("train", "long") as tracked:
+        tracked.metrics({"loss": 2.0}, step=0)
+        assert deliver(journals, uri, EXPERIMENT) == 1
+        assert run_of(uri, tracked.run_id).info.status == "RUNNING"
+        assert deliver(journals, uri, EXPERIMENT) == 0
+        tracked.metrics({"loss": 1.0}, step=1)
+    deliver(journals, uri, EXPERIMENT)
+    run = run_of(uri, tracked.run_id)
+    assert run.info.status == "FINISHED"
+    assert [point.value for point in client(uri).get_metric_history(run.info.run_id, "loss")] == [2.0, 1.0]
+
+
+def test_a_killed_job_and_half_a_line(uri: str, journals: Path) -> None:
+    journals.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    start = {"event": "start", "time": 1, "run": "f" * 32, "name": "killed", "tags": {}, "params": {}}
+    start |= {"host": socket.gethostname(), "pid": gone.pid}
+    metric = {"event": "metrics", "time": 2, "values": {"loss": 3.0}, "step": 0}
+    (journals / "1-train-a.jsonl").write_text(json.dumps(start) + "\n" + json.dumps(metric) + '\n{"event": "met')
+    deliver(journals, uri, EXPERIMENT)
+    run = run_of(uri, "f" * 32)
+    assert (run.info.status, run.data.metrics) == ("KILLED", {"loss": 3.0})
+    assert list(journals.iterdir()) == []
+
+
+def test_eight_jobs_at_once_on_a_store_that_is_not_there(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ssmrank.tracking import track\n"
+        "with track('train', sys.argv[1]) as tracked: tracked.metrics({'loss': float(sys.argv[1])})\n"
+    )
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = {name: value for name, value in os.environ.items() if name != "SSMRANK_TRACKING_JOURNALS"}
+    environment |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": EXPERIMENT}
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code, str(number)], env=environment, stderr=subprocess.PIPE, text=True)
+        for number in range(8)
+    ]
+    said = [job.communicate()[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * 8, said
+    mlflow = client(uri)
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    runs = mlflow.search_runs([experiment.experiment_id])
+    assert sorted(run.data.metrics["loss"] for run in runs) == list(range(8)), said
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_the_verb(uri: str, journals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with track("index", "tiny/porter") as tracked:
+        pass
+    assert cli.main(["tracking-store"]) == 0
+    assert cli.main(["tracking-store", "--journals", str(journals)]) == 0
+    assert run_of(uri, tracked.run_id).info.status == "FINISHED"
+
+
+def test_the_verb_without_a_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli.main(["tracking-store"]) == 2
+    assert capsys.readouterr().err == (
+        "ssmrank tracking-store: error: MLFLOW_TRACKING_URI is not set; set it, for example to sqlite:///mlflow.db\n"
+    )
+
+
+def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot create MLflow's store"):
+        create(f"sqlite:///{tmp_path}/file/mlflow.db", EXPERIMENT)
