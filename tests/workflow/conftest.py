@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "lib"))
+
 SOURCES = ["Snakefile", "workflow", "profiles", "src", "tests/data/workflow", "dvc.yaml", ".dvc/config", ".dvcignore"]
 IGNORED = "/data/\n/results/\n/mlflow.db*\n.snakemake/\n__pycache__/\n"
 

@@ -64,15 +64,20 @@ def imports(path: Path, module: str, root: Path) -> set[str]:
 
 
 def strip(text: str) -> str:
-    """Python source without comments, docstrings, blank lines and blanks at the ends of lines."""
-    lines = text.splitlines()
+    """Python source without comments, docstrings, and blank lines and ends of lines outside of texts."""
+    lines = dict(enumerate(text.splitlines(), start=1))
+    inside_texts: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        row, column = token.start
         if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
+            lines[row] = lines[row][:column].rstrip()
+        elif token.end[0] > row and token.string.strip():
+            inside_texts.update(range(row, token.end[0] + 1))
     for first, last in _docstrings(ast.parse(text)):
-        lines[first - 1 : last] = [""] * (last - first + 1)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        for row in range(first, last + 1):
+            del lines[row]
+    kept = (line if row in inside_texts else line.rstrip() for row, line in lines.items())
+    return "\n".join(line for row, line in zip(lines, kept, strict=True) if line or row in inside_texts)
 
 
 def _docstrings(tree: ast.AST) -> Iterator[tuple[int, int]]:

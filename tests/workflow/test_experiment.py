@@ -1,0 +1,85 @@
+"""Which files an experiment needs, and what its jobs are handed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Trained, fill
+from ssmrank.config import Params, read_params
+
+
+@pytest.fixture
+def params(root: Path) -> Params:
+    return read_params(root / "tests/data/params/tiny.yaml")
+
+
+def test_what_a_table_needs(params: Params) -> None:
+    experiment = Experiment(params)
+    assert experiment.tables() == ["table4"]
+    assert experiment.collections() == ["tiny"]
+    assert experiment.models() == ["tiny-bert", "tiny-mamba2"]
+    assert experiment.indexes() == [Index("tiny", "porter")]
+    assert experiment.evaluated_first_stages() == [FirstStage("tiny", "test", "bm25")]
+    assert experiment.first_stages() == [FirstStage("tiny", "test", "bm25"), FirstStage("tiny", "train", "bm25")]
+    assert experiment.samples() == [Sample("tiny", "train", "bm25-top20")]
+    assert experiment.trained() == [Trained("firstp", "tiny-bert"), Trained("firstp", "tiny-mamba2")]
+    assert experiment.reranked() == [
+        Reranked("tiny", "test", "bm25-top10", "firstp", model) for model in ("tiny-bert", "tiny-mamba2")
+    ]
+    assert experiment.table_keys("table4") == [
+        "tiny/test/bm25",
+        "tiny/test/bm25-top10/firstp/tiny-bert",
+        "tiny/test/bm25-top10/firstp/tiny-mamba2",
+    ]
+
+
+def test_a_model_whose_tokenizer_another_takes_is_needed(params: Params) -> None:
+    rows = params.tables["table4"].sections[1].rerankers
+    sections = [params.tables["table4"].sections[1].model_copy(update={"rerankers": [rows[1]]})]
+    table = params.tables["table4"].model_copy(update={"sections": sections})
+    experiment = Experiment(params.model_copy(update={"tables": {"table4": table}}))
+    assert experiment.trained() == [Trained("firstp", "tiny-mamba2")]
+    assert experiment.models() == ["tiny-mamba2", "tiny-bert"]
+    assert experiment.parents("tiny-mamba2") == {"tokenizer": "tiny-bert", "embeddings": "tiny-bert"}
+
+
+def test_held_out_queries_need_a_run(params: Params) -> None:
+    values = params.model_dump()
+    values["trainings"]["firstp"]["validation"] = {"split": "test", "retriever": "bm25", "every_steps": 2}
+    experiment = Experiment(Params.model_validate(values))
+    assert experiment.validation("firstp") == [FirstStage("tiny", "test", "bm25")]
+    assert Experiment(params).validation("firstp") == []
+
+
+def test_settings_hold_what_changes_results_and_nothing_that_tables_print(params: Params) -> None:
+    values = params.model_dump()
+    values["collections"]["tiny"] |= {"title": "Other", "license": "Other"}
+    values["models"]["tiny-bert"] |= {"label": "Other", "size": "9M", "pretraining": "9B", "kind": "D"}
+    values["trainings"]["firstp"]["label"] = "Other"
+    values["retrievers"]["bm25"]["label"] = "Other"
+    one, other = Experiment(params), Experiment(Params.model_validate(values))
+    for settings in ("collection_settings", "model_settings", "retriever_settings"):
+        name = {"collection_settings": "tiny", "model_settings": "tiny-bert", "retriever_settings": "bm25"}[settings]
+        assert getattr(one, settings)(name) == getattr(other, settings)(name)
+    assert one.train_settings("firstp", "tiny-bert") == other.train_settings("firstp", "tiny-bert")
+    assert other.kind("tiny-bert") == "D"
+    assert one.table_settings("table4") != other.table_settings("table4")
+    assert json.loads(one.retriever_settings("bm25"))["stemmer"] == "porter"
+
+
+def test_files_on_this_machine(params: Params) -> None:
+    experiment = Experiment(params)
+    assert [path.name for path in experiment.collection_files("tiny")] == [
+        "corpus.jsonl",
+        "queries.jsonl",
+        "train.tsv",
+        "test.tsv",
+    ]
+    assert experiment.model_files("tiny-mamba2") == []
+
+
+def test_fill() -> None:
+    assert fill("{collection}/{split}.x", [Sample("a", "b", "c")]) == ["a/b.x"]
