@@ -27,7 +27,7 @@ from ssmrank.models.templates import Template
 from ssmrank.tracking import Tracked, track
 from ssmrank.training.gradients import OutOfMemory
 from ssmrank.training.groups import Group, GroupSequences, read_groups
-from ssmrank.training.launch import launch, options_of
+from ssmrank.training.launch import command_of, launch
 from ssmrank.training.loop import train
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers, workers_of
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     if settings.loss not in LOSSES:
         raise UserError(f"trainings: loss {settings.loss!r} is unknown; known: {', '.join(LOSSES)}")
     if settings.parallel != "none" and "RANK" not in os.environ:
-        launch(options_of(arguments), settings.processes or max(1, torch.cuda.device_count()))
+        launch(command_of(arguments), settings.processes or max(1, torch.cuda.device_count()))
         return
     device = default_device()
     if device.type == "cuda" and settings.parallel != "none":

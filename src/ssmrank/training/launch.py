@@ -23,17 +23,17 @@ _GRACE_SECONDS = 5.0
 """Processes that fail alike (a wrong setting) get this long to say so themselves."""
 
 
-def options_of(arguments: argparse.Namespace) -> list[str]:
-    """The options that `ssmrank train` parsed, as words of a command line."""
-    words = []
+def command_of(arguments: argparse.Namespace) -> list[str]:
+    """The command line of the `ssmrank train` that parsed these arguments."""
+    words = [sys.executable, "-m", "ssmrank", "train"]
     for name, value in vars(arguments).items():
         if value is not None and name not in ("verb", "run_verb"):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return words
 
 
-def launch(options: Sequence[str], processes: int) -> None:
-    """Runs `ssmrank train` in this many processes and waits for them.
+def launch(command: Sequence[str], processes: int) -> None:
+    """Runs a command in this many processes and waits for them.
 
     The first one writes to this process's output. Raises UserError, with the dead process's last line, where one dies;
     SystemExit where the first process has said itself what is wrong.
@@ -52,7 +52,6 @@ def launch(options: Sequence[str], processes: int) -> None:
                 }
                 environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
                 stderr: IO[bytes] | None = open(f"{folder}/{rank}", "wb") if rank else None  # noqa: SIM115
-                command = [sys.executable, "-m", "ssmrank", "train", *options]
                 workers.append(subprocess.Popen(command, env=environment, stderr=stderr))
                 if stderr is not None:
                     stderr.close()

@@ -1,0 +1,90 @@
+"""One process of a parallel training; a script of test_parallel.py.
+
+The variable WORK holds cases as JSON, each {"parallel", "model", "kind", "folder"}. Each takes the gradients of one
+step, then trains from the same weights through a stop and a resume, and writes what the first process has to
+`folder`/result.pt. The imports take seconds, so the cases share them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from tiny_training import sequences, settings
+from torch.distributed.tensor import DTensor
+
+from ssmrank.models.reranker import new_reranker
+from ssmrank.training.gradients import Accumulator
+from ssmrank.training.loop import train
+from ssmrank.training.loss import LOSSES
+from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
+from ssmrank.training.state import TrainingState
+
+CPU = torch.device("cpu")
+
+
+class Stopped(BaseException):
+    pass
+
+
+def model(folder, kind):
+    torch.manual_seed(0)
+    return new_reranker(folder, kind, 32)
+
+
+def step_gradients(reranker, workers: Workers, token_budget: int):
+    """Loss and whole gradients of one step of all groups."""
+    data = sequences(reranker)
+    workers.prepare(reranker.train())
+    accumulator = Accumulator(reranker, LOSSES["cross_entropy"], "fp32", CPU, token_budget, workers)
+    own = workers.share(range(len(data)))
+    loss = accumulator([data[index] for index in own], len(data))
+    whole = {}
+    for name, parameter in reranker.named_parameters():
+        gradient = parameter.grad
+        whole[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+    return loss.item(), whole
+
+
+def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | None = None):
+    """Losses and weights of a training, stopped behind a step and begun again where `stop` says so."""
+
+    def on_step(step: int, loss: float) -> None:
+        if step == stop:
+            raise Stopped
+
+    chosen = settings(epochs=6, length_grouped=True)
+    data = sequences(reranker)
+    options = {"save_seconds": 0.0, "workers": workers}
+    if stop is not None:
+        try:
+            train(reranker, data, chosen, CPU, TrainingState(folder, "a"), on_step=on_step, **options)
+        except Stopped:
+            reranker = new()
+    history = train(reranker, data, chosen, CPU, TrainingState(folder, "a"), **options)
+    whole = workers.whole(reranker, new)
+    return history.loss, whole.state_dict() if workers.rank == 0 else {}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with workers_of("ddp", CPU):  # one group of processes for all cases
+        for case in json.loads(os.environ["WORK"]):
+            workers = Replicated() if case["parallel"] == "ddp" else Sharded()
+            run(workers, Path(case["folder"]), partial(model, case["model"], case["kind"]))
+
+
+def run(workers: Workers, folder: Path, new) -> None:
+    # The first process has more micro-batches than the second where a step is cut by tokens.
+    result = {"step": step_gradients(new(), workers, 30)}
+    result["training"] = final_weights(new(), workers, folder / "state", new, stop=3)
+    if workers.rank == 0:
+        torch.save(result, folder / "result.pt")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parallel_training import final_weights, model, step_gradients
+
+from ssmrank.training.parallel import Workers
+
+SCRIPT = Path(__file__).with_name("parallel_training.py")
+
+
+def run_processes(cases, count=2):
+    """Runs the script in processes as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started = []
+    for rank in range(count):
+        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORK": json.dumps(cases)}
+        environment |= {"OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen([sys.executable, SCRIPT], env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        for process in started:
+            error = process.communicate(timeout=200)[1]
+            assert process.returncode == 0, error[-3000:]
+    finally:
+        for process in started:
+            process.kill()
+
+
+CASES = [("ddp", "llama", "D"), ("fsdp2", "bert", "E"), ("fsdp2", "mamba2", "D")]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, tiny_model):
+    """For each case what two processes found."""
+    cases = []
+    for parallel, model_type, kind in CASES:
+        folder = tmp_path_factory.mktemp(f"{parallel}-{model_type}")
+        model_folder = str(without_dropout(tiny_model(model_type), folder / "model"))
+        cases.append({"parallel": parallel, "model": model_folder, "kind": kind, "folder": str(folder)})
+    run_processes(cases)
+    return {
+        (case["parallel"], names[1]): (case, torch.load(Path(case["folder"], "result.pt")))
+        for case, names in zip(cases, CASES, strict=True)
+    }
+
+
+def without_dropout(folder, copy):
+    """Processes draw their own dropout."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {key: 0.0 for key in config if "dropout" in key}))
+    return copy
+
+
+@pytest.mark.parametrize(("parallel", "model_type", "kind"), CASES)
+def test_two_processes_give_what_one_gives(results, tmp_path, parallel, model_type, kind):
+    case, result = results[parallel, model_type]
+    loss, gradients = step_gradients(model(case["model"], kind), Workers(), 30)
+    their_loss, their_gradients = result["step"]
+    assert their_loss == pytest.approx(loss, abs=1e-6)
+    assert their_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - their_gradients[name]).abs().max() <= 1e-6, name
+    losses, weights = final_weights(model(case["model"], kind), Workers(), tmp_path, None)
+    their_losses, their_weights = result["training"]
+    assert their_losses == pytest.approx(losses, abs=1e-5)
+    assert their_weights.keys() == weights.keys()
+    for name, weight in weights.items():
+        # The loss does not see these biases; Adam makes steps of the rounding errors of their gradients.
+        if not name.endswith(("head.bias", "key.bias")):
+            assert (weight - their_weights[name]).abs().max() <= 1e-4, name
