@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssmrank.kernels import reference
+from ssmrank.kernels.packing import is_available
 
 
 @overload
@@ -75,27 +76,24 @@ def packed_selective_scan(
         y `[T, D]` in u's dtype, with final states `[S, D, N]` (float32 or float64) where asked for. The state is held
         in float32, whatever the inputs, or in float64 if u is. Differentiable in every floating tensor.
     """
-    arguments = (u, delta, A, B, C, D, z, delta_bias, cu_seqlens, initial_states)
-    if u.dtype == torch.float64:
-        y, states = reference.selective_scan(*arguments)
+    arguments: tuple[Any, ...] = (u, delta, A, B, C, D, z, delta_bias, cu_seqlens, initial_states)
+    if u.dtype != torch.float64 and u.is_cuda and is_available("triton"):
+        from ssmrank.kernels.triton_selective_scan import selective_scan as triton_scan
+
+        y, states = triton_scan(*arguments, need_final=return_final_states)
+    elif u.dtype != torch.float64 and u.device.type == "cpu":
+        from ssmrank.kernels.selective_scan_numba import selective_scan as numba_scan
+
+        y, states = numba_scan(*(_single(value) for value in arguments), need_final=return_final_states)
     else:
-        y, states = _backend(u)(*(_single(value) for value in arguments), need_final=return_final_states)
-        y = y.to(u.dtype)
-    return (y, states) if return_final_states else y
+        wide = arguments if u.dtype == torch.float64 else tuple(_single(value) for value in arguments)
+        y, states = reference.selective_scan(*wide)
+    y = y.to(u.dtype)
+    if not return_final_states:
+        return y
+    assert states is not None
+    return y, states
 
 
-def _backend(u: Tensor) -> Any:
-    """The implementation for the tensor's device; numba and triton are imported when first needed."""
-    if u.device.type == "cpu":
-        from ssmrank.kernels.selective_scan_numba import selective_scan
-
-        return selective_scan
-    return _reference
-
-
-def _reference(*arguments: Any, need_final: bool) -> tuple[Tensor, Tensor | None]:
-    return reference.selective_scan(*arguments)
-
-
-def _single(value: Tensor | None) -> Tensor | None:
+def _single(value: Any) -> Any:
     return value.float() if value is not None and value.is_floating_point() else value

@@ -1,0 +1,31 @@
+"""The Triton kernel under its interpreter, in a process of its own: triton chooses the interpreter when imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_values_and_gradients_under_the_interpreter() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(SOURCE)}
+    check = Path(__file__).parent / "check_triton_selective_scan.py"
+    result = subprocess.run([sys.executable, check, "cpu"], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_values_and_gradients_on_a_gpu() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    check = Path(__file__).parent / "check_triton_selective_scan.py"
+    result = subprocess.run([sys.executable, check, "cuda"], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
