@@ -14,7 +14,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)
 
 
-def run_tasks(function: Callable[..., object], tasks: Iterable[tuple[int, ...]]) -> None:
+def run_tasks(function: Callable[..., object], tasks: Iterable[tuple[float, ...]]) -> None:
     """Calls `function(*task)` for each task; returns when all are done, and raises what one of them raised.
 
     Tasks must not write to the same memory. Threads: `torch.get_num_threads()`.

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from kernel_checks import Random
+from kernel_checks import Random, assert_close, values_and_gradients
+from torch import Tensor
 
-from ssmrank.kernels.norms import gated_rms_norm, rms_norm
+from ssmrank.kernels.norms import gated_rms_norm, norm_reference, rms_norm
 
 
 def test_rms_norm_of_a_hand_worked_row() -> None:
@@ -44,3 +47,28 @@ def test_bfloat16_is_normed_in_float32() -> None:
     y = gated_rms_norm(x, z, weight, 1e-5, 64)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, gated_rms_norm(x.float(), z.float(), weight.float(), 1e-5, 64).bfloat16())
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("shape", "size"), [((1, 16), 16), ((300, 48), 48), ((3, 50, 64), 64), ((129, 96), 32)])
+def test_values_and_gradients_in_single_precision(shape: tuple[int, ...], size: int, gated: bool) -> None:
+    random = Random(sum(shape))
+    inputs = {"x": random(*shape), "z": random(*shape) if gated else None, "weight": random(shape[-1])}
+
+    def kernel(x: Tensor, z: Tensor | None, weight: Tensor) -> Tensor:
+        return rms_norm(x, weight, 1e-5) if z is None else gated_rms_norm(x, z, weight, 1e-5, size)
+
+    def plain(**tensors: Any) -> Tensor:
+        return norm_reference(**tensors, eps=1e-5, size=size if gated else shape[-1])
+
+    expected = values_and_gradients(plain, inputs, torch.float64)
+    assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, 2e-6)
+
+
+def test_slices_of_a_projection_and_inputs_of_all_zeros() -> None:
+    joint = Random(0)(20, 64).float()
+    x, z = joint.split([32, 32], dim=1)
+    weight = torch.ones(32)
+    assert torch.equal(gated_rms_norm(x, z, weight, 1e-5), gated_rms_norm(x.clone(), z.clone(), weight, 1e-5))
+    assert torch.equal(rms_norm(torch.zeros(2, 16), torch.ones(16), 1e-5), torch.zeros(2, 16))
+    assert rms_norm(torch.zeros(0, 16), torch.ones(16), 1e-5).shape == (0, 16)
