@@ -71,7 +71,7 @@ def strip(text: str) -> str:
         row, column = token.start
         if token.type == tokenize.COMMENT:
             lines[row] = lines[row][:column].rstrip()
-        elif token.end[0] > row and token.string.strip():
+        elif token.end[0] > row:
             inside_texts.update(range(row, token.end[0] + 1))
     for first, last in _docstrings(ast.parse(text)):
         for row in range(first, last + 1):
