@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from tiny_training import DOCUMENTS, sequences, settings
@@ -63,3 +65,36 @@ def test_weight_decay_spares_vectors_and_mambas_own_parameters(tiny_model):
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     for name, parameter in reranker.named_parameters():
         assert (id(parameter) in spared) == (parameter.ndim < 2 or name.endswith("A_log")), name
+
+
+class Measured:
+    """A validator that gives set values; at step 8 of the first life the training is killed."""
+
+    every_steps, patience = 2, None
+    values: ClassVar = {2: 0.1, 4: 0.7, 6: 0.7, 8: 0.2}
+
+    def __init__(self, steps_done=0, killed_at=None):
+        self.steps, self.killed_at = steps_done, killed_at
+
+    def __call__(self, reranker, workers):
+        self.steps += 2
+        if self.steps == self.killed_at:
+            raise Killed
+        return self.values[self.steps]
+
+
+def test_the_best_weights_survive_a_kill(tiny_model, tmp_path):
+    fourth, _ = run(tiny_model, tmp_path / "stopped", on_step=lambda step, loss: None, validator=Measured())
+    with pytest.raises(Killed):
+        run(tiny_model, tmp_path / "killed", save_seconds=0.0, validator=Measured(killed_at=8))
+    state = TrainingState(tmp_path / "killed" / "state", "a")
+    done, saved = state.load()
+    assert done == 7
+    assert saved["history"]["validation"] == [(2, 0.1), (4, 0.7), (6, 0.7)]
+    resumed, history = run(tiny_model, tmp_path / "killed", validator=Measured(steps_done=6))
+    assert history.best == (4, 0.7)
+    assert history.validation[-1] == (8, 0.2)
+    kept = state.load_best(4)
+    for (name, one), other in zip(resumed.state_dict().items(), fourth.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+        assert torch.equal(one, kept[name]), name
