@@ -26,7 +26,7 @@ from ssmrank.models.packing import pack
 
 
 def on_gpu(test):
-    """Marks a test of the GPU's packed path against transformers on the CPU in float32."""
+    """Marks a test of the GPU's packed path against the CPU's in float32, which other tests hold against transformers."""
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")(test))
 
 
@@ -221,7 +221,7 @@ def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
     return ((found.float().cpu() - exact).norm() / exact.norm()).item()
 
 
-def gradient_distance(model, reference) -> float:
+def gradient_distance(model, on_cpu) -> float:
     """Relative distance of all gradients together: some, such as those of key biases, are rounding noise alone."""
     exact = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
     found = {name: parameter.grad for name, parameter in model.named_parameters() if name in exact}
@@ -233,29 +233,29 @@ def gradient_distance(model, reference) -> float:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fp32_on_the_gpu(tiny_model, shape):
     folder = tiny_model(shape)
-    model, reference = load_backbone(folder).eval().cuda(), reference_model(folder).eval()
+    model, on_cpu = load_backbone(folder).eval().cuda(), load_backbone(folder).eval()
     batch = sequences(model.config.vocab_size)
     weights = torch.randn(sum(LENGTHS), output_width(model.config), generator=torch.Generator().manual_seed(0))
     found = packed_forward(model, pack(batch, "cuda"))
-    exact = run_reference(reference, batch)
+    exact = packed_forward(on_cpu, pack(batch))
     # Products of the state space kernels run in TF32.
     bound = 2e-3 if shape.startswith("mamba") else 1e-5
     assert distance(found.detach(), exact.detach()) < bound
     (found * weights.cuda()).sum().backward()
     (exact * weights).sum().backward()
-    assert gradient_distance(model, reference) < 10 * bound
+    assert gradient_distance(model, on_cpu) < 10 * bound
 
 
 @on_gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bf16_on_the_gpu_stays_within_the_noise_of_bf16(tiny_model, shape):
     folder = tiny_model(shape)
-    model, reference = load_backbone(folder).eval(), reference_model(folder).eval()
+    model, on_cpu = load_backbone(folder).eval(), load_backbone(folder).eval()
     batch = sequences(model.config.vocab_size)
     with torch.no_grad():
-        exact = run_reference(reference, batch)
+        exact = packed_forward(on_cpu, pack(batch))
         with torch.autocast("cpu", torch.bfloat16):
-            noise = distance(run_reference(reference, batch), exact)
+            noise = distance(packed_forward(on_cpu, pack(batch)), exact)
         with torch.autocast("cuda", torch.bfloat16):
             found = distance(packed_forward(model.cuda(), pack(batch, "cuda")), exact)
     assert found < 2 * noise + 1e-3
@@ -265,11 +265,11 @@ def test_bf16_on_the_gpu_stays_within_the_noise_of_bf16(tiny_model, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bf16_gradients_on_the_gpu(tiny_model, shape):
     folder = tiny_model(shape)
-    model, reference = load_backbone(folder).eval().cuda(), reference_model(folder).eval()
+    model, on_cpu = load_backbone(folder).eval().cuda(), load_backbone(folder).eval()
     batch = sequences(model.config.vocab_size)
     weights = torch.randn(sum(LENGTHS), output_width(model.config), generator=torch.Generator().manual_seed(0))
     with torch.autocast("cuda", torch.bfloat16):
         found = packed_forward(model, pack(batch, "cuda"))
     (found.float() * weights.cuda()).sum().backward()
-    (run_reference(reference, batch) * weights).sum().backward()
-    assert gradient_distance(model, reference) < 0.1
+    (packed_forward(on_cpu, pack(batch)) * weights).sum().backward()
+    assert gradient_distance(model, on_cpu) < 0.1
