@@ -26,7 +26,7 @@ from ssmrank.models.packing import pack
 
 
 def on_gpu(test):
-    """Marks a test of the GPU's packed path against the CPU's in float32, which other tests hold against transformers."""
+    """Marks a test of the GPU's packed path against the CPU's in float32, itself held against transformers."""
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")(test))
 
 
@@ -223,7 +223,7 @@ def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 def gradient_distance(model, on_cpu) -> float:
     """Relative distance of all gradients together: some, such as those of key biases, are rounding noise alone."""
-    exact = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
+    exact = {name: parameter.grad for name, parameter in on_cpu.named_parameters() if parameter.grad is not None}
     found = {name: parameter.grad for name, parameter in model.named_parameters() if name in exact}
     squared = sum((found[name].float().cpu() - exact[name]).pow(2).sum() for name in exact)
     return (squared / sum(gradient.pow(2).sum() for gradient in exact.values())).sqrt().item()
