@@ -215,4 +215,6 @@ def _fingerprint(arguments: argparse.Namespace, settings: TrainSettings) -> str:
     parts.append(
         sha256(arguments.model / "model.safetensors") if (arguments.model / "model.safetensors").exists() else ""
     )
+    held_out = (arguments.validation_run, arguments.validation_qrels) if settings.validation else ()
+    parts += [sha256(path) for path in held_out]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
