@@ -48,7 +48,17 @@ class _Norm(torch.autograd.Function):
         groups = x.shape[1] // size
         y = x.new_empty(x.shape)
         scales = x.new_empty(len(x), groups)
-        rest = (*_place(x), *_place(z), weight.data_ptr(), y.data_ptr(), scales.data_ptr(), groups, size, float(eps))
+        epsilon = x.new_tensor(eps)
+        rest = (
+            *_place(x),
+            *_place(z),
+            weight.data_ptr(),
+            y.data_ptr(),
+            scales.data_ptr(),
+            groups,
+            size,
+            epsilon.data_ptr(),
+        )
         run_tasks(loops.norm_forward, [(*span, *rest) for span in _spans(len(x))])
         ctx.save_for_backward(x, z, weight, scales)
         ctx.size = size

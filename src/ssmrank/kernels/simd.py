@@ -220,6 +220,44 @@ def load_integer(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def next_task(typingctx: Any, table: Any) -> Any:
+    """The address of the next task's arguments, or 0 if none is left; threads may call it at once.
+
+    A table of 64-bit integers: how many tasks were given out, the number of tasks, that of arguments, the arguments.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        integer = ir.IntType(64)
+        pointer = builder.inttoptr(args[0], integer.as_pointer())
+        index = builder.atomic_rmw("add", pointer, ir.Constant(integer, 1), "monotonic")
+        count = builder.load(builder.gep(pointer, [ir.Constant(integer, 1)]), align=8)
+        width = builder.load(builder.gep(pointer, [ir.Constant(integer, 2)]), align=8)
+        first = builder.add(args[0], ir.Constant(integer, 24))
+        place = builder.add(first, builder.mul(builder.mul(index, width), ir.Constant(integer, 8)))
+        return builder.select(builder.icmp_signed("<", index, count), place, ir.Constant(integer, 0))
+
+    return types.int64(types.int64), codegen
+
+
+def arguments(count: int) -> Any:
+    """Makes the function that reads a task's arguments, which are `count` integers, as a tuple."""
+
+    @intrinsic
+    def read(typingctx: Any, task: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+            values = [
+                builder.load(builder.gep(pointer, [ir.Constant(ir.IntType(64), index)]), align=8)
+                for index in range(count)
+            ]
+            return context.make_tuple(builder, sig.return_type, values)
+
+        return types.UniTuple(types.int64, count)(types.int64), codegen
+
+    return read
+
+
+@intrinsic
 def lane_sum(typingctx: Any, vector: Any) -> Any:
     """The sum of the lanes, pairwise."""
 

@@ -4,20 +4,21 @@ Within a chunk of Q tokens the mixer is masked attention without softmax: y = M 
 only the lower triangle is computed, four rows at a time and each used while it lies in the cache. C Bᵀ is computed once
 for all heads of a task. Between chunks the state `[N, P]` of each head is handed on.
 
-All arguments are integers: addresses of memory (0: absent), strides in bytes, counts. Floats are float32; tables of
-chunks are int64. P and N are multiples of 16. Running sums of log2 decays are held as two floats each, as in
+The arguments of a task are integers: addresses of memory (0: absent), strides in bytes, counts. Floats are float32;
+tables of chunks are int64. P and N are multiples of 16. Running sums of log2 decays are held as two floats each, as in
 `ssd_chunked`. A task is some heads of one group over one sequence.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import cfunc, njit, types
 
 from ssmrank.kernels.simd import (
     BYTES,
     LANES,
     LOG2_E,
+    arguments,
     broadcast,
     exp2,
     keep_first,
@@ -26,6 +27,7 @@ from ssmrank.kernels.simd import (
     load_integer,
     load_scalar,
     minimum,
+    next_task,
     splat,
     store,
     store_scalar,
@@ -139,111 +141,118 @@ def scores(c: int, b_transposed: int, states: int, length: int, stride: int, tar
         )
 
 
-@njit(cache=True, nogil=True)
-def ssd_forward(
-    sequence: int,
-    group: int,
-    first_head: int,
-    last_head: int,
-    chunk_starts: int,
-    chunk_offsets: int,
-    x: int,
-    x_stride: int,
-    steps: int,
-    decays: int,
-    B: int,
-    B_stride: int,
-    C: int,
-    C_stride: int,
-    D: int,
-    y: int,
-    initial_states: int,
-    final_states: int,
-    checkpoints: int,
-    heads: int,
-    width: int,
-    states: int,
-    longest: int,
-) -> None:
-    """Writes y, and where asked for the final states and the state at the start of each chunk."""
-    state_vectors, vectors = states // LANES, width // LANES
-    filled = (longest + LANES - 1) // LANES * LANES
-    line, row_bytes, matrix = 4 * filled, 4 * heads * width, 4 * states * width
-    count = last_head - first_head
-    floats = 5 * filled * states + filled * filled + 8 * filled + filled * width + count * states * width
-    scratch = np.empty(floats + 16, dtype=np.float32)
-    b_rows = (scratch.ctypes.data + 63) // 64 * 64
-    c_rows = b_rows + line * states
-    b_columns = c_rows + line * states
-    b_scaled = b_columns + line * states
-    c_scaled = b_scaled + line * states
-    grid = c_scaled + line * states
-    mixing = grid + line * filled
-    coarse = mixing + 4 * line
-    fine = coarse + line
-    step = fine + line
-    x_rows = step + 2 * line
-    carried = x_rows + line * width
-    zero = splat(np.float32(0.0))
-    first_chunk = load_integer(chunk_offsets + 8 * sequence)
-    last_chunk = load_integer(chunk_offsets + 8 * sequence + 8)
-    for head in range(first_head, last_head):
-        place = carried + (head - first_head) * matrix
-        for index in range(0, matrix, BYTES):
-            if initial_states != 0:
-                store(place + index, load(initial_states + (sequence * heads + head) * matrix + index))
-            else:
-                store(place + index, zero)
+_ssd_forward_arguments = arguments(23)
 
-    for chunk in range(first_chunk, last_chunk):
-        start = load_integer(chunk_starts + 8 * chunk)
-        length = load_integer(chunk_starts + 8 * chunk + 8) - start
-        has_past = chunk > first_chunk or initial_states != 0
-        has_future = chunk + 1 < last_chunk or final_states != 0
-        pack(B + start * B_stride + 4 * group * states, B_stride, b_rows, length, state_vectors)
-        pack(C + start * C_stride + 4 * group * states, C_stride, c_rows, length, state_vectors)
-        transpose(b_rows, 4 * states, b_columns, length, states, line)
-        scores(c_rows, b_columns, states, length, line, grid)
-        for head in range(first_head, last_head):
-            state = carried + (head - first_head) * matrix
-            offset = 4 * (start * heads + head)
-            running_sums(decays + offset, steps + offset, 4 * heads, length, filled, coarse, fine, step)
-            pack(x + start * x_stride + 4 * head * width, x_stride, x_rows, length, vectors)
-            if checkpoints != 0:
-                for index in range(0, matrix, BYTES):
-                    store(checkpoints + (chunk * heads + head) * matrix + index, load(state + index))
-            if has_past:
-                scale_rows(c_rows, c_scaled, length, state_vectors, coarse, fine, step, 0)
-            for row in range(0, length, 4):
-                rows = min(4, length - row)
-                target = y + (start + row) * row_bytes + 4 * head * width
-                if has_past:
-                    source = c_scaled + row * 4 * states
-                    multiply(source, 4 * states, 4, state, 4 * width, target, row_bytes, rows, vectors, states, 0)
-                for inner in range(row, row + rows):
-                    weights = mixing + (inner - row) * line
-                    high, low = broadcast(coarse + 4 * inner), broadcast(fine + 4 * inner)
-                    for column in range(0, 4 * inner + 4, BYTES):
-                        exponent = (high - load(coarse + column)) + (low - load(fine + column))
-                        weight = exp2(minimum(exponent, zero)) * load(step + column)
-                        store(weights + column, weight * load(grid + inner * line + column))
-                    store_scalar(weights + 4 * inner, load_scalar(weights + 4 * inner) + load_scalar(D + 4 * head))
-                    for column in range(inner + 1, row + rows):
-                        store_scalar(weights + 4 * column, np.float32(0.0))
-                multiply(
-                    mixing, line, 4, x_rows, 4 * width, target, row_bytes, rows, vectors, row + rows, int(has_past)
-                )
-            if has_future:
-                scale_rows(b_rows, b_scaled, length, state_vectors, coarse, fine, step, length)
-                kept = exp2(broadcast(coarse + 4 * length - 4))
-                for index in range(0, matrix, BYTES):
-                    store(state + index, kept * load(state + index))
-                multiply(b_scaled, 4, 4 * states, x_rows, 4 * width, state, 4 * width, states, vectors, length, 1)
-    if final_states != 0:
+
+@cfunc(types.void(types.int64), cache=True)
+def ssd_forward(table: int) -> None:
+    """Writes y, and where asked for the final states and the state at the start of each chunk."""
+    task = next_task(table)
+    while task != 0:
+        (
+            sequence,
+            group,
+            first_head,
+            last_head,
+            chunk_starts,
+            chunk_offsets,
+            x,
+            x_stride,
+            steps,
+            decays,
+            B,
+            B_stride,
+            C,
+            C_stride,
+            D,
+            y,
+            initial_states,
+            final_states,
+            checkpoints,
+            heads,
+            width,
+            states,
+            longest,
+        ) = _ssd_forward_arguments(task)
+        state_vectors, vectors = states // LANES, width // LANES
+        filled = (longest + LANES - 1) // LANES * LANES
+        line, row_bytes, matrix = 4 * filled, 4 * heads * width, 4 * states * width
+        count = last_head - first_head
+        floats = 5 * filled * states + filled * filled + 8 * filled + filled * width + count * states * width
+        scratch = np.empty(floats + 16, dtype=np.float32)
+        b_rows = (scratch.ctypes.data + 63) // 64 * 64
+        c_rows = b_rows + line * states
+        b_columns = c_rows + line * states
+        b_scaled = b_columns + line * states
+        c_scaled = b_scaled + line * states
+        grid = c_scaled + line * states
+        mixing = grid + line * filled
+        coarse = mixing + 4 * line
+        fine = coarse + line
+        step = fine + line
+        x_rows = step + 2 * line
+        carried = x_rows + line * width
+        zero = splat(np.float32(0.0))
+        first_chunk = load_integer(chunk_offsets + 8 * sequence)
+        last_chunk = load_integer(chunk_offsets + 8 * sequence + 8)
         for head in range(first_head, last_head):
             place = carried + (head - first_head) * matrix
             for index in range(0, matrix, BYTES):
-                store(final_states + (sequence * heads + head) * matrix + index, load(place + index))
+                if initial_states != 0:
+                    store(place + index, load(initial_states + (sequence * heads + head) * matrix + index))
+                else:
+                    store(place + index, zero)
+
+        for chunk in range(first_chunk, last_chunk):
+            start = load_integer(chunk_starts + 8 * chunk)
+            length = load_integer(chunk_starts + 8 * chunk + 8) - start
+            has_past = chunk > first_chunk or initial_states != 0
+            has_future = chunk + 1 < last_chunk or final_states != 0
+            pack(B + start * B_stride + 4 * group * states, B_stride, b_rows, length, state_vectors)
+            pack(C + start * C_stride + 4 * group * states, C_stride, c_rows, length, state_vectors)
+            transpose(b_rows, 4 * states, b_columns, length, states, line)
+            scores(c_rows, b_columns, states, length, line, grid)
+            for head in range(first_head, last_head):
+                state = carried + (head - first_head) * matrix
+                offset = 4 * (start * heads + head)
+                running_sums(decays + offset, steps + offset, 4 * heads, length, filled, coarse, fine, step)
+                pack(x + start * x_stride + 4 * head * width, x_stride, x_rows, length, vectors)
+                if checkpoints != 0:
+                    for index in range(0, matrix, BYTES):
+                        store(checkpoints + (chunk * heads + head) * matrix + index, load(state + index))
+                if has_past:
+                    scale_rows(c_rows, c_scaled, length, state_vectors, coarse, fine, step, 0)
+                for row in range(0, length, 4):
+                    rows = min(4, length - row)
+                    target = y + (start + row) * row_bytes + 4 * head * width
+                    if has_past:
+                        source = c_scaled + row * 4 * states
+                        multiply(source, 4 * states, 4, state, 4 * width, target, row_bytes, rows, vectors, states, 0)
+                    for inner in range(row, row + rows):
+                        weights = mixing + (inner - row) * line
+                        high, low = broadcast(coarse + 4 * inner), broadcast(fine + 4 * inner)
+                        for column in range(0, 4 * inner + 4, BYTES):
+                            exponent = (high - load(coarse + column)) + (low - load(fine + column))
+                            weight = exp2(minimum(exponent, zero)) * load(step + column)
+                            store(weights + column, weight * load(grid + inner * line + column))
+                        store_scalar(weights + 4 * inner, load_scalar(weights + 4 * inner) + load_scalar(D + 4 * head))
+                        for column in range(inner + 1, row + rows):
+                            store_scalar(weights + 4 * column, np.float32(0.0))
+                    multiply(
+                        mixing, line, 4, x_rows, 4 * width, target, row_bytes, rows, vectors, row + rows, int(has_past)
+                    )
+                if has_future:
+                    scale_rows(b_rows, b_scaled, length, state_vectors, coarse, fine, step, length)
+                    kept = exp2(broadcast(coarse + 4 * length - 4))
+                    for index in range(0, matrix, BYTES):
+                        store(state + index, kept * load(state + index))
+                    multiply(b_scaled, 4, 4 * states, x_rows, 4 * width, state, 4 * width, states, vectors, length, 1)
+        if final_states != 0:
+            for head in range(first_head, last_head):
+                place = carried + (head - first_head) * matrix
+                for index in range(0, matrix, BYTES):
+                    store(final_states + (sequence * heads + head) * matrix + index, load(place + index))
+        task = next_task(table)
 
 
 @njit(cache=True, nogil=True)
@@ -328,190 +337,221 @@ def weigh_and_sum(
         store_scalar(place, load_scalar(place) + last)
 
 
-@njit(cache=True, nogil=True)
-def ssd_backward(
-    sequence: int,
-    group: int,
-    first_head: int,
-    last_head: int,
-    grad_B: int,
-    grad_C: int,
-    chunk_starts: int,
-    chunk_offsets: int,
-    x: int,
-    x_stride: int,
-    steps: int,
-    decays: int,
-    B: int,
-    B_stride: int,
-    C: int,
-    C_stride: int,
-    D: int,
-    has_initial: int,
-    checkpoints: int,
-    grad_y: int,
-    grad_y_stride: int,
-    grad_final: int,
-    grad_x: int,
-    grad_steps: int,
-    grad_decays: int,
-    grad_D: int,
-    grad_initial: int,
-    heads: int,
-    groups: int,
-    width: int,
-    states: int,
-    longest: int,
-) -> None:
+_ssd_backward_arguments = arguments(32)
+
+
+@cfunc(types.void(types.int64), cache=True)
+def ssd_backward(table: int) -> None:
     """Writes the gradients; those of B and C are added to what is there, D's is written per sequence and head."""
-    state_vectors, vectors = states // LANES, width // LANES
-    filled = (longest + LANES - 1) // LANES * LANES
-    line, row_bytes, matrix = 4 * filled, 4 * heads * width, 4 * states * width
-    group_bytes = 4 * groups * states
-    count = last_head - first_head
-    floats = 7 * filled * states + 3 * filled * filled + 12 * filled + 4 * filled * width
-    floats += (count + 1) * states * width
-    scratch = np.empty(floats + 16, dtype=np.float32)
-    b_rows = (scratch.ctypes.data + 63) // 64 * 64
-    c_rows = b_rows + line * states
-    b_columns = c_rows + line * states
-    b_sums = b_columns + line * states
-    c_sums = b_sums + line * states
-    products = c_sums + line * states
-    scaled = products + line * states
-    grid = scaled + line * states
-    grid_grads = grid + line * filled
-    mixing = grid_grads + line * filled
-    lines = mixing + line * filled
-    coarse, fine, step = lines, lines + line, lines + 2 * line
-    exponent_grads, step_grads, mixing_grads = lines + 3 * line, lines + 4 * line, lines + 5 * line
-    x_rows = lines + 12 * line
-    x_columns = x_rows + line * width
-    y_grads = x_columns + line * width
-    x_grads = y_grads + line * width
-    carried = x_grads + line * width
-    flipped = carried + count * matrix
-    zero = splat(np.float32(0.0))
-    first_chunk = load_integer(chunk_offsets + 8 * sequence)
-    last_chunk = load_integer(chunk_offsets + 8 * sequence + 8)
-    for head in range(first_head, last_head):
-        place = carried + (head - first_head) * matrix
-        store_scalar(grad_D + 4 * (sequence * heads + head), np.float32(0.0))
-        for index in range(0, matrix, BYTES):
-            if grad_final != 0:
-                store(place + index, load(grad_final + (sequence * heads + head) * matrix + index))
-            else:
-                store(place + index, zero)
-
-    for chunk in range(last_chunk - 1, first_chunk - 1, -1):
-        start = load_integer(chunk_starts + 8 * chunk)
-        length = load_integer(chunk_starts + 8 * chunk + 8) - start
-        has_past = chunk > first_chunk or has_initial != 0
-        has_future = chunk + 1 < last_chunk or grad_final != 0
-        pack(B + start * B_stride + 4 * group * states, B_stride, b_rows, length, state_vectors)
-        pack(C + start * C_stride + 4 * group * states, C_stride, c_rows, length, state_vectors)
-        transpose(b_rows, 4 * states, b_columns, length, states, line)
-        scores(c_rows, b_columns, states, length, line, grid)
-        clear(b_sums, 4 * length * states)
-        clear(c_sums, 4 * length * states)
-        clear(grid_grads, length * line)
-        for head in range(first_head, last_head):
-            state_grads = carried + (head - first_head) * matrix
-            state = checkpoints + (chunk * heads + head) * matrix
-            offset = 4 * (start * heads + head)
-            running_sums(decays + offset, steps + offset, 4 * heads, length, filled, coarse, fine, step)
-            clear(exponent_grads, 2 * line)
-            pack(x + start * x_stride + 4 * head * width, x_stride, x_rows, length, vectors)
-            pack(grad_y + start * grad_y_stride + 4 * head * width, grad_y_stride, y_grads, length, vectors)
-            transpose(x_rows, 4 * width, x_columns, length, width, line)
-            skip = load_scalar(D + 4 * head)
-            skip_grad = np.float32(0.0)
-
-            # Within the chunk: gradients of M four rows at a time, and from them those of C Bᵀ, decays and steps.
-            for row in range(0, length, 4):
-                rows = min(4, length - row)
-                columns = (row + rows + LANES - 1) // LANES
-                source = y_grads + row * 4 * width
-                multiply(source, 4 * width, 4, x_columns, line, mixing_grads, line, rows, columns, width, 0)
-                for inner in range(row, row + rows):
-                    weights = mixing + inner * line
-                    slopes = mixing_grads + (inner - row) * line
-                    skip_grad += load_scalar(slopes + 4 * inner)
-                    high, low = broadcast(coarse + 4 * inner), broadcast(fine + 4 * inner)
-                    row_sum = zero
-                    for column in range(0, 4 * inner + 4, BYTES):
-                        exponent = (high - load(coarse + column)) + (low - load(fine + column))
-                        decay = keep_first(exp2(minimum(exponent, zero)), inner + 1 - column // 4)
-                        size = load(step + column)
-                        score = load(grid + inner * line + column)
-                        weight = decay * size
-                        slope = load(slopes + column)
-                        store(weights + column, weight * score)
-                        place = grid_grads + inner * line + column
-                        store(place, load(place) + slope * weight)
-                        raw = slope * score * decay
-                        store(step_grads + column, load(step_grads + column) + raw)
-                        raw = raw * size
-                        store(exponent_grads + column, load(exponent_grads + column) - raw)
-                        row_sum = row_sum + raw
-                    store_scalar(weights + 4 * inner, load_scalar(weights + 4 * inner) + skip)
-                    place = exponent_grads + 4 * inner
-                    store_scalar(place, load_scalar(place) + lane_sum(row_sum))
-            place = grad_D + 4 * (sequence * heads + head)
-            store_scalar(place, load_scalar(place) + skip_grad)
-            clear(x_grads, 4 * length * width)
-            multiply_lower(mixing, line, y_grads, 4 * width, x_grads, length, vectors, 1)
-
-            if has_future:
-                # What the chunk handed on: state = kept · state before + scaled Bᵀ x.
-                scale_rows(b_rows, scaled, length, state_vectors, coarse, fine, step, length)
-                multiply(scaled, 4 * states, 4, state_grads, 4 * width, x_grads, 4 * width, length, vectors, states, 1)
-                transpose(state_grads, 4 * width, flipped, states, width, 4 * states)
-                multiply(
-                    x_rows, 4 * width, 4, flipped, 4 * states, products, 4 * states, length, state_vectors, width, 0
-                )
-                weigh_and_sum(
-                    products, b_rows, b_sums, length, state_vectors, coarse, fine, length, step, exponent_grads,
-                    step_grads,
-                )  # fmt: skip
-                kept = exp2(broadcast(coarse + 4 * length - 4))
-                total = zero
-                for index in range(0, matrix, BYTES):
-                    grad = kept * load(state_grads + index)
-                    if has_past:
-                        total = total + grad * load(state + index)
-                    store(state_grads + index, grad)
-                place = exponent_grads + 4 * length - 4
-                store_scalar(place, load_scalar(place) + lane_sum(total))
-            if has_past:
-                # What the chunk took over: y += scaled C · state before.
-                transpose(state, 4 * width, flipped, states, width, 4 * states)
-                multiply(
-                    y_grads, 4 * width, 4, flipped, 4 * states, products, 4 * states, length, state_vectors, width, 0
-                )
-                weigh_and_sum(
-                    products, c_rows, c_sums, length, state_vectors, coarse, fine, 0, step, exponent_grads, step_grads
-                )
-                scale_rows(c_rows, scaled, length, state_vectors, coarse, fine, step, 0)
-                multiply(scaled, 4, 4 * states, y_grads, 4 * width, state_grads, 4 * width, states, vectors, length, 1)
-
-            for inner in range(length):
-                target = grad_x + (start + inner) * row_bytes + 4 * head * width
-                for column in range(vectors):
-                    place = column * BYTES
-                    store(target + place, load(x_grads + inner * 4 * width + place))
-            total_grad = 0.0
-            for inner in range(length - 1, -1, -1):
-                total_grad += load_scalar(exponent_grads + 4 * inner)
-                place = 4 * ((start + inner) * heads + head)
-                store_scalar(grad_decays + place, np.float32(total_grad))
-                store_scalar(grad_steps + place, load_scalar(step_grads + 4 * inner))
-        multiply_lower(grid_grads, line, b_rows, 4 * states, c_sums, length, state_vectors, 0)
-        multiply_lower(grid_grads, line, c_rows, 4 * states, b_sums, length, state_vectors, 1)
-        add_rows(b_sums, grad_B + start * group_bytes + 4 * group * states, group_bytes, length, state_vectors)
-        add_rows(c_sums, grad_C + start * group_bytes + 4 * group * states, group_bytes, length, state_vectors)
-    if grad_initial != 0:
+    task = next_task(table)
+    while task != 0:
+        (
+            sequence,
+            group,
+            first_head,
+            last_head,
+            grad_B,
+            grad_C,
+            chunk_starts,
+            chunk_offsets,
+            x,
+            x_stride,
+            steps,
+            decays,
+            B,
+            B_stride,
+            C,
+            C_stride,
+            D,
+            has_initial,
+            checkpoints,
+            grad_y,
+            grad_y_stride,
+            grad_final,
+            grad_x,
+            grad_steps,
+            grad_decays,
+            grad_D,
+            grad_initial,
+            heads,
+            groups,
+            width,
+            states,
+            longest,
+        ) = _ssd_backward_arguments(task)
+        state_vectors, vectors = states // LANES, width // LANES
+        filled = (longest + LANES - 1) // LANES * LANES
+        line, row_bytes, matrix = 4 * filled, 4 * heads * width, 4 * states * width
+        group_bytes = 4 * groups * states
+        count = last_head - first_head
+        floats = 7 * filled * states + 3 * filled * filled + 12 * filled + 4 * filled * width
+        floats += (count + 1) * states * width
+        scratch = np.empty(floats + 16, dtype=np.float32)
+        b_rows = (scratch.ctypes.data + 63) // 64 * 64
+        c_rows = b_rows + line * states
+        b_columns = c_rows + line * states
+        b_sums = b_columns + line * states
+        c_sums = b_sums + line * states
+        products = c_sums + line * states
+        scaled = products + line * states
+        grid = scaled + line * states
+        grid_grads = grid + line * filled
+        mixing = grid_grads + line * filled
+        lines = mixing + line * filled
+        coarse, fine, step = lines, lines + line, lines + 2 * line
+        exponent_grads, step_grads, mixing_grads = lines + 3 * line, lines + 4 * line, lines + 5 * line
+        x_rows = lines + 12 * line
+        x_columns = x_rows + line * width
+        y_grads = x_columns + line * width
+        x_grads = y_grads + line * width
+        carried = x_grads + line * width
+        flipped = carried + count * matrix
+        zero = splat(np.float32(0.0))
+        first_chunk = load_integer(chunk_offsets + 8 * sequence)
+        last_chunk = load_integer(chunk_offsets + 8 * sequence + 8)
         for head in range(first_head, last_head):
             place = carried + (head - first_head) * matrix
+            store_scalar(grad_D + 4 * (sequence * heads + head), np.float32(0.0))
             for index in range(0, matrix, BYTES):
-                store(grad_initial + (sequence * heads + head) * matrix + index, load(place + index))
+                if grad_final != 0:
+                    store(place + index, load(grad_final + (sequence * heads + head) * matrix + index))
+                else:
+                    store(place + index, zero)
+
+        for chunk in range(last_chunk - 1, first_chunk - 1, -1):
+            start = load_integer(chunk_starts + 8 * chunk)
+            length = load_integer(chunk_starts + 8 * chunk + 8) - start
+            has_past = chunk > first_chunk or has_initial != 0
+            has_future = chunk + 1 < last_chunk or grad_final != 0
+            pack(B + start * B_stride + 4 * group * states, B_stride, b_rows, length, state_vectors)
+            pack(C + start * C_stride + 4 * group * states, C_stride, c_rows, length, state_vectors)
+            transpose(b_rows, 4 * states, b_columns, length, states, line)
+            scores(c_rows, b_columns, states, length, line, grid)
+            clear(b_sums, 4 * length * states)
+            clear(c_sums, 4 * length * states)
+            clear(grid_grads, length * line)
+            for head in range(first_head, last_head):
+                state_grads = carried + (head - first_head) * matrix
+                state = checkpoints + (chunk * heads + head) * matrix
+                offset = 4 * (start * heads + head)
+                running_sums(decays + offset, steps + offset, 4 * heads, length, filled, coarse, fine, step)
+                clear(exponent_grads, 2 * line)
+                pack(x + start * x_stride + 4 * head * width, x_stride, x_rows, length, vectors)
+                pack(grad_y + start * grad_y_stride + 4 * head * width, grad_y_stride, y_grads, length, vectors)
+                transpose(x_rows, 4 * width, x_columns, length, width, line)
+                skip = load_scalar(D + 4 * head)
+                skip_grad = np.float32(0.0)
+
+                # Within the chunk: gradients of M four rows at a time, and from them those of C Bᵀ, decays and steps.
+                for row in range(0, length, 4):
+                    rows = min(4, length - row)
+                    columns = (row + rows + LANES - 1) // LANES
+                    source = y_grads + row * 4 * width
+                    multiply(source, 4 * width, 4, x_columns, line, mixing_grads, line, rows, columns, width, 0)
+                    for inner in range(row, row + rows):
+                        weights = mixing + inner * line
+                        slopes = mixing_grads + (inner - row) * line
+                        skip_grad += load_scalar(slopes + 4 * inner)
+                        high, low = broadcast(coarse + 4 * inner), broadcast(fine + 4 * inner)
+                        row_sum = zero
+                        for column in range(0, 4 * inner + 4, BYTES):
+                            exponent = (high - load(coarse + column)) + (low - load(fine + column))
+                            decay = keep_first(exp2(minimum(exponent, zero)), inner + 1 - column // 4)
+                            size = load(step + column)
+                            score = load(grid + inner * line + column)
+                            weight = decay * size
+                            slope = load(slopes + column)
+                            store(weights + column, weight * score)
+                            place = grid_grads + inner * line + column
+                            store(place, load(place) + slope * weight)
+                            raw = slope * score * decay
+                            store(step_grads + column, load(step_grads + column) + raw)
+                            raw = raw * size
+                            store(exponent_grads + column, load(exponent_grads + column) - raw)
+                            row_sum = row_sum + raw
+                        store_scalar(weights + 4 * inner, load_scalar(weights + 4 * inner) + skip)
+                        place = exponent_grads + 4 * inner
+                        store_scalar(place, load_scalar(place) + lane_sum(row_sum))
+                place = grad_D + 4 * (sequence * heads + head)
+                store_scalar(place, load_scalar(place) + skip_grad)
+                clear(x_grads, 4 * length * width)
+                multiply_lower(mixing, line, y_grads, 4 * width, x_grads, length, vectors, 1)
+
+                if has_future:
+                    # What the chunk handed on: state = kept · state before + scaled Bᵀ x.
+                    scale_rows(b_rows, scaled, length, state_vectors, coarse, fine, step, length)
+                    multiply(
+                        scaled, 4 * states, 4, state_grads, 4 * width, x_grads, 4 * width, length, vectors, states, 1
+                    )
+                    transpose(state_grads, 4 * width, flipped, states, width, 4 * states)
+                    multiply(
+                        x_rows, 4 * width, 4, flipped, 4 * states, products, 4 * states, length, state_vectors, width, 0
+                    )
+                    weigh_and_sum(
+                        products, b_rows, b_sums, length, state_vectors, coarse, fine, length, step, exponent_grads,
+                        step_grads,
+                    )  # fmt: skip
+                    kept = exp2(broadcast(coarse + 4 * length - 4))
+                    total = zero
+                    for index in range(0, matrix, BYTES):
+                        grad = kept * load(state_grads + index)
+                        if has_past:
+                            total = total + grad * load(state + index)
+                        store(state_grads + index, grad)
+                    place = exponent_grads + 4 * length - 4
+                    store_scalar(place, load_scalar(place) + lane_sum(total))
+                if has_past:
+                    # What the chunk took over: y += scaled C · state before.
+                    transpose(state, 4 * width, flipped, states, width, 4 * states)
+                    multiply(
+                        y_grads,
+                        4 * width,
+                        4,
+                        flipped,
+                        4 * states,
+                        products,
+                        4 * states,
+                        length,
+                        state_vectors,
+                        width,
+                        0,
+                    )
+                    weigh_and_sum(
+                        products,
+                        c_rows,
+                        c_sums,
+                        length,
+                        state_vectors,
+                        coarse,
+                        fine,
+                        0,
+                        step,
+                        exponent_grads,
+                        step_grads,
+                    )
+                    scale_rows(c_rows, scaled, length, state_vectors, coarse, fine, step, 0)
+                    multiply(
+                        scaled, 4, 4 * states, y_grads, 4 * width, state_grads, 4 * width, states, vectors, length, 1
+                    )
+
+                for inner in range(length):
+                    target = grad_x + (start + inner) * row_bytes + 4 * head * width
+                    for column in range(vectors):
+                        place = column * BYTES
+                        store(target + place, load(x_grads + inner * 4 * width + place))
+                total_grad = 0.0
+                for inner in range(length - 1, -1, -1):
+                    total_grad += load_scalar(exponent_grads + 4 * inner)
+                    place = 4 * ((start + inner) * heads + head)
+                    store_scalar(grad_decays + place, np.float32(total_grad))
+                    store_scalar(grad_steps + place, load_scalar(step_grads + 4 * inner))
+            multiply_lower(grid_grads, line, b_rows, 4 * states, c_sums, length, state_vectors, 0)
+            multiply_lower(grid_grads, line, c_rows, 4 * states, b_sums, length, state_vectors, 1)
+            add_rows(b_sums, grad_B + start * group_bytes + 4 * group * states, group_bytes, length, state_vectors)
+            add_rows(c_sums, grad_C + start * group_bytes + 4 * group * states, group_bytes, length, state_vectors)
+        if grad_initial != 0:
+            for head in range(first_head, last_head):
+                place = carried + (head - first_head) * matrix
+                for index in range(0, matrix, BYTES):
+                    store(grad_initial + (sequence * heads + head) * matrix + index, load(place + index))
+        task = next_task(table)
