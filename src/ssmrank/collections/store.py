@@ -18,13 +18,19 @@ import mmap
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import parse_line, read_jsonl
+
+
+class Texts(Protocol):
+    """Texts by id."""
+
+    def __getitem__(self, key: str, /) -> str: ...
 
 
 class UnknownId(UserError, KeyError):

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.planner import Pair, pairs_of, plan
-from ssmrank.training.groups import Texts
 
 log = logging.getLogger(__name__)
 

@@ -7,21 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
 from ssmrank.models.templates import Template
 from ssmrank.training.tokens import TokenStore
-
-
-class Texts(Protocol):
-    """Texts by id."""
-
-    def __getitem__(self, key: str, /) -> str: ...
 
 
 @dataclass(frozen=True)

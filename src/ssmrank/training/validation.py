@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from ssmrank.collections.store import Texts
 from ssmrank.config import Validation
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import evaluate
@@ -17,7 +18,6 @@ from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.templates import Template
 from ssmrank.reranking.planner import pairs_of, plan
-from ssmrank.training.groups import Texts
 from ssmrank.training.parallel import Workers
 from ssmrank.training.tokens import TokenStore
 
