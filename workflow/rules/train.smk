@@ -28,9 +28,7 @@ rule train:
         gpu=1,
     params:
         *code("ssmrank.training.command", without=["ssmrank.training.validation"]),
-        validation_code=lambda w: (
-            code("ssmrank.training.validation") if experiment.validation(w.training) else []
-        ),
+        validation_code=lambda w: (code("ssmrank.training.validation") if experiment.validation(w.training) else []),
         settings=lambda w: experiment.train_settings(w.training, w.model),
         kind=lambda w: experiment.kind(w.model),
         split=lambda w: experiment.training_data(w.training).split,
