@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -28,7 +29,12 @@ def test_rms_norm_equals_transformers() -> None:
 def test_gated_rms_norm_equals_transformers(group_size: int) -> None:
     from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
-    theirs = MambaRMSNormGated(24, group_size, eps=1e-5)
+    if "group_size" in inspect.signature(MambaRMSNormGated).parameters:
+        theirs = MambaRMSNormGated(24, group_size, eps=1e-5)
+    elif group_size == 24:
+        theirs = MambaRMSNormGated(24, eps=1e-5)
+    else:
+        pytest.skip("this transformers norms over all groups at once")
     theirs.weight.data = Random(2)(24).float()
     x, z = Random(0)(7, 24).float(), Random(1)(7, 24).float()
     ours = gated_rms_norm(x, z, theirs.weight, 1e-5, group_size)
