@@ -18,6 +18,9 @@ from ssmrank.models.packing import Packed
 
 NAME = "ssmrank_packed"
 
+_LONGEST_PRODUCT = 1024
+"""Keys up to which a CPU may hold all attention weights of a head at once."""
+
 
 def backend(device: torch.device | str) -> str:
     """Name of what computes attention on this device, for the log."""
@@ -76,11 +79,46 @@ def _by_length(
     for (rows, longest), real, qg, kg, vg in zip(keys.shapes, keys.real.split(key_cells), *parts, strict=True):
         # Padding stands behind the real tokens, so the causal mask alone hides it.
         mask = None if causal or keys.complete else real.view(rows, 1, 1, longest)
-        out = F.scaled_dot_product_attention(
-            qg, kg, vg, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
-        )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
+        outputs.append(_attend(qg, kg, vg, mask, causal, scaling).transpose(1, 2).flatten(0, 1))
     return queries.collect(torch.cat(outputs))
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of sequences of one length; q, k, v [rows, heads, length, head size], mask [rows, 1, 1, keys]."""
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= _LONGEST_PRODUCT:
+        return _attend_by_products(q, k, v, mask, causal, scaling)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
+    )
+
+
+def _attend_by_products(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Two batched matrix products: in bf16 on a CPU, forward and backward, many times faster than torch's fused one."""
+    rows, heads, length, size = q.shape
+    if k.shape[1] != heads:
+        k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+    bias = q.new_zeros(())
+    if causal:
+        bias = q.new_full((length, k.shape[2]), float("-inf")).triu(1)
+    elif mask is not None:
+        bias = q.new_zeros(mask.shape).masked_fill(~mask, float("-inf")).expand(rows, heads, 1, -1).flatten(0, 1)
+    q, k, v = (x.reshape(rows * heads, -1, size) for x in (q, k, v))
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
+    return torch.bmm(torch.softmax(scores, dim=-1), v).unflatten(0, (rows, heads))
 
 
 def _flash(
