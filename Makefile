@@ -63,19 +63,20 @@ readme: table4  ## put the table into README.md
 	sed -i -e '/<!-- table4 -->/,/<!-- end of table4 -->/{//!d}' -e '/<!-- table4 -->/r $(TABLE).md' README.md
 
 lock: .venv/uv.stamp  ## resolve all versions again, around requirements/pins.txt
-	$(COMPILE) pyproject.toml -o requirements/main.lock
-	$(COMPILE) pyproject.toml --extra dev -c requirements/main.lock -o requirements/dev.lock
+	$(COMPILE) $(call LEAVE_OUT,triton $(CUDA_PACKAGES)) pyproject.toml -o requirements/main.lock
+	$(COMPILE) $(call LEAVE_OUT,$(CUDA_PACKAGES)) pyproject.toml --extra dev -c requirements/main.lock -o requirements/dev.lock
 
 clean:  ## remove the environment; data and results stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
 
-# torch itself names the exact versions of its CUDA packages; a CPU build needs none of them.
-CUDA_PACKAGES := triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
+# torch itself names the exact versions of its CUDA packages; a CPU build needs none of them. Tests run Triton's
+# kernels in its interpreter, so there it stays, in the version that torch's CUDA build asks for.
+CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
     cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 # Without local wheels, whose version (2.13.0+cpu) would be locked for everyone.
 COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --upgrade --python-version 3.11 --no-annotate --no-emit-index-url \
-    --no-emit-find-links --custom-compile-command 'make lock' -c requirements/pins.txt \
-    $(addprefix --no-emit-package ,$(CUDA_PACKAGES))
+    --no-emit-find-links --custom-compile-command 'make lock' -c requirements/pins.txt
+LEAVE_OUT = $(addprefix --no-emit-package ,$(1))
 
 FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3.13 python3; do \
     $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && \
