@@ -29,6 +29,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/rerank.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/table.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/provenance.smk"
 
 
