@@ -106,3 +106,25 @@ def test_revision_of_a_folder_without_git(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_revision() == "unknown"
+
+
+def test_a_long_job_is_delivered_while_it_runs(journals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    class Running:
+        def __init__(self, command: list[str], **_: object) -> None:
+            started.append(command)
+
+        def poll(self) -> None:
+            return None
+
+    monkeypatch.setattr("ssmrank.tracking.journal.LIVE_SECONDS", 0.0)
+    monkeypatch.setattr("ssmrank.tracking.journal.subprocess.Popen", Running)
+    monkeypatch.setattr("ssmrank.tracking.journal.git_revision", lambda: "unknown")
+    with track("train", "a") as tracked:
+        tracked.metrics({"loss": 1.0}, step=0)
+        tracked.metrics({"loss": 0.5}, step=1)
+    # One delivery at a time: the first has not ended.
+    assert [command[1:] for command in started] == [
+        ["-m", "ssmrank", "tracking-store", "--journals", str(journals)],
+    ]
