@@ -1,4 +1,4 @@
-# The experiment that params.yaml states: `snakemake` builds all its tables, `snakemake results/tables/table4.tex` one;
+# The experiment of params.yaml: `snakemake` builds all its tables; every run, metric, checkpoint and index is a target too.
 from snakemake.utils import min_version
 
 min_version("9.27")
