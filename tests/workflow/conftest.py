@@ -54,13 +54,26 @@ class Project:
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run("snakemake", "--cores", "2", *arguments, check=check)
 
+    @staticmethod
+    def jobs(printed: str) -> dict[str, int]:
+        """Jobs of each rule that Snakemake's runs said they have, without rules that only name targets."""
+        jobs: dict[str, int] = {}
+        for run in printed.split("Building DAG of jobs...")[1:]:
+            table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", run, re.MULTILINE | re.DOTALL)
+            assert table is not None or "Nothing to be done" in run, run
+            for line in table.group(1).splitlines() if table else []:
+                rule, count = line.split()
+                if not rule.startswith("all"):
+                    jobs[rule] = jobs.get(rule, 0) + int(count)
+        return jobs
+
     def planned(self, *arguments: str) -> dict[str, int]:
-        """How many jobs of each rule `snakemake -n` plans, without rules that only name targets."""
-        return count_jobs(self.snakemake("-n", *arguments).stdout)
+        """The jobs that `snakemake -n` plans."""
+        return self.jobs(self.snakemake("-n", *arguments).stdout)
 
     def built(self, *command: str) -> dict[str, int]:
-        """How many jobs of each rule a command runs."""
-        return count_jobs(self.run(*command).stdout)
+        """The jobs that a command runs."""
+        return self.jobs(self.run(*command).stdout)
 
     def clone(self, folder: Path) -> Project:
         """A clone with Git, without outputs."""
@@ -90,17 +103,12 @@ class Project:
         return {name: path.read_bytes() for name, path in relative.items() if not name.startswith(unversioned)}
 
 
-def count_jobs(answer: str) -> dict[str, int]:
-    """Jobs of each rule in the first table that each run of Snakemake printed."""
-    jobs: dict[str, int] = {}
-    for run in answer.split("Building DAG of jobs...")[1:]:
-        table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", run, re.MULTILINE | re.DOTALL)
-        assert table is not None or "Nothing to be done" in run, run
-        for line in table.group(1).splitlines() if table else []:
-            rule, count = line.split()
-            if not rule.startswith("all"):
-                jobs[rule] = jobs.get(rule, 0) + int(count)
-    return jobs
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever comes first waits for the whole workflow."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 def new_project(root: Path, folder: Path) -> Project:
@@ -119,9 +127,10 @@ def new_project(root: Path, folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Project, str]:
-    """The project after `snakemake` has built everything, and what it printed. To be left as it is."""
+    """The project after `dvc repro` on nothing but sources has built everything, and what it printed."""
     project = new_project(root, tmp_path_factory.mktemp("finished") / "project")
-    return project, project.snakemake().stdout
+    project.run("git", "init", "--quiet")
+    return project, project.run("dvc", "repro").stdout
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ EVERYTHING = {"download_model": 2, **FROM_COLLECTION, **TRAININGS}
 
 @pytest.fixture(scope="module")
 def pushed(finished, tmp_path_factory: pytest.TempPathFactory):
-    """The finished project after `dvc repro`, committed, its outputs in a remote; what `dvc repro` printed."""
+    """A finished project that DVC knows nothing of, after `dvc repro` and `dvc push`; what `dvc repro` printed."""
     folder = tmp_path_factory.mktemp("pushed")
-    shutil.copytree(finished.folder, folder / "project", symlinks=True)
+    ignored = shutil.ignore_patterns("cache", "tmp", "dvc.lock")
+    shutil.copytree(finished.folder, folder / "project", symlinks=True, ignore=ignored)
     project = type(finished)(folder / "project")
-    project.run("git", "init", "--quiet")
     printed = project.run("dvc", "repro").stdout
     project.run("dvc", "remote", "add", "--quiet", "--default", "storage", str(folder / "remote"))
     commit(project)
@@ -45,9 +45,17 @@ def commit(project) -> None:
     project.run("git", "commit", "--quiet", "--message", "A version")
 
 
+def test_repro_on_sources_alone_builds_everything_once(first_run) -> None:
+    project, printed = first_run
+    assert project.jobs(printed) == EVERYTHING
+    assert project.planned() == {}
+    assert "Tiny BERT" in (project.folder / "results/tables/table4.md").read_text()
+
+
 def test_repro_after_snakemake_runs_no_job_and_then_no_stage(pushed) -> None:
     project, printed = pushed
-    assert printed.count("Nothing to be done") == len(PHASES)
+    assert project.jobs(printed) == {}
+    assert printed.count("Running stage") == len(PHASES)
     again = project.run("dvc", "repro").stdout
     assert again.count("didn't change, skipping") == len(PHASES)
     assert project.planned() == {}
@@ -121,9 +129,14 @@ def test_inputs_of_another_version_do_not_count(clone) -> None:
     assert clone.planned() == TRAININGS
 
 
-def test_a_clone_without_outputs_builds_everything(clone) -> None:
-    assert clone.built("dvc", "repro") == EVERYTHING
-    assert clone.planned() == {}
+def test_metrics_of_a_row_that_is_gone_are_not_shown(clone) -> None:
+    clone.run("dvc", "pull")
+    clone.edit("params.yaml", "          - {model: tiny-mamba2, training: firstp}\n", "")
+    assert clone.built("dvc", "repro", "--pull") == {"table": 1}
+    shown = clone.run("dvc", "metrics", "show").stdout
+    assert shown.count("results/metrics/tiny/test/") == 2
+    assert "tiny-mamba2" not in shown
+    assert (clone.folder / "results/checkpoints/firstp/tiny-mamba2").exists()
 
 
 def test_versions_that_alternate(clone) -> None:

@@ -44,17 +44,6 @@ CODE = {
 }
 
 
-def test_everything_is_built_once(first_run) -> None:
-    project, printed = first_run
-    assert "(100%) done" in printed
-    assert {path.name for path in (project.folder / "results/tables").iterdir()} == {
-        "table4.tex",
-        "table4.csv",
-        "table4.md",
-    }
-    assert "Tiny BERT" in (project.folder / "results/tables/table4.md").read_text()
-
-
 def test_nothing_changed_nothing_to_do(finished) -> None:
     assert finished.planned() == {}
 

@@ -62,12 +62,24 @@ def test_mlflow_has_a_run_for_each_training_with_its_evaluation(finished) -> Non
     runs = database.execute("select run_uuid, name, status from runs").fetchall()
     assert {status for _, _, status in runs} == {"FINISHED"}
     names = [name for _, name, _ in runs]
+    rules = {rule for (rule,) in database.execute("select value from tags where key = 'rule'")}
+    assert rules == {
+        "download-collection",
+        "download-model",
+        "index",
+        "retrieve",
+        "negatives",
+        "train",
+        "evaluate",
+        "table",
+    }
     for model in ("tiny-bert", "tiny-mamba2"):
         assert names.count(f"firstp/{model}") == 1
         run = next(uuid for uuid, name, _ in runs if name == f"firstp/{model}")
         metrics = {key for (key,) in database.execute("select key from latest_metrics where run_uuid = ?", (run,))}
         assert {"loss", "tokens_per_second"} <= metrics
         assert any("nDCG" in key for key in metrics)
+        assert "tiny/test/pairs_per_second" in metrics
         tags = dict(database.execute("select key, value from tags where run_uuid = ?", (run,)))
         assert tags["rule"] == "train"
         assert tags["model"] == model

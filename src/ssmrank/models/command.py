@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssmrank.config import Model, read_settings
 from ssmrank.models.sources import write_model
+from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +22,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the checkpoint folder."""
-    write_model(
-        read_settings(Model, arguments.settings),
-        output=arguments.output,
-        archives=arguments.archives,
-        tokenizer_from=arguments.tokenizer_from,
-        embeddings_from=arguments.embeddings_from,
-        seed=arguments.seed,
-    )
+    model, name = read_settings(Model, arguments.settings), arguments.output.name
+    tags = {"model": name, "seed": str(arguments.seed)}
+    with track("download-model", name, tags, model.source.model_dump()) as tracked:
+        write_model(
+            model,
+            output=arguments.output,
+            archives=arguments.archives,
+            tokenizer_from=arguments.tokenizer_from,
+            embeddings_from=arguments.embeddings_from,
+            seed=arguments.seed,
+        )
+        tracked.artifact_path("model_path", arguments.output)

@@ -14,6 +14,7 @@ from ssmrank.reporting.markdown import to_markdown
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import read_results
 from ssmrank.reporting.table import build_table
+from ssmrank.tracking import track
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
 
@@ -35,8 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     if not outputs:
         raise UserError("nothing to write; give --tex, --csv or --markdown")
     settings = read_settings(TableSettings, arguments.settings)
-    table = build_table(settings, read_results(arguments.metrics, settings.metric_keys()), read_paper())
-    texts = {path: _RENDERINGS[name](table) for name, path in outputs.items()}
-    for path, text in texts.items():
-        with atomic_file(path) as stream:
-            stream.write(text)
+    name = next(iter(outputs.values())).stem
+    with track("table", name, {"table": name}, {"metrics": len(arguments.metrics)}) as tracked:
+        table = build_table(settings, read_results(arguments.metrics, settings.metric_keys()), read_paper())
+        texts = {path: _RENDERINGS[name](table) for name, path in outputs.items()}
+        for path, text in texts.items():
+            with atomic_file(path) as stream:
+                stream.write(text)
+            tracked.artifact_path(path.suffix.removeprefix("."), path)

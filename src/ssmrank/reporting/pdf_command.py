@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
+from ssmrank.tracking import track
 
 PAGE = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[margin=18mm]{geometry}
@@ -38,8 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
         table = arguments.tex.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{arguments.tex}: cannot read: {error.strerror}; run `ssmrank table` first") from error
-    with tempfile.TemporaryDirectory(prefix="ssmrank-latex-") as name:
-        pdf = compile_page(table, Path(name), str(arguments.tex))
+    tracked = track("pdf", arguments.output.name, {"table": arguments.tex.stem})
+    with tracked, tempfile.TemporaryDirectory(prefix="ssmrank-latex-") as folder:
+        pdf = compile_page(table, Path(folder), str(arguments.tex))
         with atomic_file(arguments.output, "wb") as stream:
             stream.write(pdf)
 

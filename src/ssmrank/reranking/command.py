@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore, read_queries
@@ -13,6 +14,7 @@ from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.precision import default_device, resolve_precision
 from ssmrank.models.reranker import load_reranker
 from ssmrank.reranking.engine import rerank
+from ssmrank.tracking import track
 
 OUT_OF_MEMORY = "# OOM"
 """The only line of a run whose model did not fit into memory in training."""
@@ -37,14 +39,26 @@ def run(arguments: argparse.Namespace) -> None:
             stream.write(OUT_OF_MEMORY + "\n")
         return
     device = default_device()
-    reranked = rerank(
-        load_reranker(arguments.checkpoint),
-        read_run(arguments.run),
-        read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl"),
-        TextStore(arguments.collection / "documents.jsonl"),
-        settings.depth,
-        settings.token_budget,
-        resolve_precision(settings.precision, device),
-        device,
-    )
-    write_run(arguments.output, reranked, f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}")
+    collection = arguments.collection
+    tags = {"collection": collection.name, "model": arguments.checkpoint.name}
+    # The run of MLflow that trained the model goes on.
+    trained_by = arguments.checkpoint / "mlflow_run_id"
+    run_id = trained_by.read_text().strip() if trained_by.is_file() else None
+    with track("rerank", str(arguments.output), tags, {"reranking": settings.model_dump()}, run_id) as tracked:
+        first_stage, reranker = read_run(arguments.run), load_reranker(arguments.checkpoint)
+        started = time.perf_counter()
+        reranked = rerank(
+            reranker,
+            first_stage,
+            read_queries(collection / "splits" / arguments.split / "queries.jsonl"),
+            TextStore(collection / "documents.jsonl"),
+            settings.depth,
+            settings.token_budget,
+            resolve_precision(settings.precision, device),
+            device,
+        )
+        seconds = time.perf_counter() - started
+        write_run(arguments.output, reranked, f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}")
+        pairs = sum(len(ranking) for ranking in reranked.values())
+        speed = {"pairs": pairs, "pairs_per_second": pairs / seconds}
+        tracked.metrics({f"{collection.name}/{arguments.split}/{name}": value for name, value in speed.items()})

@@ -1,0 +1,29 @@
+"""Deletes metrics of runs that no table of params.yaml names any more, so that `dvc metrics` shows none as current."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "lib"))
+
+from pipeline.experiment import Experiment, check_file, fill
+from ssmrank.config import read_params
+
+
+def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
+    """Deletes what is not the experiment's; returns the deleted files."""
+    kept = {
+        *fill("{collection}/{split}/{retriever}.json", experiment.evaluated_first_stages()),
+        *fill("{collection}/{split}/{reranking}/{training}/{model}.json", experiment.reranked()),
+    }
+    found = [(folder, path) for folder in folders for path in sorted(folder.rglob("*.json"))]
+    stale = [path for folder, path in found if path.relative_to(folder).as_posix() not in kept]
+    for path in stale:
+        path.unlink()
+    return stale
+
+
+if __name__ == "__main__":
+    check_file("params.yaml")
+    forget(Experiment(read_params("params.yaml")), [Path("results/metrics"), Path("results/per-query")])
