@@ -5,10 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssmrank.kernels.packing import is_available
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension, computed in float32 (float64 if x is); x's dtype."""
     return _norm(x, None, weight, eps, x.shape[-1])
+
+
+def add_rms_norm(
+    residual: Tensor, update: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """A step of a residual stream: the stream with the last layer's update, and its norm for the next layer.
+
+    Args:
+        residual: `[..., C]`, the stream.
+        update: `[..., C]` or None: there is nothing to add.
+        weight: `[C]`.
+        eps: added to the mean square.
+        dtype: of the norm; None: what the next matrix product takes, which is autocast's dtype or else the weight's.
+
+    Returns:
+        The norm and the sum, `[..., C]`. The sum is in the wider dtype of the two, so a stream in float32 remains so.
+    """
+    if dtype is None:
+        device = residual.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if _triton_runs(residual, residual.shape[-1]):
+        from ssmrank.kernels import triton_norms
+
+        return triton_norms.add_rms_norm(residual, update, weight, eps, dtype)
+    total = residual if update is None else residual + update
+    return rms_norm(total, weight, eps).to(dtype), total
 
 
 def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size: int | None = None) -> Tensor:
@@ -27,6 +55,13 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size:
 
 
 def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:
+    if _triton_runs(x, size):
+        from ssmrank.kernels import triton_norms
+
+        if z is None and size == x.shape[-1]:
+            return triton_norms.add_rms_norm(x, None, weight, eps, x.dtype)[0]
+        if z is not None:
+            return triton_norms.gated_rms_norm(x, z, weight, eps, size)
     dtype = torch.promote_types(x.dtype, torch.float32)
     wide, gate, scale = x.to(dtype), None if z is None else z.to(dtype), weight.to(dtype)
     if x.device.type == "cpu" and dtype == torch.float32:
@@ -35,6 +70,14 @@ def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) ->
         if norms_numba.supports(size):
             return norms_numba.norm(wide, gate, scale, eps, size).to(x.dtype)
     return norm_reference(wide, gate, scale, eps, size).to(x.dtype)
+
+
+def _triton_runs(x: Tensor, size: int) -> bool:
+    if not x.is_cuda or x.dtype == torch.float64 or not is_available("triton"):
+        return False
+    from ssmrank.kernels.triton_norms import WIDEST
+
+    return size <= WIDEST
 
 
 def norm_reference(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:

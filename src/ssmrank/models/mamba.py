@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
-from ssmrank.kernels.norms import gated_rms_norm, rms_norm
+from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm
 from ssmrank.kernels.selective_scan import packed_selective_scan
 from ssmrank.kernels.ssd import packed_ssd
 from ssmrank.models.packing import Packed
@@ -36,19 +36,21 @@ def _residual_stream(
     if backbone.config.residual_in_fp32:
         hidden = hidden.float()
 
-    def block(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + mixer(layer.mixer, _norm(hidden, layer.norm), packed)
+    def block(layer: Any, hidden: torch.Tensor, update: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        normed, hidden = add_rms_norm(hidden, update, layer.norm.weight, layer.norm.variance_epsilon)
+        return hidden, mixer(layer.mixer, normed, packed)
 
+    # A layer's output joins the stream in the next norm, which reads both anyway.
+    update: torch.Tensor | None = None
     for layer in backbone.layers:
         if layer.gradient_checkpointing and layer.training:  # what transformers' layers do when they are called
-            hidden = layer._gradient_checkpointing_func(block, layer, hidden)
+            if update is not None:
+                hidden, update = hidden + update, None  # a checkpoint then keeps one tensor, not two
+            hidden, update = layer._gradient_checkpointing_func(block, layer, hidden, update)
         else:
-            hidden = block(layer, hidden)
-    return _norm(hidden, backbone.norm_f)
-
-
-def _norm(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
-    return rms_norm(hidden, norm.weight, norm.variance_epsilon)
+            hidden, update = block(layer, hidden, update)
+    norm = backbone.norm_f
+    return add_rms_norm(hidden, update, norm.weight, norm.variance_epsilon, hidden.dtype)[0]
 
 
 def _mamba1_mixer(mixer: Any, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:

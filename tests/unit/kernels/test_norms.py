@@ -8,7 +8,7 @@ import torch
 from kernel_checks import Random, assert_close, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels.norms import gated_rms_norm, norm_reference, rms_norm
+from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm, norm_reference, rms_norm
 
 
 def test_rms_norm_of_a_hand_worked_row() -> None:
@@ -78,3 +78,23 @@ def test_slices_of_a_projection_and_inputs_of_all_zeros() -> None:
     assert torch.equal(gated_rms_norm(x, z, weight, 1e-5), gated_rms_norm(x.clone(), z.clone(), weight, 1e-5))
     assert torch.equal(rms_norm(torch.zeros(2, 16), torch.ones(16), 1e-5), torch.zeros(2, 16))
     assert rms_norm(torch.zeros(0, 16), torch.ones(16), 1e-5).shape == (0, 16)
+
+
+def test_a_step_of_a_residual_stream() -> None:
+    random = Random(0)
+    residual, update, weight = random(3, 32).float(), random(3, 32).bfloat16(), random(32).float()
+    normed, total = add_rms_norm(residual, update, weight, 1e-5)
+    assert total.dtype == normed.dtype == torch.float32
+    assert torch.equal(total, residual + update)
+    assert torch.equal(normed, rms_norm(total, weight, 1e-5))
+    normed, same = add_rms_norm(residual, None, weight, 1e-5, torch.bfloat16)
+    assert torch.equal(same, residual)
+    assert torch.equal(normed, rms_norm(residual, weight, 1e-5).bfloat16())
+
+
+def test_the_norm_of_a_stream_is_in_the_dtype_of_the_next_product() -> None:
+    stream, weight = torch.ones(2, 16), torch.ones(16)
+    assert add_rms_norm(stream, None, weight.bfloat16(), 1e-5)[0].dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        normed, total = add_rms_norm(stream, stream, weight, 1e-5)
+    assert (normed.dtype, total.dtype) == (torch.bfloat16, torch.float32)
