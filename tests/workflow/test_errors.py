@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 WRONG = {
@@ -69,3 +72,13 @@ def test_records_lost(project) -> None:
     assert project.planned() == {}
     project.edit("params.yaml", "learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
     assert project.planned() == {"train": 2, "rerank": 2, "evaluate": 2, "table": 1}
+
+
+def test_records_that_this_snakemake_does_not_compare(project) -> None:
+    for path in (project.folder / ".snakemake/metadata").iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"record_format_version": 5}))
+    assert project.planned() == {}
+    shutil.rmtree(project.folder / "results/provenance")
+    for path in (project.folder / ".snakemake/metadata").iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"record_format_version": 5}))
+    assert project.planned()["train"] == 2

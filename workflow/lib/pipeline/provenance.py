@@ -120,10 +120,10 @@ class _Ledger:
         if record is not None and (bound := self._what_it_speaks_of(record, output)) is not None:
             facts = record.model_dump(exclude={"job_hash", "external_jobid"})
             entries[output] = {"sha256": content, "inputs": bound["inputs"], "record": facts}
-        elif entries.get(output, {}).get("sha256") == content:
+        elif entries.get(output, {}).get("sha256") == content and _is_readable(entries[output]["record"]):
             record = MetadataRecord.model_validate(entries[output]["record"])
             # Another machine's clock may be ahead; what is made from this output here must not seem older than it.
-            record.endtime = min(record.endtime or time.time(), time.time())
+            record.endtime = min(record.endtime, time.time())
             bound = {"sha256": content, "endtime": record.endtime, "inputs": entries[output]["inputs"]}
             self._snakemake._write_record(output, record)
         else:
@@ -139,7 +139,7 @@ class _Ledger:
 
     def _what_it_speaks_of(self, record: MetadataRecord, output: str) -> dict[str, Any] | None:
         """Content, end time and inputs that Snakemake's record speaks of; None if it does not speak of this output."""
-        if record.params == UNKNOWN or record.endtime is None:
+        if record.params == UNKNOWN or not _is_readable(record.model_dump()):
             return None
         bound = self._bound.get(output)
         if bound is not None and bound["endtime"] == record.endtime:
@@ -153,6 +153,11 @@ class _Ledger:
 
     def _inputs_differ(self, inputs: Mapping[str, str]) -> bool:
         return any(self._current.get(path, content) != content for path, content in inputs.items())
+
+
+def _is_readable(record: Mapping[str, Any]) -> bool:
+    """Whether this Snakemake compares with the record; parameters in an older format it takes as unchanged."""
+    return record["endtime"] is not None and record["record_format_version"] == RECORD_FORMAT_VERSION
 
 
 def _existing(patterns: Iterable[str]) -> Iterator[str]:
