@@ -55,6 +55,6 @@ def test_dag_shows_every_phase(root: Path) -> None:
 
 def test_rules_call_known_verbs(root: Path) -> None:
     rules = "".join(path.read_text() for path in (root / "workflow" / "rules").glob("*.smk"))
-    called = set(re.findall(r'"ssmrank ([a-z-]+)', rules))
+    called = set(re.findall(r'"ssmrank ([a-z0-9-]+)', rules))
     assert {"train", "rerank", "evaluate"} <= called
     assert called <= set(VERBS)
