@@ -12,10 +12,7 @@ from ssmrank.config import Evaluation, read_settings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import Scores, evaluate
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.trec import Qrels, read_qrels, read_run
-
-OUT_OF_MEMORY = "# OOM"
-"""First and only line of a run whose model did not fit in memory."""
+from ssmrank.io.trec import OUT_OF_MEMORY, Qrels, read_qrels, read_run
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,9 @@ Run = dict[str, list[tuple[str, float]]]
 Qrels = dict[str, dict[str, int]]
 """For each query id the grade of each judged document."""
 
+OUT_OF_MEMORY = "# OOM"
+"""The only line of a run whose model did not fit into memory in training."""
+
 
 def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     """Sorts (document id, score) by score descending, ties by document id ascending."""

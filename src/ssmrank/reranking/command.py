@@ -10,14 +10,11 @@ from pathlib import Path
 from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config import Reranking, read_settings
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.trec import read_run, write_run
+from ssmrank.io.trec import OUT_OF_MEMORY, read_run, write_run
 from ssmrank.models.precision import default_device, resolve_precision
 from ssmrank.models.reranker import load_reranker
 from ssmrank.reranking.engine import rerank
 from ssmrank.tracking import track
-
-OUT_OF_MEMORY = "# OOM"
-"""The only line of a run whose model did not fit into memory in training."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
