@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ssmrank.kernels.packing import is_available, sequence_index
+from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient, sequence_index
 from ssmrank.kernels.ssd_chunked import ssd_chunked
 
 
@@ -24,6 +24,7 @@ def packed_ssd(
     *,
     chunk_size: int,
     initial_states: Tensor | None = None,
+    initial_index: Tensor | None = None,
     return_final_states: Literal[False] = False,
     seq_idx: Tensor | None = None,
 ) -> Tensor: ...
@@ -42,6 +43,7 @@ def packed_ssd(
     *,
     chunk_size: int,
     initial_states: Tensor | None = None,
+    initial_index: Tensor | None = None,
     return_final_states: Literal[True],
     seq_idx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -59,6 +61,7 @@ def packed_ssd(
     *,
     chunk_size: int,
     initial_states: Tensor | None = None,
+    initial_index: Tensor | None = None,
     return_final_states: bool = False,
     seq_idx: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -73,6 +76,8 @@ def packed_ssd(
         cu_seqlens: int64 `[S + 1]`, where sequences start, and T; empty sequences are allowed.
         chunk_size: tokens per chunk of the CUDA kernel. The result does not depend on it, and a CPU chooses its own.
         initial_states: `[S, H, P, N]`, or None for zeros.
+        initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
+            begins with, -1 for zeros. None: row s for sequence s. Sequences of one row are fastest side by side.
         return_final_states: also return each sequence's last state.
         seq_idx: int32 `[T]`, the sequence of each token; worked out where the CUDA kernel needs it and it is None.
 
@@ -80,11 +85,24 @@ def packed_ssd(
         y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64) where asked for. Computed in
         float32, or float64 if x is. Differentiable in every floating tensor.
     """
-    if x.is_cuda and initial_states is None and not return_final_states and is_available("mamba_ssm"):
+    plain = initial_states is None and not return_final_states
+    if x.is_cuda and plain and is_available("mamba_ssm"):
         return _cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx)
+    differentiable = needs_gradient(x, dt, A, B, C, D, dt_bias, initial_states)
+    if x.is_cuda and not differentiable and x.dtype != torch.float64 and is_available("triton"):
+        from ssmrank.kernels import triton_ssd
+
+        if triton_ssd.supports(x.shape[2], B.shape[2]):
+            y, states = triton_ssd.ssd(
+                *(x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states, initial_index),
+                need_final=return_final_states,
+            )
+            return (y, states) if return_final_states else y
+    if initial_index is not None and (differentiable or x.device.type != "cpu" or x.dtype == torch.float64):
+        initial_states, initial_index = chosen_states(initial_states, initial_index), None
     dtype = torch.promote_types(x.dtype, torch.float32)
     tensors: list[Any] = [None if t is None else t.to(dtype) for t in (x, dt, A, B, C, D, dt_bias, initial_states)]
-    y, states = _portable(cu_seqlens, chunk_size, return_final_states, *tensors)
+    y, states = _portable(cu_seqlens, chunk_size, return_final_states, initial_index, *tensors)
     y = y.to(x.dtype)
     if not return_final_states:
         return y
@@ -96,6 +114,7 @@ def _portable(
     cu_seqlens: Tensor,
     chunk_size: int,
     need_final: bool,
+    initial_index: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -110,8 +129,10 @@ def _portable(
         from ssmrank.kernels import ssd_numba
 
         if ssd_numba.supports(x.shape[2], B.shape[2]):
-            return ssd_numba.ssd(x, steps, A, B, C, D, cu_seqlens, initial_states, need_final=need_final)
+            return ssd_numba.ssd(x, steps, A, B, C, D, cu_seqlens, initial_states, initial_index, need_final=need_final)
         chunk_size = 64
+    if initial_index is not None:
+        initial_states = chosen_states(initial_states, initial_index)
     return ssd_chunked(x, steps, A, B, C, D, cu_seqlens, initial_states, chunk_size=chunk_size, need_final=need_final)
 
 

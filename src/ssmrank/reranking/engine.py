@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from torch import nn
 from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run
-from ssmrank.models.packing import pack
+from ssmrank.models.packing import moved
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
-from ssmrank.reranking.planner import Pair, pairs_of, plan
+from ssmrank.reranking.batches import plan_batches
+from ssmrank.reranking.planner import pairs_of
+from ssmrank.reranking.sequences import PairSequences
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,11 @@ def rerank(
     Raises UserError for a query or document that the collection does not have.
     """
     pairs = pairs_of(run, depth)
-    sequences = tokenize_pairs(reranker, pairs, queries, documents)
+    ids = list(dict.fromkeys(pair.document for pair in pairs))
+    texts = reranker.template.tokenize_documents([documents[id] for id in ids])
+    sequences = PairSequences(
+        reranker.template, reranker.settings.max_length, pairs, queries, dict(zip(ids, texts, strict=True))
+    )
     scores = score_sequences(reranker, sequences, token_budget, precision, device)
     reranked: Run = {query: [] for query in run}
     for pair, score in zip(pairs, scores.tolist(), strict=True):
@@ -49,41 +55,31 @@ def rerank(
     return reranked
 
 
-def tokenize_pairs(
-    reranker: Reranker, pairs: Sequence[Pair], queries: Mapping[str, str], documents: Texts
-) -> list[np.ndarray]:
-    """The token sequence of each pair; each query and document is tokenized once."""
-    template, max_length = reranker.template, reranker.settings.max_length
-    query_ids = list(dict.fromkeys(pair.query for pair in pairs))
-    unknown = next((query for query in query_ids if query not in queries), None)
-    if unknown is not None:
-        raise UserError(f"query {unknown}: in the run, unknown to the collection's split; rerank a run of this split")
-    document_ids = list(dict.fromkeys(pair.document for pair in pairs))
-    query_tokens = dict(zip(query_ids, template.tokenize_queries([queries[q] for q in query_ids]), strict=True))
-    texts = [documents[document] for document in document_ids]
-    document_tokens = dict(zip(document_ids, template.tokenize_documents(texts), strict=True))
-    return [
-        template.join(query_tokens[pair.query], document_tokens[pair.document], max_length, pair.query)
-        for pair in pairs
-    ]
-
-
 @torch.inference_mode()
 def score_sequences(
-    reranker: Reranker, sequences: Sequence[np.ndarray], token_budget: int, precision: Precision, device: torch.device
+    reranker: Reranker,
+    sequences: PairSequences,
+    token_budget: int,
+    precision: Precision,
+    device: torch.device,
+    share: bool = True,
 ) -> np.ndarray:
-    """Scores, float32 [pairs], of token sequences, computed in batches of at most `token_budget` tokens."""
+    """Scores, float32 [pairs], of token sequences, computed in batches of at most `token_budget` tokens.
+
+    share: compute once what the sequences of a document begin with, where the model can.
+    """
     reranker.to(device).eval()
     if precision == "bf16":
         _halve_matrices(reranker)
+    can_share = reranker.can_fork and reranker.template.order == "document-first"
     scores = np.empty(len(sequences), dtype=np.float32)
     start = last_report = time.monotonic()
     done = 0
-    for batch in plan([len(sequence) for sequence in sequences], token_budget):
-        packed = pack([sequences[index] for index in batch], device)
+    for batch in plan_batches(sequences, token_budget, share and can_share):
+        packed, pairs = batch.pack(sequences)
         with autocast(precision, device):
-            scores[batch] = reranker(packed).cpu().numpy()
-        done += len(batch)
+            scores[pairs] = reranker.scores(moved(packed, device)).cpu().numpy()
+        done += batch.size
         now = time.monotonic()
         if now - last_report >= _REPORT_SECONDS or done == len(sequences):
             last_report = now

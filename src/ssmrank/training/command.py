@@ -33,7 +33,7 @@ from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers, workers_of
 from ssmrank.training.progress import History
 from ssmrank.training.state import TrainingState
-from ssmrank.training.tokens import TokenStore, token_store
+from ssmrank.models.tokens import TokenStore, token_store
 
 log = logging.getLogger(__name__)
 
