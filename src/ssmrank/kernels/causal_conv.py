@@ -29,8 +29,8 @@ def packed_causal_conv1d(
         cu_seqlens: int64 `[S + 1]`; what lies before a sequence's start counts as zero.
         activation: "silu" or None.
         seq_idx: int32 `[T]`, the sequence of each token; worked out where the CUDA kernel needs it and it is None.
-        history: int64 `[S, W - 1]`, for sequences that continue others of the batch the tokens that stand before their
-            start, the nearest first; -1 where there are no more. None: every sequence starts anew.
+        history: int64 `[S, W - 1]`, for sequences that continue others of the batch the tokens that stand before
+            their start, the nearest first; -1 where there are no more. None: every sequence starts anew.
 
     Returns:
         `[T, C]` in x's dtype, computed in float32 (float64 if x is). Differentiable in x, weight and bias, but not on a
@@ -40,13 +40,15 @@ def packed_causal_conv1d(
         from ssmrank.kernels.triton_causal_conv import causal_conv1d as triton_conv
 
         return triton_conv(x, weight, bias, cu_seqlens, activation == "silu", history)
-    if history is None and x.is_cuda and is_available("causal_conv1d") and weight.shape[1] in (2, 3, 4) and x.shape[1] % 8 == 0:
+    fits = weight.shape[1] in (2, 3, 4) and x.shape[1] % 8 == 0
+    if history is None and x.is_cuda and fits and is_available("causal_conv1d"):
         return _cuda(x, weight, bias, cu_seqlens, activation, seq_idx)
     if x.device.type == "cpu" and x.dtype != torch.float64:
         from ssmrank.kernels.causal_conv_numba import causal_conv1d
 
         single = None if bias is None else bias.float()
-        return causal_conv1d(x.float(), weight.float(), single, cu_seqlens, activation == "silu", history).to(x.dtype)
+        y = causal_conv1d(x.float(), weight.float(), single, cu_seqlens, activation == "silu", history)
+        return y.to(x.dtype)
     return _shifted(x, weight, bias, cu_seqlens, activation, seq_idx, history)
 
 

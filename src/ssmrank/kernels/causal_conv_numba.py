@@ -48,8 +48,10 @@ def _forward(
     taps, offset = _filters(weight, bias)
     tokens, channels = x.shape
     y = x.new_empty(tokens, channels)
-    rest = (x.data_ptr(), 4 * x.stride(0), taps.data_ptr(), offset.data_ptr(), y.data_ptr(), channels, len(taps))
-    rest = (*rest, int(silu), 0 if history is None else history.data_ptr())
+    rest = (
+        *(x.data_ptr(), 4 * x.stride(0), taps.data_ptr(), offset.data_ptr(), y.data_ptr(), channels, len(taps)),
+        *(int(silu), 0 if history is None else history.data_ptr()),
+    )
     run_tasks(loops.conv_forward, [(*span, starts.data_ptr(), *rest) for span in _spans(tokens)])
     return y
 

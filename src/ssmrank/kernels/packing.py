@@ -38,3 +38,10 @@ def chosen_states(states: Tensor | None, index: Tensor) -> Tensor | None:
         return None
     known = (index >= 0).view(-1, *[1] * (states.ndim - 1))
     return torch.where(known, states[index.clamp(min=0)], 0.0)
+
+
+def written(y: Tensor, out: Tensor | None) -> Tensor:
+    """y, or `out` with y's values where they are not there already."""
+    if out is None or out is y:
+        return y
+    return out.copy_(y)

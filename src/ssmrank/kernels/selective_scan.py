@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssmrank.kernels import reference
-from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient
+from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient, written
 
 
 @overload
@@ -25,6 +25,7 @@ def packed_selective_scan(
     *,
     initial_states: Tensor | None = None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     return_final_states: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -43,6 +44,7 @@ def packed_selective_scan(
     *,
     initial_states: Tensor | None = None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     return_final_states: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -60,6 +62,7 @@ def packed_selective_scan(
     *,
     initial_states: Tensor | None = None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     return_final_states: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t; y_t = (C_t · h_t + D u_t) silu(z_t), with Δ = softplus(delta + bias).
@@ -75,6 +78,7 @@ def packed_selective_scan(
         initial_states: `[S, D, N]`, or None for zeros.
         initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
             begins with, -1 for zeros. None: row s for sequence s.
+        out: contiguous `[T, D]` in u's dtype that y is written to and that is returned; without gradients.
         return_final_states: also return each sequence's last state.
 
     Returns:
@@ -90,15 +94,17 @@ def packed_selective_scan(
     if on_gpu:
         from ssmrank.kernels.triton_selective_scan import selective_scan as triton_scan
 
-        y, states = triton_scan(*arguments, initial_index, need_final=return_final_states)
+        y, states = triton_scan(*(*arguments, initial_index, out), need_final=return_final_states)
     elif on_cpu:
         from ssmrank.kernels.selective_scan_numba import selective_scan as numba_scan
 
-        y, states = numba_scan(*(_single(value) for value in arguments), initial_index, need_final=return_final_states)
+        own = out if u.dtype == torch.float32 else None
+        single: tuple[Any, ...] = (*(_single(value) for value in arguments), initial_index, own)
+        y, states = numba_scan(*single, need_final=return_final_states)
     else:
         wide = arguments if u.dtype == torch.float64 else tuple(_single(value) for value in arguments)
         y, states = reference.selective_scan(*wide)
-    y = y.to(u.dtype)
+    y = written(y.to(u.dtype), out)
     if not return_final_states:
         return y
     assert states is not None

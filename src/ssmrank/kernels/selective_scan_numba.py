@@ -26,10 +26,14 @@ def selective_scan(
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_selective_scan`; every floating tensor is float32 on the CPU. Not differentiable with an index."""
+    """See `packed_selective_scan`; every floating tensor is float32 on the CPU.
+
+    Not differentiable with an index or into `out`.
+    """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_states)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     padding = -u.shape[1] % LANES
@@ -39,10 +43,11 @@ def selective_scan(
         A, initial_states = (_pad(x, padding, -2) for x in (A, initial_states))  # type: ignore[assignment]
     arguments = (u, delta, A, B, C, D, z, delta_bias, initial_states, cu_seqlens, need_final)
     if differentiable:
-        assert initial_index is None
+        assert initial_index is None and out is None
         y, final = _SelectiveScan.apply(*arguments)
     else:
-        y, final, _ = _forward(_Inputs(*arguments), checkpoints=False, index=initial_index)
+        whole = out if not padding else None
+        y, final, _ = _forward(_Inputs(*arguments), checkpoints=False, index=initial_index, out=whole)
     if padding:
         y = y[:, :-padding]
         final = final if final is None else final[:, :-padding]
@@ -129,11 +134,11 @@ def _address(x: Tensor | None) -> int:
 
 
 def _forward(
-    inputs: _Inputs, checkpoints: bool, index: Tensor | None = None
+    inputs: _Inputs, checkpoints: bool, index: Tensor | None = None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     new = inputs.u.new_empty
     shape = (inputs.states, inputs.channels)
-    y = new(inputs.tokens, inputs.channels)
+    y = new(inputs.tokens, inputs.channels) if out is None else out
     final = new(inputs.sequences, *shape) if inputs.need_final else None
     stored = new(int(inputs.chunk_offsets[-1]), *shape) if checkpoints else None
     arguments = (

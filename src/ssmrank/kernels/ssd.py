@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient, sequence_index
+from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient, sequence_index, written
 from ssmrank.kernels.ssd_chunked import ssd_chunked
 
 
@@ -25,6 +25,8 @@ def packed_ssd(
     chunk_size: int,
     initial_states: Tensor | None = None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    longest: int | None = None,
     return_final_states: Literal[False] = False,
     seq_idx: Tensor | None = None,
 ) -> Tensor: ...
@@ -44,6 +46,8 @@ def packed_ssd(
     chunk_size: int,
     initial_states: Tensor | None = None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    longest: int | None = None,
     return_final_states: Literal[True],
     seq_idx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
@@ -62,6 +66,8 @@ def packed_ssd(
     chunk_size: int,
     initial_states: Tensor | None = None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    longest: int | None = None,
     return_final_states: bool = False,
     seq_idx: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -78,6 +84,9 @@ def packed_ssd(
         initial_states: `[S, H, P, N]`, or None for zeros.
         initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
             begins with, -1 for zeros. None: row s for sequence s. Sequences of one row are fastest side by side.
+        longest: tokens of the longest sequence, said where all sequences begin with some row and lie in the order of
+            rows: a GPU takes short ones by a kernel of their own.
+        out: contiguous `[T, H, P]` in x's dtype that y is written to and that is returned; without gradients.
         return_final_states: also return each sequence's last state.
         seq_idx: int32 `[T]`, the sequence of each token; worked out where the CUDA kernel needs it and it is None.
 
@@ -87,23 +96,28 @@ def packed_ssd(
     """
     plain = initial_states is None and not return_final_states
     if x.is_cuda and plain and is_available("mamba_ssm"):
-        return _cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx)
+        return written(_cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx), out)
     differentiable = needs_gradient(x, dt, A, B, C, D, dt_bias, initial_states)
     if x.is_cuda and not differentiable and x.dtype != torch.float64 and is_available("triton"):
         from ssmrank.kernels import triton_ssd
 
         if triton_ssd.supports(x.shape[2], B.shape[2]):
             y, states = triton_ssd.ssd(
-                *(x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states, initial_index),
+                *(x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states, initial_index, out),
                 need_final=return_final_states,
+                longest=longest,
             )
-            return (y, states) if return_final_states else y
+            if not return_final_states:
+                return y
+            assert states is not None
+            return y, states
     if initial_index is not None and (differentiable or x.device.type != "cpu" or x.dtype == torch.float64):
         initial_states, initial_index = chosen_states(initial_states, initial_index), None
     dtype = torch.promote_types(x.dtype, torch.float32)
     tensors: list[Any] = [None if t is None else t.to(dtype) for t in (x, dt, A, B, C, D, dt_bias, initial_states)]
-    y, states = _portable(cu_seqlens, chunk_size, return_final_states, initial_index, *tensors)
-    y = y.to(x.dtype)
+    own = out if out is not None and out.dtype == dtype else None
+    y, states = _portable(cu_seqlens, chunk_size, return_final_states, initial_index, own, *tensors)
+    y = written(y.to(x.dtype), out)
     if not return_final_states:
         return y
     assert states is not None
@@ -115,6 +129,7 @@ def _portable(
     chunk_size: int,
     need_final: bool,
     initial_index: Tensor | None,
+    out: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -129,7 +144,9 @@ def _portable(
         from ssmrank.kernels import ssd_numba
 
         if ssd_numba.supports(x.shape[2], B.shape[2]):
-            return ssd_numba.ssd(x, steps, A, B, C, D, cu_seqlens, initial_states, initial_index, need_final=need_final)
+            return ssd_numba.ssd(
+                *(x, steps, A, B, C, D, cu_seqlens, initial_states, initial_index, out), need_final=need_final
+            )
         chunk_size = 64
     if initial_index is not None:
         initial_states = chosen_states(initial_states, initial_index)

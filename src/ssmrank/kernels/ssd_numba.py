@@ -81,27 +81,28 @@ def ssd(
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; all floating tensors are float32.
 
-    Not differentiable with an index.
+    Not differentiable with an index or into `out`.
     """
     decays = steps * A
     D = x.new_zeros(x.shape[1]) if D is None else D
     arguments = (x, steps, decays, B, C, D, initial_states, cu_seqlens, need_final)
     differentiable = (x, decays, B, C, D, initial_states)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
-        assert initial_index is None
+        assert initial_index is None and out is None
         y, final = _Ssd.apply(*arguments)
         return y, final
     inputs = _Inputs(*arguments)
     if initial_index is None or inputs.initial is None:
-        return _forward(inputs, keep=False)[:2]
+        return _forward(inputs, keep=False, out=out)[:2]
     if not need_final and inputs.plan.longest_sequence <= LONGEST_SUFFIX and int(initial_index.min()) >= 0:
-        return _suffixes(inputs, cu_seqlens, initial_index), None
-    return _forward(inputs, keep=False, index=initial_index.contiguous())[:2]
+        return _suffixes(inputs, cu_seqlens, initial_index, out), None
+    return _forward(inputs, keep=False, index=initial_index.contiguous(), out=out)[:2]
 
 
 class _Inputs:
@@ -167,11 +168,11 @@ def _address(x: Tensor | None) -> int:
 
 
 def _forward(
-    inputs: _Inputs, keep: bool, index: Tensor | None = None
+    inputs: _Inputs, keep: bool, index: Tensor | None = None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     new = inputs.x.new_empty
     shape = (inputs.heads, inputs.states, inputs.width)
-    y = new(inputs.tokens, inputs.heads, inputs.width)
+    y = new(inputs.tokens, inputs.heads, inputs.width) if out is None else out
     final = new(inputs.sequences, *shape) if inputs.need_final else None
     chunks = int(inputs.plan.offsets[-1])
     # Where no chunk follows another there is no state to keep.
@@ -186,10 +187,10 @@ def _forward(
     return y, None if final is None else final.transpose(2, 3), stored
 
 
-def _suffixes(inputs: _Inputs, cu_seqlens: Tensor, index: Tensor) -> Tensor:
+def _suffixes(inputs: _Inputs, cu_seqlens: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
     assert inputs.initial is not None
     starts = cu_seqlens.contiguous()
-    y = inputs.x.new_empty(inputs.tokens, inputs.heads, inputs.width)
+    y = inputs.x.new_empty(inputs.tokens, inputs.heads, inputs.width) if out is None else out
     rest = (
         starts.data_ptr(),
         *inputs.addresses()[2:],
@@ -222,11 +223,7 @@ def _runs(starts: list[int], rows: list[int]) -> list[tuple[int, int, int]]:
     first = 0
     for sequence, row in enumerate(rows):
         following = sequence + 1
-        if (
-            following == len(rows)
-            or rows[following] != row
-            or starts[following + 1] - starts[first] > _SUFFIX_TOKENS
-        ):
+        if following == len(rows) or rows[following] != row or starts[following + 1] - starts[first] > _SUFFIX_TOKENS:
             runs.append((first, following, row))
             first = following
     return runs

@@ -253,12 +253,13 @@ def selective_scan(
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """See `packed_selective_scan`; u, delta, B, C and z in any dtype, computed in float32; y in u's dtype.
 
-    Not differentiable with an index.
+    Not differentiable with an index or into `out`.
     """
     # Within the kernels channels are contiguous in A and in states too.
     rates = A.t().float().contiguous()
@@ -269,10 +270,10 @@ def selective_scan(
     z = None if z is None else _rows(z)
     starts = cu_seqlens.to(u.device, torch.int64).contiguous()
     arguments = (u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
-    if initial_index is None:
+    if initial_index is None and out is None:
         y, final = _SelectiveScan.apply(*arguments)
     else:
-        y, final, _ = _forward(*arguments, keep=False, index=initial_index)
+        y, final, _ = _forward(*arguments, keep=False, index=initial_index, out=out)
     return y, None if final is None else final.transpose(1, 2)
 
 
@@ -289,9 +290,10 @@ def _grid(channels: int, sequences: int) -> tuple[int, int]:
 def _forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
     initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
-    y = u.new_empty(tokens, channels)
+    y = u.new_empty(tokens, channels) if out is None else out
     final = A.new_empty(sequences, states, channels) if need_final else None
     # A sequence's stored states begin at start // CHUNK + its number: apart from the next one's, whatever lengths.
     stored = A.new_empty(tokens // CHUNK + sequences + 1, states, channels) if keep else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +89,7 @@ def forked_attention(
 ) -> torch.Tensor:
     """Causal attention of a forked batch: each segment to itself and to all that it continues; as `attend`."""
     assert packed.forks is not None
-    return torch.cat(
-        [_wave_attention(q[wave.tokens], k, v, wave, wave.packed, scaling) for wave in packed.forks.waves]
-    )
+    return torch.cat([_wave_attention(q[wave.tokens], k, v, wave, wave.packed, scaling) for wave in packed.forks.waves])
 
 
 def _wave_attention(
@@ -108,9 +106,10 @@ def _wave_attention(
     if _implementation(q) is _flash:
         # What is continued is attended to without a mask, the segment itself causally; both are weighed by the sums of
         # their exponentials.
-        parts = (_flash_part(q, *before, grouped, path.keys, False, scaling),)
-        parts += (_flash_part(q, *own, queries, wave.packed, causal, scaling),)
-        return _merge(*parts).to(q.dtype)
+        return _merge(
+            _flash_part(q, *before, grouped, path.keys, False, scaling),
+            _flash_part(q, *own, queries, wave.packed, causal, scaling),
+        ).to(q.dtype)
     return _merge_products(
         _path_products(q, *before, grouped, path.keys, scaling),
         _own_products(q, *own, queries, wave.packed, causal, scaling),
@@ -196,9 +195,16 @@ def _attend_by_products(
     return torch.bmm(torch.softmax(scores, dim=-1), v).unflatten(0, (rows, heads))
 
 
-_Products = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Exponentials of scores less their maximum, times the values [T, heads, head size]; their sum and the maximum, both
-[T, heads, 1]."""
+class _Products(NamedTuple):
+    """What several parts of one softmax are merged from.
+
+    weighted: exponentials of the scores less their maximum, times the values [T, heads, head size]; sums, largest: the
+    sum of these exponentials and the maximum, [T, heads, 1].
+    """
+
+    weighted: torch.Tensor
+    sums: torch.Tensor
+    largest: torch.Tensor
 
 
 def _path_products(
@@ -212,14 +218,16 @@ def _path_products(
         # The heads that share keys are as many more queries.
         rows = qg.unflatten(1, (-1, shared)).permute(1, 2, 0, 3).reshape(-1, shared * tokens, size)
         parts.append(
-            tuple(  # type: ignore[arg-type]
-                part.unflatten(1, (shared, tokens)).permute(2, 0, 1, 3).flatten(1, 2)
-                for part in _products(rows, kg.transpose(0, 1), vg.transpose(0, 1), None, scaling)
+            _Products(
+                *(
+                    part.unflatten(1, (shared, tokens)).permute(2, 0, 1, 3).flatten(1, 2)
+                    for part in _products(rows, kg.transpose(0, 1), vg.transpose(0, 1), None, scaling)
+                )
             )
         )
     if len(parts) == 1:
         return parts[0]
-    return tuple(torch.cat(kind) for kind in zip(*parts, strict=True))  # type: ignore[return-value]
+    return _Products(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
 
 
 def _own_products(
@@ -236,7 +244,7 @@ def _own_products(
     cells = [rows * longest for rows, longest in keys.grid.shapes]
     parts: list[_Products] = []
     for real, (qg, kg, vg) in zip(keys.grid.real.split(cells), _grids(q, k, v, query_grid, keys.grid), strict=True):
-        rows, heads, length, size = qg.shape
+        rows, heads, length = qg.shape[:3]
         if kg.shape[1] != heads:
             kg, vg = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (kg, vg))
         mask = None
@@ -244,14 +252,15 @@ def _own_products(
             mask = torch.ones(length, kg.shape[2], dtype=torch.bool, device=q.device).triu(1)
         elif not keys.grid.complete:
             mask = ~real.view(rows, 1, 1, -1).expand(rows, heads, 1, -1).flatten(0, 1)
-        flat = (x.flatten(0, 1) for x in (qg, kg, vg))
         parts.append(
-            tuple(  # type: ignore[arg-type]
-                part.unflatten(0, (rows, heads)).transpose(1, 2).flatten(0, 1)
-                for part in _products(*flat, mask, scaling)
+            _Products(
+                *(
+                    part.unflatten(0, (rows, heads)).transpose(1, 2).flatten(0, 1)
+                    for part in _products(qg.flatten(0, 1), kg.flatten(0, 1), vg.flatten(0, 1), mask, scaling)
+                )
             )
         )
-    return tuple(query_grid.collect(torch.cat(kind)) for kind in zip(*parts, strict=True))  # type: ignore[return-value]
+    return _Products(*(query_grid.collect(torch.cat(kind)) for kind in zip(*parts, strict=True)))
 
 
 def _products(
@@ -263,14 +272,13 @@ def _products(
         scores = scores.masked_fill_(hidden, float("-inf"))
     largest = scores.amax(-1, keepdim=True)
     weights = scores.sub_(largest).exp_()
-    return torch.bmm(weights.to(v.dtype), v).float(), weights.sum(-1, keepdim=True), largest
+    return _Products(torch.bmm(weights.to(v.dtype), v).float(), weights.sum(-1, keepdim=True), largest)
 
 
 def _merge_products(first: _Products, second: _Products) -> torch.Tensor:
-    largest = torch.maximum(first[2], second[2])
-    scales = [(part[2] - largest).exp_() for part in (first, second)]
-    weighted, sums = (first[place] * scales[0] + second[place] * scales[1] for place in (0, 1))
-    return weighted / sums
+    largest = torch.maximum(first.largest, second.largest)
+    one, other = ((part.largest - largest).exp_() for part in (first, second))
+    return (first.weighted * one + second.weighted * other) / (first.sums * one + second.sums * other)
 
 
 def _flash_part(
@@ -298,9 +306,7 @@ def _flash_part(
         repeats = q.shape[1] // k.shape[1]
         k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
-    result = varlen_attn(
-        q, k, v, *bounds, *longest, scale=scaling, window_size=window, return_aux=AuxRequest(lse=True)
-    )
+    result = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window, return_aux=AuxRequest(lse=True))
     assert isinstance(result, tuple)
     return result[0], result[1].transpose(0, 1)
 

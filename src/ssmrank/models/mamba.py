@@ -68,9 +68,7 @@ def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor
     return add_rms_norm(hidden, update, norm.weight, norm.variance_epsilon, hidden.dtype)[0]
 
 
-def _mamba1_mixer(
-    mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None
-) -> Tensor:
+def _mamba1_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width = mixer.intermediate_size
     if wanted is None:
         x, gate = mixer.in_proj(hidden).chunk(2, dim=-1)
@@ -81,7 +79,9 @@ def _mamba1_mixer(
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
     rates, skip, bias = -torch.exp(mixer.A_log.float()), mixer.D.float(), mixer.dt_proj.bias.float()
 
-    def scan(u: Tensor, delta: Tensor, b: Tensor, c: Tensor, z: Tensor | None = None, **states: Any) -> Any:
+    def scan(
+        u: Tensor, delta: Tensor, b: Tensor, c: Tensor, z: Tensor | None = None, longest: int = 0, **states: Any
+    ) -> Any:
         return packed_selective_scan(u, delta, rates, b, c, D=skip, z=z, delta_bias=bias, **states)
 
     tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
@@ -91,9 +91,7 @@ def _mamba1_mixer(
     return mixer.out_proj(y * F.silu(_project(mixer.in_proj, hidden.index_select(0, wanted), slice(width, None))))
 
 
-def _mamba2_mixer(
-    mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None
-) -> Tensor:
+def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
         gate, xbc, step = mixer.in_proj(hidden).split([width, mixer.conv_dim, heads], dim=-1)
@@ -132,26 +130,29 @@ def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
         if filters.shape[1] - 1 > packed.forks.history.shape[1]:
             raise ValueError(f"forks keep {packed.forks.history.shape[1]} tokens, the filters have {filters.shape[1]}")
         history = packed.forks.history[:, : filters.shape[1] - 1]
-    return packed_causal_conv1d(
-        x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history
-    )
+    return packed_causal_conv1d(x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history)
 
 
 def _forked(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
-    """The scan of a packed batch; wave after wave where segments begin with the states that others end with."""
+    """The scan of a packed batch; wave after wave where segments begin with the states that others end with.
+
+    Forked, it is for inference only.
+    """
     if packed.forks is None:
         return scan(*tensors, cu_seqlens=packed.cu_seqlens)
-    outputs, states = [], []
+    y = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+    states: list[Tensor] = []
     for wave in packed.forks.waves:
         part = [tensor[wave.tokens] for tensor in tensors]
-        initial = {} if wave.parents is None else {"initial_states": _rows(states), "initial_index": wave.parents}
+        options: dict[str, Any] = {"cu_seqlens": wave.packed.cu_seqlens, "out": y[wave.tokens]}
+        if wave.parents is not None:
+            options |= {"initial_states": _rows(states), "initial_index": wave.parents}
+            options["longest"] = max(wave.packed.lengths)
         if wave in packed.forks.stems:
-            y, final = scan(*part, cu_seqlens=wave.packed.cu_seqlens, return_final_states=True, **initial)
-            states.append(final)
+            states.append(scan(*part, return_final_states=True, **options)[1])
         else:
-            y = scan(*part, cu_seqlens=wave.packed.cu_seqlens, **initial)
-        outputs.append(y)
-    return torch.cat(outputs)
+            scan(*part, **options)
+    return y
 
 
 def _rows(states: list[Tensor]) -> Tensor:

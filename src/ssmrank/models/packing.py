@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,15 +70,23 @@ _Batch = TypeVar("_Batch")
 
 def moved(batch: _Batch, device: torch.device | str) -> _Batch:
     """The batch with all its tensors on a device; from pinned memory without waiting for them."""
+    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
-    def move(value: Any) -> Any:
+
+def mapped(batch: _Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
+    """The batch with the function's value in the place of each tensor."""
+
+    def change(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return value.to(device, non_blocking=True)
+            return function(value)
         if is_dataclass(value):
-            return type(value)(**{field.name: move(getattr(value, field.name)) for field in fields(value)})
-        return tuple(move(part) for part in value) if isinstance(value, tuple) else value
+            changed = {field.name: change(getattr(value, field.name)) for field in fields(value)}
+            return replace(value, **changed)  # type: ignore[type-var]
+        if isinstance(value, tuple) and value and not isinstance(value[0], int):
+            return tuple(change(part) for part in value)
+        return value
 
-    return move(batch)
+    return change(batch)
 
 
 @dataclass(frozen=True, eq=False)

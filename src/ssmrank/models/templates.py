@@ -61,6 +61,10 @@ class Template:
             return self._tokenize([f"document: {text};" for text in texts])
         return self._tokenize([f" document: {text}" for text in texts])
 
+    def document_head(self) -> np.ndarray:
+        """What the document side begins with, whatever the text: int32 ids."""
+        return self._tokenize(["document:" if self.order == "document-first" else " document:"])[0]
+
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text: int32 ids."""
         if self.order == "document-first":

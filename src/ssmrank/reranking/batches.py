@@ -45,7 +45,7 @@ class Batch:
             of_segment[tree.ends] = tree.pairs
             pairs.append(of_segment)
             segments.extend(tokens)
-        packed, places = pack_forked(segments, np.concatenate(parents))
+        packed, places = pack_forked(segments, np.concatenate(parents).tolist())
         return packed, np.concatenate(pairs)[places]
 
 
@@ -86,6 +86,10 @@ def _filled(sequences: PairSequences, alone: np.ndarray, planted: Planted, budge
     for units in plan(longest, budget, costs):
         members = alone[units[units < len(alone)]]
         batches.append(
-            Batch(members, tuple(trees[unit - len(alone)] for unit in units if unit >= len(alone)), int(costs[units].sum()))
+            Batch(
+                members,
+                tuple(trees[unit - len(alone)] for unit in units if unit >= len(alone)),
+                int(costs[units].sum()),
+            )
         )
     return batches

@@ -39,12 +39,13 @@ class PairSequences:
         self.documents, self.document = _numbered([pair.document for pair in pairs])
         unknown = next((query for query in self.queries if query not in queries), None)
         if unknown is not None:
-            raise UserError(f"query {unknown}: in the run, unknown to the collection's split; rerank a run of this split")
+            raise UserError(
+                f"query {unknown}: in the run, unknown to the collection's split; rerank a run of this split"
+            )
         self._asked = template.tokenize_queries([queries[query] for query in self.queries])
         self.endings = [np.concatenate([asked, template.after]).astype(np.int32) for asked in self._asked]
         rooms = [
-            template.room(len(asked), max_length, query)
-            for asked, query in zip(self._asked, self.queries, strict=True)
+            template.room(len(asked), max_length, query) for asked, query in zip(self._asked, self.queries, strict=True)
         ]
         room = np.array(rooms, dtype=np.int64)[self.query]
         sizes = np.array([len(documents[id]) for id in self.documents], dtype=np.int64)[self.document]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class Planter:
         sequences = self.sequences
         order = np.lexsort((self._rank[sequences.query], sequences.whole, sequences.document))
         bounds = np.flatnonzero(np.diff(sequences.document[order], prepend=-1, append=-1))
-        return [order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True) if high - low > 1]
+        return [order[low:high] for low, high in pairwise(bounds.tolist()) if high - low > 1]
 
     def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> Planted:
         """The trees of groups of pairs, as `trees`, and the pairs that gain nothing by sharing, int64."""
@@ -136,7 +137,7 @@ class Planter:
         ends: list[int] = []
         stem, reached, forks = 0, trunk[0], iter(trunk[1:])
         following = next(forks, None)
-        for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        for low, high in pairwise(bounds.tolist()):
             kept, fresh = int(whole[low]), low == 0
             if following == kept:
                 rows.append([stem, reached, kept, 0, 0, 0, 0])
