@@ -18,6 +18,11 @@ from ssmrank.errors import UserError
 VERBS = {
     "download-collection": ("ssmrank.collections.command", "fetch a collection and write it in canonical form"),
     "download-model": ("ssmrank.models.command", "fetch a checkpoint, or make one with random weights"),
+    "corpus-tokenizer": ("ssmrank.pretraining.tokenizer_command", "train the tokenizer of a pretraining"),
+    "corpus-tokens": ("ssmrank.pretraining.tokens_command", "tokenize a corpus"),
+    "pretrain": ("ssmrank.pretraining.command", "pretrain a language model"),
+    "pretrain-trial": ("ssmrank.pretraining.trial_command", "a short pretraining with one learning rate"),
+    "choose-rate": ("ssmrank.pretraining.rate_command", "the learning rate of the best trial"),
     "index": ("ssmrank.retrieval.index_command", "build a Lucene index of a collection"),
     "retrieve": ("ssmrank.retrieval.retrieve_command", "first-stage retrieval to a TREC run"),
     "negatives": ("ssmrank.negatives.command", "sample negatives for each relevant document"),

@@ -70,7 +70,21 @@ class IrDatasetsCollection(Section):
     splits: dict[Name, str] = Field(description="for each split the ir_datasets id of its queries and qrels")
 
 
-CollectionSource = Annotated[SemanlinkSource | FolderCollection | IrDatasetsCollection, Field(discriminator="kind")]
+class TitlesCollection(Section):
+    """Titles of a corpus as queries, each with its own text as the one relevant document (without the title).
+
+    Splits: `train` from the corpus's part that is trained on, `test` from its held-out part; a collection has one of
+    them, and the documents of that part alone.
+    """
+
+    kind: Literal["titles"]
+    corpus: Name = Field(description="a name of section corpora")
+    queries: int | None = Field(None, ge=1, description="use this many titles (drawn by a hash), not all")
+
+
+CollectionSource = Annotated[
+    SemanlinkSource | FolderCollection | IrDatasetsCollection | TitlesCollection, Field(discriminator="kind")
+]
 
 
 class ModelArchive(PackageArchive):
@@ -103,8 +117,97 @@ class RandomModel(Section):
     embeddings: Name | None = Field(None, description="name of the model whose word embeddings are copied")
 
 
-ModelSource = Annotated[ModelArchive | ModelFolder | HubModel | RandomModel, Field(discriminator="kind")]
+class PretrainedModel(Section):
+    """A model that a section of `pretraining` makes."""
+
+    kind: Literal["pretrained"]
+    pretraining: Name
+    model: Name = Field(description="a name of that section's models")
+
+
+ModelSource = Annotated[
+    ModelArchive | ModelFolder | HubModel | RandomModel | PretrainedModel, Field(discriminator="kind")
+]
 TokenizerSource = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+class Corpus(Section):
+    """Texts to pretrain on: JSON lines (`_id`, `title`, `text`) in a folder on this machine, plain or packed by xz."""
+
+    title: str
+    path: str = Field(description="the folder")
+    files: list[str] = Field(min_length=1, description="its files, in the order in which they are read")
+    held_out: float = Field(
+        0.05, gt=0, lt=1, description="share of the texts, by a hash of the id, that nothing is trained on"
+    )
+    license: str = ""
+
+
+class Sweep(Section):
+    """Short pretrainings by which each model's learning rate is chosen."""
+
+    learning_rates: list[float] = Field(min_length=1)
+    tokens: int = Field(ge=1, description="tokens of each of them")
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates_are_different(cls, rates: list[float]) -> list[float]:
+        if min(rates) <= 0 or len(set(rates)) < len(rates):
+            raise ValueError("learning rates must be above 0 and different from one another")
+        return rates
+
+
+class LanguageModelSettings(Section):
+    """The shape of a language model."""
+
+    label: str = Field(description="how figures and model cards name it")
+    config: dict[str, Any] = Field(description="transformers config: model_type and its fields; vocabulary is set")
+
+
+class LanguageModelling(Section):
+    """How language models are pretrained: the same for all models of a section."""
+
+    corpus: Name
+    vocabulary: int = Field(8192, ge=320, multiple_of=64, description="entries of the byte-level BPE tokenizer")
+    vocabulary_texts: int = Field(100_000, ge=1, description="the tokenizer learns from this many first texts")
+    max_length: int = Field(512, ge=8, description="tokens of a text, which loses what is behind")
+    tokens: int = Field(ge=1, description="tokens to train on; the last step is filled up")
+    step_tokens: int = Field(32768, ge=16, description="tokens of an optimizer step")
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass; a step is cut to fit")
+    masked_share: float = Field(0.15, gt=0, lt=1, description="tokens that a masked language model predicts")
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    held_out_tokens: int = Field(500_000, ge=1, description="tokens of held-out text that the loss is measured on")
+    held_out_measurements: int = Field(20, ge=1, description="how often that is done in a training, evenly spread")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _a_text_fits(self) -> Self:
+        if self.max_length > min(self.step_tokens, self.token_budget):
+            raise ValueError("max_length is above step_tokens or token_budget; a text must fit into one forward pass")
+        return self
+
+
+class Pretraining(LanguageModelling):
+    """Language models of several architectures, pretrained alike."""
+
+    sweep: Sweep
+    models: dict[Name, LanguageModelSettings] = Field(min_length=1)
+
+
+class PretrainSettings(LanguageModelling):
+    """A section of pretraining for one model: what `ssmrank pretrain` is given."""
+
+    label: str
+    config: dict[str, Any]
+    corpus_title: str = ""
+    corpus_license: str = ""
 
 
 # ---------------------------------------------------------------- sections
@@ -374,12 +477,28 @@ class Params(Section):
     evaluation: Evaluation
     tables: dict[Name, Table]
     tracking: Tracking = Tracking()
+    corpora: dict[Name, Corpus] = {}
+    pretraining: dict[Name, Pretraining] = {}
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> Self:
+        for name, pretraining in self.pretraining.items():
+            self._defined("corpora", pretraining.corpus, f"pretraining.{name}.corpus")
+        for name, collection in self.collections.items():
+            if isinstance(collection.source, TitlesCollection):
+                self._defined("corpora", collection.source.corpus, f"collections.{name}.source.corpus")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
         for name, model in self.models.items():
+            if isinstance(model.source, PretrainedModel):
+                where = f"models.{name}.source"
+                self._defined("pretraining", model.source.pretraining, f"{where}.pretraining")
+                known = self.pretraining[model.source.pretraining].models
+                if model.source.model not in known:
+                    raise ValueError(
+                        f"{where}.model: {model.source.model!r} is not in pretraining.{model.source.pretraining}.models"
+                        f"{_suggest(model.source.model, known)}"
+                    )
             if isinstance(model.source, RandomModel):
                 for key in ("tokenizer", "embeddings"):
                     other = getattr(model.source, key)
@@ -432,6 +551,17 @@ class Params(Section):
         overrides = self.models[model].training.model_dump(exclude_none=True)
         count = self.negatives[section.negatives].count
         return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
+
+    def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
+        """The pretraining section for one of its models."""
+        section = self.pretraining[pretraining]
+        corpus = self.corpora[section.corpus]
+        return PretrainSettings(
+            **section.model_dump(exclude={"sweep", "models"}),
+            **section.models[model].model_dump(),
+            corpus_title=corpus.title,
+            corpus_license=corpus.license,
+        )
 
     def table_settings(self, name: str) -> TableSettings:
         """What table `name` prints, with every name resolved to what is printed for it."""

@@ -1,0 +1,71 @@
+"""`ssmrank pretrain`: pretrains a language model and writes its backbone as a checkpoint folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.models.quiet import quiet_transformers
+from ssmrank.pretraining.card import model_card
+from ssmrank.pretraining.job import Job, add_options, prepare
+from ssmrank.pretraining.loop import LossCurve
+from ssmrank.pretraining.objectives import MASKED_LM_MODELS
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's options."""
+    add_options(parser)
+    rate = parser.add_mutually_exclusive_group(required=True)
+    rate.add_argument("--learning-rate", type=float, help="the highest of the schedule")
+    rate.add_argument("--rate", type=Path, help="file of `ssmrank choose-rate` that names it")
+    parser.add_argument("--made-by", default="ssmrank pretrain", help="the command that the model card names")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes weights in bfloat16, config, tokenizer, pretraining.json and a model card."""
+    learning_rate = arguments.learning_rate or _read_rate(arguments.rate)
+    job = prepare(arguments, learning_rate)
+    curve, run_id = job.run("pretrain", arguments.output.name, learning_rate)
+    facts = _facts(job, curve, learning_rate, arguments.made_by)
+    backbone = job.model.backbone.cpu().to(torch.bfloat16)
+    with atomic_directory(arguments.output) as folder:
+        with quiet_transformers():
+            backbone.save_pretrained(folder)
+            job.tokenizer.save_pretrained(folder)
+        (folder / "pretraining.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+        if run_id:
+            (folder / "mlflow_run_id").write_text(run_id + "\n")
+    job.state.clear()
+
+
+def _facts(job: Job, curve: LossCurve, learning_rate: float, made_by: str) -> dict:
+    masked = job.settings.config["model_type"] in MASKED_LM_MODELS
+    device = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "CPU"
+    return {
+        "settings": job.settings.model_dump(mode="json"),
+        "objective": "masked tokens" if masked else "next token",
+        "learning_rate": learning_rate,
+        "parameters": job.parameters,
+        "training_texts": job.training_texts,
+        "held_out_tokens": job.held_out.tokens,
+        "passes": curve.tokens / job.training_tokens,
+        "device": device,
+        "precision": job.precision,
+        "tokens_per_second": round(curve.tokens_per_second, 1),
+        "made_by": made_by,
+        "curve": vars(curve),
+    }
+
+
+def _read_rate(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no file of `ssmrank choose-rate` ({error})") from error
