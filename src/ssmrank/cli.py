@@ -23,6 +23,8 @@ VERBS = {
     "pretrain": ("ssmrank.pretraining.command", "pretrain a language model"),
     "pretrain-trial": ("ssmrank.pretraining.trial_command", "a short pretraining with one learning rate"),
     "choose-rate": ("ssmrank.pretraining.rate_command", "the learning rate of the best trial"),
+    "model-card": ("ssmrank.pretraining.card_command", "the README of a pretrained model"),
+    "pretraining-figure": ("ssmrank.pretraining.figure_command", "loss on held-out text against tokens"),
     "index": ("ssmrank.retrieval.index_command", "build a Lucene index of a collection"),
     "retrieve": ("ssmrank.retrieval.retrieve_command", "first-stage retrieval to a TREC run"),
     "negatives": ("ssmrank.negatives.command", "sample negatives for each relevant document"),

@@ -71,14 +71,11 @@ class IrDatasetsCollection(Section):
 
 
 class TitlesCollection(Section):
-    """Titles of a corpus as queries, each with its own text as the one relevant document (without the title).
-
-    Splits: `train` from the corpus's part that is trained on, `test` from its held-out part; a collection has one of
-    them, and the documents of that part alone.
-    """
+    """Titles of a corpus as queries, each with its own text as the one relevant document (without the title)."""
 
     kind: Literal["titles"]
     corpus: Name = Field(description="a name of section corpora")
+    part: Literal["train", "held-out"] = Field(description="of the corpus: documents and queries come from it alone")
     queries: int | None = Field(None, ge=1, description="use this many titles (drawn by a hash), not all")
 
 
@@ -204,10 +201,15 @@ class Pretraining(LanguageModelling):
 class PretrainSettings(LanguageModelling):
     """A section of pretraining for one model: what `ssmrank pretrain` is given."""
 
-    label: str
     config: dict[str, Any]
-    corpus_title: str = ""
-    corpus_license: str = ""
+
+
+class CardSettings(Section):
+    """What a model card says beside what the pretraining wrote: what `ssmrank model-card` is given."""
+
+    label: str
+    corpus: str
+    corpus_license: str
 
 
 # ---------------------------------------------------------------- sections
@@ -221,6 +223,12 @@ class Collection(Section):
     splits: list[Name] = Field(min_length=1)
     text_fields: list[str] = Field(["title", "text"], description="document fields, joined by a space")
     license: str = ""
+
+    @model_validator(mode="after")
+    def _titles_have_one_split(self) -> Self:
+        if isinstance(self.source, TitlesCollection) and len(self.splits) != 1:
+            raise ValueError("a collection of kind titles has one split, with all its queries; keep one name in splits")
+        return self
 
 
 class Bm25(Section):
@@ -555,13 +563,13 @@ class Params(Section):
     def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
         """The pretraining section for one of its models."""
         section = self.pretraining[pretraining]
+        return PretrainSettings(**section.model_dump(exclude={"sweep", "models"}), config=section.models[model].config)
+
+    def card_settings(self, pretraining: str, model: str) -> CardSettings:
+        """What the model's card says of it and its data."""
+        section = self.pretraining[pretraining]
         corpus = self.corpora[section.corpus]
-        return PretrainSettings(
-            **section.model_dump(exclude={"sweep", "models"}),
-            **section.models[model].model_dump(),
-            corpus_title=corpus.title,
-            corpus_license=corpus.license,
-        )
+        return CardSettings(label=section.models[model].label, corpus=corpus.title, corpus_license=corpus.license)
 
     def table_settings(self, name: str) -> TableSettings:
         """What table `name` prints, with every name resolved to what is printed for it."""

@@ -14,6 +14,18 @@ STARTED = time.time()
 
 wildcard_constraints:
     **dict.fromkeys(
-        ["collection", "split", "model", "stemmer", "retriever", "negatives", "training", "reranking", "table"],
+        [
+            "collection",
+            "split",
+            "model",
+            "stemmer",
+            "retriever",
+            "negatives",
+            "training",
+            "reranking",
+            "table",
+            "pretraining",
+            "rate",
+        ],
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),

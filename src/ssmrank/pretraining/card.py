@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ssmrank.config import CardSettings
 
-def model_card(facts: Mapping[str, Any]) -> str:
-    """A README.md for a checkpoint folder, from what `pretraining.json` holds (see `ssmrank.pretraining.command`)."""
+
+def model_card(facts: Mapping[str, Any], card: CardSettings, command: str) -> str:
+    """A README.md for a checkpoint folder, from what its `pretraining.json` holds and the command that made it."""
     settings, parameters = facts["settings"], facts["parameters"]
     masked = facts["objective"] == "masked tokens"
     predicted = f"{settings['masked_share']:.0%} of the tokens, masked" if masked else "the next token"
     steps, tokens, loss = facts["curve"]["held_out"][-1]
     rows = [
-        ("Architecture", f"{settings['label']} ({settings['config']['model_type']} of transformers)"),
+        ("Architecture", f"{card.label} ({settings['config']['model_type']} of transformers)"),
         ("Parameters", f"{parameters['parameters']:,}, {parameters['non_embedding_parameters']:,} without embeddings"),
         ("Weights", "bfloat16 (trained in float32)"),
-        ("Data", f"{settings['corpus_title']}: {facts['training_texts']:,} texts, titles with abstracts, English"),
+        ("Data", f"{card.corpus}: {facts['training_texts']:,} texts, titles with abstracts, English"),
         ("Held out", f"{facts['held_out_tokens']:,} tokens of other texts of the corpus, for the loss below"),
-        ("Licence of the data", settings["corpus_license"] or "not stated"),
+        ("Licence of the data", card.corpus_license or "not stated"),
         ("Licence of the weights", "Apache-2.0, as the project's"),
         ("Tokenizer", f"byte-level BPE, {settings['vocabulary']:,} entries, lower case, trained on the same texts"),
         ("Objective", f"predict {predicted}"),
@@ -34,12 +36,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
             "Time",
             f"{facts['curve']['seconds']:,.0f} s on {facts['device']}, {facts['tokens_per_second']:,.0f} tokens/s",
         ),
-        ("Made by", f"`{facts['made_by']}`"),
+        ("Made by", f"`{command}`"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-
     return (
-        f"# {settings['label']}, pretrained here\n\n"
+        f"# {card.label}, pretrained here\n\n"
         "A small language model, one of several architectures that were trained on the same text in the same order, "
         "with as many tokens, steps and non-embedding parameters. It is made to be fine-tuned as a reranker of short "
         "scientific texts; it knows little beyond them.\n\n"

@@ -11,7 +11,6 @@ import torch
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.pretraining.card import model_card
 from ssmrank.pretraining.job import Job, add_options, prepare
 from ssmrank.pretraining.loop import LossCurve
 from ssmrank.pretraining.objectives import MASKED_LM_MODELS
@@ -23,29 +22,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rate = parser.add_mutually_exclusive_group(required=True)
     rate.add_argument("--learning-rate", type=float, help="the highest of the schedule")
     rate.add_argument("--rate", type=Path, help="file of `ssmrank choose-rate` that names it")
-    parser.add_argument("--made-by", default="ssmrank pretrain", help="the command that the model card names")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes weights in bfloat16, config, tokenizer, pretraining.json and a model card."""
+    """Writes weights in bfloat16, config, tokenizer and pretraining.json: settings, numbers, the curve."""
     learning_rate = arguments.learning_rate or _read_rate(arguments.rate)
     job = prepare(arguments, learning_rate)
     curve, run_id = job.run("pretrain", arguments.output.name, learning_rate)
-    facts = _facts(job, curve, learning_rate, arguments.made_by)
+    facts = _facts(job, curve, learning_rate)
     backbone = job.model.backbone.cpu().to(torch.bfloat16)
     with atomic_directory(arguments.output) as folder:
         with quiet_transformers():
             backbone.save_pretrained(folder)
             job.tokenizer.save_pretrained(folder)
         (folder / "pretraining.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
         if run_id:
             (folder / "mlflow_run_id").write_text(run_id + "\n")
     job.state.clear()
 
 
-def _facts(job: Job, curve: LossCurve, learning_rate: float, made_by: str) -> dict:
+def _facts(job: Job, curve: LossCurve, learning_rate: float) -> dict:
     masked = job.settings.config["model_type"] in MASKED_LM_MODELS
     device = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "CPU"
     return {
@@ -59,7 +56,6 @@ def _facts(job: Job, curve: LossCurve, learning_rate: float, made_by: str) -> di
         "device": device,
         "precision": job.precision,
         "tokens_per_second": round(curve.tokens_per_second, 1),
-        "made_by": made_by,
         "curve": vars(curve),
     }
 

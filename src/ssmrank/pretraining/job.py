@@ -131,7 +131,6 @@ def prepare(options: argparse.Namespace, learning_rate: float, tokens: int | Non
 
 
 def _fingerprint(options: argparse.Namespace, settings: PretrainSettings, learning_rate: float) -> str:
-    without = {"label", "corpus_title", "corpus_license"}
     files = [options.tokenizer / "tokenizer.json", options.tokens / "train" / "offsets.npy"]
-    parts = [settings.model_dump_json(exclude=without), repr(learning_rate), *map(sha256, files)]
+    parts = [settings.model_dump_json(), repr(learning_rate), *map(sha256, files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

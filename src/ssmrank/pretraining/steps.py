@@ -91,7 +91,7 @@ class Steps:
             ids[end + 1 : end + length - 1] = self._texts[index]
             end += length
             ids[end - 1] = sep
-        padding = total - end
+        padding = int(total - end)
         return Step(ids, np.append(lengths, padding) if padding else lengths, padding)
 
 

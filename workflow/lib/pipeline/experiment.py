@@ -14,7 +14,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from ssmrank.config import FolderCollection, ModelFolder, Params, RandomModel, check, read_params
+from ssmrank.config import (
+    FolderCollection,
+    ModelFolder,
+    Params,
+    PretrainedModel,
+    RandomModel,
+    TitlesCollection,
+    check,
+    read_params,
+)
 from ssmrank.errors import UserError
 
 
@@ -55,6 +64,13 @@ class Reranked(NamedTuple):
     split: str
     reranking: str
     training: str
+    model: str
+
+
+class Pretrained(NamedTuple):
+    """A pretrained language model."""
+
+    pretraining: str
     model: str
 
 
@@ -146,13 +162,24 @@ class Experiment:
         """Names of the models in use, with those whose tokenizer or embeddings another takes."""
         names = list(dict.fromkeys(model for _, model in self.trained()))
         for name in names:
-            names.extend(parent for parent in self.parents(name).values() if parent not in names)
+            names.extend(parent for parent in self._parent_models(name).values() if parent not in names)
         return names
+
+    def pretrained(self) -> list[Pretrained]:
+        """Language models that are pretrained."""
+        sections = self.params.pretraining.items()
+        return [Pretrained(name, model) for name, section in sections for model in section.models]
 
     # ---------------------------------------------------------------- names that sections refer to
 
     def parents(self, model: str) -> dict[str, str]:
-        """Models that this one takes its tokenizer and embeddings from, by the name of the verb's option."""
+        """Folders of models that this one is made from, by the name of the verb's option without `-from`."""
+        source = self.params.models[model].source
+        if isinstance(source, PretrainedModel):
+            return {"pretrained": f"results/pretraining/{source.pretraining}/models/{source.model}"}
+        return {option: f"data/models/{name}" for option, name in self._parent_models(model).items()}
+
+    def _parent_models(self, model: str) -> dict[str, str]:
         source = self.params.models[model].source
         if not isinstance(source, RandomModel):
             return {}
@@ -196,11 +223,45 @@ class Experiment:
     def collection_files(self, name: str) -> list[Path]:
         """Files on this machine that the collection is made of."""
         source = self.params.collections[name].source
+        if isinstance(source, TitlesCollection):
+            return self.corpus_files(source.corpus)
         if not isinstance(source, FolderCollection):
             return []
         folder = Path(source.path)
         qrels = [f"qrels/{split}.tsv" for split in self.params.collections[name].splits]
         return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
+
+    def collection_corpus(self, name: str) -> list[str]:
+        """The option --corpus of `ssmrank download-collection`, where the collection is one of titles."""
+        source = self.params.collections[name].source
+        return ["--corpus", self.corpus_settings(source.corpus)] if isinstance(source, TitlesCollection) else []
+
+    def corpus_settings(self, name: str) -> str:
+        """For the verbs that read a corpus."""
+        return _json(self.params.corpora[name], title=name, license="")
+
+    def corpus_files(self, name: str) -> list[Path]:
+        """Files on this machine that the corpus is made of."""
+        corpus = self.params.corpora[name]
+        return [Path(corpus.path, file) for file in corpus.files]
+
+    def trials(self, pretraining: str, model: str) -> list[str]:
+        """Files of the trials of a model's learning rates."""
+        rates = self.params.pretraining[pretraining].sweep.learning_rates
+        return [f"results/pretraining/{pretraining}/trials/{model}/{rate:g}.json" for rate in rates]
+
+    def pretraining_labels(self, pretraining: str) -> list[str]:
+        """`LABEL=FOLDER` of each model, for `ssmrank pretraining-figure`."""
+        models = self.params.pretraining[pretraining].models
+        return [f"{model.label}=results/pretraining/{pretraining}/models/{name}" for name, model in models.items()]
+
+    def pretrain_settings(self, pretraining: str, model: str) -> str:
+        """For `ssmrank pretrain`."""
+        return _json(self.params.pretrain_settings(pretraining, model))
+
+    def card_settings(self, pretraining: str, model: str) -> str:
+        """For `ssmrank model-card`."""
+        return _json(self.params.card_settings(pretraining, model))
 
     def model_settings(self, name: str) -> str:
         """For `ssmrank download-model`."""
