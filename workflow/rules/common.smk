@@ -25,7 +25,6 @@ wildcard_constraints:
             "reranking",
             "table",
             "pretraining",
-            "rate",
         ],
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),

@@ -52,55 +52,37 @@ rule corpus_tokens:
 
 
 # A killed pretraining goes on from its state, as a training does (train.smk).
-rule pretrain_trial:
+rule pretrain_sweep:
     input:
         tokenizer="data/pretraining/{pretraining}/tokenizer",
         tokens="data/pretraining/{pretraining}/tokens",
     output:
-        "results/pretraining/{pretraining}/trials/{model}/{rate}.json",
+        "results/pretraining/{pretraining}/sweeps/{model}.json",
     log:
-        "results/logs/pretrain_trial/{pretraining}/{model}/{rate}.log",
+        "results/logs/pretrain_sweep/{pretraining}/{model}.log",
     benchmark:
-        "results/benchmarks/pretrain_trial/{pretraining}/{model}/{rate}.tsv"
+        "results/benchmarks/pretrain_sweep/{pretraining}/{model}.tsv"
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     resources:
         gpu=1,
     params:
-        *code("ssmrank.pretraining.trial_command"),
+        *code("ssmrank.pretraining.sweep_command"),
         settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
-        tokens=lambda w: experiment.params.pretraining[w.pretraining].sweep.tokens,
-        state=f"results/state/pretrain-{digest(*code('ssmrank.pretraining.trial_command'))}",
+        sweep=lambda w: experiment.sweep_settings(w.pretraining),
+        state=f"results/state/sweep-{digest(*code('ssmrank.pretraining.sweep_command'))}",
     shell:
-        "ssmrank pretrain-trial --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
-        " --learning-rate {wildcards.rate} --train-tokens {params.tokens}"
-        " --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}/{wildcards.rate}"
+        "ssmrank pretrain-sweep --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
+        " --sweep {params.sweep:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
-
-
-rule choose_rate:
-    input:
-        lambda w: experiment.trials(w.pretraining, w.model),
-    output:
-        "results/pretraining/{pretraining}/rates/{model}.json",
-    log:
-        "results/logs/choose_rate/{pretraining}/{model}.log",
-    benchmark:
-        "results/benchmarks/choose_rate/{pretraining}/{model}.tsv"
-    conda:
-        "../envs/ssmrank.yaml"
-    params:
-        *code("ssmrank.pretraining.rate_command"),
-    shell:
-        "ssmrank choose-rate --trials {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule pretrain:
     input:
         tokenizer="data/pretraining/{pretraining}/tokenizer",
         tokens="data/pretraining/{pretraining}/tokens",
-        rate="results/pretraining/{pretraining}/rates/{model}.json",
+        sweep="results/pretraining/{pretraining}/sweeps/{model}.json",
     output:
         directory("results/pretraining/{pretraining}/models/{model}"),
     log:
@@ -118,7 +100,7 @@ rule pretrain:
         state=f"results/state/pretrain-{digest(*code('ssmrank.pretraining.command'))}",
     shell:
         "ssmrank pretrain --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
-        " --rate {input.rate:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}/full"
+        " --sweep {input.sweep:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 

@@ -1,4 +1,4 @@
-"""What a pretraining and a trial of a learning rate have in common: options, data, model."""
+"""What a pretraining and a sweep of learning rates have in common: options, data, model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from ssmrank.config import PretrainSettings, read_settings
+from ssmrank.config import PretrainSettings
 from ssmrank.io.checksum import sha256
-from ssmrank.models.precision import Precision, default_device, resolve_precision
+from ssmrank.models.precision import default_device, resolve_precision
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.loop import HeldOut, LossCurve, pretrain
 from ssmrank.pretraining.model import (
@@ -25,7 +25,7 @@ from ssmrank.pretraining.model import (
 from ssmrank.pretraining.objectives import Objective, objective_of
 from ssmrank.pretraining.steps import Steps
 from ssmrank.pretraining.tokenizer import SPECIAL
-from ssmrank.pretraining.tokens import CorpusTokens
+from ssmrank.pretraining.tokens import PARTS, CorpusTokens
 from ssmrank.tracking import track
 from ssmrank.training.state import TrainingState
 
@@ -44,23 +44,63 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-seconds", type=float, help="write it and stop after so long; the same command goes on")
 
 
-@dataclass
-class Job:
-    """A pretraining that is ready to run."""
+@dataclass(frozen=True)
+class Data:
+    """What a model is pretrained and measured on.
 
-    settings: PretrainSettings
+    pass_tokens: of all training texts together, with their special tokens; digest: of tokenizer and tokens.
+    """
+
     tokenizer: PreTrainedTokenizerBase
-    model: LanguageModel
+    objective: Objective
     steps: Steps
     held_out: HeldOut
-    objective: Objective
-    training_texts: int
-    training_tokens: int
-    """Of all texts together with their special tokens: one pass."""
-    device: torch.device
-    precision: Precision
-    state: TrainingState
-    options: argparse.Namespace
+    texts: int
+    pass_tokens: int
+    digest: str
+
+
+def read_data(options: argparse.Namespace, settings: PretrainSettings) -> Data:
+    """Reads what the options name."""
+    tokenizer = load_tokenizer(options.tokenizer)
+    train, held_out = (CorpusTokens(options.tokens, part) for part in PARTS)
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    objective = objective_of(
+        settings.config.get("model_type", ""),
+        settings.masked_share,
+        special=len(SPECIAL),
+        mask=tokenizer.mask_token_id,
+        vocabulary=len(tokenizer),
+    )
+    measured = Steps(held_out, special, settings.token_budget, settings.seed).one_pass(settings.held_out_tokens)
+    files = [options.tokenizer / "tokenizer.json", *(options.tokens / part / "tokens.bin" for part in PARTS)]
+    return Data(
+        tokenizer,
+        objective,
+        Steps(train, special, settings.step_tokens, settings.seed),
+        HeldOut(measured, objective, settings),
+        len(train),
+        int(train.lengths.sum()) + 2 * len(train),
+        hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest(),
+    )
+
+
+class Job:
+    """A pretraining of a model that begins with random weights of the settings' seed."""
+
+    def __init__(self, data: Data, settings: PretrainSettings, learning_rate: float, state: Path) -> None:
+        self.data, self.settings, self.learning_rate = data, settings, learning_rate
+        self.device = default_device()
+        self.precision = resolve_precision(settings.precision, self.device)
+        facts = [settings.model_dump_json(), repr(learning_rate), data.digest]
+        self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        self.state = TrainingState(state, self.fingerprint)
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The model; trained once `run` has returned."""
+        config = language_model_config(self.settings.config, self.data.tokenizer, self.settings.max_length)
+        return new_language_model(config, self.settings.seed)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -70,67 +110,28 @@ class Job:
             "non_embedding_parameters": non_embedding_parameters(self.model.backbone),
         }
 
-    def run(self, rule: str, name: str, learning_rate: float) -> tuple[LossCurve, str | None]:
+    def run(
+        self, rule: str, name: str, save_seconds: float, stop_seconds: float | None
+    ) -> tuple[LossCurve, str | None]:
         """Pretrains with losses tracked; the curve, and the id of MLflow's run if there is one."""
-        log.info("%s: %s, %s, %s", name, self.parameters, self.device, self.precision)
+        counts = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in self.parameters.items())
+        log.info("%s: learning rate %g, %s, %s, %s", name, self.learning_rate, counts, self.device, self.precision)
         tags = {"model": name, "corpus": self.settings.corpus, "seed": str(self.settings.seed)}
-        params = self.settings.model_dump() | {"learning_rate": learning_rate} | self.parameters
+        params = self.settings.model_dump() | {"learning_rate": self.learning_rate} | self.parameters
         with track(rule, name, tags, params) as tracked:
             curve = pretrain(
                 self.model,
-                self.steps,
-                self.held_out,
-                self.objective,
+                self.data.steps,
+                self.data.held_out,
+                self.data.objective,
                 self.settings,
-                learning_rate,
+                self.learning_rate,
                 self.device,
                 self.state,
-                self.options.save_seconds,
-                self.options.stop_seconds,
+                save_seconds,
+                stop_seconds,
                 on_loss=lambda loss, step, value: tracked.metrics({loss: value}, step=step),
             )
             tracked.metrics({"tokens_per_second": curve.tokens_per_second})
         log.info("%s: %s tokens/s", name, f"{curve.tokens_per_second:,.0f}")
         return curve, tracked.run_id
-
-
-def prepare(options: argparse.Namespace, learning_rate: float, tokens: int | None = None) -> Job:
-    """Reads what the options name; `tokens` replaces the settings' number."""
-    settings = read_settings(PretrainSettings, options.settings)
-    if tokens is not None:
-        settings = settings.model_copy(update={"tokens": tokens})
-    tokenizer = load_tokenizer(options.tokenizer)
-    train, held_out = (CorpusTokens(options.tokens, part) for part in ("train", "held-out"))
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
-    steps = Steps(train, special, settings.step_tokens, settings.seed)
-    held_out_steps = Steps(held_out, special, settings.token_budget, settings.seed).one_pass(settings.held_out_tokens)
-    config = language_model_config(settings.config, tokenizer, settings.max_length)
-    model = new_language_model(config, settings.seed)
-    objective = objective_of(
-        config.model_type,
-        settings.masked_share,
-        special=len(SPECIAL),
-        mask=tokenizer.mask_token_id,
-        vocabulary=len(tokenizer),
-    )
-    device = default_device()
-    return Job(
-        settings,
-        tokenizer,
-        model,
-        steps,
-        HeldOut(held_out_steps, objective, settings),
-        objective,
-        len(train),
-        int(train.lengths.sum()) + 2 * len(train),
-        device,
-        resolve_precision(settings.precision, device),
-        TrainingState(options.state, _fingerprint(options, settings, learning_rate)),
-        options,
-    )
-
-
-def _fingerprint(options: argparse.Namespace, settings: PretrainSettings, learning_rate: float) -> str:
-    files = [options.tokenizer / "tokenizer.json", options.tokens / "train" / "offsets.npy"]
-    parts = [settings.model_dump_json(), repr(learning_rate), *map(sha256, files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

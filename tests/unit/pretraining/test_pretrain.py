@@ -178,20 +178,24 @@ def test_a_stopped_pretraining_ends_as_one_that_was_not(
     assert one["curve"]["held_out"] == other["curve"]["held_out"]
 
 
-def test_a_trial_that_diverges_counts_and_the_best_is_chosen(
-    tmp_path: Path, tokenizer_folder: Path, tokens_folder: Path
+def test_a_sweep_that_is_stopped_goes_on_and_chooses_the_best(
+    tmp_path: Path, tokenizer_folder: Path, tokens_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    trials = []
-    for rate in ("0.001", "0.01", "1e30"):
-        trials.append(str(tmp_path / f"{rate}.json"))
-        options = ["--tokenizer", str(tokenizer_folder), "--tokens", str(tokens_folder), "--state", str(tmp_path / "s")]
-        command = ["pretrain-trial", "--settings", json.dumps(settings("llama")), *options]
-        assert main([*command, "--learning-rate", rate, "--train-tokens", "2048", "--output", trials[-1]]) == 0
-    losses = [json.loads(Path(trial).read_text())["held_out_loss"] for trial in trials]
+    sweep = json.dumps({"learning_rates": [0.01, 0.001, 1e30], "tokens": 2048})
+    data = ["--tokenizer", str(tokenizer_folder), "--tokens", str(tokens_folder)]
+    results = []
+    for name, more in (("whole", []), ("parts", ["--stop-seconds", "0"])):
+        command = ["pretrain-sweep", "--settings", json.dumps(settings("llama")), *data, "--sweep", sweep, *more]
+        output = tmp_path / f"{name}.json"
+        while main([*command, "--state", str(tmp_path / "state" / name), "--output", str(output)]):
+            assert "of 8 steps; the same command goes on" in capsys.readouterr().err
+        assert not (tmp_path / "state" / name).exists()
+        results.append(json.loads(output.read_text()))
+    assert results[0]["learning_rate"] == 0.01
+    losses = [trial["held_out_loss"] for trial in results[0]["trials"]]
     assert losses[2] is None
     assert losses[1] < losses[0]
-    assert main(["choose-rate", "--trials", *trials, "--output", str(tmp_path / "rate.json")]) == 0
-    assert json.loads((tmp_path / "rate.json").read_text())["learning_rate"] == 0.01
+    assert [trial["held_out_loss"] for trial in results[1]["trials"]] == losses
 
 
 def test_choice_of_the_rate_by_hand() -> None:

@@ -245,11 +245,6 @@ class Experiment:
         corpus = self.params.corpora[name]
         return [Path(corpus.path, file) for file in corpus.files]
 
-    def trials(self, pretraining: str, model: str) -> list[str]:
-        """Files of the trials of a model's learning rates."""
-        rates = self.params.pretraining[pretraining].sweep.learning_rates
-        return [f"results/pretraining/{pretraining}/trials/{model}/{rate:g}.json" for rate in rates]
-
     def pretraining_labels(self, pretraining: str) -> list[str]:
         """`LABEL=FOLDER` of each model, for `ssmrank pretraining-figure`."""
         models = self.params.pretraining[pretraining].models
@@ -258,6 +253,10 @@ class Experiment:
     def pretrain_settings(self, pretraining: str, model: str) -> str:
         """For `ssmrank pretrain`."""
         return _json(self.params.pretrain_settings(pretraining, model))
+
+    def sweep_settings(self, pretraining: str) -> str:
+        """For `ssmrank pretrain-sweep`."""
+        return _json(self.params.pretraining[pretraining].sweep)
 
     def card_settings(self, pretraining: str, model: str) -> str:
         """For `ssmrank model-card`."""
