@@ -30,6 +30,7 @@ VERBS = {
     "train": ("ssmrank.training.command", "fine-tune a reranker"),
     "rerank": ("ssmrank.reranking.command", "rerank a TREC run"),
     "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
+    "significance": ("ssmrank.evaluation.significance_command", "paired tests between the rows of a table"),
     "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
     "pdf": ("ssmrank.reporting.pdf_command", "a table in LaTeX as a PDF page"),
     "figure1": ("ssmrank.reporting.figure_command", "training throughput against batch size"),

@@ -23,6 +23,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+SEED_SIGN = "@seed"
+"""Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
+
 
 class Section(BaseModel):
     """Settings that reject keys they do not know and are not changed once read."""
@@ -324,7 +327,22 @@ class Training(Section):
     )
     processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
     validation: Validation | None = None
-    seed: int = 42
+    seed: int = Field(42, ge=0)
+
+
+class SeededTraining(Training):
+    """A training, once or with several seeds."""
+
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="train once with each; tables print mean and standard deviation. Empty: once, with `seed`"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"a seed stands twice in {seeds}; give each once")
+        return seeds
 
 
 class TrainSettings(Training):
@@ -365,13 +383,20 @@ class TestSet(Section):
 
     __test__ = False  # not a class of tests, whatever its name says to pytest
 
-    collection: Name
+    collection: Name | Annotated[list[Name], Field(min_length=2)] = Field(
+        description="several: the mean of their means, each counting the same"
+    )
     split: Name
     metric: str
     label: str
     paper: str | None = Field(
         None, description="column of ssmrank/reporting/paper.yaml whose numbers stand beside, such as passage-dev"
     )
+
+    @property
+    def collections(self) -> list[str]:
+        """The collections, one or several."""
+        return [self.collection] if isinstance(self.collection, str) else self.collection
 
 
 class RerankerRow(Section):
@@ -385,13 +410,61 @@ class TableSection(Section):
     """Rows under one title; the best of them are bold."""
 
     title: str
+    published: list[str] = Field(
+        [], description="models of reporting/paper.yaml that are not run here: only their published numbers are shown"
+    )
     retrievers: list[Name] = []
     rerankers: list[RerankerRow] = []
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
-        if not self.retrievers and not self.rerankers:
+        if not self.published and not self.retrievers and not self.rerankers:
             raise ValueError(f"section {self.title!r} has no rows; add retrievers or rerankers, or remove it")
+        return self
+
+
+class Baseline(Section):
+    """A row of a table that others are compared with: a retriever, or a model after a training."""
+
+    retriever: Name | None = None
+    model: Name | None = None
+    training: Name | None = None
+
+    @model_validator(mode="after")
+    def _is_one_row(self) -> Self:
+        reranker = self.model is not None and self.training is not None
+        if reranker == (self.retriever is not None) or (self.model is None) != (self.training is None):
+            raise ValueError("name either a retriever, or a model and a training")
+        return self
+
+
+class Tests(Section):
+    """How paired tests over queries are computed and judged."""
+
+    test: Literal["randomization", "t"] = Field("randomization", description="decides the marks; both are computed")
+    alpha: float = Field(0.05, gt=0, lt=1, description="level of significance after Holm's correction")
+    permutations: int = Field(
+        100_000, ge=100, description="random changes of sign; all of them where there are no more than that"
+    )
+    seed: int = Field(42, ge=0)
+
+
+class Significance(Tests):
+    """Paired tests between the rows of each section of a table, on each of its columns."""
+
+    baseline: Baseline | None = Field(None, description="row that all others are compared with; null: every pair")
+
+
+class Tolerance(Section):
+    """How far from the paper's number ours may be, in the points that tables print, for a verdict on reproduction."""
+
+    ok: float = Field(0.5, ge=0, description="OK up to here")
+    okish: float = Field(1.5, ge=0, description="OKish up to here, FAIL beyond")
+
+    @model_validator(mode="after")
+    def _okish_is_wider(self) -> Self:
+        if self.okish < self.ok:
+            raise ValueError(f"okish {self.okish} is below ok {self.ok}; it is the wider tolerance")
         return self
 
 
@@ -403,52 +476,20 @@ class Table(Section):
     reranking: Name
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)
+    significance: Significance | None = Field(None, description="null: no tests")
+    tolerance: Tolerance = Tolerance()
 
-
-class ResultColumn(Section):
-    """One test set and metric of a table."""
-
-    label: str
-    metric: str
-    paper: str | None = None
-
-
-class ResultRow(Section):
-    """One system of a table: what is printed of it and where its values are."""
-
-    label: str
-    kind: Literal["E", "ED", "D", ""] = Field("", description="superscript; empty for a first stage")
-    size: str = ""
-    prior: str = Field("", description="what it reranks, such as BM25 top-30; empty for a first stage")
-    length: str = ""
-    max_length: int | None = Field(None, description="tokens; tells apart rows of the paper with one model")
-    pretrained: bool | None = Field(None, description="None: a first stage, which is not trained here")
-    metrics: list[str] = Field(description="for each column the key of the metrics file")
-
-
-class ResultSection(Section):
-    """Rows under one title."""
-
-    title: str
-    rows: list[ResultRow]
-
-
-class TableSettings(Section):
-    """What `ssmrank table` is given: all that is printed but the values, and nothing else.
-
-    A key of a metrics file is its path below the folder of metrics, without suffix:
-    COLLECTION/SPLIT/RETRIEVER or COLLECTION/SPLIT/RERANKING/TRAINING/MODEL.
-    """
-
-    caption: str
-    label: str = ""
-    collections: list[str] = Field(description="titles of the test collections")
-    columns: list[ResultColumn]
-    sections: list[ResultSection]
-
-    def metric_keys(self) -> list[str]:
-        """Every key once, in the order of rows and columns."""
-        return list(dict.fromkeys(key for section in self.sections for row in section.rows for key in row.metrics))
+    @property
+    def baseline_row(self) -> int | None:
+        """The number of the baseline's row, from 0 through all sections; None where none is named or no row is that."""
+        if self.significance is None or self.significance.baseline is None:
+            return None
+        rows: list[Baseline | None] = []
+        for section in self.sections:
+            rows += [None] * len(section.published)
+            rows += [Baseline(retriever=retriever) for retriever in section.retrievers]
+            rows += [Baseline(model=row.model, training=row.training) for row in section.rerankers]
+        return rows.index(self.significance.baseline) if self.significance.baseline in rows else None
 
 
 class Evaluation(Section):
@@ -480,7 +521,7 @@ class Params(Section):
     retrievers: dict[Name, Bm25]
     negatives: dict[Name, Negatives]
     models: dict[Name, Model]
-    trainings: dict[Name, Training]
+    trainings: dict[Name, SeededTraining]
     rerankings: dict[Name, Reranking]
     evaluation: Evaluation
     tables: dict[Name, Table]
@@ -525,7 +566,8 @@ class Params(Section):
             where = f"tables.{name}"
             self._defined("rerankings", table.reranking, f"{where}.reranking")
             for number, test in enumerate(table.tests):
-                self._defined_split(test.collection, test.split, f"{where}.tests[{number}]")
+                for collection in test.collections:
+                    self._defined_split(collection, test.split, f"{where}.tests[{number}]")
                 if test.metric not in self.evaluation.metrics:
                     raise ValueError(
                         f"{where}.tests[{number}].metric: {test.metric!r} is not in evaluation.metrics "
@@ -538,7 +580,26 @@ class Params(Section):
                     at = f"{where}.sections[{number}].rerankers[{row_number}]"
                     self._defined("models", row.model, f"{at}.model")
                     self._defined("trainings", row.training, f"{at}.training")
+            self._check_baseline(where, table)
         return self
+
+    def _check_baseline(self, where: str, table: Table) -> None:
+        baseline = table.significance.baseline if table.significance else None
+        if baseline is None:
+            return
+        where = f"{where}.significance.baseline"
+        if baseline.retriever is not None:
+            self._defined("retrievers", baseline.retriever, where)
+        else:
+            self._defined("models", str(baseline.model), where)
+            self._defined("trainings", str(baseline.training), where)
+        if table.baseline_row is None:
+            raise ValueError(f"{where}: no row of the table is this one; name a row of the table")
+
+    def defined_table(self, name: str) -> Table:
+        """The section of a table; raises ValueError with a near name where there is none."""
+        self._defined("tables", name, "table")
+        return self.tables[name]
 
     def _defined(self, section: str, name: str, where: str) -> None:
         known = getattr(self, section)
@@ -553,9 +614,27 @@ class Params(Section):
                 f"{where}.split: {split!r} is no split of collection {collection!r}{_suggest(split, splits)}"
             )
 
-    def train_settings(self, training: str, model: str) -> TrainSettings:
-        """The training section with the model's overrides."""
+    def seeded(self, training: str) -> list[str]:
+        """The names of a training's runs, one for each seed.
+
+        The seed that its key `seed` names has the training's own name, so that further seeds leave what is there as
+        it is; another seed N has TRAINING@seedN.
+        """
         section = self.trainings[training]
+        return [
+            training if seed == section.seed else f"{training}{SEED_SIGN}{seed}"
+            for seed in section.seeds or [section.seed]
+        ]
+
+    def training(self, name: str) -> Training:
+        """The section of a training, or of one of its seeds (`seeded`), with that seed."""
+        training, sign, seed = name.partition(SEED_SIGN)
+        values = self.trainings[training].model_dump(exclude={"seeds"})
+        return Training(**(values | ({"seed": int(seed)} if sign else {})))
+
+    def train_settings(self, training: str, model: str) -> TrainSettings:
+        """The training section, or that of one of its seeds, with the model's overrides."""
+        section = self.training(training)
         overrides = self.models[model].training.model_dump(exclude_none=True)
         count = self.negatives[section.negatives].count
         return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
@@ -570,48 +649,6 @@ class Params(Section):
         section = self.pretraining[pretraining]
         corpus = self.corpora[section.corpus]
         return CardSettings(label=section.models[model].label, corpus=corpus.title, corpus_license=corpus.license)
-
-    def table_settings(self, name: str) -> TableSettings:
-        """What table `name` prints, with every name resolved to what is printed for it."""
-        self._defined("tables", name, "table")
-        table = self.tables[name]
-        reranking = self.rerankings[table.reranking]
-        prior = f"{self.retrievers[reranking.retriever].label} top-{reranking.depth}"
-        sections = []
-        for section in table.sections:
-            rows = [
-                ResultRow(
-                    label=self.retrievers[retriever].label,
-                    metrics=[f"{test.collection}/{test.split}/{retriever}" for test in table.tests],
-                )
-                for retriever in section.retrievers
-            ]
-            for row in section.rerankers:
-                model, training = self.models[row.model], self.trainings[row.training]
-                rows.append(
-                    ResultRow(
-                        label=model.label,
-                        kind=model.kind,
-                        size=model.size,
-                        prior=prior,
-                        length=training.label,
-                        max_length=training.max_length,
-                        pretrained=not isinstance(model.source, RandomModel),
-                        metrics=[
-                            f"{test.collection}/{test.split}/{table.reranking}/{row.training}/{row.model}"
-                            for test in table.tests
-                        ],
-                    )
-                )
-            sections.append(ResultSection(title=section.title, rows=rows))
-        return TableSettings(
-            caption=table.caption.strip(),
-            label=table.label,
-            collections=list(dict.fromkeys(self.collections[test.collection].title for test in table.tests)),
-            columns=[ResultColumn(label=test.label, metric=test.metric, paper=test.paper) for test in table.tests],
-            sections=sections,
-        )
-
 
 # ---------------------------------------------------------------- reading
 

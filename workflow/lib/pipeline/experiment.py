@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ from ssmrank.config import (
     read_params,
 )
 from ssmrank.errors import UserError
+from ssmrank.table_settings import significance_settings, table_settings
 
 
 class Index(NamedTuple):
@@ -51,7 +53,7 @@ class Sample(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A checkpoint."""
+    """A checkpoint; `training` names the seed where it is not the training's own."""
 
     training: str
     model: str
@@ -80,6 +82,11 @@ T = TypeVar("T", bound=tuple)
 def fill(pattern: str, items: Iterable[tuple]) -> list[str]:
     """The pattern filled from each named tuple."""
     return [pattern.format(**item._asdict()) for item in items]  # type: ignore[attr-defined]
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression for one of the names; nothing matches that of none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def check_file(path: str) -> None:
@@ -114,21 +121,24 @@ class Experiment:
     def evaluated_first_stages(self) -> list[FirstStage]:
         """First-stage runs that stand in a table."""
         return _once(
-            FirstStage(test.collection, test.split, retriever)
+            FirstStage(collection, test.split, retriever)
             for table in self.params.tables.values()
             for section in table.sections
             for retriever in section.retrievers
             for test in table.tests
+            for collection in test.collections
         )
 
     def reranked(self) -> list[Reranked]:
         """Reranked runs that stand in a table."""
         return _once(
-            Reranked(test.collection, test.split, table.reranking, row.training, row.model)
+            Reranked(collection, test.split, table.reranking, training, row.model)
             for table in self.params.tables.values()
             for section in table.sections
             for row in section.rerankers
+            for training in self.params.seeded(row.training)
             for test in table.tests
+            for collection in test.collections
         )
 
     def trained(self) -> list[Trained]:
@@ -204,12 +214,12 @@ class Experiment:
 
     def training_data(self, training: str) -> Sample:
         """The negatives that a training uses, and so its collection and split."""
-        section = self.params.trainings[training]
+        section = self.params.training(training)
         return Sample(section.collection, section.split, section.negatives)
 
     def validation(self, training: str) -> list[FirstStage]:
         """The run of held-out queries that a training reranks now and then; empty if it has none."""
-        section = self.params.trainings[training]
+        section = self.params.training(training)
         if section.validation is None:
             return []
         return [FirstStage(section.collection, section.validation.split, section.validation.retriever)]
@@ -294,11 +304,24 @@ class Experiment:
 
     def table_settings(self, name: str) -> str:
         """For `ssmrank table`."""
-        return _json(self.params.table_settings(name))
+        return _json(table_settings(self.params, name))
+
+    def significance_settings(self, name: str) -> str:
+        """For `ssmrank significance`."""
+        settings = significance_settings(self.params, name)
+        return "" if settings is None else _json(settings)
 
     def table_keys(self, name: str) -> list[str]:
         """Keys of the metrics files that a table shows."""
-        return self.params.table_settings(name).metric_keys()
+        return table_settings(self.params, name).metric_keys()
+
+    def tested_tables(self) -> list[str]:
+        """Names of the tables whose rows are compared by tests of significance."""
+        return [name for name, table in self.params.tables.items() if table.significance is not None]
+
+    def significance(self, table: str) -> list[str]:
+        """The table's name if its rows are compared."""
+        return [name for name in self.tested_tables() if name == table]
 
 
 def _json(section: BaseModel, **replaced: Any) -> str:
