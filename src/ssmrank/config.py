@@ -533,9 +533,9 @@ class Params(Section):
     def _names_are_defined(self) -> Self:
         for name, pretraining in self.pretraining.items():
             self._defined("corpora", pretraining.corpus, f"pretraining.{name}.corpus")
-        for name, collection in self.collections.items():
-            if isinstance(collection.source, TitlesCollection):
-                self._defined("corpora", collection.source.corpus, f"collections.{name}.source.corpus")
+        for name, source in ((name, collection.source) for name, collection in self.collections.items()):
+            if isinstance(source, TitlesCollection):
+                self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
         for name, model in self.models.items():
@@ -649,6 +649,7 @@ class Params(Section):
         section = self.pretraining[pretraining]
         corpus = self.corpora[section.corpus]
         return CardSettings(label=section.models[model].label, corpus=corpus.title, corpus_license=corpus.license)
+
 
 # ---------------------------------------------------------------- reading
 
