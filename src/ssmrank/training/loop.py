@@ -19,6 +19,7 @@ from ssmrank.training.gradients import Accumulator
 from ssmrank.training.groups import GroupSequences
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.memory import choose_recomputation, recomputed_layers
+from ssmrank.training.optimizer import decay_groups
 from ssmrank.training.parallel import Workers
 from ssmrank.training.progress import History, Progress
 from ssmrank.training.sampler import step_indices
@@ -127,9 +128,7 @@ def train(
     return history
 
 
-def _may_use_graphs(
-    reranker: Reranker, precision: Precision, device: torch.device, workers: Workers
-) -> bool:
+def _may_use_graphs(reranker: Reranker, precision: Precision, device: torch.device, workers: Workers) -> bool:
     """Not where layers recompute, or processes wait for each other, within a pass; float32 attends by length."""
     recomputes = recomputed_layers(reranker.backbone) > 0
     return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
@@ -137,14 +136,7 @@ def _may_use_graphs(
 
 def make_optimizer(reranker: torch.nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices alone, not on biases, norms and Mamba's A and D."""
-    decayed = [p for n, p in reranker.named_parameters() if p.ndim >= 2 and not n.endswith("A_log")]
-    kept = {id(p) for p in decayed}
-    others = [p for p in reranker.parameters() if id(p) not in kept]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.AdamW(decay_groups(reranker, settings.weight_decay), lr=settings.learning_rate, fused=True)
 
 
 class _Saver:
