@@ -59,7 +59,7 @@ def _tap(x, tokens, back, place, stride, columns, mask):  # type: ignore[no-unty
 
 
 @triton.jit
-def _forward_kernel(  # type: ignore[no-untyped-def]
+def _conv_forward(  # type: ignore[no-untyped-def]
     x, weight, bias, starts, history, y, x_stride, tokens, channels, sequences, halvings,
     W: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_HISTORY: tl.constexpr,
     SILU: tl.constexpr,
@@ -133,7 +133,7 @@ def _one_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward_kernel(  # type: ignore[no-untyped-def]
+def _conv_backward(  # type: ignore[no-untyped-def]
     x, weight, bias, starts, grad_y, grad_x, sums,
     x_stride, grad_y_stride, grad_x_stride, tokens, channels, sequences, halvings,
     W: tl.constexpr, RUN: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
@@ -219,7 +219,7 @@ def _forward(
     (tokens, channels), sequences = x.shape, len(starts) - 1
     y = x.new_empty(tokens, channels)
     if tokens:
-        _forward_kernel[triton.cdiv(tokens, TOKENS), triton.cdiv(channels, CHANNELS)](
+        _conv_forward[triton.cdiv(tokens, TOKENS), triton.cdiv(channels, CHANNELS)](
             x, weight, bias, starts, history, y, x.stride(0), tokens, channels, sequences, sequences.bit_length(),
             W=weight.shape[1], TOKENS=TOKENS, CHANNELS=CHANNELS, HAS_BIAS=bias is not None,
             HAS_HISTORY=history is not None, SILU=silu, num_warps=4,
@@ -246,7 +246,7 @@ class _CausalConv(torch.autograd.Function):
         sums = x.new_empty(programs, channels, 5, dtype=torch.float32)
         if tokens == 0:
             return torch.zeros_like(x), torch.zeros_like(weight), None if bias is None else bias * 0, None, None
-        _backward_kernel[programs, blocks](
+        _conv_backward[programs, blocks](
             x, weight, bias, starts, grad_y, grad_x, sums,
             x.stride(0), grad_y.stride(0), grad_x.stride(0), tokens, channels, sequences, sequences.bit_length(),
             W=width, RUN=RUN, CHANNELS=LANES, HAS_BIAS=bias is not None, SILU=ctx.silu, num_warps=1,

@@ -25,7 +25,8 @@ def triton_version() -> tuple[int, ...]:
 def compare(kernels: str, device: str, **environment: str) -> None:
     check = Path(__file__).parent / f"check_triton_{kernels}.py"
     inherited = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])}
-    result = subprocess.run([sys.executable, check, device], env=inherited | environment, capture_output=True, text=True)
+    command = [sys.executable, check, device]
+    result = subprocess.run(command, env=inherited | environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
