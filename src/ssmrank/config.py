@@ -23,6 +23,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+SEED_SIGN = "@seed"
+"""Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
+
 
 class Section(BaseModel):
     """Settings that reject keys they do not know and are not changed once read."""
@@ -70,7 +73,18 @@ class IrDatasetsCollection(Section):
     splits: dict[Name, str] = Field(description="for each split the ir_datasets id of its queries and qrels")
 
 
-CollectionSource = Annotated[SemanlinkSource | FolderCollection | IrDatasetsCollection, Field(discriminator="kind")]
+class TitlesCollection(Section):
+    """Titles of a corpus as queries, each with its own text as the one relevant document (without the title)."""
+
+    kind: Literal["titles"]
+    corpus: Name = Field(description="a name of section corpora")
+    part: Literal["train", "held-out"] = Field(description="of the corpus: documents and queries come from it alone")
+    queries: int | None = Field(None, ge=1, description="use this many titles (drawn by a hash), not all")
+
+
+CollectionSource = Annotated[
+    SemanlinkSource | FolderCollection | IrDatasetsCollection | TitlesCollection, Field(discriminator="kind")
+]
 
 
 class ModelArchive(PackageArchive):
@@ -103,8 +117,102 @@ class RandomModel(Section):
     embeddings: Name | None = Field(None, description="name of the model whose word embeddings are copied")
 
 
-ModelSource = Annotated[ModelArchive | ModelFolder | HubModel | RandomModel, Field(discriminator="kind")]
+class PretrainedModel(Section):
+    """A model that a section of `pretraining` makes."""
+
+    kind: Literal["pretrained"]
+    pretraining: Name
+    model: Name = Field(description="a name of that section's models")
+
+
+ModelSource = Annotated[
+    ModelArchive | ModelFolder | HubModel | RandomModel | PretrainedModel, Field(discriminator="kind")
+]
 TokenizerSource = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+class Corpus(Section):
+    """Texts to pretrain on: JSON lines (`_id`, `title`, `text`) in a folder on this machine, plain or packed by xz."""
+
+    title: str
+    path: str = Field(description="the folder")
+    files: list[str] = Field(min_length=1, description="its files, in the order in which they are read")
+    held_out: float = Field(
+        0.05, gt=0, lt=1, description="share of the texts, by a hash of the id, that nothing is trained on"
+    )
+    license: str = ""
+
+
+class Sweep(Section):
+    """Short pretrainings by which each model's learning rate is chosen."""
+
+    learning_rates: list[float] = Field(min_length=1)
+    tokens: int = Field(ge=1, description="tokens of each of them")
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates_are_different(cls, rates: list[float]) -> list[float]:
+        if min(rates) <= 0 or len(set(rates)) < len(rates):
+            raise ValueError("learning rates must be above 0 and different from one another")
+        return rates
+
+
+class LanguageModelSettings(Section):
+    """The shape of a language model."""
+
+    label: str = Field(description="how figures and model cards name it")
+    config: dict[str, Any] = Field(description="transformers config: model_type and its fields; vocabulary is set")
+
+
+class LanguageModelling(Section):
+    """How language models are pretrained: the same for all models of a section."""
+
+    corpus: Name
+    vocabulary: int = Field(8192, ge=320, multiple_of=64, description="entries of the byte-level BPE tokenizer")
+    vocabulary_texts: int = Field(100_000, ge=1, description="the tokenizer learns from this many first texts")
+    max_length: int = Field(512, ge=8, description="tokens of a text, which loses what is behind")
+    tokens: int = Field(ge=1, description="tokens to train on; the last step is filled up")
+    step_tokens: int = Field(32768, ge=16, description="tokens of an optimizer step")
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass; a step is cut to fit")
+    masked_share: float = Field(0.15, gt=0, lt=1, description="tokens that a masked language model predicts")
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    held_out_tokens: int = Field(500_000, ge=1, description="tokens of held-out text that the loss is measured on")
+    held_out_measurements: int = Field(20, ge=1, description="how often that is done in a training, evenly spread")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _a_text_fits(self) -> Self:
+        if self.max_length > min(self.step_tokens, self.token_budget):
+            raise ValueError("max_length is above step_tokens or token_budget; a text must fit into one forward pass")
+        return self
+
+
+class Pretraining(LanguageModelling):
+    """Language models of several architectures, pretrained alike."""
+
+    sweep: Sweep
+    models: dict[Name, LanguageModelSettings] = Field(min_length=1)
+
+
+class PretrainSettings(LanguageModelling):
+    """A section of pretraining for one model: what `ssmrank pretrain` is given."""
+
+    config: dict[str, Any]
+
+
+class CardSettings(Section):
+    """What a model card says beside what the pretraining wrote: what `ssmrank model-card` is given."""
+
+    label: str
+    corpus: str
+    corpus_license: str
 
 
 # ---------------------------------------------------------------- sections
@@ -118,6 +226,12 @@ class Collection(Section):
     splits: list[Name] = Field(min_length=1)
     text_fields: list[str] = Field(["title", "text"], description="document fields, joined by a space")
     license: str = ""
+
+    @model_validator(mode="after")
+    def _titles_have_one_split(self) -> Self:
+        if isinstance(self.source, TitlesCollection) and len(self.splits) != 1:
+            raise ValueError("a collection of kind titles has one split, with all its queries; keep one name in splits")
+        return self
 
 
 class Bm25(Section):
@@ -207,13 +321,31 @@ class Training(Section):
     activation_checkpointing: Literal["auto", "off", "full"] = Field(
         "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory asks for"
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto", description="auto: on a GPU passes whose shape comes again are started as one CUDA graph each"
+    )
     length_grouped: bool = Field(False, description="groups of about equal tokens in a step")
     parallel: Literal["none", "ddp", "fsdp2"] = Field(
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
     )
     processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
     validation: Validation | None = None
-    seed: int = 42
+    seed: int = Field(42, ge=0)
+
+
+class SeededTraining(Training):
+    """A training, once or with several seeds."""
+
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="train once with each; tables print mean and standard deviation. Empty: once, with `seed`"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"a seed stands twice in {seeds}; give each once")
+        return seeds
 
 
 class TrainSettings(Training):
@@ -263,13 +395,20 @@ class TestSet(Section):
 
     __test__ = False  # not a class of tests, whatever its name says to pytest
 
-    collection: Name
+    collection: Name | Annotated[list[Name], Field(min_length=2)] = Field(
+        description="several: the mean of their means, each counting the same"
+    )
     split: Name
     metric: str
     label: str
     paper: str | None = Field(
         None, description="column of ssmrank/reporting/paper.yaml whose numbers stand beside, such as passage-dev"
     )
+
+    @property
+    def collections(self) -> list[str]:
+        """The collections, one or several."""
+        return [self.collection] if isinstance(self.collection, str) else self.collection
 
 
 class RerankerRow(Section):
@@ -283,13 +422,61 @@ class TableSection(Section):
     """Rows under one title; the best of them are bold."""
 
     title: str
+    published: list[str] = Field(
+        [], description="models of reporting/paper.yaml that are not run here: only their published numbers are shown"
+    )
     retrievers: list[Name] = []
     rerankers: list[RerankerRow] = []
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
-        if not self.retrievers and not self.rerankers:
+        if not self.published and not self.retrievers and not self.rerankers:
             raise ValueError(f"section {self.title!r} has no rows; add retrievers or rerankers, or remove it")
+        return self
+
+
+class Baseline(Section):
+    """A row of a table that others are compared with: a retriever, or a model after a training."""
+
+    retriever: Name | None = None
+    model: Name | None = None
+    training: Name | None = None
+
+    @model_validator(mode="after")
+    def _is_one_row(self) -> Self:
+        reranker = self.model is not None and self.training is not None
+        if reranker == (self.retriever is not None) or (self.model is None) != (self.training is None):
+            raise ValueError("name either a retriever, or a model and a training")
+        return self
+
+
+class Tests(Section):
+    """How paired tests over queries are computed and judged."""
+
+    test: Literal["randomization", "t"] = Field("randomization", description="decides the marks; both are computed")
+    alpha: float = Field(0.05, gt=0, lt=1, description="level of significance after Holm's correction")
+    permutations: int = Field(
+        100_000, ge=100, description="random changes of sign; all of them where there are no more than that"
+    )
+    seed: int = Field(42, ge=0)
+
+
+class Significance(Tests):
+    """Paired tests between the rows of each section of a table, on each of its columns."""
+
+    baseline: Baseline | None = Field(None, description="row that all others are compared with; null: every pair")
+
+
+class Tolerance(Section):
+    """How far from the paper's number ours may be, in the points that tables print, for a verdict on reproduction."""
+
+    ok: float = Field(0.5, ge=0, description="OK up to here")
+    okish: float = Field(1.5, ge=0, description="OKish up to here, FAIL beyond")
+
+    @model_validator(mode="after")
+    def _okish_is_wider(self) -> Self:
+        if self.okish < self.ok:
+            raise ValueError(f"okish {self.okish} is below ok {self.ok}; it is the wider tolerance")
         return self
 
 
@@ -301,52 +488,20 @@ class Table(Section):
     reranking: Name
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)
+    significance: Significance | None = Field(None, description="null: no tests")
+    tolerance: Tolerance = Tolerance()
 
-
-class ResultColumn(Section):
-    """One test set and metric of a table."""
-
-    label: str
-    metric: str
-    paper: str | None = None
-
-
-class ResultRow(Section):
-    """One system of a table: what is printed of it and where its values are."""
-
-    label: str
-    kind: Literal["E", "ED", "D", ""] = Field("", description="superscript; empty for a first stage")
-    size: str = ""
-    prior: str = Field("", description="what it reranks, such as BM25 top-30; empty for a first stage")
-    length: str = ""
-    max_length: int | None = Field(None, description="tokens; tells apart rows of the paper with one model")
-    pretrained: bool | None = Field(None, description="None: a first stage, which is not trained here")
-    metrics: list[str] = Field(description="for each column the key of the metrics file")
-
-
-class ResultSection(Section):
-    """Rows under one title."""
-
-    title: str
-    rows: list[ResultRow]
-
-
-class TableSettings(Section):
-    """What `ssmrank table` is given: all that is printed but the values, and nothing else.
-
-    A key of a metrics file is its path below the folder of metrics, without suffix:
-    COLLECTION/SPLIT/RETRIEVER or COLLECTION/SPLIT/RERANKING/TRAINING/MODEL.
-    """
-
-    caption: str
-    label: str = ""
-    collections: list[str] = Field(description="titles of the test collections")
-    columns: list[ResultColumn]
-    sections: list[ResultSection]
-
-    def metric_keys(self) -> list[str]:
-        """Every key once, in the order of rows and columns."""
-        return list(dict.fromkeys(key for section in self.sections for row in section.rows for key in row.metrics))
+    @property
+    def baseline_row(self) -> int | None:
+        """The number of the baseline's row, from 0 through all sections; None where none is named or no row is that."""
+        if self.significance is None or self.significance.baseline is None:
+            return None
+        rows: list[Baseline | None] = []
+        for section in self.sections:
+            rows += [None] * len(section.published)
+            rows += [Baseline(retriever=retriever) for retriever in section.retrievers]
+            rows += [Baseline(model=row.model, training=row.training) for row in section.rerankers]
+        return rows.index(self.significance.baseline) if self.significance.baseline in rows else None
 
 
 class Evaluation(Section):
@@ -378,17 +533,33 @@ class Params(Section):
     retrievers: dict[Name, Bm25]
     negatives: dict[Name, Negatives]
     models: dict[Name, Model]
-    trainings: dict[Name, Training]
+    trainings: dict[Name, SeededTraining]
     rerankings: dict[Name, Reranking]
     evaluation: Evaluation
     tables: dict[Name, Table]
     tracking: Tracking = Tracking()
+    corpora: dict[Name, Corpus] = {}
+    pretraining: dict[Name, Pretraining] = {}
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> Self:
+        for name, pretraining in self.pretraining.items():
+            self._defined("corpora", pretraining.corpus, f"pretraining.{name}.corpus")
+        for name, source in ((name, collection.source) for name, collection in self.collections.items()):
+            if isinstance(source, TitlesCollection):
+                self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
         for name, model in self.models.items():
+            if isinstance(model.source, PretrainedModel):
+                where = f"models.{name}.source"
+                self._defined("pretraining", model.source.pretraining, f"{where}.pretraining")
+                known = self.pretraining[model.source.pretraining].models
+                if model.source.model not in known:
+                    raise ValueError(
+                        f"{where}.model: {model.source.model!r} is not in pretraining.{model.source.pretraining}.models"
+                        f"{_suggest(model.source.model, known)}"
+                    )
             if isinstance(model.source, RandomModel):
                 for key in ("tokenizer", "embeddings"):
                     other = getattr(model.source, key)
@@ -407,7 +578,8 @@ class Params(Section):
             where = f"tables.{name}"
             self._defined("rerankings", table.reranking, f"{where}.reranking")
             for number, test in enumerate(table.tests):
-                self._defined_split(test.collection, test.split, f"{where}.tests[{number}]")
+                for collection in test.collections:
+                    self._defined_split(collection, test.split, f"{where}.tests[{number}]")
                 if test.metric not in self.evaluation.metrics:
                     raise ValueError(
                         f"{where}.tests[{number}].metric: {test.metric!r} is not in evaluation.metrics "
@@ -420,7 +592,26 @@ class Params(Section):
                     at = f"{where}.sections[{number}].rerankers[{row_number}]"
                     self._defined("models", row.model, f"{at}.model")
                     self._defined("trainings", row.training, f"{at}.training")
+            self._check_baseline(where, table)
         return self
+
+    def _check_baseline(self, where: str, table: Table) -> None:
+        baseline = table.significance.baseline if table.significance else None
+        if baseline is None:
+            return
+        where = f"{where}.significance.baseline"
+        if baseline.retriever is not None:
+            self._defined("retrievers", baseline.retriever, where)
+        else:
+            self._defined("models", str(baseline.model), where)
+            self._defined("trainings", str(baseline.training), where)
+        if table.baseline_row is None:
+            raise ValueError(f"{where}: no row of the table is this one; name a row of the table")
+
+    def defined_table(self, name: str) -> Table:
+        """The section of a table; raises ValueError with a near name where there is none."""
+        self._defined("tables", name, "table")
+        return self.tables[name]
 
     def _defined(self, section: str, name: str, where: str) -> None:
         known = getattr(self, section)
@@ -435,53 +626,41 @@ class Params(Section):
                 f"{where}.split: {split!r} is no split of collection {collection!r}{_suggest(split, splits)}"
             )
 
-    def train_settings(self, training: str, model: str) -> TrainSettings:
-        """The training section with the model's overrides."""
+    def seeded(self, training: str) -> list[str]:
+        """The names of a training's runs, one for each seed.
+
+        The seed that its key `seed` names has the training's own name, so that further seeds leave what is there as
+        it is; another seed N has TRAINING@seedN.
+        """
         section = self.trainings[training]
+        return [
+            training if seed == section.seed else f"{training}{SEED_SIGN}{seed}"
+            for seed in section.seeds or [section.seed]
+        ]
+
+    def training(self, name: str) -> Training:
+        """The section of a training, or of one of its seeds (`seeded`), with that seed."""
+        training, sign, seed = name.partition(SEED_SIGN)
+        values = self.trainings[training].model_dump(exclude={"seeds"})
+        return Training(**(values | ({"seed": int(seed)} if sign else {})))
+
+    def train_settings(self, training: str, model: str) -> TrainSettings:
+        """The training section, or that of one of its seeds, with the model's overrides."""
+        section = self.training(training)
         overrides = self.models[model].training.model_dump(exclude_none=True)
         count = self.negatives[section.negatives].count
         return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
 
-    def table_settings(self, name: str) -> TableSettings:
-        """What table `name` prints, with every name resolved to what is printed for it."""
-        self._defined("tables", name, "table")
-        table = self.tables[name]
-        reranking = self.rerankings[table.reranking]
-        prior = f"{self.retrievers[reranking.retriever].label} top-{reranking.depth}"
-        sections = []
-        for section in table.sections:
-            rows = [
-                ResultRow(
-                    label=self.retrievers[retriever].label,
-                    metrics=[f"{test.collection}/{test.split}/{retriever}" for test in table.tests],
-                )
-                for retriever in section.retrievers
-            ]
-            for row in section.rerankers:
-                model, training = self.models[row.model], self.trainings[row.training]
-                rows.append(
-                    ResultRow(
-                        label=model.label,
-                        kind=model.kind,
-                        size=model.size,
-                        prior=prior,
-                        length=training.label,
-                        max_length=training.max_length,
-                        pretrained=not isinstance(model.source, RandomModel),
-                        metrics=[
-                            f"{test.collection}/{test.split}/{table.reranking}/{row.training}/{row.model}"
-                            for test in table.tests
-                        ],
-                    )
-                )
-            sections.append(ResultSection(title=section.title, rows=rows))
-        return TableSettings(
-            caption=table.caption.strip(),
-            label=table.label,
-            collections=list(dict.fromkeys(self.collections[test.collection].title for test in table.tests)),
-            columns=[ResultColumn(label=test.label, metric=test.metric, paper=test.paper) for test in table.tests],
-            sections=sections,
-        )
+    def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
+        """The pretraining section for one of its models."""
+        section = self.pretraining[pretraining]
+        return PretrainSettings(**section.model_dump(exclude={"sweep", "models"}), config=section.models[model].config)
+
+    def card_settings(self, pretraining: str, model: str) -> CardSettings:
+        """What the model's card says of it and its data."""
+        section = self.pretraining[pretraining]
+        corpus = self.corpora[section.corpus]
+        return CardSettings(label=section.models[model].label, corpus=corpus.title, corpus_license=corpus.license)
 
 
 # ---------------------------------------------------------------- reading

@@ -80,6 +80,38 @@ def test_times_of_sources_do_not_count(finished) -> None:
     assert finished.planned() == {}
 
 
+SEEDS = "trainings: {firstp: {seeds: [43, 42]}}\n"
+TESTS = "tables: {table4: {significance: {baseline: {retriever: bm25}}}}\n"
+
+
+def test_a_further_seed_leaves_the_first_alone(finished) -> None:
+    (finished.folder / "seeds.yaml").write_text(SEEDS)
+    assert finished.planned("--configfile", "seeds.yaml") == TRAININGS
+
+
+def test_tests_of_significance_are_made_from_what_is_there(finished) -> None:
+    (finished.folder / "tests.yaml").write_text(TESTS)
+    assert finished.planned("--configfile", "tests.yaml") == {"significance": 1, "table": 1}
+
+
+def test_seeds_and_significance_in_a_table(project) -> None:
+    (project.folder / "both.yaml").write_text(SEEDS + TESTS)
+    project.snakemake("--configfile", "both.yaml")
+    outcomes = [
+        (project.folder / f"results/checkpoints/{training}/tiny-bert/outcome.json").read_text()
+        for training in ("firstp", "firstp@seed43")
+    ]
+    assert outcomes[0] != outcomes[1]
+    [header, bm25, bert, mamba] = (project.folder / "results/tables/table4.csv").read_text().splitlines()
+    assert header.endswith("nDCG@10,nDCG@10 (standard deviation)")
+    assert bm25.endswith(",") and not bert.endswith(",") and not mamba.endswith(",")
+    compared = (project.folder / "results/tables/significance/table4.csv").read_text().splitlines()
+    assert len(compared) == 3 and ",tiny/test,nDCG@10,bm25-top10/firstp/tiny-bert,bm25," in compared[1]
+    assert project.planned("--configfile", "both.yaml") == {}
+    with project.edited("params.yaml", "label: Tiny BERT", "label: Small BERT"):
+        assert project.planned("--configfile", "both.yaml") == {"table": 1}
+
+
 def test_an_overlay_changes_what_it_names(finished) -> None:
     (finished.folder / "mine.yaml").write_text("rerankings: {bm25-top10: {depth: 5}}\n")
     assert finished.planned("--configfile", "mine.yaml") == {"rerank": 2, "evaluate": 2, "table": 1}

@@ -6,7 +6,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 
 from pipeline.code import code, digest
 from pipeline.environment import deliver_journals, prepare, repeat_errors
-from pipeline.experiment import check_file, fill, read_experiment
+from pipeline.experiment import any_of, check_file, fill, read_experiment
 from pipeline.provenance import digests, reconcile
 
 STARTED = time.time()
@@ -14,6 +14,8 @@ STARTED = time.time()
 
 wildcard_constraints:
     **dict.fromkeys(
-        ["collection", "split", "model", "stemmer", "retriever", "negatives", "training", "reranking", "table"],
+        ["collection", "split", "model", "stemmer", "retriever", "negatives", "reranking", "table", "pretraining"],
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),
+    # One of several seeds of a training stands in its name.
+    training=r"[A-Za-z0-9][A-Za-z0-9.-]*(@seed[0-9]+)?",

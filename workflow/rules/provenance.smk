@@ -7,7 +7,7 @@ PHASES = {
     "train": [rules.train],
     "rerank": [rules.rerank],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
-    "tables": [rules.table, rules.table_pdf],
+    "tables": [rules.significance, rules.table, rules.table_pdf],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 

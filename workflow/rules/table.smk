@@ -3,9 +3,31 @@ rule all_tables:
         expand("results/tables/{table}.{format}", table=experiment.tables(), format=["tex", "csv", "md"]),
 
 
+rule significance:
+    input:
+        lambda w: expand("results/per-query/{key}.json", key=experiment.table_keys(w.table)),
+    output:
+        "results/tables/significance/{table}.csv",
+    log:
+        "results/logs/significance/{table}.log",
+    benchmark:
+        "results/benchmarks/significance/{table}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    wildcard_constraints:
+        table=any_of(experiment.tested_tables()),
+    params:
+        *code("ssmrank.evaluation.significance_command"),
+        settings=lambda w: experiment.significance_settings(w.table),
+    shell:
+        "ssmrank significance --settings {params.settings:q} --per-query results/per-query --output {output:q}"
+        " 2>&1 | tee {log:q} >&2"
+
+
 rule table:
     input:
-        lambda w: expand("results/metrics/{key}.json", key=experiment.table_keys(w.table)),
+        metrics=lambda w: expand("results/metrics/{key}.json", key=experiment.table_keys(w.table)),
+        tests=lambda w: expand("results/tables/significance/{table}.csv", table=experiment.significance(w.table)),
     output:
         tex=report("results/tables/{table}.tex", caption="../report/table.rst", category="Tables"),
         csv=report("results/tables/{table}.csv", caption="../report/table.rst", category="Tables"),
@@ -16,12 +38,16 @@ rule table:
         "results/benchmarks/table/{table}.tsv"
     conda:
         "../envs/ssmrank.yaml"
+    wildcard_constraints:
+        table=any_of(experiment.tables()),
     params:
         *code("ssmrank.reporting.command"),
         settings=lambda w: experiment.table_settings(w.table),
-        metrics=lambda w: expand("{key}=results/metrics/{key}.json", key=experiment.table_keys(w.table)),
+        tests=lambda w: expand(
+            "--significance results/tables/significance/{table}.csv", table=experiment.significance(w.table)
+        ),
     shell:
-        "ssmrank table --settings {params.settings:q} --metrics {params.metrics:q} --tex {output.tex:q}"
+        "ssmrank table --settings {params.settings:q} --metrics results/metrics {params.tests} --tex {output.tex:q}"
         " --csv {output.csv:q} --markdown {output.md:q} 2>&1 | tee {log:q} >&2"
 
 

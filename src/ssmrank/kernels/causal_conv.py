@@ -36,10 +36,13 @@ def packed_causal_conv1d(
         `[T, C]` in x's dtype, computed in float32 (float64 if x is). Differentiable in x, weight and bias, but not on a
         CPU in float32 with a history.
     """
-    if history is not None and x.is_cuda and x.dtype != torch.float64 and is_available("triton"):
-        from ssmrank.kernels.triton_causal_conv import causal_conv1d as triton_conv
+    if x.is_cuda and x.dtype != torch.float64 and is_available("triton"):
+        from ssmrank.kernels import triton_causal_conv, triton_conv_forks
 
-        return triton_conv(x, weight, bias, cu_seqlens, activation == "silu", history)
+        if history is not None:
+            return triton_conv_forks.causal_conv1d(x, weight, bias, cu_seqlens, activation == "silu", history)
+        if triton_causal_conv.supports(weight.shape[1]):
+            return triton_causal_conv.causal_conv1d(x, weight, bias, cu_seqlens, activation == "silu")
     fits = weight.shape[1] in (2, 3, 4) and x.shape[1] % 8 == 0
     if history is None and x.is_cuda and fits and is_available("causal_conv1d"):
         return _cuda(x, weight, bias, cu_seqlens, activation, seq_idx)

@@ -94,25 +94,21 @@ def packed_ssd(
         y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64) where asked for. Computed in
         float32, or float64 if x is. Differentiable in every floating tensor.
     """
-    plain = initial_states is None and not return_final_states
-    if x.is_cuda and plain and is_available("mamba_ssm"):
-        return written(_cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx), out)
     differentiable = needs_gradient(x, dt, A, B, C, D, dt_bias, initial_states)
-    if x.is_cuda and not differentiable and x.dtype != torch.float64 and is_available("triton"):
+    indexed = not differentiable and x.dtype != torch.float64
+    if initial_index is not None and not (indexed and (x.device.type == "cpu" or _triton_runs(x, B))):
+        initial_states, initial_index = chosen_states(initial_states, initial_index), None
+    if _triton_runs(x, B):
         from ssmrank.kernels import triton_ssd
 
-        if triton_ssd.supports(x.shape[2], B.shape[2]):
-            y, states = triton_ssd.ssd(
-                *(x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states, initial_index, out),
-                need_final=return_final_states,
-                longest=longest,
-            )
-            if not return_final_states:
-                return y
-            assert states is not None
-            return y, states
-    if initial_index is not None and (differentiable or x.device.type != "cpu" or x.dtype == torch.float64):
-        initial_states, initial_index = chosen_states(initial_states, initial_index), None
+        y, final = triton_ssd.ssd(
+            *(x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states, initial_index, out),
+            need_final=return_final_states,
+            longest=longest,
+        )
+        return y if final is None else (y, final)
+    if x.is_cuda and initial_states is None and not return_final_states and is_available("mamba_ssm"):
+        return written(_cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx), out)
     dtype = torch.promote_types(x.dtype, torch.float32)
     tensors: list[Any] = [None if t is None else t.to(dtype) for t in (x, dt, A, B, C, D, dt_bias, initial_states)]
     own = out if out is not None and out.dtype == dtype else None
@@ -122,6 +118,14 @@ def packed_ssd(
         return y
     assert states is not None
     return y, states
+
+
+def _triton_runs(x: Tensor, B: Tensor) -> bool:
+    if not x.is_cuda or x.dtype == torch.float64 or not is_available("triton"):
+        return False
+    from ssmrank.kernels import triton_ssd
+
+    return triton_ssd.supports(x.shape[2], B.shape[2])
 
 
 def _portable(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, RandomModel
+from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, PretrainedModel, RandomModel
 from ssmrank.errors import UserError
 from ssmrank.io.archive import extract_folder, fetch_archive
 from ssmrank.io.atomic import atomic_directory
@@ -39,6 +39,7 @@ def write_model(
     archives: Path,
     tokenizer_from: Path | None = None,
     embeddings_from: Path | None = None,
+    pretrained_from: Path | None = None,
     seed: int = 42,
 ) -> None:
     """Writes a checkpoint folder (config, weights, tokenizer) that `load_backbone` reads; complete or absent.
@@ -49,6 +50,10 @@ def write_model(
     with atomic_directory(output) as temporary:
         if isinstance(source, RandomModel):
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
+        elif isinstance(source, PretrainedModel):
+            if pretrained_from is None:
+                raise UserError("a pretrained model needs --pretrained-from: the folder of `ssmrank pretrain`")
+            _fetch(ModelFolder(kind="folder", path=str(pretrained_from)), temporary, archives, weights=True)
         else:
             _fetch(source, temporary, archives, weights=True)
             gguf = sorted(temporary.glob("*.gguf"))

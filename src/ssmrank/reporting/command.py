@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from ssmrank.config import TableSettings, read_settings
+from ssmrank.config import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
+from ssmrank.reporting.caption import caption_of
+from ssmrank.reporting.comparisons import read_comparisons
 from ssmrank.reporting.delimited import to_csv
 from ssmrank.reporting.latex import to_latex
 from ssmrank.reporting.markdown import to_markdown
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import read_results
 from ssmrank.reporting.table import build_table
+from ssmrank.table_settings import TableSettings
 from ssmrank.tracking import track
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
@@ -21,10 +25,11 @@ _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
-    parser.add_argument("--settings", required=True, help="JSON, or a file: what Params.table_settings gives")
+    parser.add_argument("--settings", required=True, help="JSON, or a file: what table_settings gives")
     parser.add_argument(
-        "--metrics", nargs="+", required=True, metavar="KEY=FILE", help="metrics file of each key of the settings"
+        "--metrics", type=Path, required=True, metavar="FOLDER", help="holds COLLECTION/SPLIT/RUN.json of `evaluate`"
     )
+    parser.add_argument("--significance", type=Path, help="CSV of `ssmrank significance`, where settings ask for it")
     parser.add_argument("--tex", type=Path, help="LaTeX file to write; needs booktabs")
     parser.add_argument("--csv", type=Path, help="CSV file to write")
     parser.add_argument("--markdown", type=Path, help="Markdown file to write")
@@ -36,9 +41,15 @@ def run(arguments: argparse.Namespace) -> None:
     if not outputs:
         raise UserError("nothing to write; give --tex, --csv or --markdown")
     settings = read_settings(TableSettings, arguments.settings)
+    if settings.alpha is not None and arguments.significance is None:
+        raise UserError("the settings ask for tests; give --significance, the file that `ssmrank significance` wrote")
     name = next(iter(outputs.values())).stem
-    with track("table", name, {"table": name}, {"metrics": len(arguments.metrics)}) as tracked:
-        table = build_table(settings, read_results(arguments.metrics, settings.metric_keys()), read_paper())
+    keys = settings.metric_keys()
+    with track("table", name, {"table": name}, {"metrics": len(keys)}) as tracked:
+        results = read_results(arguments.metrics, keys)
+        comparisons = read_comparisons(arguments.significance, settings.test) if arguments.significance else []
+        table = build_table(settings, results, read_paper(), comparisons)
+        table = replace(table, caption=caption_of(settings, results, table))
         texts = {path: _RENDERINGS[name](table) for name, path in outputs.items()}
         for path, text in texts.items():
             with atomic_file(path) as stream:

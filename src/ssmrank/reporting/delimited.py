@@ -9,12 +9,33 @@ from ssmrank.reporting.table import ResultTable
 
 
 def to_csv(table: ResultTable) -> str:
-    """Header and rows (RFC 4180 quoting, lines end with \\n); an unknown number is an empty field."""
+    """Header and rows (RFC 4180 quoting, lines end with \\n); an unknown number is an empty field.
+
+    After a column of ours stand its standard deviations and marks of significance where the table has any, after a
+    difference from the paper the verdict.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["section", "model", "kind", "size", "prior", "length", *(c.title for c in table.columns)])
+    parts = [_parts(table, place) for place in range(len(table.columns))]
+    titles = [
+        column.title + (f" ({name})" if name else "")
+        for column, names in zip(table.columns, parts, strict=True)
+        for name in names
+    ]
+    letters = any(row.letter for section in table.sections for row in section.rows)
+    fixed = ["section", *(["letter"] if letters else []), "model", "kind", "size", "prior", "length"]
+    writer.writerow([*fixed, *titles])
     for section in table.sections:
         for row in section.rows:
-            values = [cell.text for cell in row.cells]
-            writer.writerow([section.title, row.label, row.kind, row.size, row.prior, row.length, *values])
+            values = [getattr(c, field) for c, own in zip(row.cells, parts, strict=True) for field in own.values()]
+            about = [*([row.letter] if letters else []), row.label, row.kind, row.size, row.prior, row.length]
+            writer.writerow([section.title, *about, *values])
     return stream.getvalue()
+
+
+def _parts(table: ResultTable, place: int) -> dict[str, str]:
+    """For a column the fields that its cells have: what the header adds to its title, and the attribute."""
+    cells = [row.cells[place] for section in table.sections for row in section.rows]
+    optional = {"standard deviation": "spread", "significance": "significant", "verdict": "verdict"}
+    shown = {name: field for name, field in optional.items() if any(getattr(cell, field) for cell in cells)}
+    return {"": "text", **shown}

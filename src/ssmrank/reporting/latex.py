@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ssmrank.reporting.comparisons import BETTER, WORSE
 from ssmrank.reporting.table import BEST_OURS, BEST_OVERALL, SUBSTITUTE, Cell, Column, ResultTable, Row
 
 _ESCAPES = {
@@ -29,11 +30,21 @@ _ESCAPES = {
     "–": r"\textendash{}",
     "—": r"\textemdash{}",
     "×": r"$\times$",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    BETTER: r"$\uparrow$",
+    WORSE: r"$\downarrow$",
     BEST_OVERALL: r"$\dagger$",
     BEST_OURS: r"$\ddagger$",
     SUBSTITUTE: r"$\ast$",
 }
-_MARKS = {BEST_OVERALL: r"\dagger", BEST_OURS: r"\ddagger", SUBSTITUTE: r"\ast"}
+_MARKS = {
+    BEST_OVERALL: r"\dagger",
+    BEST_OURS: r"\ddagger",
+    SUBSTITUTE: r"\ast",
+    BETTER: r"\uparrow",
+    WORSE: r"\downarrow",
+}
 
 _FIXED = ("Model", "Size", "Prior", "Length")
 
@@ -49,15 +60,16 @@ def to_latex(table: ResultTable) -> str:
     """A `table` environment for \\input, which asks for nothing but the package booktabs."""
     columns = len(_FIXED) + len(table.columns)
     lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
-    # Marks take no width, so that the numbers stay in line; the space after the last column is theirs.
-    alignment = "llll" + "r" * len(table.columns) + "@{\\hspace{1.2em}}"
+    # Marks take no width, so that the numbers stay in line; the space after the last column is theirs. Letters take
+    # theirs: there may be many.
+    alignment = "llll" + ("l" if _has_letters(table) else "r") * len(table.columns) + "@{\\hspace{1.2em}}"
     lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table)]
     for section in table.sections:
         lines += [
             "    \\midrule",
             f"    \\multicolumn{{{columns}}}{{@{{}}l}}{{\\textit{{{escape(section.title)}}}}} \\\\",
         ]
-        lines += [f"    {_row(row)} \\\\" for row in section.rows]
+        lines += [f"    {_row(row, _has_letters(table))} \\\\" for row in section.rows]
     lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{escape(table.caption)}}}"]
     lines += [f"  \\label{{{table.label}}}"] if table.label else []
     lines += ["\\end{table}"]
@@ -68,7 +80,7 @@ def _header(table: ResultTable) -> list[str]:
     """Up to three lines: test sets, their metrics where these are not the names themselves, ours and the paper's."""
     groups: list[list[Column]] = []
     for column in table.columns:
-        if column.paper:
+        if column.origin != "ours":
             groups[-1].append(column)
         else:
             groups.append([column])
@@ -76,7 +88,7 @@ def _header(table: ResultTable) -> list[str]:
     metrics = [
         _span(len(group), "" if group[0].metric == group[0].label else escape(group[0].metric)) for group in groups
     ]
-    origins = ["" if len(group) == 1 else "ours & paper" for group in groups]
+    origins = ["" if len(group) == 1 else r"ours & paper & $\Delta$" for group in groups]
     empty = [""] * len(_FIXED)
     lines = [[*_FIXED, *labels]]
     if any(column.metric != column.label for column in table.columns):
@@ -102,13 +114,24 @@ def _span(width: int, text: str) -> str:
     return text if width == 1 else f"\\multicolumn{{{width}}}{{c}}{{{text}}}"
 
 
-def _row(row: Row) -> str:
+def _has_letters(table: ResultTable) -> bool:
+    return any(row.letter for section in table.sections for row in section.rows)
+
+
+def _row(row: Row, letters: bool) -> str:
     label = escape(row.label) + (f"$^{{\\mathrm{{{row.kind}}}}}$" if row.kind else "")
+    label = (f"$^{{{row.letter}}}$" if row.letter else "") + label
     fixed = [escape(text) or "--" for text in (row.size, row.prior, row.length)]
-    return " & ".join([label, *fixed, *map(_cell, row.cells)])
+    return " & ".join([label, *fixed, *(_cell(cell, letters) for cell in row.cells)])
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, letters: bool) -> str:
     text = f"\\textbf{{{cell.text}}}" if cell.bold else cell.text
-    marks = "".join(_MARKS[sign] for sign in cell.marks)
-    return f"{text}\\rlap{{$^{{{marks}}}$}}" if marks else text
+    # A minus, not a hyphen.
+    text = f"${text}$" if text.startswith(("+", "-")) else text
+    text += f"{{\\scriptsize$\\pm${cell.spread}}}" if cell.spread else ""
+    text += ("\\," if cell.text else "") + f"{{\\tiny {cell.verdict}}}" if cell.verdict else ""
+    marks = "".join(_MARKS.get(sign, sign) for sign in cell.significant + cell.marks)
+    if not marks:
+        return text
+    return f"{text}$^{{{marks}}}$" if letters else f"{text}\\rlap{{$^{{{marks}}}$}}"

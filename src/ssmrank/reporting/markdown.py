@@ -19,7 +19,8 @@ def to_markdown(table: ResultTable) -> str:
     for section in table.sections:
         lines.append(_line([f"*{escape(section.title)}*"] + [""] * (len(heads) - 1)))
         for row in section.rows:
-            label = escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
+            label = f"<sup>{row.letter}</sup>" if row.letter else ""
+            label += escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
             fixed = [escape(text) or "–" for text in (row.size, row.prior, row.length)]
             lines.append(_line([label, *fixed, *map(_cell, row.cells)]))
     return "\n".join(lines) + "\n"
@@ -31,4 +32,6 @@ def _line(cells: list[str]) -> str:
 
 def _cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.bold else cell.text
-    return text + escape(cell.marks)
+    text += f" ± {cell.spread}" if cell.spread else ""
+    text += f"<sup>{cell.significant}</sup>" if cell.significant else ""
+    return (text + escape(cell.marks) + f" {cell.verdict}" if cell.verdict else text + escape(cell.marks)).strip()

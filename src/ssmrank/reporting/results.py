@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,17 +46,6 @@ def read_result(path: Path) -> Result:
     return Result(path, record.status, record.queries, record.mean)
 
 
-def read_results(files: list[str], keys: list[str]) -> dict[str, Result]:
-    """From `KEY=FILE` words; raises UserError for a word of another form, an unknown key, or one without a file."""
-    results: dict[str, Result] = {}
-    for word in files:
-        key, separator, path = word.partition("=")
-        if not separator or not path:
-            raise UserError(f"--metrics {word!r}: write it as KEY=FILE")
-        if key not in keys:
-            raise UserError(f"--metrics: no row of the table asks for {key!r}; its keys: {', '.join(keys)}")
-        results[key] = read_result(Path(path))
-    missing = [key for key in keys if key not in results]
-    if missing:
-        raise UserError(f"--metrics: no file for {missing[0]}; add {missing[0]}=FILE ({len(missing)} missing in all)")
-    return results
+def read_results(folder: Path, keys: Iterable[str]) -> dict[str, Result]:
+    """The files KEY.json below a folder of metrics, by key."""
+    return {key: read_result(folder / f"{key}.json") for key in keys}

@@ -1,59 +1,70 @@
-"""A table of results before it is LaTeX, CSV or Markdown: rows, cells, marks and the caption's sentences."""
+"""A table of results before it is LaTeX, CSV, Markdown or HTML: rows, cells and marks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_UP, Decimal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Literal
 
-from ssmrank.config import ResultRow, TableSettings
+from ssmrank.config import Tolerance
 from ssmrank.errors import UserError
+from ssmrank.reporting.comparisons import Compared, letters_of, marks_of
 from ssmrank.reporting.paper import Paper, PaperNumber
 from ssmrank.reporting.results import Result
+from ssmrank.reporting.values import Value, one_decimal, value_of
+from ssmrank.table_settings import ResultRow, TableSettings
 
 OOM = "OOM"
 BEST_OVERALL = "†"
 BEST_OURS = "‡"
 SUBSTITUTE = "*"
 
-KINDS = {"E": "encoder-only", "ED": "encoder-decoder", "D": "decoder-only"}
+Verdict = Literal["", "OK", "OKish", "FAIL"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one column of a row; an empty text where the value is not known."""
+    """What stands in one column of a row; an empty text where the value is not known.
+
+    `significant`: the letters of rows that this one is better than, or an arrow against a baseline. `verdict`: of a
+    difference from the paper.
+    """
 
     text: str = ""
+    spread: str = ""
     bold: bool = False
     best_overall: bool = False
     best_ours: bool = False
     substitute: bool = False
+    significant: str = ""
+    verdict: Verdict = ""
 
     @property
     def marks(self) -> str:
-        """The signs after the number."""
+        """The signs after the number, but for those of significance."""
         signs = ((self.best_overall, BEST_OVERALL), (self.best_ours, BEST_OURS), (self.substitute, SUBSTITUTE))
         return "".join(sign for shown, sign in signs if shown)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of values: ours, or the paper's for the same test set."""
+    """A column of values: ours, or for the same test set the paper's, or the difference of the two."""
 
     label: str
     metric: str
-    paper: bool = False
+    origin: Literal["ours", "paper", "difference"] = "ours"
 
     @property
     def title(self) -> str:
         """One line that names the column."""
         name = self.label if self.metric == self.label else f"{self.label} {self.metric}"
-        return f"{name} (paper)" if self.paper else name
+        return name if self.origin == "ours" else f"{name} ({self.origin})"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A system with one cell for each column."""
+    """A system with one cell for each column; a letter where every pair of a section is compared."""
 
     label: str
     kind: str
@@ -61,6 +72,7 @@ class Row:
     prior: str
     length: str
     cells: tuple[Cell, ...]
+    letter: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,157 +91,126 @@ class ResultTable:
     label: str
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
+    sources: tuple[PaperNumber, ...] = field(default=(), compare=False)
 
     @property
     def has_paper(self) -> bool:
         """Whether some columns hold the paper's numbers."""
-        return any(column.paper for column in self.columns)
+        return any(column.origin == "paper" for column in self.columns)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell, row by row."""
+        return [cell for section in self.sections for row in section.rows for cell in row.cells]
 
 
-def percent(value: float) -> Decimal:
-    """A value between 0 and 1 as printed: times 100, one decimal, halves away from zero.
-
-    Computed on the shortest decimal that reads back as `value`, so that 0.4745 is printed 47.5 and not, as the binary
-    number would have it, 47.4.
-    """
-    return (Decimal(repr(value)) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
-
-
-def build_table(settings: TableSettings, results: Mapping[str, Result], paper: Paper) -> ResultTable:
-    """The table; `results` by the keys of `settings.metric_keys()`.
+def build_table(
+    settings: TableSettings,
+    results: Mapping[str, Result],
+    paper: Paper,
+    comparisons: Sequence[Compared] = (),
+) -> ResultTable:
+    """The table without its caption; `results` by the keys of `settings.metric_keys()`.
 
     Best values are found among the numbers as printed: two equal numbers of which only one is bold would look like
     an error, and what rounding hides is noise at these numbers of queries.
     """
+    _check_metrics(settings, paper)
+    numbered = _numbered(settings)
+    letters = letters_of(numbered) if settings.alpha is not None and settings.baseline is None else None
+    marks = marks_of(comparisons, settings.alpha, letters) if settings.alpha is not None else {}
+    every_row = [row for section in settings.sections for row in section.rows]
+    values = [_values(row, settings, results) for row in every_row]
+    best_overall = _best(values, len(settings.columns))
+    ours = [own for row, own in zip(every_row, values, strict=True) if row.pretrained is not None]
+    best_ours = _best(ours, len(settings.columns))
+    sections: list[Section] = []
+    sources: list[PaperNumber] = []
+    for section, numbers in zip(settings.sections, numbered, strict=True):
+        best_here = _best([values[number] for number in numbers], len(settings.columns))
+        rows = []
+        for number in numbers:
+            row = every_row[number]
+            cells = []
+            for place, (column, value) in enumerate(zip(settings.columns, values[number], strict=True)):
+                mean = value.mean if isinstance(value, Value) else None
+                cell = Cell(
+                    text=str(mean) if mean is not None else (OOM if row.runs else ""),
+                    spread=str(value.spread) if value is not None and value.spread is not None else "",
+                    bold=mean is not None and mean == best_here[place],
+                    best_overall=mean is not None and mean == best_overall[place],
+                    best_ours=mean is not None and row.pretrained is not None and mean == best_ours[place],
+                    significant=marks.get((number, place), ""),
+                )
+                cells.append(cell)
+                if column.paper is not None:
+                    known = paper.number(column.paper, row.label, row.max_length)
+                    cells += [_paper_cell(known), _difference(cell, known, settings.tolerance)]
+                    sources += [known] if known else []
+            letter = letters[number] if letters and row.runs else ""
+            rows.append(Row(row.label, row.kind, row.size, row.prior, row.length, tuple(cells), letter))
+        sections.append(Section(section.title, tuple(rows)))
+    columns = []
+    for column in settings.columns:
+        own = Column(column.label, column.metric)
+        columns += [own]
+        if column.paper is not None:
+            columns += [replace(own, origin="paper"), replace(own, origin="difference")]
+    return ResultTable("", settings.label, tuple(columns), tuple(sections), tuple(sources))
+
+
+def verdict(difference: Decimal, tolerance: Tolerance) -> Verdict:
+    """OK, OKish or FAIL by how far we are from the paper's number, to either side."""
+    if abs(difference) <= Decimal(str(tolerance.ok)):
+        return "OK"
+    return "OKish" if abs(difference) <= Decimal(str(tolerance.okish)) else "FAIL"
+
+
+def _check_metrics(settings: TableSettings, paper: Paper) -> None:
     for column in settings.columns:
         if column.paper is not None and paper.column(column.paper).metric != column.metric:
             raise UserError(
                 f"column {column.label!r}: its metric is {column.metric}, but the paper's {column.paper} is "
                 f"{paper.column(column.paper).metric}; change one of the keys metric and paper"
             )
-    values = [[_values(row, settings, results) for row in section.rows] for section in settings.sections]
-    every_row = [row for section in settings.sections for row in section.rows]
-    every_value = [own for block in values for own in block]
-    best_overall = _best(every_value)
-    best_ours = _best(own for row, own in zip(every_row, every_value, strict=True) if row.pretrained is not None) or [
-        None
-    ] * len(settings.columns)
-    sections: list[Section] = []
-    sources: list[PaperNumber] = []
-    for section, block in zip(settings.sections, values, strict=True):
-        best_here = _best(block)
-        rows = []
-        for row, own in zip(section.rows, block, strict=True):
-            cells = []
-            for place, (column, value) in enumerate(zip(settings.columns, own, strict=True)):
-                cells.append(
-                    Cell(
-                        text=OOM if value is None else str(value),
-                        bold=value is not None and value == best_here[place],
-                        best_overall=value is not None and value == best_overall[place],
-                        best_ours=value is not None and row.pretrained is not None and value == best_ours[place],
-                    )
-                )
-                if column.paper is not None:
-                    known = paper.number(column.paper, row.label, row.max_length)
-                    cells.append(_paper_cell(known))
-                    sources += [known] if known else []
-            rows.append(Row(row.label, row.kind, row.size, row.prior, row.length, tuple(cells)))
-        sections.append(Section(section.title, tuple(rows)))
-    columns = []
-    for column in settings.columns:
-        ours = Column(column.label, column.metric)
-        columns += [ours] if column.paper is None else [ours, replace(ours, paper=True)]
-    table = ResultTable("", settings.label, tuple(columns), tuple(sections))
-    return replace(table, caption=" ".join(_sentences(settings, results, table, sources)))
 
 
-def _values(row: ResultRow, settings: TableSettings, results: Mapping[str, Result]) -> list[Decimal | None]:
-    return [_value(results[key], column.metric) for key, column in zip(row.metrics, settings.columns, strict=True)]
+def _numbered(settings: TableSettings) -> list[list[int]]:
+    """Numbers of the rows of each section, from 0 through all of them."""
+    numbered, first = [], 0
+    for section in settings.sections:
+        numbered.append(list(range(first, first + len(section.rows))))
+        first += len(section.rows)
+    return numbered
 
 
-def _value(result: Result, metric: str) -> Decimal | None:
-    """The number as printed; None where the model did not fit in memory."""
-    if result.status == "oom":
-        return None
-    if metric not in result.mean:
-        raise UserError(
-            f"{result.path}: holds no {metric} (it has {', '.join(result.mean) or 'no metric'}); "
-            "add it to evaluation.metrics in params.yaml and evaluate again"
-        )
-    return percent(result.mean[metric])
+def _values(row: ResultRow, settings: TableSettings, results: Mapping[str, Result]) -> list[Value | None]:
+    return [value_of(row, column, results) if row.runs else None for column in settings.columns]
 
 
-def _best(rows: Iterable[list[Decimal | None]]) -> list[Decimal | None]:
+def _best(rows: Iterable[list[Value | None]], columns: int) -> list[Decimal | None]:
     """For each column the greatest number, None where no row has one."""
-    return [max((value for value in column if value is not None), default=None) for column in zip(*rows, strict=True)]
+    found: list[list[Decimal]] = [[] for _ in range(columns)]
+    for row in rows:
+        for numbers, value in zip(found, row, strict=True):
+            numbers += [] if value is None else [value.mean]
+    return [max(numbers, default=None) for numbers in found]
 
 
 def _paper_cell(known: PaperNumber | None) -> Cell:
     if known is None:
         return Cell()
-    text = known.value if known.value == OOM else str(Decimal(str(known.value)).quantize(Decimal("0.1"), ROUND_HALF_UP))
+    text = known.value if known.value == OOM else str(one_decimal(float(known.value)))
     return Cell(text=str(text), substitute=known.substitute)
 
 
-def _sentences(
-    settings: TableSettings, results: Mapping[str, Result], table: ResultTable, sources: list[PaperNumber]
-) -> Iterable[str]:
-    rows = [row for section in settings.sections for row in section.rows]
-    cells = [cell for section in table.sections for row in section.rows for cell in row.cells]
-    caption = settings.caption.strip()
-    yield caption if caption.endswith((".", "!", "?")) else f"{caption}."
-    yield f"Test collection{'s' if len(settings.collections) > 1 else ''}: {_list(settings.collections)}."
-    yield f"Means over {_queries(settings, results)}, times 100, rounded to one decimal."
-    yield (
-        f"The best of each section is bold; {BEST_OVERALL} marks the best overall and {BEST_OURS} the best of our "
-        "trained models; values equal after rounding share a mark."
-    )
-    kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
-    if kinds:
-        yield f"Superscript{'s' if len(kinds) > 1 else ''}: {_list([f'{kind} {KINDS[kind]}' for kind in kinds])}."
-    trained = {row.label: row.pretrained for row in rows if row.pretrained is not None}
-    pretrained = [label for label, is_pretrained in trained.items() if is_pretrained]
-    random = [label for label, is_pretrained in trained.items() if not is_pretrained]
-    if pretrained and random:
-        yield f"Pretrained before fine-tuning: {_list(pretrained)}."
-        yield (
-            f"{_list(random)} start{'s' if len(random) == 1 else ''} from random weights, "
-            "so their order is not a finding."
-        )
-    elif random:
-        yield "All rerankers start from random weights, so their order is not a finding."
-    elif pretrained:
-        yield "All rerankers were pretrained before fine-tuning."
-    if any(cell.text == OOM for cell in cells):
-        yield f"{OOM}: did not fit in memory."
-    if table.has_paper:
-        yield "Columns “paper” give the published numbers as far as they are known to us; others are blank."
-    substitutes = list(dict.fromkeys(number.source for number in sources if number.substitute))
-    if substitutes:
-        yield f"{SUBSTITUTE} from another source than the paper: {'; '.join(substitutes)}."
-
-
-def _queries(settings: TableSettings, results: Mapping[str, Result]) -> str:
-    """How many queries each column's means are over; raises UserError where two rows of a column disagree."""
-    rows = [row for section in settings.sections for row in section.rows]
-    counts: dict[str, int] = {}
-    for place, column in enumerate(settings.columns):
-        first = results[rows[0].metrics[place]]
-        for row in rows:
-            result = results[row.metrics[place]]
-            if result.queries != first.queries:
-                raise UserError(
-                    f"{result.path}: {result.queries} queries, but {first.path} has {first.queries}; "
-                    "evaluate both runs again with the same qrels"
-                )
-        counts[column.label] = first.queries
-    if len(set(counts.values())) == 1:
-        count = next(iter(counts.values()))
-        return f"{count:,} quer{'y' if count == 1 else 'ies'}"
-    return _list([f"{count:,} queries ({test})" for test, count in counts.items()])
-
-
-def _list(words: Iterable[str]) -> str:
-    words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _difference(ours: Cell, known: PaperNumber | None, tolerance: Tolerance) -> Cell:
+    """Of the numbers as printed. Where memory ran out for both, that is reproduced; for us alone, it is not."""
+    if known is None or not ours.text:
+        return Cell()
+    if ours.text == OOM:
+        return Cell(verdict="OK" if known.value == OOM else "FAIL")
+    if known.value == OOM:
+        return Cell()
+    difference = Decimal(ours.text) - one_decimal(float(known.value))
+    return Cell(text=f"{difference:+}", verdict=verdict(difference, tolerance))

@@ -7,7 +7,7 @@ import sys
 import torch
 from kernel_checks import Random, cu_seqlens
 
-from ssmrank.kernels import reference, triton_causal_conv, triton_selective_scan, triton_ssd
+from ssmrank.kernels import reference, triton_conv_forks, triton_selective_scan, triton_ssd
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)
@@ -87,7 +87,7 @@ def conv(device, width, channels):
     starts = cu_seqlens(lengths)
     history = torch.tensor([(path[::-1] + [-1] * width)[: width - 1] for path in paths], device=device)
     moved = (tensor.to(device, torch.float32) for tensor in (x, weight, bias))
-    got = triton_causal_conv.causal_conv1d(*moved, starts.to(device), True, history).cpu()
+    got = triton_conv_forks.causal_conv1d(*moved, starts.to(device), True, history).cpu()
     for sequence, path in enumerate(paths):
         own = list(range(starts[sequence], starts[sequence + 1]))
         whole = x[path + own]

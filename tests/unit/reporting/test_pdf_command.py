@@ -16,7 +16,7 @@ HOSTILE = 'A & B_1 {50%} $x$ #2 ~ ^ \\cmd <b> "q" | `c` *s* é – “r” †�
 TABLE = ResultTable(
     caption=f"Caption with {HOSTILE}.",
     label="tab:documents",
-    columns=(Column("Dev", "MRR@100"), Column("Dev", "MRR@100", paper=True), Column("DL19", "nDCG@10")),
+    columns=(Column("Dev", "MRR@100"), Column("Dev", "MRR@100", "paper"), Column("DL19", "nDCG@10")),
     sections=(
         Section(
             HOSTILE,

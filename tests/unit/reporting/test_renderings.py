@@ -16,13 +16,18 @@ HOSTILE = 'A & B_1 {50%} $x$ #2 ~ ^ \\cmd <b> "q" | [l](u) `c` *s* a--b'
 TABLE = ResultTable(
     caption="First. † overall, ‡ ours.",
     label="tab:documents",
-    columns=(Column("Dev", "MRR@100"), Column("Dev", "MRR@100", paper=True), Column("DL19", "nDCG@10")),
+    columns=(
+        Column("Dev", "MRR@100"),
+        Column("Dev", "MRR@100", "paper"),
+        Column("Dev", "MRR@100", "difference"),
+        Column("DL19", "nDCG@10"),
+    ),
     sections=(
-        Section("First stage", (Row("BM25", "", "", "", "", (Cell("30.0"), Cell(), Cell("50.0", bold=True))),)),
+        Section("First stage", (Row("BM25", "", "", "", "", (Cell("30.0"), Cell(), Cell(), Cell("50.0", bold=True))),)),
         Section(
             HOSTILE,
             (
-                Row(HOSTILE, "D", "1M", "BM25 top-30", "FirstP (64)", (Cell("OOM"), Cell("OOM"), Cell("40.0"))),
+                Row(HOSTILE, "D", "1M", "BM25 top-30", "FirstP (64)", (Cell("OOM"), Cell("OOM"), Cell(), Cell("40.0"))),
                 Row(
                     "Mamba-2",
                     "D",
@@ -32,6 +37,7 @@ TABLE = ResultTable(
                     (
                         Cell("60.0", bold=True, best_overall=True, best_ours=True),
                         Cell("51.8", substitute=True),
+                        Cell("+8.2", verdict="FAIL"),
                         Cell("40.0"),
                     ),
                 ),
@@ -50,11 +56,11 @@ def latex_rows(text: str) -> list[list[str]]:
 
 def test_latex_rows_and_marks() -> None:
     rows = latex_rows(to_latex(TABLE))
-    assert rows[0] == ["Model", "Size", "Prior", "Length", "\\multicolumn{2}{c}{Dev}", "DL19"]
-    assert rows[1] == ["", "", "", "", "\\multicolumn{2}{c}{MRR@100}", "nDCG@10"]
-    assert rows[2] == ["", "", "", "", "ours", "paper", ""]
-    assert rows[3] == ["\\multicolumn{7}{@{}l}{\\textit{First stage}}"]
-    assert rows[4] == ["BM25", "--", "--", "--", "30.0", "", "\\textbf{50.0}"]
+    assert rows[0] == ["Model", "Size", "Prior", "Length", "\\multicolumn{3}{c}{Dev}", "DL19"]
+    assert rows[1] == ["", "", "", "", "\\multicolumn{3}{c}{MRR@100}", "nDCG@10"]
+    assert rows[2] == ["", "", "", "", "ours", "paper", "$\\Delta$", ""]
+    assert rows[3] == ["\\multicolumn{8}{@{}l}{\\textit{First stage}}"]
+    assert rows[4] == ["BM25", "--", "--", "--", "30.0", "", "", "\\textbf{50.0}"]
     assert rows[-1] == [
         "Mamba-2$^{\\mathrm{D}}$",
         "1M",
@@ -62,13 +68,14 @@ def test_latex_rows_and_marks() -> None:
         "LongP (192)",
         "\\textbf{60.0}\\rlap{$^{\\dagger\\ddagger}$}",
         "51.8\\rlap{$^{\\ast}$}",
+        "$+8.2$\\,{\\tiny FAIL}",
         "40.0",
     ]
 
 
 def test_latex_uses_booktabs_and_no_other_package() -> None:
     text = to_latex(TABLE)
-    for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\cmidrule(lr){5-6}"):
+    for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\cmidrule(lr){5-7}"):
         assert command in text
     assert text.count("\\midrule") == 1 + len(TABLE.sections) - 1
     assert "\\multirow" not in text and "\\SI" not in text
@@ -97,8 +104,13 @@ def test_markdown_rows() -> None:
     lines = to_markdown(TABLE).splitlines()
     assert lines[0] == "First. † overall, ‡ ours."
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[2:]]
-    assert {len(cells) for cells in table} == {7}
-    assert [cell.strip() for cell in table[0][4:]] == ["Dev MRR@100", "Dev MRR@100 (paper)", "DL19 nDCG@10"]
+    assert {len(cells) for cells in table} == {8}
+    assert [cell.strip() for cell in table[0][4:]] == [
+        "Dev MRR@100",
+        "Dev MRR@100 (paper)",
+        "Dev MRR@100 (difference)",
+        "DL19 nDCG@10",
+    ]
     assert [cell.strip() for cell in table[-1]] == [
         "Mamba-2<sup>D</sup>",
         "1M",
@@ -106,9 +118,10 @@ def test_markdown_rows() -> None:
         "LongP (192)",
         "**60.0**†‡",
         "51.8\\*",
+        "+8.2 FAIL",
         "40.0",
     ]
-    assert [cell.strip() for cell in table[3]] == ["BM25", "–", "–", "–", "30.0", "", "**50.0**"]
+    assert [cell.strip() for cell in table[3]] == ["BM25", "–", "–", "–", "30.0", "", "", "**50.0**"]
 
 
 def test_markdown_escapes_user_text() -> None:
@@ -130,6 +143,8 @@ def test_csv_reads_back() -> None:
         "length": "LongP (192)",
         "Dev MRR@100": "60.0",
         "Dev MRR@100 (paper)": "51.8",
+        "Dev MRR@100 (difference)": "+8.2",
+        "Dev MRR@100 (difference) (verdict)": "FAIL",
         "DL19 nDCG@10": "40.0",
     }
 
@@ -137,4 +152,23 @@ def test_csv_reads_back() -> None:
 def test_all_renderings_print_the_same_numbers() -> None:
     numbers = [cell.text for section in TABLE.sections for row in section.rows for cell in row.cells if cell.text]
     for text in (to_latex(TABLE), to_csv(TABLE), to_markdown(TABLE)):
-        assert re.findall(r"(?<![\d.(])\d+\.\d(?![\de])|OOM", text) == numbers
+        assert re.findall(r"(?<![\d.(])[+]?\d+\.\d(?![\de])|OOM", text) == numbers
+
+
+def test_seeds_letters_and_arrows() -> None:
+    def table(cell: Cell, letter: str) -> ResultTable:
+        rows = (Row("A", "D", "", "", "", (cell,), letter),)
+        return ResultTable("C.", "", (Column("Dev", "Dev"),), (Section("S", rows),))
+
+    lettered = table(Cell("60.0", "1.2", bold=True, best_overall=True, significant="bc"), "a")
+    assert latex_rows(to_latex(lettered))[-1] == [
+        "$^{a}$A$^{\\mathrm{D}}$",
+        *["--"] * 3,
+        "\\textbf{60.0}{\\scriptsize$\\pm$1.2}$^{bc\\dagger}$",
+    ]
+    assert to_markdown(lettered).splitlines()[-1].split("|")[-2].strip() == "**60.0** ± 1.2<sup>bc</sup>†"
+    [row] = csv.DictReader(io.StringIO(to_csv(lettered)))
+    assert (row["letter"], row["Dev"], row["Dev (standard deviation)"]) == ("a", "60.0", "1.2")
+    assert row["Dev (significance)"] == "bc"
+    arrow = table(Cell("60.0", significant="↑"), "")
+    assert latex_rows(to_latex(arrow))[-1][-1] == "60.0\\rlap{$^{\\uparrow}$}"

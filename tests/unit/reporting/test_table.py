@@ -6,40 +6,55 @@ from typing import Any
 
 import pytest
 
-from ssmrank.config import ResultColumn, ResultRow, ResultSection, TableSettings
 from ssmrank.errors import UserError
+from ssmrank.reporting.caption import caption_of
+from ssmrank.reporting.comparisons import Compared, letters_of
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import Result
-from ssmrank.reporting.table import Cell, ResultTable, build_table, percent
+from ssmrank.reporting.table import Cell, ResultTable, build_table
+from ssmrank.reporting.values import percent
+from ssmrank.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 
 
-def row(label: str, key: str, **more: Any) -> ResultRow:
+def row(label: str, runs: str, **more: Any) -> ResultRow:
     defaults: dict[str, Any] = {"kind": "D", "size": "1M", "prior": "BM25 top-30", "length": "FirstP (64)"}
-    return ResultRow(**{"label": label, "metrics": [key], "pretrained": False, **defaults, **more})
+    return ResultRow(**{"label": label, "runs": runs.split(), "pretrained": False, **defaults, **more})
 
 
 def first_stage(label: str, key: str) -> ResultRow:
-    return ResultRow(label=label, metrics=[key])
+    return ResultRow(label=label, runs=[key])
 
 
 def settings(*sections: list[ResultRow], **more: Any) -> TableSettings:
+    column = {key: more.pop(key) for key in ("paper", "tests") if key in more}
     return TableSettings(
         caption="A caption",
         collections=["Semanlink"],
-        columns=[ResultColumn(label="nDCG@10", metric="nDCG@10", paper=more.get("paper"))],
+        columns=[ResultColumn(label="nDCG@10", metric="nDCG@10", **({"tests": ["t"]} | column))],
         sections=[ResultSection(title=f"S{number}", rows=rows) for number, rows in enumerate(sections)],
+        **more,
     )
 
 
 def results(**values: float | None) -> dict[str, Result]:
-    return {
-        key: Result(Path(f"{key}.json"), "ok" if value is not None else "oom", 460, {"nDCG@10": value} if value else {})
-        for key, value in values.items()
-    }
+    """By key; a word without a slash is a run on the test `t`."""
+    found = {}
+    for run, value in values.items():
+        status, mean = ("oom", {}) if value is None else ("ok", {"nDCG@10": value})
+        found[run if "/" in run else f"t/{run}"] = Result(Path(f"{run}.json"), status, 460, mean)
+    return found
+
+
+def caption(built: TableSettings, values: dict[str, Result]) -> str:
+    return caption_of(built, values, build_table(built, values, read_paper()))
 
 
 def cells(table: ResultTable) -> dict[str, Cell]:
     return {row.label: row.cells[0] for section in table.sections for row in section.rows}
+
+
+def significant(table: ResultTable) -> dict[str, str]:
+    return {label: cell.significant for label, cell in cells(table).items()}
 
 
 @pytest.mark.parametrize(
@@ -82,10 +97,11 @@ def test_values_equal_as_printed_share_every_mark() -> None:
 
 
 def test_oom_is_printed_and_never_best() -> None:
-    table = build_table(settings([row("A", "a")], [row("B", "b")]), results(a=None, b=0.1), read_paper())
+    shown, values = settings([row("A", "a")], [row("B", "b")]), results(a=None, b=0.1)
+    table = build_table(shown, values, read_paper())
     assert cells(table)["A"] == Cell("OOM")
     assert cells(table)["B"].best_overall
-    assert "OOM: did not fit in memory." in table.caption
+    assert "OOM: did not fit in memory." in caption(shown, values)
 
 
 def test_a_table_of_nothing_but_oom_or_first_stages_has_no_mark_of_ours() -> None:
@@ -96,49 +112,133 @@ def test_a_table_of_nothing_but_oom_or_first_stages_has_no_mark_of_ours() -> Non
 
 def test_caption_says_which_rows_start_from_random_weights() -> None:
     rows = [row("MiniLM", "a", pretrained=True, kind="E"), row("OPT", "b"), row("Mamba", "c"), row("OPT", "d")]
-    caption = build_table(settings(rows), results(a=0.4, b=0.1, c=0.2, d=0.3), read_paper()).caption
-    assert caption.startswith("A caption. Test collection: Semanlink. Means over 460 queries, times 100")
-    assert "Superscripts: E encoder-only and D decoder-only." in caption
-    assert "Pretrained before fine-tuning: MiniLM." in caption
-    assert "OPT and Mamba start from random weights, so their order is not a finding." in caption
-    assert "OOM" not in caption and "paper" not in caption
+    text = caption(settings(rows), results(a=0.4, b=0.1, c=0.2, d=0.3))
+    assert text.startswith("A caption. Test collection: Semanlink. Means over 460 queries, times 100")
+    assert "Superscripts: E encoder-only and D decoder-only." in text
+    assert "Pretrained before fine-tuning: MiniLM." in text
+    assert "OPT and Mamba start from random weights, so their order is not a finding." in text
+    assert "OOM" not in text and "paper" not in text and "seed" not in text
 
 
 def test_caption_where_all_rows_are_alike() -> None:
-    random = build_table(settings([row("A", "a")]), results(a=0.1), read_paper()).caption
+    random = caption(settings([row("A", "a")]), results(a=0.1))
     assert "All rerankers start from random weights, so their order is not a finding." in random
-    pretrained = build_table(settings([row("A", "a", pretrained=True)]), results(a=0.1), read_paper()).caption
+    pretrained = caption(settings([row("A", "a", pretrained=True)]), results(a=0.1))
     assert "random" not in pretrained
-    none = build_table(settings([first_stage("BM25", "a")]), results(a=0.1), read_paper()).caption
+    none = caption(settings([first_stage("BM25", "a")]), results(a=0.1))
     assert "reranker" not in none and "Superscript" not in none
 
 
 def test_the_papers_numbers_stand_beside_and_unknown_ones_are_blank() -> None:
-    table = build_table(
-        settings(
-            [first_stage("BM25", "bm25")],
-            [row("BERT-large", "a", max_length=512), row("BERT-large", "b", max_length=64), row("OPT-350M", "c")],
-            paper="passage-dl19",
-        ),
-        results(bm25=0.5, a=0.6, b=0.61, c=0.62),
-        read_paper(),
+    shown = settings(
+        [first_stage("BM25", "bm25")],
+        [row("BERT-large", "a", max_length=512), row("BERT-large", "b", max_length=64), row("OPT-350M", "c")],
+        paper="passage-dl19",
     )
-    assert [column.paper for column in table.columns] == [False, True]
-    beside = [row.cells[1] for section in table.sections for row in section.rows]
-    assert beside == [Cell("50.6"), Cell("76.4"), Cell(), Cell()]
-    assert "others are blank" in table.caption
+    values = results(bm25=0.506, a=0.756, b=0.61, c=0.62)
+    table = build_table(shown, values, read_paper())
+    assert [column.origin for column in table.columns] == ["ours", "paper", "difference"]
+    beside = [row.cells[1:] for section in table.sections for row in section.rows]
+    assert beside == [
+        (Cell("50.6"), Cell("+0.0", verdict="OK")),
+        (Cell("76.4"), Cell("-0.8", verdict="OKish")),
+        (Cell(), Cell()),
+        (Cell(), Cell()),
+    ]
+    text = caption(shown, values)
+    assert "others are blank" in text and "OK up to 0.5, OKish up to 1.5, else FAIL" in text
+
+
+def test_a_verdict_is_about_the_numbers_as_printed_and_either_direction() -> None:
+    tolerance = {"ok": 0.1, "okish": 1.0}
+    for ours, expected in ((0.5069, "OK"), (0.50751, "OKish"), (0.4959, "OKish"), (0.49549, "FAIL"), (0.517, "FAIL")):
+        shown = settings([first_stage("BM25", "a")], paper="passage-dl19", tolerance=tolerance)
+        table = build_table(shown, results(a=ours), read_paper())
+        assert table.sections[0].rows[0].cells[2].verdict == expected, ours
 
 
 def test_a_substitute_is_marked_and_its_source_named() -> None:
-    table = build_table(settings([first_stage("BM25", "a")], paper="document-dl19"), results(a=0.5), read_paper())
+    shown = settings([first_stage("BM25", "a")], paper="document-dl19")
+    table = build_table(shown, results(a=0.5), read_paper())
     assert table.sections[0].rows[0].cells[1] == Cell("51.8", substitute=True)
-    assert "* from another source than the paper: Pyserini" in table.caption
+    assert "* from another source than the paper: Pyserini" in caption(shown, results(a=0.5))
 
 
-def test_the_papers_oom_is_known() -> None:
-    rows = [row("Mamba-1-1.4B", "a", max_length=1536)]
-    table = build_table(settings(rows, paper="document-dl19"), results(a=0.5), read_paper())
-    assert table.sections[0].rows[0].cells[1] == Cell("OOM")
+def test_oom_beside_the_papers() -> None:
+    def beside(label: str, ours: float | None) -> tuple[Cell, ...]:
+        shown = settings([row(label, "a", max_length=1536)], paper="document-dl19")
+        return build_table(shown, results(a=ours), read_paper()).sections[0].rows[0].cells[1:]
+
+    assert beside("Mamba-1-1.4B", None) == (Cell("OOM"), Cell(verdict="OK"))
+    assert beside("Mamba-1-1.4B", 0.5) == (Cell("OOM"), Cell())
+    assert beside("BM25", None) == (Cell("51.8", substitute=True), Cell(verdict="FAIL"))
+
+
+def test_published_rows_have_the_papers_numbers_alone() -> None:
+    shown = settings([ResultRow(label="MonoBERT", runs=[]), row("A", "a")], paper="passage-dl19")
+    assert shown.metric_keys() == ["t/a"]
+    table = build_table(shown, results(a=0.5), read_paper())
+    assert table.sections[0].rows[0].cells == (Cell(), Cell("72.3"), Cell())
+    assert cells(table)["A"] == Cell("50.0", bold=True, best_overall=True, best_ours=True)
+    assert "Means over 460 queries" in caption(shown, results(a=0.5))
+
+
+def test_seeds_are_averaged_with_the_standard_deviation_of_a_sample() -> None:
+    shown = settings([row("A", "f f@seed1 f@seed2"), row("B", "b")])
+    values = results(**{"f": 0.40, "f@seed1": 0.41, "f@seed2": 0.45, "b": 0.42})
+    table = build_table(shown, values, read_paper())
+    # By hand: mean 0.42; squares of 2, 1 and 3 points over 2 are 7, whose root is 2.6.
+    best = {"bold": True, "best_overall": True, "best_ours": True}
+    assert cells(table) == {"A": Cell("42.0", spread="2.6", **best), "B": Cell("42.0", **best)}
+    assert "mean ± standard deviation over 3 trainings that differ in their seed" in caption(shown, values)
+    without = results(**{"f": 0.40, "f@seed1": None, "f@seed2": 0.45, "b": 0.42})
+    assert cells(build_table(shown, without, read_paper()))["A"] == Cell("OOM")
+
+
+def test_a_column_of_several_collections_is_the_mean_of_their_means() -> None:
+    shown = settings([row("A", "a")], tests=["x/test", "y/test", "z/test"])
+    assert shown.metric_keys() == ["x/test/a", "y/test/a", "z/test/a"]
+    values = results(**{"x/test/a": 0.1, "y/test/a": 0.2, "z/test/a": 0.6})
+    assert cells(build_table(shown, values, read_paper()))["A"].text == "30.0"
+    assert "Means over 1,380 queries" in caption(shown, values)
+
+
+def test_letters_name_the_rows_that_one_is_better_than() -> None:
+    shown = settings(
+        [first_stage("BM25", "bm25")], [row("A", "a"), row("B", "b"), row("C", "c")], alpha=0.05, test="randomization"
+    )
+    compared = [
+        Compared(0, 2, 1, 0.1, 0.01),
+        Compared(0, 3, 1, 0.2, 0.01),
+        Compared(0, 3, 2, 0.1, 0.05),
+    ]
+    values = results(bm25=0.3, a=0.1, b=0.2, c=0.3)
+    table = build_table(shown, values, read_paper(), compared)
+    assert [row.letter for section in table.sections for row in section.rows] == ["a", "a", "b", "c"]
+    assert significant(table) == {"BM25": "", "A": "", "B": "a", "C": "a"}
+    worse = build_table(shown, values, read_paper(), [Compared(0, 3, 2, -0.1, 0.04), Compared(0, 2, 1, 0.1, 0.01)])
+    assert significant(worse) == {"BM25": "", "A": "", "B": "ac", "C": ""}
+    text = caption_of(shown, values, table)
+    assert "Raised letters: better than the row of the section with that letter, paired randomization test" in text
+    assert "p < 0.05 after Holm's correction" in text
+
+
+def test_arrows_against_a_baseline() -> None:
+    rows = [row("A", "a"), row("B", "b")]
+    shown = settings([first_stage("BM25", "bm25")], rows, alpha=0.01, test="t", baseline="BM25")
+    compared = [Compared(0, 1, 0, 0.1, 0.001), Compared(0, 2, 0, -0.1, 0.001)]
+    table = build_table(shown, results(bm25=0.3, a=0.4, b=0.2), read_paper(), compared)
+    assert significant(table) == {"BM25": "", "A": "↑", "B": "↓"}
+    assert not any(row.letter for section in table.sections for row in section.rows)
+    assert "↑ and ↓: better and worse than BM25, paired t-test over queries, p < 0.01" in caption(
+        shown, results(bm25=0.3, a=0.4, b=0.2)
+    )
+
+
+def test_more_rows_than_letters_are_refused() -> None:
+    assert letters_of([[0, 1], [2]]) == {0: "a", 1: "b", 2: "a"}
+    with pytest.raises(UserError, match="a section has 53 rows"):
+        letters_of([list(range(53))])
 
 
 def test_wrong_paper_columns_are_refused() -> None:
@@ -149,12 +249,12 @@ def test_wrong_paper_columns_are_refused() -> None:
 
 
 def test_missing_metric_and_other_number_of_queries_are_refused() -> None:
-    wrong = {"a": Result(Path("a.json"), "ok", 460, {"MRR@10": 0.1})}
+    wrong = {"t/a": Result(Path("a.json"), "ok", 460, {"MRR@10": 0.1})}
     with pytest.raises(UserError, match=r"a\.json: holds no nDCG@10 \(it has MRR@10\); add it to evaluation\.metrics"):
         build_table(settings([row("A", "a")]), wrong, read_paper())
-    stale = results(a=0.1) | {"b": Result(Path("b.json"), "ok", 459, {"nDCG@10": 0.1})}
+    stale = results(a=0.1) | {"t/b": Result(Path("b.json"), "ok", 459, {"nDCG@10": 0.1})}
     with pytest.raises(UserError, match=r"b\.json: 459 queries, but a\.json has 460"):
-        build_table(settings([row("A", "a"), row("B", "b")]), stale, read_paper())
+        caption(settings([row("A", "a"), row("B", "b")]), stale)
 
 
 def test_every_number_of_the_paper_has_a_column_and_a_source() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ssmrank import table_settings as resolved
 from ssmrank.cli import main
-from ssmrank.config import Params, TableSettings, check
+from ssmrank.config import Params, check
+from ssmrank.errors import UserError
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 
@@ -47,27 +49,31 @@ def params() -> dict[str, Any]:
     }
 
 
-def table_settings(values: dict[str, Any]) -> TableSettings:
-    return check(Params, values, "params.yaml").table_settings("t")
+def table_settings(values: dict[str, Any]) -> resolved.TableSettings:
+    return resolved.table_settings(check(Params, values, "params.yaml"), "t")
+
+
+def significance_settings(values: dict[str, Any]) -> resolved.SignificanceSettings | None:
+    return resolved.significance_settings(check(Params, values, "params.yaml"), "t")
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> list[str]:
-    found = []
+def metrics(tmp_path: Path) -> Path:
+    folder = tmp_path / "metrics"
     for number, key in enumerate(table_settings(params()).metric_keys()):
-        path = tmp_path / f"{number}.json"
+        path = folder / f"{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         mean = {"nDCG@10": 0.1 * (number + 1)}
         path.write_text(
             json.dumps({"run": key, "status": "ok", "queries": 3, "queries_without_results": 0, "mean": mean})
         )
-        found.append(f"{key}={path}")
-    return found
+    return folder
 
 
-def write(tmp_path: Path, words: list[str], settings: str | None = None) -> int:
+def write(tmp_path: Path, metrics: Path, settings: str | None = None, *more: str) -> int:
     settings = table_settings(params()).model_dump_json() if settings is None else settings
     outputs = [word for kind in ("tex", "csv", "markdown") for word in (f"--{kind}", str(tmp_path / f"t.{kind}"))]
-    return main(["table", "--settings", settings, "--metrics", *words, *outputs])
+    return main(["table", "--settings", settings, "--metrics", str(metrics), *outputs, *more])
 
 
 def test_settings_hold_what_is_printed_and_the_keys_of_the_values() -> None:
@@ -102,53 +108,96 @@ def test_only_what_is_printed_changes_the_settings() -> None:
         assert table_settings(values) != before
 
 
-def test_writes_three_files_with_the_same_rows(tmp_path: Path, words: list[str]) -> None:
-    assert write(tmp_path, words) == 0
+def test_writes_three_files_with_the_same_rows(tmp_path: Path, metrics: Path) -> None:
+    assert write(tmp_path, metrics) == 0
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
     assert [(row["model"], row["nDCG@10"]) for row in rows] == [("BM25", "10.0"), ("Pre", "20.0"), ("Mini", "30.0")]
     assert "Cap. Test collection: Bookmarks. Means over 3 queries" in (tmp_path / "t.markdown").read_text()
     assert "\\textbf{30.0}\\rlap{$^{\\dagger\\ddagger}$}" in (tmp_path / "t.tex").read_text()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda words: words[:-1], "no file for"),
-        (lambda words: [*words, "other=x.json"], "no row of the table asks for 'other'"),
-        (lambda words: [words[0].split("=")[0], *words[1:]], "write it as KEY=FILE"),
-        (lambda words: [words[0] + ".absent", *words[1:]], "run `ssmrank evaluate` to make it"),
-    ],
-)
-def test_wrong_files_are_one_line_and_nothing_is_written(
-    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture, change: Any, message: str
+def test_a_missing_file_is_one_line_and_nothing_is_written(
+    tmp_path: Path, metrics: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert write(tmp_path, change(words)) == 2
+    (metrics / "semanlink/test/bm25.json").unlink()
+    assert write(tmp_path, metrics) == 2
     error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1 and message in error
+    assert len(error.splitlines()) == 1
+    assert "bm25.json: cannot read: No such file or directory; run `ssmrank evaluate` to make it" in error
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("t.")]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "0.json: malformed JSON"),
-        ("[]", "0.json: holds no JSON object"),
-        ('{"status": "ok", "queries": 3}', "0.json: key mean is missing"),
-        ('{"status": "ok", "queries": 3, "mean": {"MRR@10": 1}}', "0.json: holds no nDCG@10 (it has MRR@10)"),
+        ("{", "bm25.json: malformed JSON"),
+        ("[]", "bm25.json: holds no JSON object"),
+        ('{"status": "ok", "queries": 3}', "bm25.json: key mean is missing"),
+        ('{"status": "ok", "queries": 3, "mean": {"MRR@10": 1}}', "bm25.json: holds no nDCG@10 (it has MRR@10)"),
     ],
 )
 def test_broken_metrics_files_are_named(
-    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture, content: str, message: str
+    tmp_path: Path, metrics: Path, capsys: pytest.CaptureFixture, content: str, message: str
 ) -> None:
-    (tmp_path / "0.json").write_text(content)
-    assert write(tmp_path, words) == 2
+    (metrics / "semanlink/test/bm25.json").write_text(content)
+    assert write(tmp_path, metrics) == 2
     assert message in capsys.readouterr().err
 
 
-def test_nothing_to_write_is_refused(words: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_nothing_to_write_is_refused(metrics: Path, capsys: pytest.CaptureFixture) -> None:
     settings = table_settings(params()).model_dump_json()
-    assert main(["table", "--settings", settings, "--metrics", *words]) == 2
+    assert main(["table", "--settings", settings, "--metrics", str(metrics)]) == 2
     assert "nothing to write; give --tex" in capsys.readouterr().err
+
+
+def test_rows_of_seeds_and_published_rows() -> None:
+    values = params()
+    values["trainings"]["firstp"] |= {"seed": 3, "seeds": [3, 5]}
+    values["tables"]["t"]["sections"][0]["published"] = ["MonoBERT"]
+    values["tables"]["t"]["significance"] = {"baseline": {"model": "pre", "training": "firstp"}}
+    rows = [row for section in table_settings(values).sections for row in section.rows]
+    seeds = [["top30/firstp/pre", "top30/firstp@seed5/pre"], ["top30/firstp/mini", "top30/firstp@seed5/mini"]]
+    assert [row.runs for row in rows] == [[], ["bm25"], *seeds]
+    assert table_settings(values).baseline == "Pre FirstP (64)"
+    settings = significance_settings(values)
+    assert settings is not None
+    assert [[(pair.row, pair.other) for pair in family] for family in settings.families] == [[(1, 2)], [(3, 2)]]
+    values["tables"]["t"]["significance"] = {}
+    settings = significance_settings(values)
+    assert settings is not None
+    assert [[(pair.row, pair.other) for pair in family] for family in settings.families] == [[(3, 2)]]
+
+
+def test_a_baseline_that_is_no_row_is_refused() -> None:
+    values = params()
+    for baseline, message in (
+        ({"model": "mini", "training": "firstp", "retriever": "bm25"}, "name either a retriever, or a model and a"),
+        ({"model": "mini"}, "name either a retriever, or a model and a training"),
+        ({"model": "minni", "training": "firstp"}, "'minni' is not defined in section models; did you mean 'mini'"),
+    ):
+        values["tables"]["t"]["significance"] = {"baseline": baseline}
+        with pytest.raises(UserError, match=message):
+            table_settings(values)
+    values["tables"]["t"]["significance"] = {"baseline": {"retriever": "bm25"}}
+    values["tables"]["t"]["sections"][0] = {"title": "First", "published": ["MonoBERT"]}
+    with pytest.raises(UserError, match=r"tables\.t\.significance\.baseline: no row of the table is this one"):
+        table_settings(values)
+
+
+def test_tests_need_their_file(tmp_path: Path, metrics: Path, capsys: pytest.CaptureFixture) -> None:
+    values = params()
+    values["tables"]["t"]["significance"] = {"baseline": {"retriever": "bm25"}}
+    settings = table_settings(values).model_dump_json()
+    assert write(tmp_path, metrics, settings) == 2
+    assert "give --significance" in capsys.readouterr().err
+    compared = tmp_path / "compared.csv"
+    compared.write_text("column,row,other,difference,holm_randomization\n0,2,0,0.2,0.01\n0,1,0,0.1,0.2\n")
+    assert write(tmp_path, metrics, settings, "--significance", str(compared)) == 0
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [row["nDCG@10 (significance)"] for row in rows] == ["", "", "↑"]
+    compared.write_text("a,b\n1,2\n")
+    assert write(tmp_path, metrics, settings, "--significance", str(compared)) == 2
+    assert "compared.csv: is no file of `ssmrank significance`" in capsys.readouterr().err
 
 
 def test_section_without_rows_is_refused() -> None:

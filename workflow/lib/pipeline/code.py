@@ -21,7 +21,10 @@ ROOT = Path(ssmrank.__file__).parent.parent
 
 PLUMBING = frozenset(
     f"ssmrank{name}"
-    for name in ("", ".__main__", ".cli", ".config", ".config_schema", ".errors", ".io.atomic", ".tracking")
+    for name in (
+        *("", ".__main__", ".cli", ".config", ".config_schema", ".table_settings", ".errors", ".io.atomic"),
+        ".tracking",
+    )
 )
 """Modules, with those inside them, that cannot change a result: settings reach a job as params of their own."""
 

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from ssmrank.config import FolderCollection, ModelFolder, Params, RandomModel, check, read_params
+from ssmrank.config import (
+    FolderCollection,
+    ModelFolder,
+    Params,
+    PretrainedModel,
+    RandomModel,
+    TitlesCollection,
+    check,
+    read_params,
+)
 from ssmrank.errors import UserError
+from ssmrank.table_settings import significance_settings, table_settings
 
 
 class Index(NamedTuple):
@@ -42,7 +53,7 @@ class Sample(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A checkpoint."""
+    """A checkpoint; `training` names the seed where it is not the training's own."""
 
     training: str
     model: str
@@ -58,12 +69,24 @@ class Reranked(NamedTuple):
     model: str
 
 
+class Pretrained(NamedTuple):
+    """A pretrained language model."""
+
+    pretraining: str
+    model: str
+
+
 T = TypeVar("T", bound=tuple)
 
 
 def fill(pattern: str, items: Iterable[tuple]) -> list[str]:
     """The pattern filled from each named tuple."""
     return [pattern.format(**item._asdict()) for item in items]  # type: ignore[attr-defined]
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression for one of the names; nothing matches that of none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def check_file(path: str) -> None:
@@ -98,21 +121,24 @@ class Experiment:
     def evaluated_first_stages(self) -> list[FirstStage]:
         """First-stage runs that stand in a table."""
         return _once(
-            FirstStage(test.collection, test.split, retriever)
+            FirstStage(collection, test.split, retriever)
             for table in self.params.tables.values()
             for section in table.sections
             for retriever in section.retrievers
             for test in table.tests
+            for collection in test.collections
         )
 
     def reranked(self) -> list[Reranked]:
         """Reranked runs that stand in a table."""
         return _once(
-            Reranked(test.collection, test.split, table.reranking, row.training, row.model)
+            Reranked(collection, test.split, table.reranking, training, row.model)
             for table in self.params.tables.values()
             for section in table.sections
             for row in section.rerankers
+            for training in self.params.seeded(row.training)
             for test in table.tests
+            for collection in test.collections
         )
 
     def trained(self) -> list[Trained]:
@@ -146,13 +172,24 @@ class Experiment:
         """Names of the models in use, with those whose tokenizer or embeddings another takes."""
         names = list(dict.fromkeys(model for _, model in self.trained()))
         for name in names:
-            names.extend(parent for parent in self.parents(name).values() if parent not in names)
+            names.extend(parent for parent in self._parent_models(name).values() if parent not in names)
         return names
+
+    def pretrained(self) -> list[Pretrained]:
+        """Language models that are pretrained."""
+        sections = self.params.pretraining.items()
+        return [Pretrained(name, model) for name, section in sections for model in section.models]
 
     # ---------------------------------------------------------------- names that sections refer to
 
     def parents(self, model: str) -> dict[str, str]:
-        """Models that this one takes its tokenizer and embeddings from, by the name of the verb's option."""
+        """Folders of models that this one is made from, by the name of the verb's option without `-from`."""
+        source = self.params.models[model].source
+        if isinstance(source, PretrainedModel):
+            return {"pretrained": f"results/pretraining/{source.pretraining}/models/{source.model}"}
+        return {option: f"data/models/{name}" for option, name in self._parent_models(model).items()}
+
+    def _parent_models(self, model: str) -> dict[str, str]:
         source = self.params.models[model].source
         if not isinstance(source, RandomModel):
             return {}
@@ -177,12 +214,12 @@ class Experiment:
 
     def training_data(self, training: str) -> Sample:
         """The negatives that a training uses, and so its collection and split."""
-        section = self.params.trainings[training]
+        section = self.params.training(training)
         return Sample(section.collection, section.split, section.negatives)
 
     def validation(self, training: str) -> list[FirstStage]:
         """The run of held-out queries that a training reranks now and then; empty if it has none."""
-        section = self.params.trainings[training]
+        section = self.params.training(training)
         if section.validation is None:
             return []
         return [FirstStage(section.collection, section.validation.split, section.validation.retriever)]
@@ -196,11 +233,44 @@ class Experiment:
     def collection_files(self, name: str) -> list[Path]:
         """Files on this machine that the collection is made of."""
         source = self.params.collections[name].source
+        if isinstance(source, TitlesCollection):
+            return self.corpus_files(source.corpus)
         if not isinstance(source, FolderCollection):
             return []
         folder = Path(source.path)
         qrels = [f"qrels/{split}.tsv" for split in self.params.collections[name].splits]
         return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
+
+    def collection_corpus(self, name: str) -> list[str]:
+        """The option --corpus of `ssmrank download-collection`, where the collection is one of titles."""
+        source = self.params.collections[name].source
+        return ["--corpus", self.corpus_settings(source.corpus)] if isinstance(source, TitlesCollection) else []
+
+    def corpus_settings(self, name: str) -> str:
+        """For the verbs that read a corpus."""
+        return _json(self.params.corpora[name], title=name, license="")
+
+    def corpus_files(self, name: str) -> list[Path]:
+        """Files on this machine that the corpus is made of."""
+        corpus = self.params.corpora[name]
+        return [Path(corpus.path, file) for file in corpus.files]
+
+    def pretraining_labels(self, pretraining: str) -> list[str]:
+        """`LABEL=FOLDER` of each model, for `ssmrank pretraining-figure`."""
+        models = self.params.pretraining[pretraining].models
+        return [f"{model.label}=results/pretraining/{pretraining}/models/{name}" for name, model in models.items()]
+
+    def pretrain_settings(self, pretraining: str, model: str) -> str:
+        """For `ssmrank pretrain`."""
+        return _json(self.params.pretrain_settings(pretraining, model))
+
+    def sweep_settings(self, pretraining: str) -> str:
+        """For `ssmrank pretrain-sweep`."""
+        return _json(self.params.pretraining[pretraining].sweep)
+
+    def card_settings(self, pretraining: str, model: str) -> str:
+        """For `ssmrank model-card`."""
+        return _json(self.params.card_settings(pretraining, model))
 
     def model_settings(self, name: str) -> str:
         """For `ssmrank download-model`."""
@@ -234,11 +304,24 @@ class Experiment:
 
     def table_settings(self, name: str) -> str:
         """For `ssmrank table`."""
-        return _json(self.params.table_settings(name))
+        return _json(table_settings(self.params, name))
+
+    def significance_settings(self, name: str) -> str:
+        """For `ssmrank significance`."""
+        settings = significance_settings(self.params, name)
+        return "" if settings is None else _json(settings)
 
     def table_keys(self, name: str) -> list[str]:
         """Keys of the metrics files that a table shows."""
-        return self.params.table_settings(name).metric_keys()
+        return table_settings(self.params, name).metric_keys()
+
+    def tested_tables(self) -> list[str]:
+        """Names of the tables whose rows are compared by tests of significance."""
+        return [name for name, table in self.params.tables.items() if table.significance is not None]
+
+    def significance(self, table: str) -> list[str]:
+        """The table's name if its rows are compared."""
+        return [name for name in self.tested_tables() if name == table]
 
 
 def _json(section: BaseModel, **replaced: Any) -> str:

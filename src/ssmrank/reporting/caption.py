@@ -1,0 +1,124 @@
+"""The sentences under a table of results: what was measured, and what each mark means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ssmrank.errors import UserError
+from ssmrank.reporting.comparisons import BETTER, WORSE
+from ssmrank.reporting.results import Result
+from ssmrank.reporting.table import BEST_OURS, BEST_OVERALL, OOM, SUBSTITUTE, ResultTable
+from ssmrank.reporting.values import queries_of
+from ssmrank.table_settings import TableSettings
+
+KINDS = {"E": "encoder-only", "ED": "encoder-decoder", "D": "decoder-only"}
+
+TEST_NAMES = {"randomization": "paired randomization test", "t": "paired t-test"}
+
+
+def caption_of(settings: TableSettings, results: Mapping[str, Result], table: ResultTable) -> str:
+    """The caption of a table that `build_table` made; raises UserError where two rows are over other queries."""
+    return " ".join(_sentences(settings, results, table))
+
+
+def _sentences(settings: TableSettings, results: Mapping[str, Result], table: ResultTable) -> Iterable[str]:
+    rows = [row for section in settings.sections for row in section.rows]
+    caption = settings.caption.strip()
+    yield caption if caption.endswith((".", "!", "?")) else f"{caption}."
+    yield f"Test collection{'s' if len(settings.collections) > 1 else ''}: {listed(settings.collections)}."
+    queries = _queries(settings, results)
+    if queries:
+        yield f"Means over {queries}, times 100, rounded to one decimal."
+    yield from _seeds(settings)
+    yield (
+        f"The best of each section is bold; {BEST_OVERALL} marks the best overall and {BEST_OURS} the best of our "
+        "trained models; values equal after rounding share a mark."
+    )
+    kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
+    if kinds:
+        yield f"Superscript{'s' if len(kinds) > 1 else ''}: {listed([f'{kind} {KINDS[kind]}' for kind in kinds])}."
+    yield from _tests(settings)
+    yield from _weights(settings)
+    if any(cell.text == OOM for cell in table.cells):
+        yield f"{OOM}: did not fit in memory."
+    yield from _paper(settings, table)
+
+
+def _seeds(settings: TableSettings) -> Iterable[str]:
+    counts = sorted({len(row.runs) for section in settings.sections for row in section.rows if len(row.runs) > 1})
+    if counts:
+        yield (
+            f"Trained models: mean ± standard deviation over {listed([str(count) for count in counts])} trainings "
+            "that differ in their seed."
+        )
+
+
+def _tests(settings: TableSettings) -> Iterable[str]:
+    if settings.alpha is None:
+        return
+    several = any(len(row.runs) > 1 for section in settings.sections for row in section.rows)
+    how = (
+        f"{TEST_NAMES[settings.test]} over queries{' (values averaged over seeds)' if several else ''}, "
+        f"p < {settings.alpha:g} after Holm's correction for the comparisons of a section on that column"
+    )
+    if settings.baseline is not None:
+        yield f"{BETTER} and {WORSE}: better and worse than {settings.baseline}, {how}."
+    else:
+        yield f"Raised letters: better than the row of the section with that letter, {how}."
+
+
+def _weights(settings: TableSettings) -> Iterable[str]:
+    rows = [row for section in settings.sections for row in section.rows]
+    trained = {row.label: row.pretrained for row in rows if row.pretrained is not None}
+    pretrained = [label for label, is_pretrained in trained.items() if is_pretrained]
+    random = [label for label, is_pretrained in trained.items() if not is_pretrained]
+    if pretrained and random:
+        yield f"Pretrained before fine-tuning: {listed(pretrained)}."
+        yield (
+            f"{listed(random)} start{'s' if len(random) == 1 else ''} from random weights, "
+            "so their order is not a finding."
+        )
+    elif random:
+        yield "All rerankers start from random weights, so their order is not a finding."
+    elif pretrained:
+        yield "All rerankers were pretrained before fine-tuning."
+
+
+def _paper(settings: TableSettings, table: ResultTable) -> Iterable[str]:
+    if not table.has_paper:
+        return
+    yield "Columns “paper” give the published numbers as far as they are known to us; others are blank."
+    if any(cell.verdict for cell in table.cells):
+        ok, okish = settings.tolerance.ok, settings.tolerance.okish
+        yield f"Δ is ours less the paper's: OK up to {ok:g}, OKish up to {okish:g}, else FAIL."
+    substitutes = list(dict.fromkeys(number.source for number in table.sources if number.substitute))
+    if substitutes:
+        yield f"{SUBSTITUTE} from another source than the paper: {'; '.join(substitutes)}."
+
+
+def _queries(settings: TableSettings, results: Mapping[str, Result]) -> str:
+    """How many queries each column's means are over; raises UserError where two rows of a column disagree."""
+    rows = [row for section in settings.sections for row in section.rows if row.runs]
+    counts: dict[str, int] = {}
+    for column in settings.columns if rows else []:
+        first = queries_of(rows[0], column, results)
+        for row in rows:
+            for result, expected in zip(queries_of(row, column, results), first, strict=True):
+                if result.queries != expected.queries:
+                    raise UserError(
+                        f"{result.path}: {result.queries} queries, but {expected.path} has {expected.queries}; "
+                        "evaluate both runs again with the same qrels"
+                    )
+        counts[column.label] = sum(result.queries for result in first)
+    if not counts:
+        return ""
+    if len(set(counts.values())) == 1:
+        count = next(iter(counts.values()))
+        return f"{count:,} quer{'y' if count == 1 else 'ies'}"
+    return listed([f"{count:,} queries ({test})" for test, count in counts.items()])
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words in a row: a, b and c."""
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

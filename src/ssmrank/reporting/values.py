@@ -1,0 +1,64 @@
+"""Numbers as they are printed, from metrics files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from statistics import fmean, stdev
+
+from ssmrank.errors import UserError
+from ssmrank.reporting.results import Result
+from ssmrank.table_settings import ComparedColumn, ComparedRow
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean, and its standard deviation over seeds where there are several."""
+
+    mean: Decimal
+    spread: Decimal | None = None
+
+
+def percent(value: float) -> Decimal:
+    """A value between 0 and 1 as printed: times 100, one decimal, halves away from zero.
+
+    Computed on the shortest decimal that reads back as `value`, so that 0.4745 is printed 47.5 and not, as the binary
+    number would have it, 47.4.
+    """
+    return (Decimal(repr(value)) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
+
+
+def one_decimal(value: float) -> Decimal:
+    """A number in per cent as printed."""
+    return Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_UP)
+
+
+def value_of(row: ComparedRow, column: ComparedColumn, results: Mapping[str, Result]) -> Value | None:
+    """The value of a row that has runs: the mean over its seeds of the mean over the column's tests.
+
+    The standard deviation is that of a sample (n - 1). None where one of the runs did not fit in memory.
+    """
+    values = []
+    for run in row.runs:
+        of_tests = [results[f"{test}/{run}"] for test in column.tests]
+        if any(result.status == "oom" for result in of_tests):
+            return None
+        values.append(fmean(_metric(result, column.metric) for result in of_tests))
+    if len(values) == 1:
+        return Value(percent(values[0]))
+    return Value(percent(fmean(values)), percent(stdev(values)))
+
+
+def queries_of(row: ComparedRow, column: ComparedColumn, results: Mapping[str, Result]) -> list[Result]:
+    """For each test of the column the result whose number of queries the row's means are over."""
+    return [results[f"{test}/{row.runs[0]}"] for test in column.tests]
+
+
+def _metric(result: Result, metric: str) -> float:
+    if metric not in result.mean:
+        raise UserError(
+            f"{result.path}: holds no {metric} (it has {', '.join(result.mean) or 'no metric'}); "
+            "add it to evaluation.metrics in params.yaml and evaluate again"
+        )
+    return result.mean[metric]
