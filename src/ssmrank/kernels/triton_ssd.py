@@ -468,8 +468,9 @@ def _run_forward(
         x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
         x.stride(0), dt.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
         P=width, PB=_part(width), N=states, Q=CHUNK, HAS_D=D is not None, HAS_BIAS=bias is not None,
-        HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_Y=y is not None, NEED_FINAL=final is not None,
-        KEEP=kept is not None, PRECISION=_precision(x), **(STATES if y is None else FORWARD),
+        HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_Y=y is not None,
+        NEED_FINAL=final is not None, KEEP=kept is not None, PRECISION=_precision(x),
+        **(STATES if y is None else FORWARD),
     )  # fmt: skip
 
 
