@@ -87,7 +87,7 @@ def main(device: str) -> None:
         mixed = [1, 0, 64, 65, 130]
         check(device, mixed, inputs_of(mixed, 2, 16, 32, groups=2, initial=True), final=True)
         check(device, [3, 0, 70], inputs_of([3, 0, 70], 3, 32, 16) | dict.fromkeys(("D", "dt_bias")), final=False)
-        extreme = inputs_of([140, 3], 1, 16, 16)
+        extreme = inputs_of([140, 3], 2, 16, 16)
         extreme["dt"] = extreme["dt"] * 30  # type: ignore[operator]
         check(device, [140, 3], extreme, final=True, tolerance=3e-4)
         check_slices(device)
