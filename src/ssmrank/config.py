@@ -327,6 +327,9 @@ class Training(Section):
     )
     processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
     validation: Validation | None = None
+    start: Name | None = Field(
+        None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"
+    )
     seed: int = Field(42, ge=0)
 
 
@@ -556,6 +559,7 @@ class Params(Section):
         for name, training in self.trainings.items():
             self._defined_split(training.collection, training.split, f"trainings.{name}")
             self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
+            self._check_start(name)
             if training.validation is not None:
                 where = f"trainings.{name}.validation"
                 self._defined_split(training.collection, training.validation.split, where)
@@ -582,6 +586,22 @@ class Params(Section):
                     self._defined("trainings", row.training, f"{at}.training")
             self._check_baseline(where, table)
         return self
+
+    def _check_start(self, name: str) -> None:
+        chain = [name]
+        while (start := self.trainings[chain[-1]].start) is not None:
+            where = f"trainings.{chain[-1]}.start"
+            self._defined("trainings", start, where)
+            if start in chain:
+                raise ValueError(f"{where}: {' starts from '.join([*chain, start])}; break the circle")
+            missing = sorted(self._seeds(chain[-1]) - self._seeds(start))
+            if missing:
+                raise ValueError(f"{where}: {start!r} is not run with seed {missing[0]}; add it to its seeds")
+            chain.append(start)
+
+    def _seeds(self, training: str) -> set[int]:
+        section = self.trainings[training]
+        return set(section.seeds or [section.seed])
 
     def _check_baseline(self, where: str, table: Table) -> None:
         baseline = table.significance.baseline if table.significance else None
@@ -631,6 +651,14 @@ class Params(Section):
         training, sign, seed = name.partition(SEED_SIGN)
         values = self.trainings[training].model_dump(exclude={"seeds"})
         return Training(**(values | ({"seed": int(seed)} if sign else {})))
+
+    def start(self, name: str) -> str | None:
+        """The training, or one of its seeds, that a training, or one of its seeds, goes on from; None: the model."""
+        section = self.training(name)
+        if section.start is None:
+            return None
+        own = section.seed == self.trainings[section.start].seed
+        return section.start if own else f"{section.start}{SEED_SIGN}{section.seed}"
 
     def train_settings(self, training: str, model: str) -> TrainSettings:
         """The training section, or that of one of its seeds, with the model's overrides."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,16 @@ class Reranker(nn.Module):
 
 
 def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
-    """A reranker to be trained: a pretrained checkpoint folder's backbone and tokenizer, a new linear layer."""
+    """A reranker to be trained: a pretrained checkpoint folder's backbone and tokenizer, a new linear layer.
+
+    A folder that `ssmrank train` wrote gives all its weights; `max_length` may be another.
+    """
+    if (Path(folder) / _SETTINGS_FILE).is_file():
+        trained = load_reranker(folder)
+        settings = replace(trained.settings, max_length=max_length)
+        reranker = Reranker(trained.backbone, trained.tokenizer, settings)
+        reranker.head.load_state_dict(trained.head.state_dict())
+        return reranker
     path = Path(folder) / INPUT_FILE
     own = json.loads(path.read_text()) if path.is_file() else {}
     return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length, **own))

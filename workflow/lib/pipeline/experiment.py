@@ -142,8 +142,12 @@ class Experiment:
         )
 
     def trained(self) -> list[Trained]:
-        """Checkpoints that a table needs."""
-        return _once(Trained(run.training, run.model) for run in self.reranked())
+        """Checkpoints that a table needs, with those that they go on from."""
+        wanted = [Trained(run.training, run.model) for run in self.reranked()]
+        for training, model in wanted:
+            start = self.params.start(training)
+            wanted += [Trained(start, model)] if start is not None else []
+        return _once(wanted)
 
     def samples(self) -> list[Sample]:
         """Negatives that the trainings need."""
@@ -216,6 +220,11 @@ class Experiment:
         """The negatives that a training uses, and so its collection and split."""
         section = self.params.training(training)
         return Sample(section.collection, section.split, section.negatives)
+
+    def start(self, training: str, model: str) -> str:
+        """The folder that a training begins with: the model's, or a checkpoint of an earlier training."""
+        start = self.params.start(training)
+        return f"data/models/{model}" if start is None else f"results/checkpoints/{start}/{model}"
 
     def validation(self, training: str) -> list[FirstStage]:
         """The run of held-out queries that a training reranks now and then; empty if it has none."""
