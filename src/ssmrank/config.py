@@ -321,6 +321,9 @@ class Training(Section):
     activation_checkpointing: Literal["auto", "off", "full"] = Field(
         "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory asks for"
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto", description="auto: on a GPU passes whose shape comes again are started as one CUDA graph each"
+    )
     length_grouped: bool = Field(False, description="groups of about equal tokens in a step")
     parallel: Literal["none", "ddp", "fsdp2"] = Field(
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"

@@ -32,6 +32,11 @@ def packed_causal_conv1d(
     Returns:
         `[T, C]` in x's dtype, computed in float32 (float64 if x is). Differentiable in x, weight and bias.
     """
+    if x.is_cuda and x.dtype != torch.float64 and is_available("triton"):
+        from ssmrank.kernels import triton_causal_conv
+
+        if triton_causal_conv.supports(weight.shape[1]):
+            return triton_causal_conv.causal_conv1d(x, weight, bias, cu_seqlens, activation == "silu")
     if x.is_cuda and is_available("causal_conv1d") and weight.shape[1] in (2, 3, 4) and x.shape[1] % 8 == 0:
         return _cuda(x, weight, bias, cu_seqlens, activation, seq_idx)
     if x.device.type == "cpu" and x.dtype != torch.float64:

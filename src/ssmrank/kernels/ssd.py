@@ -80,6 +80,14 @@ def packed_ssd(
         y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64) where asked for. Computed in
         float32, or float64 if x is. Differentiable in every floating tensor.
     """
+    if x.is_cuda and x.dtype != torch.float64 and is_available("triton"):
+        from ssmrank.kernels import triton_ssd
+
+        if triton_ssd.supports(x.shape[2], B.shape[2]):
+            y, final = triton_ssd.ssd(
+                x, dt, A, B, C, D, dt_bias, cu_seqlens, initial_states, need_final=return_final_states
+            )
+            return y if final is None else (y, final)
     if x.is_cuda and initial_states is None and not return_final_states and is_available("mamba_ssm"):
         return _cuda(x, dt, A, B, C, D, dt_bias, cu_seqlens, chunk_size, seq_idx)
     dtype = torch.promote_types(x.dtype, torch.float32)

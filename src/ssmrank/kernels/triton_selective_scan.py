@@ -32,6 +32,9 @@ CHUNK = 32
 BLOCK = 32
 """Channels of a program: the lanes of a warp."""
 
+FOLD = torch.version.hip is None
+"""Whether sums over the lanes of a warp are folded with NVIDIA's exchange between lanes."""
+
 PROGRAMS = 8192
 """About how many programs a launch should have where there are sequences enough."""
 
@@ -56,6 +59,50 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 @triton.jit
 def _row(base, token, stride, columns, mask):  # type: ignore[no-untyped-def]
     return tl.load(base + token * stride + columns, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _fold(values, lane, HALF: tl.constexpr, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """`[2 HALF, 32]` to `[HALF, 32]`: lanes DISTANCE apart add their values and keep half of the rows each."""
+    low, high = tl.split(tl.permute(tl.reshape(values, [2, HALF, 32]), [1, 2, 0]))
+    upper = (lane & DISTANCE)[None, :] != 0
+    return tl.where(upper, high, low) + _from_lane(tl.where(upper, low, high), DISTANCE)
+
+
+@triton.jit
+def _from_lane(values, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The values of the lane whose number differs in the bit DISTANCE."""
+    return tl.inline_asm_elementwise(
+        "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;",
+        "=f,f,r",
+        [values, DISTANCE],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _store_sums(base, values, lane, n, N: tl.constexpr, NP: tl.constexpr, real, FOLD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Stores the sums over lanes of `values`, `[NP, 32]`.
+
+    A sum of NP rows over 32 lanes takes 5 NP exchanges between lanes when each row is summed by itself. Here lanes
+    halve between them the rows that they sum: NP exchanges, and a lane ends with one row's sum.
+    """
+    if FOLD and NP == 16:
+        folded = _fold(_fold(_fold(_fold(values, lane, 8, 16), lane, 4, 8), lane, 2, 4), lane, 1, 2)
+        folded += _from_lane(folded, 1)
+        row = lane // 2
+        mask = real & (lane % 2 == 0) & (row < N)
+        tl.store(base + row[None, :], folded, mask=mask[None, :])
+    else:
+        tl.store(base + n, tl.sum(values, axis=1), mask=real & (n < N))
+
+
+@triton.jit
+def _lanes(values):  # type: ignore[no-untyped-def]
+    """Number of the lane that holds each of the values."""
+    return tl.inline_asm_elementwise("mov.u32 $0, %laneid;", "=r,f", [values], dtype=tl.int32, is_pure=True, pack=1)
 
 
 @triton.jit(do_not_specialize=["channels"])
@@ -125,7 +172,7 @@ def _again(  # type: ignore[no-untyped-def]
 def _back(  # type: ignore[no-untyped-def]
     token, end, carry, rates_grad, skip_grad, shift_grad, decay, decayed, pre, step, value, rates, skip,
     B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z, B_stride, C_stride, z_stride, grad_stride,
-    channels, d, n, N: tl.constexpr, HAS_Z: tl.constexpr,
+    channels, d, n, lane, N: tl.constexpr, NP: tl.constexpr, HAS_Z: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
     """One step back: writes the gradients at a token, returns those that go on."""
     real = token < end
@@ -143,8 +190,8 @@ def _back(  # type: ignore[no-untyped-def]
         tl.store(grad_z + token * channels + d, (grad * out * slope).to(grad_z.dtype.element_ty), mask=inside)
         grad = grad * gate * open_
     carry += grad[None, :] * c[:, None]
-    tl.store(grad_C + token * N + n, tl.sum(grad[None, :] * state, axis=1), mask=n_inside)
-    tl.store(grad_B + token * N + n, tl.sum(carry * drive[None, :], axis=1), mask=n_inside)
+    _store_sums(grad_C + token * N, grad[None, :] * state, lane, n, N, NP, real, FOLD)
+    _store_sums(grad_B + token * N, carry * drive[None, :], lane, n, N, NP, real, FOLD)
     drive_grad = tl.sum(carry * b[:, None], axis=0)
     product = carry * decayed
     rates_grad += product * step[None, :]
@@ -163,6 +210,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     u_stride, delta_stride, B_stride, C_stride, z_stride, grad_stride, tokens, sequences, groups, channels,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr,
+    FOLD: tl.constexpr,
 ):  # fmt: skip
     block, group = tl.program_id(0), tl.program_id(1)
     d = block * BLOCK + tl.arange(0, BLOCK)
@@ -186,6 +234,11 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     own = (group.to(tl.int64) * tl.num_programs(0) + block) * (CHUNK // 2 * PLANE)
     kept = scratch + own + n[:, None] * (BLOCK + 1) + tl.arange(0, BLOCK)[None, :]
     rates_grad = tl.zeros([NP, BLOCK], tl.float32)
+    lane = tl.arange(0, BLOCK)
+    if FOLD:
+        # Lanes exchange values by their numbers: where the compiler has not laid a channel into each, all is NaN.
+        misplaced = tl.sum((_lanes(rates) != lane[None, :]).to(tl.int32))
+        rates = tl.where(misplaced == 0, rates, float("nan"))
     skip_grad = tl.zeros([BLOCK], tl.float32)
     shift_grad = tl.zeros([BLOCK], tl.float32)
     for sequence in range(group, sequences, groups):
@@ -223,12 +276,12 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
                 carry, rates_grad, skip_grad, shift_grad = _back(
                     token + 1, end, carry, rates_grad, skip_grad, shift_grad, decay1, decayed1, pre1, step1,
                     value1, rates, skip, B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z,
-                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, N, HAS_Z,
+                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, lane, N, NP, HAS_Z, FOLD,
                 )  # fmt: skip
                 carry, rates_grad, skip_grad, shift_grad = _back(
                     token, end, carry, rates_grad, skip_grad, shift_grad, decay0, decayed0, pre0, step0,
                     value0, rates, skip, B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z,
-                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, N, HAS_Z,
+                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, lane, N, NP, HAS_Z, FOLD,
                 )  # fmt: skip
             tl.debug_barrier()
         if HAS_INITIAL:
@@ -324,7 +377,7 @@ class _SelectiveScan(torch.autograd.Function):
                 grad_y.stride(0), tokens, sequences, groups, channels,
                 N=states, NP=padded, BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None,
                 HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
-                num_warps=BLOCK // 32,
+                FOLD=FOLD and u.is_cuda, num_warps=BLOCK // 32,
             )  # fmt: skip
         return (
             grad_u,

@@ -47,7 +47,8 @@ def packed_attention(
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
     causal = bool(getattr(module, "is_causal", False))
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    # Not `tensor[0]`: the gradient of an index is a copy into zeros.
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     across = packed.memory is not None and not causal
     # FlashAttention computes in half precision only.
     attend = _flash if q.device.type == "cuda" and q.dtype != torch.float32 else _by_length
@@ -131,7 +132,7 @@ def _flash(
     scaling: float | None,
 ) -> torch.Tensor:
     memory = _memory(packed, across)
-    bounds = packed.cu_seqlens.to(torch.int32), memory.cu_seqlens.to(torch.int32)
+    bounds = packed.bounds, memory.bounds
     longest = max(packed.lengths), max(memory.lengths)
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_varlen_func
@@ -141,7 +142,8 @@ def _flash(
 
     if k.shape[1] != q.shape[1]:  # torch 2.11 has no enable_gqa
         repeats = q.shape[1] // k.shape[1]
-        k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
+        # repeat_interleave would bring the number from the CPU, which a CUDA graph cannot hold.
+        k, v = (x.unsqueeze(2).expand(-1, -1, repeats, -1).flatten(1, 2) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
     output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window)
     assert isinstance(output, torch.Tensor)

@@ -36,7 +36,7 @@ def roberta_forward(backbone: Any, packed: Packed) -> torch.Tensor:
 
 def _attention_forward(backbone: Any, packed: Packed, position_ids: torch.Tensor) -> torch.Tensor:
     output = backbone(input_ids=packed.input_ids[None], position_ids=position_ids[None], use_cache=False, packed=packed)
-    return output.last_hidden_state[0]
+    return output.last_hidden_state.squeeze(0)
 
 
 FORWARDS: dict[str, Callable[[Any, Packed], torch.Tensor]] = {

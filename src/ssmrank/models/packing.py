@@ -37,6 +37,25 @@ class Packed:
         return self.cu_seqlens[1:] - 1
 
     @cached_property
+    def bounds(self) -> torch.Tensor:
+        """`cu_seqlens` as FlashAttention reads it, int32."""
+        return self.cu_seqlens.to(torch.int32)
+
+    def clone(self, lengths: tuple[int, ...]) -> Packed:
+        """The same in tensors of its own, as sequences of other lengths for whoever looks at the host's."""
+        ids, positions, numbers, starts = (tensor.clone() for tensor in self._tensors)
+        return Packed(ids, positions, numbers, starts, lengths)
+
+    def copy_(self, other: Packed) -> None:
+        """Takes another's tokens into the same tensors; both have as many tokens and sequences."""
+        for tensor, theirs in zip(self._tensors, other._tensors, strict=True):
+            tensor.copy_(theirs)
+
+    @property
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.input_ids, self.position_ids, self.sequence_ids, self.cu_seqlens
+
+    @cached_property
     def grid(self) -> LengthGrid:
         """The sequences as matrices of about equal length."""
         return _length_grid(self.lengths, self._groups, self.input_ids.device)
@@ -110,7 +129,9 @@ def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device |
     repeats = np.repeat(np.arange(len(lengths)), lengths)
 
     def move(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(array, dtype=dtype).to(device, non_blocking=True)
+        tensor = torch.as_tensor(array, dtype=dtype)
+        # From pinned memory, so that the CPU does not wait for what the GPU still has to do.
+        return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
     return Packed(
         input_ids=move(np.concatenate([np.asarray(sequence) for sequence in sequences]), torch.int64),
