@@ -199,6 +199,9 @@ class Pretraining(LanguageModelling):
 
     sweep: Sweep
     models: dict[Name, LanguageModelSettings] = Field(min_length=1)
+    published: Name | None = Field(
+        None, description="training whose checkpoints are published, not those of the pretraining alone"
+    )
 
 
 class PretrainSettings(LanguageModelling):
@@ -208,11 +211,12 @@ class PretrainSettings(LanguageModelling):
 
 
 class CardSettings(Section):
-    """What a model card says beside what the pretraining wrote: what `ssmrank model-card` is given."""
+    """What a model card says beside what the trainings wrote: what `ssmrank publish-model` is given."""
 
     label: str
     corpus: str
     corpus_license: str
+    training: str = Field("", description="the training as a reranker, in words")
 
 
 # ---------------------------------------------------------------- sections
@@ -539,6 +543,15 @@ class Params(Section):
     def _names_are_defined(self) -> Self:
         for name, pretraining in self.pretraining.items():
             self._defined("corpora", pretraining.corpus, f"pretraining.{name}.corpus")
+            if pretraining.published is not None:
+                self._defined("trainings", pretraining.published, f"pretraining.{name}.published")
+                sources = [entry.source for entry in self.models.values()]
+                for made in pretraining.models:
+                    if PretrainedModel(kind="pretrained", pretraining=name, model=made) not in sources:
+                        raise ValueError(
+                            f"pretraining.{name}.published: no entry of models has source {{kind: pretrained, "
+                            f"pretraining: {name}, model: {made}}}; add one"
+                        )
         for name, source in ((name, collection.source) for name, collection in self.collections.items()):
             if isinstance(source, TitlesCollection):
                 self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
@@ -673,13 +686,34 @@ class Params(Section):
     def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
         """The pretraining section for one of its models."""
         section = self.pretraining[pretraining]
-        return PretrainSettings(**section.model_dump(exclude={"sweep", "models"}), config=section.models[model].config)
+        shared = section.model_dump(exclude={"sweep", "models", "published"})
+        return PretrainSettings(**shared, config=section.models[model].config)
 
     def card_settings(self, pretraining: str, model: str) -> CardSettings:
         """What the model's card says of it and its data."""
         section = self.pretraining[pretraining]
         corpus = self.corpora[section.corpus]
-        return CardSettings(label=section.models[model].label, corpus=corpus.title, corpus_license=corpus.license)
+        training = ""
+        if section.published is not None:
+            chosen = self.trainings[section.published]
+            negatives = self.negatives[chosen.negatives]
+            training = (
+                f"queries and documents of {self.collections[chosen.collection].title}, {negatives.count} negatives "
+                f"from the first {negatives.depth} of {self.retrievers[negatives.retriever].label}, at most "
+                f"{chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
+                f"{chosen.learning_rate:g}, seed {chosen.seed}"
+            )
+        return CardSettings(
+            label=section.models[model].label,
+            corpus=corpus.title,
+            corpus_license=corpus.license,
+            training=training,
+        )
+
+    def published_model(self, pretraining: str, model: str) -> str:
+        """The name in section models of a pretrained model."""
+        wanted = PretrainedModel(kind="pretrained", pretraining=pretraining, model=model)
+        return next(name for name, entry in self.models.items() if entry.source == wanted)
 
 
 # ---------------------------------------------------------------- reading

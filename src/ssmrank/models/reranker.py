@@ -28,7 +28,8 @@ from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.templates import Kind, Order, Template
 
-_SETTINGS_FILE = "reranker.json"
+TRAINED_FILE = "reranker.json"
+"""In a folder with a reranker's weights: its settings."""
 INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
 
@@ -100,7 +101,7 @@ class Reranker(nn.Module):
         with quiet_transformers():
             self.backbone.config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / _SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+        (folder / TRAINED_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
 
     def read(self, folder: Path) -> None:
         """Takes the weights that `write` wrote. Raises UserError where the file has others."""
@@ -123,7 +124,7 @@ def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
 
     A folder that `ssmrank train` wrote gives all its weights; `max_length` may be another.
     """
-    if (Path(folder) / _SETTINGS_FILE).is_file():
+    if (Path(folder) / TRAINED_FILE).is_file():
         trained = load_reranker(folder)
         settings = replace(trained.settings, max_length=max_length)
         reranker = Reranker(trained.backbone, trained.tokenizer, settings)
@@ -138,9 +139,9 @@ def load_reranker(folder: str | Path) -> Reranker:
     """A trained reranker from its checkpoint folder, float32, in evaluation mode."""
     folder = Path(folder)
     try:
-        settings = RerankerSettings(**json.loads((folder / _SETTINGS_FILE).read_text()))
+        settings = RerankerSettings(**json.loads((folder / TRAINED_FILE).read_text()))
     except OSError as error:
-        raise UserError(f"{folder}: holds no {_SETTINGS_FILE}; this is no checkpoint of `ssmrank train`") from error
+        raise UserError(f"{folder}: holds no {TRAINED_FILE}; this is no checkpoint of `ssmrank train`") from error
     reranker = Reranker(random_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()

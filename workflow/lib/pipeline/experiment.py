@@ -277,8 +277,15 @@ class Experiment:
         """For `ssmrank pretrain-sweep`."""
         return _json(self.params.pretraining[pretraining].sweep)
 
+    def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
+        """The checkpoint that is published for a pretrained model, where it is not the pretraining's own."""
+        training = self.params.pretraining[pretraining].published
+        if training is None:
+            return []
+        return [f"results/checkpoints/{training}/{self.params.published_model(pretraining, model)}"]
+
     def card_settings(self, pretraining: str, model: str) -> str:
-        """For `ssmrank model-card`."""
+        """For `ssmrank publish-model`."""
         return _json(self.params.card_settings(pretraining, model))
 
     def model_settings(self, name: str) -> str:
