@@ -49,6 +49,8 @@ def packed_attention(
     causal = bool(getattr(module, "is_causal", False))
     # Not `tensor[0]`: the gradient of an index is a copy into zeros.
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    # Under autocast rotary positions leave q and k in float32.
+    q, k = q.to(v.dtype), k.to(v.dtype)
     across = packed.memory is not None and not causal
     # FlashAttention computes in half precision only.
     attend = _flash if q.device.type == "cuda" and q.dtype != torch.float32 else _by_length
