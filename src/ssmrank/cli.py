@@ -22,7 +22,7 @@ VERBS = {
     "corpus-tokens": ("ssmrank.pretraining.tokens_command", "tokenize a corpus"),
     "pretrain": ("ssmrank.pretraining.command", "pretrain a language model"),
     "pretrain-sweep": ("ssmrank.pretraining.sweep_command", "short pretrainings with several learning rates"),
-    "model-card": ("ssmrank.pretraining.card_command", "the README of a pretrained model"),
+    "publish-model": ("ssmrank.pretraining.publish_command", "a pretrained model as a folder with a model card"),
     "pretraining-figure": ("ssmrank.pretraining.figure_command", "loss on held-out text against tokens"),
     "index": ("ssmrank.retrieval.index_command", "build a Lucene index of a collection"),
     "retrieve": ("ssmrank.retrieval.retrieve_command", "first-stage retrieval to a TREC run"),

@@ -199,6 +199,9 @@ class Pretraining(LanguageModelling):
 
     sweep: Sweep
     models: dict[Name, LanguageModelSettings] = Field(min_length=1)
+    published: Name | None = Field(
+        None, description="training whose checkpoints are published, not those of the pretraining alone"
+    )
 
 
 class PretrainSettings(LanguageModelling):
@@ -208,11 +211,12 @@ class PretrainSettings(LanguageModelling):
 
 
 class CardSettings(Section):
-    """What a model card says beside what the pretraining wrote: what `ssmrank model-card` is given."""
+    """What a model card says beside what the trainings wrote: what `ssmrank publish-model` is given."""
 
     label: str
     corpus: str
     corpus_license: str
+    training: str = Field("", description="the training as a reranker, in words")
 
 
 # ---------------------------------------------------------------- sections
@@ -330,6 +334,9 @@ class Training(Section):
     )
     processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
     validation: Validation | None = None
+    start: Name | None = Field(
+        None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"
+    )
     seed: int = Field(42, ge=0)
 
 
@@ -545,6 +552,15 @@ class Params(Section):
     def _names_are_defined(self) -> Self:
         for name, pretraining in self.pretraining.items():
             self._defined("corpora", pretraining.corpus, f"pretraining.{name}.corpus")
+            if pretraining.published is not None:
+                self._defined("trainings", pretraining.published, f"pretraining.{name}.published")
+                sources = [entry.source for entry in self.models.values()]
+                for made in pretraining.models:
+                    if PretrainedModel(kind="pretrained", pretraining=name, model=made) not in sources:
+                        raise ValueError(
+                            f"pretraining.{name}.published: no entry of models has source {{kind: pretrained, "
+                            f"pretraining: {name}, model: {made}}}; add one"
+                        )
         for name, source in ((name, collection.source) for name, collection in self.collections.items()):
             if isinstance(source, TitlesCollection):
                 self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
@@ -568,6 +584,7 @@ class Params(Section):
         for name, training in self.trainings.items():
             self._defined_split(training.collection, training.split, f"trainings.{name}")
             self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
+            self._check_start(name)
             if training.validation is not None:
                 where = f"trainings.{name}.validation"
                 self._defined_split(training.collection, training.validation.split, where)
@@ -594,6 +611,22 @@ class Params(Section):
                     self._defined("trainings", row.training, f"{at}.training")
             self._check_baseline(where, table)
         return self
+
+    def _check_start(self, name: str) -> None:
+        chain = [name]
+        while (start := self.trainings[chain[-1]].start) is not None:
+            where = f"trainings.{chain[-1]}.start"
+            self._defined("trainings", start, where)
+            if start in chain:
+                raise ValueError(f"{where}: {' starts from '.join([*chain, start])}; break the circle")
+            missing = sorted(self._seeds(chain[-1]) - self._seeds(start))
+            if missing:
+                raise ValueError(f"{where}: {start!r} is not run with seed {missing[0]}; add it to its seeds")
+            chain.append(start)
+
+    def _seeds(self, training: str) -> set[int]:
+        section = self.trainings[training]
+        return set(section.seeds or [section.seed])
 
     def _check_baseline(self, where: str, table: Table) -> None:
         baseline = table.significance.baseline if table.significance else None
@@ -644,6 +677,14 @@ class Params(Section):
         values = self.trainings[training].model_dump(exclude={"seeds"})
         return Training(**(values | ({"seed": int(seed)} if sign else {})))
 
+    def start(self, name: str) -> str | None:
+        """The training, or one of its seeds, that a training, or one of its seeds, goes on from; None: the model."""
+        section = self.training(name)
+        if section.start is None:
+            return None
+        own = section.seed == self.trainings[section.start].seed
+        return section.start if own else f"{section.start}{SEED_SIGN}{section.seed}"
+
     def train_settings(self, training: str, model: str) -> TrainSettings:
         """The training section, or that of one of its seeds, with the model's overrides."""
         section = self.training(training)
@@ -654,13 +695,34 @@ class Params(Section):
     def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
         """The pretraining section for one of its models."""
         section = self.pretraining[pretraining]
-        return PretrainSettings(**section.model_dump(exclude={"sweep", "models"}), config=section.models[model].config)
+        shared = section.model_dump(exclude={"sweep", "models", "published"})
+        return PretrainSettings(**shared, config=section.models[model].config)
 
     def card_settings(self, pretraining: str, model: str) -> CardSettings:
         """What the model's card says of it and its data."""
         section = self.pretraining[pretraining]
         corpus = self.corpora[section.corpus]
-        return CardSettings(label=section.models[model].label, corpus=corpus.title, corpus_license=corpus.license)
+        training = ""
+        if section.published is not None:
+            chosen = self.trainings[section.published]
+            negatives = self.negatives[chosen.negatives]
+            training = (
+                f"queries and documents of {self.collections[chosen.collection].title}, {negatives.count} negatives "
+                f"from the first {negatives.depth} of {self.retrievers[negatives.retriever].label}, at most "
+                f"{chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
+                f"{chosen.learning_rate:g}, seed {chosen.seed}"
+            )
+        return CardSettings(
+            label=section.models[model].label,
+            corpus=corpus.title,
+            corpus_license=corpus.license,
+            training=training,
+        )
+
+    def published_model(self, pretraining: str, model: str) -> str:
+        """The name in section models of a pretrained model."""
+        wanted = PretrainedModel(kind="pretrained", pretraining=pretraining, model=model)
+        return next(name for name, entry in self.models.items() if entry.source == wanted)
 
 
 # ---------------------------------------------------------------- reading

@@ -76,6 +76,21 @@ WRONG: dict[str, tuple[tuple, Any, str]] = {
         "nDCG@5",
         "tables.table4.tests[0].metric: 'nDCG@5' is not in evaluation.metrics",
     ),
+    "training that starts from itself": (
+        ("trainings", "firstp", "start"),
+        "firstp",
+        "trainings.firstp.start: firstp starts from firstp; break the circle",
+    ),
+    "training that starts from an unknown one": (
+        ("trainings", "firstp", "start"),
+        "longp",
+        "trainings.firstp.start: 'longp' is not defined in section trainings",
+    ),
+    "collection of titles without its corpus": (
+        ("collections", "tiny", "source"),
+        {"kind": "titles", "corpus": "arxiv", "part": "train"},
+        "collections.tiny: a collection of kind titles has one split, with all its queries; keep one name in splits",
+    ),
     "name that is no file name": (("models", "a/b"), {}, "models.a/b"),
 }
 

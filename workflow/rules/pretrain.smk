@@ -3,8 +3,12 @@
 rule all_pretrain:
     input:
         fill("results/pretraining/{pretraining}/models/{model}", experiment.pretrained()),
-        fill("results/pretraining/{pretraining}/cards/{model}.md", experiment.pretrained()),
         expand("results/figures/pretraining-{pretraining}.pdf", pretraining=experiment.params.pretraining),
+
+
+rule all_publish:
+    input:
+        fill("results/pretraining/{pretraining}/published/{model}", experiment.pretrained()),
 
 
 rule corpus_tokenizer:
@@ -104,23 +108,27 @@ rule pretrain:
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
-rule model_card:
+rule publish_model:
     input:
-        "results/pretraining/{pretraining}/models/{model}",
+        pretrained="results/pretraining/{pretraining}/models/{model}",
+        checkpoint=lambda w: experiment.published_checkpoint(w.pretraining, w.model),
     output:
-        "results/pretraining/{pretraining}/cards/{model}.md",
+        directory("results/pretraining/{pretraining}/published/{model}"),
     log:
-        "results/logs/model_card/{pretraining}/{model}.log",
+        "results/logs/publish_model/{pretraining}/{model}.log",
     benchmark:
-        "results/benchmarks/model_card/{pretraining}/{model}.tsv"
+        "results/benchmarks/publish_model/{pretraining}/{model}.tsv"
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.pretraining.card_command"),
+        *code("ssmrank.pretraining.publish_command", without=["ssmrank.kernels", "ssmrank.models.attention"]),
         settings=lambda w: experiment.card_settings(w.pretraining, w.model),
+        checkpoint=lambda w: [
+            f"--checkpoint {path}" for path in experiment.published_checkpoint(w.pretraining, w.model)
+        ],
     shell:
-        "ssmrank model-card --settings {params.settings:q} --model {input:q}"
-        " --command 'snakemake --configfile params/minis.yaml -- {input}'"
+        "ssmrank publish-model --settings {params.settings:q} --pretrained {input.pretrained:q} {params.checkpoint}"
+        " --command 'snakemake --configfile params/minis.yaml -- {output}'"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 

@@ -1,5 +1,14 @@
-# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each.
+# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each but pretraining, which params.yaml
+# has none of.
 PHASES = {
+    "pretrain": [
+        rules.corpus_tokenizer,
+        rules.corpus_tokens,
+        rules.pretrain_sweep,
+        rules.pretrain,
+        rules.publish_model,
+        rules.pretraining_figure,
+    ],
     "download": [rules.download_collection, rules.download_model],
     "index": [rules.index],
     "retrieve": [rules.retrieve],

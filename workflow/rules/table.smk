@@ -12,10 +12,10 @@ rule significance:
         "results/logs/significance/{table}.log",
     benchmark:
         "results/benchmarks/significance/{table}.tsv"
-    conda:
-        "../envs/ssmrank.yaml"
     wildcard_constraints:
         table=any_of(experiment.tested_tables()),
+    conda:
+        "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.evaluation.significance_command"),
         settings=lambda w: experiment.significance_settings(w.table),
@@ -36,10 +36,10 @@ rule table:
         "results/logs/table/{table}.log",
     benchmark:
         "results/benchmarks/table/{table}.tsv"
-    conda:
-        "../envs/ssmrank.yaml"
     wildcard_constraints:
         table=any_of(experiment.tables()),
+    conda:
+        "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.reporting.command"),
         settings=lambda w: experiment.table_settings(w.table),

@@ -67,7 +67,8 @@ def list_jobs(arguments: list[str], rules: list[str]) -> list[Job]:
             names = {key: facts[key].split(", ") if key in facts else [] for key in ("input", "output", "log")}
             gpu = "gpu=1" in facts.get("resources", "")
             command_line = line.removeprefix("Shell command: ")
-            if not rules or facts["rule"] in rules:
+            # A rule that only names targets has no command.
+            if command_line != "None" and (not rules or facts["rule"] in rules):
                 jobs.append(Job(facts["rule"], names["input"], names["output"], names["log"], gpu, command_line))
             facts = {}
     return jobs

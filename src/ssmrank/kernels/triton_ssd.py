@@ -1,8 +1,8 @@
 """Mamba-2's mixer over packed sequences on a GPU, in Triton, forward and backward.
 
 A sequence is cut into chunks of Q tokens. Within a chunk the mixer is masked attention without softmax, y = (C Bᵀ ∘
-decays) Δx; between chunks a head hands on its state `[N, P]` (Dao & Gu 2024, section 6). Here a program takes some
-channels of one head through one sequence, chunk after chunk, with the state in registers: the forward pass writes
+decays) Δx; between chunks a head hands on its state `[N, P]` (Dao & Gu 2024, section 6). Here a program takes one
+head through one sequence, chunk after chunk, with the state in registers: the forward pass writes
 nothing but y, and a sequence of one chunk, as most passages are, touches no state at all.
 
 The backward pass runs the states forward once more and their gradients backward, and stores both where chunks meet (of
@@ -34,9 +34,6 @@ CHUNK = 64
 HEADS = 8
 """Heads over which one program sums the gradients of B and C, where there are chunks enough to fill the GPU."""
 
-PART = 32
-"""Channels of a head that one program takes with it through a sequence; more do not fit its registers."""
-
 FORWARD: dict[str, int] = {"num_warps": 4, "num_stages": 1}
 STATES: dict[str, int] = {"num_warps": 8, "num_stages": 1}
 INPUTS: dict[str, int] = {"num_warps": 4, "num_stages": 1}
@@ -46,8 +43,11 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 def supports(width: int, states: int) -> bool:
-    """Whether heads of this width P and states N fit the kernels: powers of two from 16 to 128, and to 256."""
-    return all(size >= 16 and size & (size - 1) == 0 for size in (width, states)) and width <= 128 and states <= 256
+    """Whether heads of this width P and number of states N are among those checked on a GPU.
+
+    Others compile too, but triton 3.6 was seen to place operands of 32 columns outside of shared memory.
+    """
+    return width in (64, 128) and states in (64, 128)
 
 
 @triton.jit
@@ -83,14 +83,14 @@ def _decays(total, rows, columns):  # type: ignore[no-untyped-def]
 def _forward_kernel(  # type: ignore[no-untyped-def]
     x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
     x_stride, dt_stride, B_stride, C_stride, heads, per_group,
-    P: tl.constexpr, PB: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr, NEED_Y: tl.constexpr, NEED_FINAL: tl.constexpr,
     KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """PB channels of y and of the last state; or, without y, the state that each chunk starts from, and whose it is."""
-    head, part, sequence = tl.program_id(0) // (P // PB), tl.program_id(0) % (P // PB), tl.program_id(1)
+    """y and the last state; or, without y, the state that each chunk starts from, and whose chunk it is."""
+    head, sequence = tl.program_id(0), tl.program_id(1)
     dtype: tl.constexpr = x.dtype.element_ty
-    inside, p, n = tl.arange(0, Q), part * PB + tl.arange(0, PB), tl.arange(0, N)
+    inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
     chunks = tl.cdiv(end - start, Q)
     rate = tl.load(A + head) * LOG2_E
@@ -102,7 +102,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         skip = tl.load(D + head)
     place = n[:, None] * P + p[None, :]
     outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
-    state = tl.zeros([N, PB], tl.float32)
+    state = tl.zeros([N, P], tl.float32)
     if HAS_INDEX:
         row = tl.load(index + sequence)
         origin = (row * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
@@ -151,13 +151,13 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 def _states_backward_kernel(  # type: ignore[no-untyped-def]
     dt, A, C, bias, starts, grad_y, grad_final, grad_initial, grad_kept,
     dt_stride, C_stride, grad_stride, heads, per_group,
-    P: tl.constexpr, PB: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_BIAS: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """PB channels of the state's gradient at the end of each chunk, and at the sequence's start."""
-    head, part, sequence = tl.program_id(0) // (P // PB), tl.program_id(0) % (P // PB), tl.program_id(1)
+    """The state's gradient at the end of each chunk, and at the sequence's start."""
+    head, sequence = tl.program_id(0), tl.program_id(1)
     dtype: tl.constexpr = grad_kept.dtype.element_ty
-    inside, p, n = tl.arange(0, Q), part * PB + tl.arange(0, PB), tl.arange(0, N)
+    inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
     chunks = tl.cdiv(end - start, Q)
     rate = tl.load(A + head) * LOG2_E
@@ -166,7 +166,7 @@ def _states_backward_kernel(  # type: ignore[no-untyped-def]
         shift = tl.load(bias + head)
     place = n[:, None] * P + p[None, :]
     outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
-    carry = tl.zeros([N, PB], tl.float32)
+    carry = tl.zeros([N, P], tl.float32)
     if HAS_FINAL:
         carry = tl.load(grad_final + outside)
     C += head // per_group * N
@@ -414,10 +414,10 @@ class _Ssd(torch.autograd.Function):
                 "P": width, "N": states, "Q": CHUNK, "HAS_BIAS": bias is not None, "HAS_INITIAL": initial is not None,
                 "HAS_FINAL": grad_final is not None, "PRECISION": _precision(x),
             }  # fmt: skip
-            _states_backward_kernel[heads * width // _part(width), sequences](
+            _states_backward_kernel[heads, sequences](
                 dt, A, C, bias, starts, grad_y, grad_final, grad_initial, grad_kept,
                 dt.stride(0), C.stride(0), grad_y.stride(0), heads, heads // groups,
-                PB=_part(width), **flags, **STATES,
+                **flags, **STATES,
             )  # fmt: skip
             strides = x.stride(0), dt.stride(0), B.stride(0), C.stride(0), grad_y.stride(0)
             _inputs_backward_kernel[heads, slots](
@@ -464,19 +464,14 @@ def _run_forward(
     (_, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
     if sequences == 0:
         return
-    _forward_kernel[heads * width // _part(width), sequences](
+    _forward_kernel[heads, sequences](
         x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
         x.stride(0), dt.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
-        P=width, PB=_part(width), N=states, Q=CHUNK, HAS_D=D is not None, HAS_BIAS=bias is not None,
+        P=width, N=states, Q=CHUNK, HAS_D=D is not None, HAS_BIAS=bias is not None,
         HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_Y=y is not None,
         NEED_FINAL=final is not None, KEEP=kept is not None, PRECISION=_precision(x),
         **(STATES if y is None else FORWARD),
     )  # fmt: skip
-
-
-def _part(width: int) -> int:
-    """Channels of a head that one program takes where heads may be split."""
-    return min(width, PART)
 
 
 def _precision(x: Tensor) -> str:

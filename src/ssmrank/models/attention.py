@@ -51,6 +51,8 @@ def packed_attention(
     causal = bool(getattr(module, "is_causal", False))
     # Not `tensor[0]`: the gradient of an index is a copy into zeros.
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    # Under autocast rotary positions leave q and k in float32.
+    q, k = q.to(v.dtype), k.to(v.dtype)
     if packed.forks is not None:
         if not causal:
             raise ValueError("segments of a forked batch can only be attended to causally")
@@ -74,6 +76,7 @@ def last_attention(
     The token may be any where attention is not causal, and is the last where it is; with forks R sequences are those
     that nothing continues.
     """
+    q, k = q.to(v.dtype), k.to(v.dtype)
     if packed.forks is None:
         return attend(q, k, v, packed.singles, False, scaling)
     outputs, first = [], 0

@@ -21,7 +21,7 @@ from ssmrank.models import mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
 from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
+from ssmrank.models.reranker import INPUT_FILE, TRAINED_FILE, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
     if not weights:
         return _select(names, _TOKENIZER_FILES)
     formats = next((f for f in (_SAFE_WEIGHTS, _PICKLED_WEIGHTS, _GGUF_WEIGHTS) if _select(names, f[:1])), ())
-    return _select(names, ("config.json", *_TOKENIZER_FILES, *formats))
+    return _select(names, ("config.json", TRAINED_FILE, *_TOKENIZER_FILES, *formats))
 
 
 def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives: Path, weights: bool) -> None:

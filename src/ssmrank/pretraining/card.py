@@ -8,8 +8,13 @@ from typing import Any
 from ssmrank.config import CardSettings
 
 
-def model_card(facts: Mapping[str, Any], card: CardSettings, command: str) -> str:
-    """A README.md for a checkpoint folder, from what its `pretraining.json` holds and the command that made it."""
+def model_card(
+    facts: Mapping[str, Any], card: CardSettings, command: str, outcome: Mapping[str, Any] | None = None
+) -> str:
+    """A README.md for a model's folder, from what its `pretraining.json` holds and the command that made it.
+
+    `outcome`: of the training as a reranker (`outcome.json`), where there was one after the pretraining.
+    """
     settings, parameters = facts["settings"], facts["parameters"]
     masked = facts["objective"] == "masked tokens"
     predicted = f"{settings['masked_share']:.0%} of the tokens, masked" if masked else "the next token"
@@ -36,16 +41,28 @@ def model_card(facts: Mapping[str, Any], card: CardSettings, command: str) -> st
             "Time",
             f"{facts['curve']['seconds']:,.0f} s on {facts['device']}, {facts['tokens_per_second']:,.0f} tokens/s",
         ),
+        *([] if outcome is None else [_training(outcome, card)]),
         ("Made by", f"`{command}`"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    trained = "" if outcome is None else ", then trained as a reranker"
     return (
         f"# {card.label}, pretrained here\n\n"
         "A small language model, one of several architectures that were trained on the same text in the same order, "
-        "with as many tokens, steps and non-embedding parameters. It is made to be fine-tuned as a reranker of short "
-        "scientific texts; it knows little beyond them.\n\n"
+        f"with as many tokens, steps and non-embedding parameters{trained}. It is made to be fine-tuned as a reranker "
+        "of short scientific texts; it knows little beyond them.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         "The loss of a masked language model (BERT) cannot be compared with that of models which predict the next "
         "token.\n\n"
         "The whole curve, the settings and the sweep's choice are in `pretraining.json`.\n"
+    )
+
+
+def _training(outcome: Mapping[str, Any], card: CardSettings) -> tuple[str, str]:
+    loss = outcome["loss"]
+    last = loss[-max(1, len(loss) // 20) :]
+    return (
+        "Training as a reranker",
+        f"{card.training}; {outcome['steps']:,} steps, {outcome['tokens']:,} tokens, {outcome['seconds']:,.0f} s on "
+        f"{outcome['device']}, loss {loss[0]:.3f} at the first step and {sum(last) / len(last):.3f} over the last 5%",
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -63,6 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(TrainSettings, arguments.settings)
     if settings.loss not in LOSSES:
         raise UserError(f"trainings: loss {settings.loss!r} is unknown; known: {', '.join(LOSSES)}")
+    if _is_out_of_memory(arguments.model):
+        with atomic_directory(arguments.output) as folder:
+            shutil.copy2(arguments.model / "outcome.json", folder)
+        log.warning("%s did not fit into memory; the result is OOM", arguments.model)
+        return
     if settings.parallel != "none" and "RANK" not in os.environ:
         launch(command_of(arguments), settings.processes or max(1, torch.cuda.device_count()))
         return
@@ -155,6 +161,12 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
                     (folder / "mlflow_run_id").write_text(tracked.run_id + "\n")
             tracked.artifact_path("checkpoint", arguments.output)
             state.clear()
+
+
+def _is_out_of_memory(model: Path) -> bool:
+    """Whether the checkpoint to start from is one of a training that ran out of memory."""
+    outcome = model / "outcome.json"
+    return outcome.is_file() and json.loads(outcome.read_text())["status"] == "oom"
 
 
 def _groups(path: Path, settings: TrainSettings) -> list[Group]:

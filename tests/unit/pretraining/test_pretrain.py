@@ -205,14 +205,41 @@ def test_choice_of_the_rate_by_hand() -> None:
         choose_rate({1e-3: None, 2e-3: float("nan")})
 
 
+def published(tmp_path: Path, *more: str) -> Path:
+    said = json.dumps({"label": "BERT-mini", "corpus": "Made up", "corpus_license": "CC0", "training": "on titles"})
+    options = ["--settings", said, "--pretrained", str(tmp_path / "model"), "--command", "make it", *more]
+    assert main(["publish-model", *options, "--output", str(tmp_path / "published")]) == 0
+    return tmp_path / "published"
+
+
 def test_the_card_says_what_was_done(tmp_path: Path, tokenizer_folder: Path, tokens_folder: Path) -> None:
     assert run_pretrain(tmp_path, "model", tokenizer_folder, tokens_folder, settings("bert")) == 0
-    card = tmp_path / "card.md"
-    said = json.dumps({"label": "BERT-mini", "corpus": "Made up", "corpus_license": "CC0"})
-    options = ["--settings", said, "--model", str(tmp_path / "model"), "--command", "make it", "--output", str(card)]
-    assert main(["model-card", *options]) == 0
-    text = card.read_text()
-    facts = json.loads((tmp_path / "model" / "pretraining.json").read_text())
+    folder = published(tmp_path)
+    text = (folder / "README.md").read_text()
+    facts = json.loads((folder / "pretraining.json").read_text())
     loss = facts["curve"]["held_out"][-1][2]
     for part in ("# BERT-mini", "Made up", "CC0", "12 of 256 tokens", f"{loss:.4f}", "0.01", "`make it`", "15%"):
         assert part in text
+    assert "Training as a reranker" not in text
+    assert load_backbone(folder).config.model_type == "bert"
+
+
+def test_a_published_reranker_scores_and_is_fine_tuned_further(
+    tmp_path: Path, tokenizer_folder: Path, tokens_folder: Path
+) -> None:
+    assert run_pretrain(tmp_path, "model", tokenizer_folder, tokens_folder, settings("llama")) == 0
+    trained = new_reranker(tmp_path / "model", "D", max_length=64).eval()
+    trained.save(tmp_path / "checkpoint")
+    outcome = {"status": "ok", "steps": 40, "tokens": 9000, "seconds": 3.0, "device": "cpu", "loss": [2.0] * 39 + [1.5]}
+    (tmp_path / "checkpoint" / "outcome.json").write_text(json.dumps(outcome))
+    folder = published(tmp_path, "--checkpoint", str(tmp_path / "checkpoint"))
+    assert "on titles; 40 steps, 9,000 tokens, 3 s on cpu, loss 2.000 at the first step and 1.750" in (
+        folder / "README.md"
+    ).read_text()
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    model = {"label": "x", "kind": "D", "size": "1", "source": {"kind": "folder", "path": str(folder)}}
+    options = ["--archives", str(tmp_path), "--output", str(tmp_path / "copy")]
+    assert main(["download-model", "--settings", json.dumps(model), *options]) == 0
+    further = new_reranker(tmp_path / "copy", "D", max_length=32).eval()
+    texts = ["Mamba scan", "boat fish river"]
+    assert further.score("river boat", texts) == pytest.approx(trained.score("river boat", texts), abs=2e-2)

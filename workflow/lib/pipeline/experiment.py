@@ -142,8 +142,12 @@ class Experiment:
         )
 
     def trained(self) -> list[Trained]:
-        """Checkpoints that a table needs."""
-        return _once(Trained(run.training, run.model) for run in self.reranked())
+        """Checkpoints that a table needs, with those that they go on from."""
+        wanted = [Trained(run.training, run.model) for run in self.reranked()]
+        for training, model in wanted:
+            start = self.params.start(training)
+            wanted += [Trained(start, model)] if start is not None else []
+        return _once(wanted)
 
     def samples(self) -> list[Sample]:
         """Negatives that the trainings need."""
@@ -217,6 +221,11 @@ class Experiment:
         section = self.params.training(training)
         return Sample(section.collection, section.split, section.negatives)
 
+    def start(self, training: str, model: str) -> str:
+        """The folder that a training begins with: the model's, or a checkpoint of an earlier training."""
+        start = self.params.start(training)
+        return f"data/models/{model}" if start is None else f"results/checkpoints/{start}/{model}"
+
     def validation(self, training: str) -> list[FirstStage]:
         """The run of held-out queries that a training reranks now and then; empty if it has none."""
         section = self.params.training(training)
@@ -268,8 +277,15 @@ class Experiment:
         """For `ssmrank pretrain-sweep`."""
         return _json(self.params.pretraining[pretraining].sweep)
 
+    def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
+        """The checkpoint that is published for a pretrained model, where it is not the pretraining's own."""
+        training = self.params.pretraining[pretraining].published
+        if training is None:
+            return []
+        return [f"results/checkpoints/{training}/{self.params.published_model(pretraining, model)}"]
+
     def card_settings(self, pretraining: str, model: str) -> str:
-        """For `ssmrank model-card`."""
+        """For `ssmrank publish-model`."""
         return _json(self.params.card_settings(pretraining, model))
 
     def model_settings(self, name: str) -> str:
