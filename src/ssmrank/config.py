@@ -483,7 +483,7 @@ class Costs(Section):
 
     collection: Name = Field(description="the run of this collection is reranked for the speed")
     split: Name
-    pairs: int = Field(20_000, ge=1, description="of its first queries")
+    pairs: int | None = Field(None, ge=1, description="of its first queries; null: all")
 
 
 class Table(Section):

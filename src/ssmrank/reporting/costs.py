@@ -27,7 +27,9 @@ class Costs:
         return self.rows.get(runs[0], ("",) * len(self.titles)) if runs else ("",) * len(self.titles)
 
 
-def cost_texts(pretraining: Mapping[str, Any] | None, outcomes: Sequence[Mapping[str, Any]], speed: Mapping[str, Any]) -> tuple[str, ...]:
+def cost_texts(
+    pretraining: Mapping[str, Any] | None, outcomes: Sequence[Mapping[str, Any]], speed: Mapping[str, Any]
+) -> tuple[str, ...]:
     """A row's texts.
 
     pretraining: what `ssmrank pretrain` wrote, None where it did not make the model; outcomes: of the trainings with
@@ -46,13 +48,13 @@ def cost_texts(pretraining: Mapping[str, Any] | None, outcomes: Sequence[Mapping
 
 def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]) -> str:
     """What the columns are, and the devices that times were measured on."""
-    trained = " and ".join(sorted({outcome["device_name"] for outcome in outcomes}))
+    trained = " and ".join(sorted({outcome["device"] for outcome in outcomes}))
     measured = " and ".join(sorted({speed["device"] for speed in speeds}))
     on = speeds[0]
     return (
-        f"Parameters: all, and without embeddings; Tokens: of pretraining; Training: of this training alone, mean over "
-        f"seeds, on {trained}; pairs/s: reranking {on['pairs']:,} pairs of {on['collection']} with document reuse, where "
-        f"the model can, and whole: without, on {measured} in {on['precision']}."
+        "Parameters: all, and without embeddings; Tokens: of pretraining; Training: time of this training alone, mean "
+        f"over seeds, on {trained}; pairs/s: reranking {on['pairs']:,} pairs of {on['collection']} with document "
+        f"reuse, where the model can, and whole: without, on {measured} in {on['precision']}."
     )
 
 

@@ -62,7 +62,8 @@ def to_latex(table: ResultTable) -> str:
     lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
     # Marks take no width, so that the numbers stay in line; the space after the last column is theirs. Letters take
     # theirs: there may be many.
-    alignment = "llll" + "r" * len(table.costs) + ("l" if _has_letters(table) else "r") * len(table.columns) + "@{\\hspace{1.2em}}"
+    values = ("l" if _has_letters(table) else "r") * len(table.columns)
+    alignment = "llll" + "r" * len(table.costs) + values + "@{\\hspace{1.2em}}"
     lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table)]
     for section in table.sections:
         lines += [
