@@ -31,3 +31,30 @@ rule rerank:
         " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q}"
         " --output {output:q} --state {params.state}/{wildcards.collection}/{wildcards.split}/{wildcards.reranking}"
         "/{wildcards.training}/{wildcards.model} --token-cache {params.state}/tokens 2>&1 | tee {log:q} >&2"
+
+
+# What a machine's speed is does not depend on the seed: the first checkpoint stands for all.
+rule rerank_speed:
+    input:
+        checkpoint="results/checkpoints/{training}/{model}",
+        collection="data/collections/{collection}",
+        run=lambda w: (
+            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
+        ),
+    output:
+        "results/speed/{collection}/{split}/{reranking}/{training}/{model}.json",
+    log:
+        "results/logs/rerank_speed/{collection}/{split}/{reranking}/{training}/{model}.log",
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.reranking.speed_command"),
+        settings=lambda w: experiment.reranking_settings(w.reranking),
+        pairs=lambda w: experiment.speed_pairs(w.collection, w.split),
+    shell:
+        "ssmrank rerank-speed --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
+        " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q} {params.pairs}"
+        " --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -23,7 +23,7 @@ from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
 from ssmrank.launch import command_of, launch
 from ssmrank.models.attention import backend
-from ssmrank.models.precision import default_device, resolve_precision
+from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.reranker import new_reranker
 from ssmrank.models.templates import Template
 from ssmrank.models.tokens import TokenStore, token_store
@@ -143,10 +143,10 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
                 validator=validator,
                 workers=workers,
             )
-            outcome = _summary(history, str(device), precision)
+            outcome = _summary(history, device_name(device), precision)
         except OutOfMemory:
             log.warning("%s: does not fit into the memory of %s; the result is OOM", arguments.model.name, device)
-            outcome = {"status": "oom", "device": str(device)}
+            outcome = {"status": "oom", "device": device_name(device)}
         if outcome["status"] == "ok":
             reranker = workers.whole(
                 reranker, lambda: new_reranker(arguments.model, arguments.kind, settings.max_length)
