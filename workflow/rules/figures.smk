@@ -1,4 +1,10 @@
 # Targets of their own, outside `all`: what they show depends on the machine, and measuring takes it for minutes.
+RERANKING_SCRIPTS = [
+    *(Path("benchmarks", f"{name}.py") for name in ["reranking", "contenders", "measure", "shapes", "workloads"]),
+    Path("benchmarks/workloads/msmarco-documents.json"),
+]
+
+
 rule training_throughput:
     output:
         "results/throughput/training.csv",
@@ -31,3 +37,74 @@ rule figure1:
         *code("ssmrank.reporting.figure_command"),
     shell:
         "ssmrank figure1 --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule inference_speed:
+    output:
+        "results/throughput/{suite}.csv",
+    log:
+        "results/logs/inference_speed/{suite}.log",
+    wildcard_constraints:
+        suite="table5|lengths",
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.reranking.engine"),
+        scripts=digests(RERANKING_SCRIPTS),
+    shell:
+        "python benchmarks/reranking.py --suite {wildcards.suite} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule table5:
+    input:
+        "results/throughput/table5.csv",
+    output:
+        report("results/tables/table5.tex", caption="../report/table5.rst", category="Tables"),
+    log:
+        "results/logs/table5.log",
+    benchmark:
+        "results/benchmarks/table5.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.efficiency_tables_command"),
+    shell:
+        "ssmrank table5 --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule table6:
+    input:
+        "results/throughput/lengths.csv",
+    output:
+        report("results/tables/table6.tex", caption="../report/table6.rst", category="Tables"),
+    log:
+        "results/logs/table6.log",
+    benchmark:
+        "results/benchmarks/table6.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.efficiency_tables_command"),
+    shell:
+        "ssmrank table6 --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule efficiency:
+    input:
+        experiment.efficiency_inputs(),
+    output:
+        report("results/figures/efficiency.pdf", caption="../report/efficiency.rst", category="Figures"),
+    log:
+        "results/logs/efficiency.log",
+    benchmark:
+        "results/benchmarks/efficiency.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.efficiency_command"),
+        settings=experiment.efficiency_settings(),
+    shell:
+        "ssmrank efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -345,11 +345,33 @@ class Experiment:
         folders = [path for row in rows for path in (*row["checkpoints"], row["pretrained"], row["speed"])]
         return list(dict.fromkeys(path for path in folders if path is not None))
 
+    def efficiency_settings(self) -> str:
+        """For `ssmrank efficiency`: the rerankers of the first table on its first test."""
+        return json.dumps(self._efficiency(), sort_keys=True)
+
+    def efficiency_inputs(self) -> list[str]:
+        """Files that the efficiency figure is drawn from."""
+        return [path for row in self._efficiency()["rows"] for path in (row["metrics"], row["speed"])]
+
+    def _efficiency(self) -> dict[str, Any]:
+        table = next(iter(self.params.tables.values()))
+        test = table.tests[0]
+        collection = test.collection if isinstance(test.collection, str) else test.collection[0]
+        rows = []
+        for row in (row for section in table.sections for row in section.rerankers):
+            training = self.params.seeded(row.training)[0]
+            run = f"{collection}/{test.split}/{table.reranking}/{training}/{row.model}"
+            label = f"{self.params.models[row.model].label}, {self.params.trainings[row.training].label}"
+            files = {kind: f"results/{kind}/{run}.json" for kind in ("metrics", "speed")}
+            rows.append({"label": label, **files})
+        title = f"{self.params.collections[collection].title}, {test.split}"
+        return {"title": title, "metric": test.metric, "rows": rows}
+
     def speed_pairs(self, collection: str, split: str) -> list[str]:
         """The option --pairs of a measurement of speed on this test."""
         wanted = [table.costs for table in self.params.tables.values() if table.costs is not None]
         pairs = [costs.pairs for costs in wanted if (costs.collection, costs.split) == (collection, split)]
-        return [] if None in pairs else ["--pairs", str(max(filter(None, pairs), default=1))]
+        return [] if None in pairs or not pairs else ["--pairs", str(max(filter(None, pairs)))]
 
     def _cost_rows(self, name: str) -> Iterator[dict[str, Any]]:
         table = self.params.tables[name]

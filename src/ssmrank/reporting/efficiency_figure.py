@@ -1,0 +1,75 @@
+"""The efficiency figure: a reranker's quality against its speed, with document reuse and without."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ssmrank.config import check
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_file
+
+
+class _Way(BaseModel):
+    pairs_per_second: float
+
+
+class _Speed(BaseModel):
+    """What `ssmrank rerank-speed` writes, as far as the figure needs it."""
+
+    whole: _Way
+    reuse: _Way | None
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A reranker: its metric's mean, its pairs a second without reuse, and with it where it can."""
+
+    label: str
+    quality: float
+    whole: float
+    reuse: float | None
+
+
+def read_speed(path: Path) -> tuple[float, float | None, str]:
+    """Pairs a second without and with reuse, and where they were measured; raises UserError where that fails."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank rerank-speed` to make it") from error
+    except ValueError as error:
+        raise UserError(f"{path}: malformed JSON; delete it and run `ssmrank rerank-speed` again") from error
+    speed = check(_Speed, values, str(path))
+    reuse = None if speed.reuse is None else speed.reuse.pairs_per_second
+    return speed.whole.pairs_per_second, reuse, f"{speed.device}, {speed.precision}"
+
+
+def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path) -> None:
+    """A line from each reranker's speed without reuse (hollow) to that with it (filled), as PDF."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.6, 3.6), layout="constrained")
+    for place, point in enumerate(points):
+        colour = f"C{place % 10}"
+        axes.plot(point.whole, point.quality, "o", markerfacecolor="none", color=colour, label=point.label)
+        if point.reuse is not None:
+            axes.plot([point.whole, point.reuse], [point.quality] * 2, "-", color=colour, linewidth=1)
+            axes.plot(point.reuse, point.quality, "o", color=colour)
+    axes.set_xscale("log")
+    axes.set_xlabel("pairs/s (hollow: every pair whole; filled: with document reuse)")
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.3)
+    axes.set_title(caption, fontsize=8)
+    axes.legend(fontsize=6, frameon=False)
+    with atomic_file(output, "wb") as stream:
+        # Without the date of making, equal measurements give equal bytes.
+        figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
+    pyplot.close(figure)
