@@ -16,6 +16,7 @@ import operator
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
@@ -29,6 +30,10 @@ intrinsic: Any = _intrinsic
 LANES = 16
 BYTES = 4 * LANES
 """Size of a vector in memory."""
+
+WIDE_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
+"""Whether a vector is one register of 32. Else it takes two or more of 16, which the sums of a tile of four by four
+vectors do not fit: kept in memory they cost three times as much."""
 
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453

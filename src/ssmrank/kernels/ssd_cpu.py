@@ -18,6 +18,7 @@ from ssmrank.kernels.simd import (
     BYTES,
     LANES,
     LOG2_E,
+    WIDE_REGISTERS,
     arguments,
     broadcast,
     exp2,
@@ -60,7 +61,7 @@ def multiply(
         while column < vectors:
             source, target = b + column * BYTES, c + row * c_row + column * BYTES
             line = a + row * a_row
-            if column + 4 <= vectors:
+            if WIDE_REGISTERS and column + 4 <= vectors:
                 if full:
                     tile_4x4(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
                 else:
