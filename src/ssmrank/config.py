@@ -379,13 +379,22 @@ class Model(Section):
     training: TrainingOverrides = TrainingOverrides()
 
 
+class Passages(Section):
+    """MaxP: windows over a document, of which the best one counts."""
+
+    length: int = Field(ge=1, description="tokens of the document's text in a window")
+    stride: int = Field(ge=1, description="tokens from the start of a window to the next one's")
+
+
 class Reranking(Section):
     """Which documents are reranked."""
 
     retriever: Name
     depth: int = Field(ge=1)
-    token_budget: int = Field(16384, ge=16)
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
+    processes: int | None = Field(None, ge=1, description="each computes a part; null: one for each GPU")
 
 
 class TestSet(Section):

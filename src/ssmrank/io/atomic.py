@@ -89,7 +89,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
-    """One process, or thread, at a time is inside for this path; the others wait. A hidden lock file stays beside it."""
+    """One process, or thread, at a time is inside for this path; others wait. A hidden lock file stays beside it."""
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

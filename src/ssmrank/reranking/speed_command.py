@@ -19,9 +19,9 @@ from ssmrank.io.atomic import atomic_file
 from ssmrank.io.trec import Run, read_run
 from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.reranker import load_reranker
+from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import plan_work, score
 from ssmrank.reranking.planner import pairs_of
-from ssmrank.training.tokens import token_store
 
 log = logging.getLogger(__name__)
 

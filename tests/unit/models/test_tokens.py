@@ -8,9 +8,9 @@ import pytest
 
 from ssmrank.collections.store import UnknownId
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.models import tokens
 from ssmrank.models.templates import Template
-from ssmrank.training import tokens
-from ssmrank.training.tokens import TokenStore, token_store
+from ssmrank.models.tokens import TokenStore, token_store
 
 TEXTS = {"d1": "mamba state space models", "d2": "", "d3": "search engine lucene index river", "é4": "fish"}
 
