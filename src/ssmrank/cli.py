@@ -32,6 +32,8 @@ VERBS = {
     "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
     "significance": ("ssmrank.evaluation.significance_command", "paired tests between the rows of a table"),
     "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
+    "costs": ("ssmrank.reporting.costs_command", "what the rerankers of a table cost"),
+    "rerank-speed": ("ssmrank.reranking.speed_command", "pairs a second with and without document reuse"),
     "pdf": ("ssmrank.reporting.pdf_command", "a table in LaTeX as a PDF page"),
     "figure1": ("ssmrank.reporting.figure_command", "training throughput against batch size"),
     "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),

@@ -379,13 +379,22 @@ class Model(Section):
     training: TrainingOverrides = TrainingOverrides()
 
 
+class Passages(Section):
+    """MaxP: windows over a document, of which the best one counts."""
+
+    length: int = Field(ge=1, description="tokens of the document's text in a window")
+    stride: int = Field(ge=1, description="tokens from the start of a window to the next one's")
+
+
 class Reranking(Section):
     """Which documents are reranked."""
 
     retriever: Name
     depth: int = Field(ge=1)
-    token_budget: int = Field(16384, ge=16)
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
+    processes: int | None = Field(None, ge=1, description="each computes a part; null: one for each GPU")
 
 
 class TestSet(Section):
@@ -478,6 +487,14 @@ class Tolerance(Section):
         return self
 
 
+class Costs(Section):
+    """Columns of what rerankers cost: parameters, pretraining, training, speed with and without document reuse."""
+
+    collection: Name = Field(description="the run of this collection is reranked for the speed")
+    split: Name
+    pairs: int | None = Field(None, ge=1, description="of its first queries; null: all")
+
+
 class Table(Section):
     """A table of results."""
 
@@ -487,6 +504,7 @@ class Table(Section):
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)
     significance: Significance | None = Field(None, description="null: no tests")
+    costs: Costs | None = Field(None, description="null: such columns are not shown")
     tolerance: Tolerance = Tolerance()
 
     @property
@@ -601,6 +619,8 @@ class Params(Section):
                     self._defined("models", row.model, f"{at}.model")
                     self._defined("trainings", row.training, f"{at}.training")
             self._check_baseline(where, table)
+            if table.costs is not None:
+                self._defined_split(table.costs.collection, table.costs.split, f"{where}.costs")
         return self
 
     def _check_start(self, name: str) -> None:

@@ -172,9 +172,13 @@ def test_settings_inline_or_from_a_file(tmp_path: Path) -> None:
         read_settings(Bm25, '{"kind": "bm25", "kk1": 1}')
 
 
-@pytest.mark.parametrize("overlay", [None, *sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))])
+@pytest.mark.parametrize("overlay", [None, *sorted((Path(__file__).parents[2] / "params").rglob("*.yaml"))])
 def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None) -> None:
-    read_params(*[path for path in (root / "params.yaml", overlay) if path is not None])
+    files = [] if overlay is None else [overlay]
+    if overlay is not None and overlay.parent != root / "params":
+        # params/NAME/OTHER.yaml stands behind params/NAME.yaml.
+        files.insert(0, overlay.parent.with_suffix(".yaml"))
+    read_params(root / "params.yaml", *files)
 
 
 def test_schema_is_up_to_date(root: Path) -> None:

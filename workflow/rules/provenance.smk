@@ -14,9 +14,9 @@ PHASES = {
     "retrieve": [rules.retrieve],
     "negatives": [rules.negatives],
     "train": [rules.train],
-    "rerank": [rules.rerank],
+    "rerank": [rules.rerank, rules.rerank_speed],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
-    "tables": [rules.significance, rules.table, rules.table_pdf],
+    "tables": [rules.significance, rules.costs, rules.table, rules.table_pdf],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 

@@ -3,6 +3,7 @@ rule all_rerank:
         fill("results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec", experiment.reranked()),
 
 
+# A killed reranking goes on from its finished parts (see the rule `train`); those of one tokenizer share its tokens.
 rule rerank:
     input:
         checkpoint="results/checkpoints/{training}/{model}",
@@ -24,7 +25,36 @@ rule rerank:
     params:
         *code("ssmrank.reranking.command"),
         settings=lambda w: experiment.reranking_settings(w.reranking),
+        state=f"results/state/rerank-{digest(*code('ssmrank.reranking.command'))}",
     shell:
         "ssmrank rerank --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
         " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q}"
+        " --output {output:q} --state {params.state}/{wildcards.collection}/{wildcards.split}/{wildcards.reranking}"
+        "/{wildcards.training}/{wildcards.model} --token-cache {params.state}/tokens 2>&1 | tee {log:q} >&2"
+
+
+# What a machine's speed is does not depend on the seed: the first checkpoint stands for all.
+rule rerank_speed:
+    input:
+        checkpoint="results/checkpoints/{training}/{model}",
+        collection="data/collections/{collection}",
+        run=lambda w: (
+            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
+        ),
+    output:
+        "results/speed/{collection}/{split}/{reranking}/{training}/{model}.json",
+    log:
+        "results/logs/rerank_speed/{collection}/{split}/{reranking}/{training}/{model}.log",
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.reranking.speed_command"),
+        settings=lambda w: experiment.reranking_settings(w.reranking),
+        pairs=lambda w: experiment.speed_pairs(w.collection, w.split),
+    shell:
+        "ssmrank rerank-speed --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
+        " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q} {params.pairs}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -107,11 +107,11 @@ def _lanes(values):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["channels"])
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, D, z, bias, starts, initial, y, final, stored,
+    u, delta, A, B, C, D, z, bias, starts, initial, index, y, final, stored,
     u_stride, delta_stride, B_stride, C_stride, z_stride, sequences, groups, channels,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, NEED_FINAL: tl.constexpr,
-    STORE: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr,
+    NEED_FINAL: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     n = tl.arange(0, NP)
@@ -130,7 +130,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         start = tl.load(starts + sequence)
         end = tl.load(starts + sequence + 1)
         state = tl.zeros([NP, BLOCK], tl.float32)
-        if HAS_INITIAL:
+        if HAS_INDEX:
+            row = tl.load(index + sequence)
+            state = tl.load(initial + row * plane + place, mask=mask & (row >= 0), other=0.0)
+        elif HAS_INITIAL:
             state = tl.load(initial + sequence * plane + place, mask=mask, other=0.0)
         for chunk in range(0, tl.cdiv(end - start, CHUNK)):
             if STORE:
@@ -302,10 +305,15 @@ def selective_scan(
     delta_bias: Tensor | None,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_selective_scan`; u, delta, B, C and z in any dtype, computed in float32; y in u's dtype."""
+    """See `packed_selective_scan`; u, delta, B, C and z in any dtype, computed in float32; y in u's dtype.
+
+    Not differentiable with an index or into `out`.
+    """
     # Within the kernels channels are contiguous in A and in states too.
     rates = A.t().float().contiguous()
     D = None if D is None else D.float().contiguous()
@@ -314,7 +322,11 @@ def selective_scan(
     u, delta, B, C = (_rows(tensor) for tensor in (u, delta, B, C))
     z = None if z is None else _rows(z)
     starts = cu_seqlens.to(u.device, torch.int64).contiguous()
-    y, final = _SelectiveScan.apply(u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
+    arguments = (u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
+    if initial_index is None and out is None:
+        y, final = _SelectiveScan.apply(*arguments)
+    else:
+        y, final, _ = _forward(*arguments, keep=False, index=initial_index, out=out)
     return y, None if final is None else final.transpose(1, 2)
 
 
@@ -328,26 +340,33 @@ def _grid(channels: int, sequences: int) -> tuple[int, int]:
     return blocks, max(1, min(sequences, triton.cdiv(PROGRAMS, blocks)))
 
 
+def _forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
+    initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
+    y = u.new_empty(tokens, channels) if out is None else out
+    final = A.new_empty(sequences, states, channels) if need_final else None
+    # A sequence's stored states begin at start // CHUNK + its number: apart from the next one's, whatever lengths.
+    stored = A.new_empty(tokens // CHUNK + sequences + 1, states, channels) if keep else None
+    grid = _grid(channels, sequences)
+    if sequences:
+        _forward_kernel[grid](
+            u, delta, A, B, C, D, z, bias, starts, initial, index, y, final, stored,
+            u.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
+            sequences, grid[1], channels,
+            N=states, NP=triton.next_power_of_2(states), BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None,
+            HAS_Z=z is not None, HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None,
+            HAS_INDEX=index is not None, NEED_FINAL=need_final, STORE=keep, num_warps=BLOCK // 32,
+        )  # fmt: skip
+    return y, final, stored
+
+
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        u, delta, A, B, C, D, z, bias, initial, starts, need_final = arguments
-        (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
-        y = u.new_empty(tokens, channels)
-        final = A.new_empty(sequences, states, channels) if need_final else None
-        keep = any(ctx.needs_input_grad)
-        # A sequence's stored states begin at start // CHUNK + its number: apart from the next one's, whatever lengths.
-        stored = A.new_empty(tokens // CHUNK + sequences + 1, states, channels) if keep else None
-        grid = _grid(channels, sequences)
-        if sequences:
-            _forward_kernel[grid](
-                u, delta, A, B, C, D, z, bias, starts, initial, y, final, stored,
-                u.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
-                sequences, grid[1], channels,
-                N=states, NP=triton.next_power_of_2(states), BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None,
-                HAS_Z=z is not None, HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None,
-                NEED_FINAL=need_final, STORE=keep, num_warps=BLOCK // 32,
-            )  # fmt: skip
+        y, final, stored = _forward(*arguments, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(*arguments[:-1], stored)
         ctx.set_materialize_grads(False)
         return y, final

@@ -81,11 +81,11 @@ def _decays(total, rows, columns):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    x, dt, A, B, C, D, bias, starts, initial, y, final, kept, owners,
+    x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
     x_stride, dt_stride, B_stride, C_stride, heads, per_group,
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, NEED_Y: tl.constexpr, NEED_FINAL: tl.constexpr, KEEP: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr, NEED_Y: tl.constexpr, NEED_FINAL: tl.constexpr,
+    KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """y and the last state; or, without y, the state that each chunk starts from, and whose chunk it is."""
     head, sequence = tl.program_id(0), tl.program_id(1)
@@ -103,7 +103,11 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     place = n[:, None] * P + p[None, :]
     outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
     state = tl.zeros([N, P], tl.float32)
-    if HAS_INITIAL:
+    if HAS_INDEX:
+        row = tl.load(index + sequence)
+        origin = (row * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
+        state = tl.load(initial + origin, mask=(row >= 0) & (origin == origin), other=0.0)
+    elif HAS_INITIAL:
         state = tl.load(initial + outside)
     x += head * P
     B += head // per_group * N
@@ -322,18 +326,44 @@ def ssd(
     dt_bias: Tensor | None,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
+    longest: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_ssd`; x, B, C in one of bfloat16, float16 and float32; y in x's dtype, final states in float32."""
+    """See `packed_ssd`; x, B, C in one of bfloat16, float16 and float32; y in x's dtype, final states in float32.
+
+    Not differentiable with an index or into `out`.
+    """
     x, dt, B, C = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (x, dt, B, C))
     x, B, C = (_head_major(tensor) for tensor in (x, B, C))
     A = A.float().contiguous()
     D, dt_bias = (None if tensor is None else tensor.float().contiguous() for tensor in (D, dt_bias))
     initial = None if initial_states is None else initial_states.float().contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()
-    y, final = _Ssd.apply(x, dt, A, B.to(x.dtype), C.to(x.dtype), D, dt_bias, initial, starts, need_final)
+    inputs = (x, dt, A, B.to(x.dtype), C.to(x.dtype), D, dt_bias)
+    if initial_index is None and out is None:
+        y, final = _Ssd.apply(*inputs, initial, starts, need_final)
+        return y, final
+    y, final = _outputs(x, B, starts, out, need_final)
+    index = None if initial_index is None else initial_index.contiguous()
+    if initial is not None and index is not None and not need_final and longest is not None:
+        from ssmrank.kernels import triton_ssd_suffixes
+
+        if longest <= triton_ssd_suffixes.TILE:
+            triton_ssd_suffixes.run(*inputs, initial, starts, index, y)
+            return y, None
+    _run_forward(*inputs, initial, starts, index=index, y=y, final=final, kept=None)
     return y, final
+
+
+def _outputs(
+    x: Tensor, B: Tensor, starts: Tensor, out: Tensor | None, need_final: bool
+) -> tuple[Tensor, Tensor | None]:
+    shape = (len(starts) - 1, *x.shape[1:], B.shape[2])
+    final = x.new_empty(shape, dtype=torch.float32) if need_final else None
+    return x.new_empty(x.shape) if out is None else out, final
 
 
 def _head_major(tensor: Tensor) -> Tensor:
@@ -353,9 +383,7 @@ class _Ssd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         x, starts, need_final = arguments[0], *arguments[-2:]
-        (tokens, heads, width), states, sequences = x.shape, arguments[3].shape[2], len(starts) - 1
-        y = x.new_empty(tokens, heads, width)
-        final = x.new_empty(sequences, heads, width, states, dtype=torch.float32) if need_final else None
+        y, final = _outputs(x, arguments[3], starts, None, need_final)
         _run_forward(*arguments[:-1], y=y, final=final, kept=None)
         ctx.save_for_backward(*arguments[:-1])
         ctx.set_materialize_grads(False)
@@ -427,6 +455,7 @@ def _run_forward(
     initial: Tensor | None,
     starts: Tensor,
     *,
+    index: Tensor | None = None,
     y: Tensor | None,
     final: Tensor | None,
     kept: Tensor | None,
@@ -436,11 +465,12 @@ def _run_forward(
     if sequences == 0:
         return
     _forward_kernel[heads, sequences](
-        x, dt, A, B, C, D, bias, starts, initial, y, final, kept, owners,
+        x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
         x.stride(0), dt.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
         P=width, N=states, Q=CHUNK, HAS_D=D is not None, HAS_BIAS=bias is not None,
-        HAS_INITIAL=initial is not None, NEED_Y=y is not None, NEED_FINAL=final is not None, KEEP=kept is not None,
-        PRECISION=_precision(x), **(STATES if y is None else FORWARD),
+        HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_Y=y is not None,
+        NEED_FINAL=final is not None, KEEP=kept is not None, PRECISION=_precision(x),
+        **(STATES if y is None else FORWARD),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 from ssmrank.config import PretrainSettings, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.models.precision import device_name
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.pretraining.job import Job, add_options, read_data
 from ssmrank.pretraining.loop import LossCurve
@@ -46,7 +47,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _facts(job: Job, curve: LossCurve) -> dict:
     masked = job.settings.config["model_type"] in MASKED_LM_MODELS
-    device = torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "CPU"
     return {
         "settings": job.settings.model_dump(mode="json"),
         "objective": "masked tokens" if masked else "next token",
@@ -55,7 +55,7 @@ def _facts(job: Job, curve: LossCurve) -> dict:
         "training_texts": job.data.texts,
         "held_out_tokens": job.data.held_out.tokens,
         "passes": curve.tokens / job.data.pass_tokens,
-        "device": device,
+        "device": device_name(job.device),
         "precision": job.precision,
         "tokens_per_second": round(curve.tokens_per_second, 1),
         "curve": vars(curve),

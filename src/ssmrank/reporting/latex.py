@@ -58,11 +58,12 @@ def escape(text: str) -> str:
 
 def to_latex(table: ResultTable) -> str:
     """A `table` environment for \\input, which asks for nothing but the package booktabs."""
-    columns = len(_FIXED) + len(table.columns)
+    columns = len(_FIXED) + len(table.costs) + len(table.columns)
     lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
     # Marks take no width, so that the numbers stay in line; the space after the last column is theirs. Letters take
     # theirs: there may be many.
-    alignment = "llll" + ("l" if _has_letters(table) else "r") * len(table.columns) + "@{\\hspace{1.2em}}"
+    values = ("l" if _has_letters(table) else "r") * len(table.columns)
+    alignment = "llll" + "r" * len(table.costs) + values + "@{\\hspace{1.2em}}"
     lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table)]
     for section in table.sections:
         lines += [
@@ -89,20 +90,21 @@ def _header(table: ResultTable) -> list[str]:
         _span(len(group), "" if group[0].metric == group[0].label else escape(group[0].metric)) for group in groups
     ]
     origins = ["" if len(group) == 1 else r"ours & paper & $\Delta$" for group in groups]
-    empty = [""] * len(_FIXED)
-    lines = [[*_FIXED, *labels]]
+    fixed = [*_FIXED, *map(escape, table.costs)]
+    empty = [""] * len(fixed)
+    lines = [[*fixed, *labels]]
     if any(column.metric != column.label for column in table.columns):
         lines.append(empty + metrics)
     text = [f"    {' & '.join(line).lstrip()} \\\\" for line in lines]
     if table.has_paper:
-        text.append(f"    {' '.join(_rules(groups))}")
+        text.append(f"    {' '.join(_rules(groups, len(fixed)))}")
         text.append(f"    {' & '.join(empty + origins).lstrip()} \\\\")
     return text
 
 
-def _rules(groups: list[list[Column]]) -> list[str]:
+def _rules(groups: list[list[Column]], fixed: int) -> list[str]:
     rules = []
-    place = len(_FIXED) + 1
+    place = fixed + 1
     for group in groups:
         if len(group) > 1:
             rules.append(f"\\cmidrule(lr){{{place}-{place + len(group) - 1}}}")
@@ -121,7 +123,7 @@ def _has_letters(table: ResultTable) -> bool:
 def _row(row: Row, letters: bool) -> str:
     label = escape(row.label) + (f"$^{{\\mathrm{{{row.kind}}}}}$" if row.kind else "")
     label = (f"$^{{{row.letter}}}$" if row.letter else "") + label
-    fixed = [escape(text) or "--" for text in (row.size, row.prior, row.length)]
+    fixed = [escape(text) or "--" for text in (row.size, row.prior, row.length, *row.costs)]
     return " & ".join([label, *fixed, *(_cell(cell, letters) for cell in row.cells)])
 
 

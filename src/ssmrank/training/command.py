@@ -21,20 +21,20 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
+from ssmrank.launch import command_of, launch
 from ssmrank.models.attention import backend
-from ssmrank.models.precision import default_device, resolve_precision
+from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.reranker import new_reranker
 from ssmrank.models.templates import Template
+from ssmrank.models.tokens import TokenStore, token_store
 from ssmrank.tracking import Tracked, track
 from ssmrank.training.gradients import OutOfMemory
 from ssmrank.training.groups import Group, GroupSequences, read_groups
-from ssmrank.training.launch import command_of, launch
 from ssmrank.training.loop import train
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers, workers_of
 from ssmrank.training.progress import History
 from ssmrank.training.state import TrainingState
-from ssmrank.training.tokens import TokenStore, token_store
 
 log = logging.getLogger(__name__)
 
@@ -143,10 +143,10 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
                 validator=validator,
                 workers=workers,
             )
-            outcome = _summary(history, str(device), precision)
+            outcome = _summary(history, device_name(device), precision)
         except OutOfMemory:
             log.warning("%s: does not fit into the memory of %s; the result is OOM", arguments.model.name, device)
-            outcome = {"status": "oom", "device": str(device)}
+            outcome = {"status": "oom", "device": device_name(device)}
         if outcome["status"] == "ok":
             reranker = workers.whole(
                 reranker, lambda: new_reranker(arguments.model, arguments.kind, settings.max_length)

@@ -117,9 +117,10 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_the_experiment_s_models_are_matched(root: Path, tokenizer_folder: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["params/minis/small.yaml"]])
+def test_the_experiment_s_models_are_matched(root: Path, tokenizer_folder: Path, more: list[str]) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
-    params = read_params(root / "params.yaml", root / "params" / "minis.yaml")
+    params = read_params(root / "params.yaml", root / "params/minis.yaml", *[root / name for name in more])
     for section in params.pretraining.values():
         counts, widths = [], set()
         for model in section.models.values():

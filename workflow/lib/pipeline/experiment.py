@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -330,6 +330,42 @@ class Experiment:
     def table_keys(self, name: str) -> list[str]:
         """Keys of the metrics files that a table shows."""
         return table_settings(self.params, name).metric_keys()
+
+    def costs(self, table: str) -> list[str]:
+        """The file of a table's costs, where it shows them."""
+        return [f"results/tables/costs/{table}.json"] if self.params.tables[table].costs is not None else []
+
+    def cost_settings(self, table: str) -> str:
+        """For `ssmrank costs`."""
+        return json.dumps({"rows": list(self._cost_rows(table))}, sort_keys=True)
+
+    def cost_inputs(self, table: str) -> list[str]:
+        """Files and folders that a table's costs are read from."""
+        rows = list(self._cost_rows(table))
+        folders = [path for row in rows for path in (*row["checkpoints"], row["pretrained"], row["speed"])]
+        return list(dict.fromkeys(path for path in folders if path is not None))
+
+    def speed_pairs(self, collection: str, split: str) -> list[str]:
+        """The option --pairs of a measurement of speed on this test."""
+        wanted = [table.costs for table in self.params.tables.values() if table.costs is not None]
+        pairs = [costs.pairs for costs in wanted if (costs.collection, costs.split) == (collection, split)]
+        return [] if None in pairs else ["--pairs", str(max(filter(None, pairs), default=1))]
+
+    def _cost_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        table = self.params.tables[name]
+        if table.costs is None:
+            return
+        for row in (row for section in table.sections for row in section.rerankers):
+            source = self.params.models[row.model].source
+            pretrained = self.parents(row.model)["pretrained"] if isinstance(source, PretrainedModel) else None
+            trainings = self.params.seeded(row.training)
+            test = f"{table.costs.collection}/{table.costs.split}/{table.reranking}"
+            yield {
+                "run": f"{table.reranking}/{trainings[0]}/{row.model}",
+                "checkpoints": [f"results/checkpoints/{training}/{row.model}" for training in trainings],
+                "pretrained": pretrained,
+                "speed": f"results/speed/{test}/{trainings[0]}/{row.model}.json",
+            }
 
     def tested_tables(self) -> list[str]:
         """Names of the tables whose rows are compared by tests of significance."""
