@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,9 +99,9 @@ def check_file(path: str) -> None:
 
 def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
     """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
-    where = " + ".join(dict.fromkeys(os.path.relpath(file) for file in files))
+    names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
-        return Experiment(check(Params, json.loads(json.dumps(values)), where))
+        return Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
     except UserError as error:
         raise SystemExit(f"ssmrank: error: {error}") from None
 
@@ -109,8 +109,8 @@ def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> E
 class Experiment:
     """Answers the rules' questions about checked settings."""
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
+    def __init__(self, params: Params, files: Sequence[str] = ()) -> None:
+        self.params, self.files = params, files
 
     # ---------------------------------------------------------------- what is wanted
 
@@ -183,6 +183,11 @@ class Experiment:
         """Language models that are pretrained."""
         sections = self.params.pretraining.items()
         return [Pretrained(name, model) for name, section in sections for model in section.models]
+
+    def command(self, target: str) -> str:
+        """The command that makes a target, for people: with the overlays that are in use now."""
+        overlays = [file for file in self.files if file != "params.yaml"]
+        return " ".join(["snakemake", *(["--configfile", *overlays, "--"] if overlays else []), target])
 
     # ---------------------------------------------------------------- names that sections refer to
 
