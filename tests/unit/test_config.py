@@ -157,9 +157,36 @@ def test_settings_inline_or_from_a_file(tmp_path: Path) -> None:
         read_settings(Bm25, '{"kind": "bm25", "kk1": 1}')
 
 
-@pytest.mark.parametrize("overlay", [None, *sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))])
-def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None) -> None:
-    read_params(*[path for path in (root / "params.yaml", overlay) if path is not None])
+OVERLAYS = sorted(path.name for path in (Path(__file__).parents[2] / "params").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", [None, *OVERLAYS])
+def test_the_repository_s_experiments_are_right(root: Path, overlay: str | None) -> None:
+    names = {"paper.yaml": ["paper-models.yaml", "paper.yaml"], None: []}.get(overlay, [overlay])
+    read_params(root / "params.yaml", *(root / "params" / str(name) for name in names))
+
+
+def test_the_paper_s_grid_is_the_paper_s(root: Path) -> None:
+    params = read_params(root / "params.yaml", root / "params/paper-models.yaml", root / "params/paper.yaml")
+    rows = {
+        name: [row for section in params.tables[name].sections for row in section.rerankers]
+        for name in ("table2", "table4", "table11")
+    }
+    # 20 backbones; LongP for the 12 whose positions reach to 1,536 tokens.
+    assert [len({row.model for row in rows[name]}) for name in rows] == [20, 20, 20]
+    long = [row.model for row in rows["table4"] if row.training == "document-longp"]
+    assert len(long) == 12 and all(params.models[model].kind == "D" for model in long)
+    beir = params.tables["table11"].tests
+    assert len(beir) == 14 and beir[-1].collections == [test.collection for test in beir[:-1]]
+    assert params.negatives[params.trainings["passage"].negatives].count == 15
+    for training, length in (("document-firstp", 512), ("document-longp", 1536)):
+        section = params.trainings[training]
+        assert (section.max_length, params.negatives[section.negatives].count) == (length, 7)
+    assert {f"table{number}" for number in (1, 2, 3, 4, 7, 8, 9, 10, 11)} <= {*params.tables, *params.overviews}
+    for name in ("msmarco-passage", "msmarco-document", *beir[-1].collections):
+        collection = params.collections[name]
+        assert collection.license and collection.expected.documents
+        assert {*collection.splits} == {*collection.expected.splits}
 
 
 def test_schema_is_up_to_date(root: Path) -> None:

@@ -1,13 +1,13 @@
 # Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each.
 PHASES = {
     "download": [rules.download_collection, rules.download_model],
-    "index": [rules.index],
-    "retrieve": [rules.retrieve],
+    "index": [rules.index, rules.encode, rules.vector_index],
+    "retrieve": [rules.retrieve, rules.retrieve_dense, rules.import_run],
     "negatives": [rules.negatives],
     "train": [rules.train],
     "rerank": [rules.rerank],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
-    "tables": [rules.significance, rules.table, rules.table_pdf],
+    "tables": [rules.significance, rules.table, rules.overview, rules.table_pdf],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 

@@ -1,6 +1,10 @@
 rule all_tables:
     input:
-        expand("results/tables/{table}.{format}", table=experiment.tables(), format=["tex", "csv", "md"]),
+        expand(
+            "results/tables/{table}.{format}",
+            table=[*experiment.tables(), *experiment.overviews()],
+            format=["tex", "csv", "md"],
+        ),
 
 
 rule significance:
@@ -12,10 +16,10 @@ rule significance:
         "results/logs/significance/{table}.log",
     benchmark:
         "results/benchmarks/significance/{table}.tsv"
-    conda:
-        "../envs/ssmrank.yaml"
     wildcard_constraints:
         table=any_of(experiment.tested_tables()),
+    conda:
+        "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.evaluation.significance_command"),
         settings=lambda w: experiment.significance_settings(w.table),
@@ -36,10 +40,10 @@ rule table:
         "results/logs/table/{table}.log",
     benchmark:
         "results/benchmarks/table/{table}.tsv"
-    conda:
-        "../envs/ssmrank.yaml"
     wildcard_constraints:
         table=any_of(experiment.tables()),
+    conda:
+        "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.reporting.command"),
         settings=lambda w: experiment.table_settings(w.table),
@@ -48,6 +52,29 @@ rule table:
         ),
     shell:
         "ssmrank table --settings {params.settings:q} --metrics results/metrics {params.tests} --tex {output.tex:q}"
+        " --csv {output.csv:q} --markdown {output.md:q} 2>&1 | tee {log:q} >&2"
+
+
+rule overview:
+    input:
+        lambda w: expand("data/models/{model}", model=experiment.overview_models(w.table)),
+    output:
+        tex=report("results/tables/{table}.tex", caption="../report/overview.rst", category="Tables"),
+        csv=report("results/tables/{table}.csv", caption="../report/overview.rst", category="Tables"),
+        md="results/tables/{table}.md",
+    log:
+        "results/logs/overview/{table}.log",
+    benchmark:
+        "results/benchmarks/overview/{table}.tsv"
+    wildcard_constraints:
+        table=any_of(experiment.overviews()),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.overview_command"),
+        settings=lambda w: experiment.overview_settings(w.table),
+    shell:
+        "ssmrank overview --settings {params.settings:q} --models data/models --tex {output.tex:q}"
         " --csv {output.csv:q} --markdown {output.md:q} 2>&1 | tee {log:q} >&2"
 
 

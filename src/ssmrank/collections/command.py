@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(Collection, arguments.settings)
     name = arguments.output.name
     with track("download-collection", name, {"collection": name}, settings.model_dump()) as tracked:
-        statistics = write_collection(open_source(settings, arguments.archives), settings.splits, arguments.output)
+        source = open_source(settings, arguments.archives)
+        statistics = write_collection(source, settings.splits, arguments.output, settings.expected)
         tracked.metrics({key: statistics[key] for key in ("documents", "documents_empty")} | _counts(statistics))
         tracked.artifact_path("collection_path", arguments.output)
 
@@ -44,7 +45,7 @@ def open_source(settings: Collection, archives: str | Path) -> Source:
     """The source that the settings name; an archive is fetched now, into `archives` if it is not there."""
     source = settings.source
     if isinstance(source, FolderCollection):
-        return FolderSource(source, settings.text_fields)
+        return FolderSource(source, settings.text_fields, settings.query_fields)
     if isinstance(source, IrDatasetsCollection):
-        return IrDatasetsSource(source, settings.text_fields)
+        return IrDatasetsSource(source, settings.text_fields, settings.query_fields)
     return SemanlinkSource(source, settings.text_fields, archives)
