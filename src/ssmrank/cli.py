@@ -32,6 +32,8 @@ VERBS = {
     "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
     "overview": ("ssmrank.reporting.overview_command", "a table of models or of trainings"),
     "pdf": ("ssmrank.reporting.pdf_command", "a table in LaTeX as a PDF page"),
+    "differences": ("ssmrank.reporting.differences_command", "a figure of per-query differences"),
+    "curves": ("ssmrank.reporting.curves_command", "a figure of training curves"),
     "figure1": ("ssmrank.reporting.figure_command", "training throughput against batch size"),
     "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
     "schema": ("ssmrank.config_schema", "print the JSON schema of params.yaml"),

@@ -3,7 +3,7 @@ rule all_tables:
         expand(
             "results/tables/{table}.{format}",
             table=[*experiment.tables(), *experiment.overviews()],
-            format=["tex", "csv", "md"],
+            format=["tex", "csv", "md", "html"],
         ),
 
 
@@ -33,8 +33,24 @@ rule table:
         metrics=lambda w: expand("results/metrics/{key}.json", key=experiment.table_keys(w.table)),
         tests=lambda w: expand("results/tables/significance/{table}.csv", table=experiment.significance(w.table)),
     output:
-        tex=report("results/tables/{table}.tex", caption="../report/table.rst", category="Tables"),
-        csv=report("results/tables/{table}.csv", caption="../report/table.rst", category="Tables"),
+        html=report(
+            "results/tables/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "page"},
+        ),
+        tex=report(
+            "results/tables/{table}.tex",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "LaTeX"},
+        ),
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "CSV"},
+        ),
         md="results/tables/{table}.md",
     log:
         "results/logs/table/{table}.log",
@@ -52,15 +68,31 @@ rule table:
         ),
     shell:
         "ssmrank table --settings {params.settings:q} --metrics results/metrics {params.tests} --tex {output.tex:q}"
-        " --csv {output.csv:q} --markdown {output.md:q} 2>&1 | tee {log:q} >&2"
+        " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
 rule overview:
     input:
         lambda w: expand("data/models/{model}", model=experiment.overview_models(w.table)),
     output:
-        tex=report("results/tables/{table}.tex", caption="../report/overview.rst", category="Tables"),
-        csv=report("results/tables/{table}.csv", caption="../report/overview.rst", category="Tables"),
+        html=report(
+            "results/tables/{table}.html",
+            caption="../report/overview.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "page"},
+        ),
+        tex=report(
+            "results/tables/{table}.tex",
+            caption="../report/overview.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "LaTeX"},
+        ),
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/overview.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "CSV"},
+        ),
         md="results/tables/{table}.md",
     log:
         "results/logs/overview/{table}.log",
@@ -75,15 +107,42 @@ rule overview:
         settings=lambda w: experiment.overview_settings(w.table),
     shell:
         "ssmrank overview --settings {params.settings:q} --models data/models --tex {output.tex:q}"
-        " --csv {output.csv:q} --markdown {output.md:q} 2>&1 | tee {log:q} >&2"
+        " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
-# A target of its own, outside `all`, because it needs LaTeX.
+rule tables_pdf:
+    input:
+        expand("results/tables/{table}.tex", table=experiment.numbered_tables()),
+    output:
+        report(
+            "results/tables.pdf",
+            caption="../report/tables.rst",
+            category="Tables",
+            labels={"table": "all", "form": "PDF"},
+        ),
+    log:
+        "results/logs/tables_pdf.log",
+    benchmark:
+        "results/benchmarks/tables_pdf.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.pdf_command"),
+    shell:
+        "ssmrank pdf --tex {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+# Like the one before, a target of its own outside `all`, because it needs LaTeX.
 rule table_pdf:
     input:
         "results/tables/{table}.tex",
     output:
-        report("results/tables/{table}.pdf", caption="../report/table.rst", category="Tables"),
+        report(
+            "results/tables/{table}.pdf",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "form": "PDF"},
+        ),
     log:
         "results/logs/table_pdf/{table}.log",
     benchmark:

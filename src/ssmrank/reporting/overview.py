@@ -1,9 +1,10 @@
-"""Tables about models and trainings: texts in rows under titles, as LaTeX, CSV and Markdown."""
+"""Tables about models and trainings: texts in rows under titles, as LaTeX, CSV, Markdown and HTML."""
 
 from __future__ import annotations
 
 import csv
 import io
+from html import escape as escape_html
 from math import prod
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ssmrank.errors import UserError
 from ssmrank.overview_settings import OverviewSettings
+from ssmrank.reporting.html import page
 from ssmrank.reporting.latex import escape
 from ssmrank.reporting.markdown import escape as escape_markdown
 
@@ -64,6 +66,19 @@ def to_csv(settings: OverviewSettings) -> str:
     writer.writerow(["section", *settings.columns])
     writer.writerows([section.title, *row.cells] for section in settings.sections for row in section.rows)
     return stream.getvalue()
+
+
+def to_html(settings: OverviewSettings) -> str:
+    """A page of its own."""
+    lines = [f'<p class="caption">{escape_html(settings.caption)}</p>', '<div class="wide"><table><thead><tr>']
+    lines += [f"<th>{escape_html(name)}</th>" for name in settings.columns]
+    lines.append("</tr></thead>")
+    for section in settings.sections:
+        title = f'<th colspan="{len(settings.columns)}">{escape_html(section.title)}</th>'
+        lines.append(f'<tbody><tr class="section">{title}</tr>')
+        rows = ("".join(f"<td>{escape_html(cell)}</td>" for cell in row.cells) for row in section.rows)
+        lines += [*(f"<tr>{row}</tr>" for row in rows), "</tbody>"]
+    return page(settings.label or "Overview", [*lines, "</table></div>"])
 
 
 def to_markdown(settings: OverviewSettings) -> str:

@@ -1,4 +1,4 @@
-"""`ssmrank overview`: a table of models or of trainings in LaTeX, CSV and Markdown."""
+"""`ssmrank overview`: a table of models or of trainings in LaTeX, CSV, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ssmrank.config import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.overview_settings import OverviewSettings
-from ssmrank.reporting.overview import counted, to_csv, to_latex, to_markdown
+from ssmrank.reporting.overview import counted, to_csv, to_html, to_latex, to_markdown
 from ssmrank.tracking import track
 
-_RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
+_RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown, "html": to_html}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tex", type=Path, help="LaTeX file to write; needs booktabs")
     parser.add_argument("--csv", type=Path, help="CSV file to write")
     parser.add_argument("--markdown", type=Path, help="Markdown file to write")
+    parser.add_argument("--html", type=Path, help="page to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes what was asked for, after the whole table is known to be good."""
     outputs = {name: path for name in _RENDERINGS if (path := getattr(arguments, name)) is not None}
     if not outputs:
-        raise UserError("nothing to write; give --tex, --csv or --markdown")
+        raise UserError("nothing to write; give --tex, --csv, --markdown or --html")
     settings = counted(read_settings(OverviewSettings, arguments.settings), arguments.models)
     name = next(iter(outputs.values())).stem
     with track("overview", name, {"table": name}) as tracked:

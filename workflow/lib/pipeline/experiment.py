@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from ssmrank.config import (
+    SEED_SIGN,
     Bm25,
     Dense,
     FileRetriever,
@@ -376,6 +377,36 @@ class Experiment:
     def tested_tables(self) -> list[str]:
         """Names of the tables whose rows are compared by tests of significance."""
         return [name for name, table in self.params.tables.items() if table.significance is not None]
+
+    def numbered_tables(self) -> list[str]:
+        """Names of all tables, by the number at their end."""
+        names = [*self.overviews(), *self.tables()]
+        return sorted(names, key=lambda name: (int("".join(re.findall(r"[0-9]+$", name)) or 0), name))
+
+    def compared_tables(self) -> list[str]:
+        """Names of the tables with at least two rows that are run."""
+        return [
+            name
+            for name, table in self.params.tables.items()
+            if sum(len(section.retrievers) + len(section.rerankers) for section in table.sections) > 1
+        ]
+
+    def training_names(self) -> list[str]:
+        """Names of the trainings in use, without seeds."""
+        return list(dict.fromkeys(name.partition(SEED_SIGN)[0] for name, _ in self.trained()))
+
+    def trained_by(self, training: str) -> list[Trained]:
+        """Checkpoints of a training, of all its seeds."""
+        return [one for one in self.trained() if one.training.partition(SEED_SIGN)[0] == training]
+
+    def checkpoint_labels(self, training: str, folder: str) -> list[str]:
+        """LABEL=FOLDER of a training's checkpoints."""
+        labels = []
+        for name, model in self.trained_by(training):
+            seed = name.partition(SEED_SIGN)[2]
+            label = self.params.models[model].label + (f", seed {seed}" if seed else "")
+            labels.append(f"{label}={folder}/{name}/{model}")
+        return labels
 
     def significance(self, table: str) -> list[str]:
         """The table's name if its rows are compared."""
