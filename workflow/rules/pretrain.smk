@@ -126,9 +126,10 @@ rule publish_model:
         checkpoint=lambda w: [
             f"--checkpoint {path}" for path in experiment.published_checkpoint(w.pretraining, w.model)
         ],
+        command=lambda w, output: experiment.command(str(output)),
     shell:
         "ssmrank publish-model --settings {params.settings:q} --pretrained {input.pretrained:q} {params.checkpoint}"
-        " --command 'snakemake --configfile params/minis.yaml -- {output}'"
+        " --command {params.command:q}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
