@@ -116,7 +116,7 @@ def _wave_attention(
         ).to(q.dtype)
     return _merge_products(
         _path_products(q, *before, grouped, path.keys, scaling),
-        _own_products(q, *own, queries, wave.packed, causal, scaling),
+        _own_products(q, *own, wave, queries, scaling),
     ).to(q.dtype)
 
 
@@ -136,9 +136,8 @@ def _by_length(
 ) -> torch.Tensor:
     keys = _memory(packed, across).grid
     queries = packed.grid_along_memory if across else keys
-    key_cells = [rows * longest for rows, longest in keys.shapes]
     outputs = []
-    for real, (qg, kg, vg) in zip(keys.real.split(key_cells), _grids(q, k, v, queries, keys), strict=True):
+    for real, (qg, kg, vg) in zip(keys.real.split(_cells(keys)), _grids(q, k, v, queries, keys), strict=True):
         # Padding stands behind the real tokens, so the causal mask alone hides it.
         mask = None if causal or keys.complete else real.view(kg.shape[0], 1, 1, kg.shape[2])
         outputs.append(_attend(qg, kg, vg, mask, causal, scaling).transpose(1, 2).flatten(0, 1))
@@ -152,9 +151,7 @@ def _grids(
     parts = [
         [
             part.view(*shape, *part.shape[1:]).transpose(1, 2)
-            for part, shape in zip(
-                grid.spread(tensor).split([rows * longest for rows, longest in grid.shapes]), grid.shapes, strict=True
-            )
+            for part, shape in zip(grid.spread(tensor).split(_cells(grid)), grid.shapes, strict=True)
         ]
         for tensor, grid in ((q, queries), (k, keys), (v, keys))
     ]
@@ -235,27 +232,23 @@ def _path_products(
 
 
 def _own_products(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    queries: Packed,
-    keys: Packed,
-    causal: bool,
-    scaling: float | None,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wave: Wave, queries: Packed, scaling: float | None
 ) -> _Products:
-    """Each segment's queries against its own keys, segments of about equal length at once."""
-    query_grid = keys.grid if queries is keys else queries.grid_along_memory
-    cells = [rows * longest for rows, longest in keys.grid.shapes]
+    """Each segment's queries against its own keys.
+
+    Causally short segments are taken several at once, with a mask between them: one larger product instead of many
+    small ones. One query of each segment is taken with the keys of segments of about equal length.
+    """
+    causal = queries is wave.packed
+    keys = wave.tiles.grid if causal else wave.packed.grid
+    query_grid = keys if causal else queries.grid_along_memory
+    real = [part.view(shape) for part, shape in zip(keys.real.split(_cells(keys)), keys.shapes, strict=True)]
+    hidden = wave.hidden if causal else [~part[:, None, :] for part in real]
     parts: list[_Products] = []
-    for real, (qg, kg, vg) in zip(keys.grid.real.split(cells), _grids(q, k, v, query_grid, keys.grid), strict=True):
-        rows, heads, length = qg.shape[:3]
+    for mask, (qg, kg, vg) in zip(hidden, _grids(q, k, v, query_grid, keys), strict=True):
+        rows, heads = qg.shape[:2]
         if kg.shape[1] != heads:
             kg, vg = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (kg, vg))
-        mask = None
-        if causal:
-            mask = torch.ones(length, kg.shape[2], dtype=torch.bool, device=q.device).triu(1)
-        elif not keys.grid.complete:
-            mask = ~real.view(rows, 1, 1, -1).expand(rows, heads, 1, -1).flatten(0, 1)
         parts.append(
             _Products(
                 *(
@@ -267,13 +260,17 @@ def _own_products(
     return _Products(*(query_grid.collect(torch.cat(kind)) for kind in zip(*parts, strict=True)))
 
 
+def _cells(grid: LengthGrid) -> list[int]:
+    return [rows * longest for rows, longest in grid.shapes]
+
+
 def _products(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor | None, scaling: float | None
 ) -> _Products:
-    """Of matrices [batch, T, head size]; `hidden` says which scores count as minus infinity."""
+    """Of matrices [rows · heads, T, head size]; `hidden` [rows, T, keys]: which scores count as minus infinity."""
     scores = torch.bmm(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(1, 2)).float()
     if hidden is not None:
-        scores = scores.masked_fill_(hidden, float("-inf"))
+        scores.unflatten(0, (len(hidden), -1)).masked_fill_(hidden[:, None], float("-inf"))
     largest = scores.amax(-1, keepdim=True)
     weights = scores.sub_(largest).exp_()
     return _Products(torch.bmm(weights.to(v.dtype), v).float(), weights.sum(-1, keepdim=True), largest)
@@ -312,7 +309,9 @@ def _flash_part(
     window = (-1, 0) if causal else (-1, -1)
     result = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window, return_aux=AuxRequest(lse=True))
     assert isinstance(result, tuple)
-    return result[0], result[1].transpose(0, 1)
+    # Its documentation says [T, heads], its kernels return [heads, T].
+    heads_first = result[1].shape[0] == q.shape[1]
+    return result[0], result[1].transpose(0, 1) if heads_first else result[1]
 
 
 def _merge(first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

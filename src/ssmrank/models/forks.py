@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from ssmrank.models.packing import Packed, pack
+from ssmrank.models.packing import Packed, moved, pack
+
+TILE = 64
+"""Tokens of short segments that attention without FlashAttention takes at once."""
 
 CONVOLUTION_REACH = 3
 """Tokens before the present one that Mamba's convolution reads (its filters have four taps)."""
@@ -48,6 +52,31 @@ class Wave:
     packed: Packed
     parents: torch.Tensor | None
     paths: Paths | None
+
+    @cached_property
+    def tiles(self) -> Packed:
+        """The wave's tokens as sequences of `TILE` tokens or fewer that hold whole segments, or one longer segment."""
+        lengths = [0]
+        for length in self.packed.lengths:
+            if lengths[-1] and lengths[-1] + length > TILE:
+                lengths.append(0)
+            lengths[-1] += length
+        return moved(_of_lengths(lengths), self.packed.input_ids.device)
+
+    @cached_property
+    def hidden(self) -> list[torch.Tensor]:
+        """For each matrix of `tiles.grid` bool [rows, longest, longest]: which key a query does not attend to.
+
+        Those behind it and those of other segments.
+        """
+        masks, first = [], 0
+        owners = self.tiles.grid.spread(self.packed.sequence_ids)
+        for rows, longest in self.tiles.grid.shapes:
+            own = owners[first : first + rows * longest].view(rows, longest)
+            later = torch.ones(longest, longest, dtype=torch.bool, device=own.device).triu(1)
+            masks.append((own[:, :, None] != own[:, None, :]) | later)
+            first += rows * longest
+        return masks
 
 
 @dataclass(frozen=True, eq=False)
