@@ -23,7 +23,11 @@ from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.sequences import PairSequences
 
 Step = Callable[[], None]
-PADDED_BATCH = 16
+
+
+def padded_batch(device: torch.device) -> int:
+    """Pairs in a padded batch: few on a CPU, which gains nothing by more."""
+    return 4 if device.type == "cpu" else 32
 
 
 class _RandomReranker(Reranker):
@@ -83,10 +87,10 @@ class Theirs:
 
     def padded(self, sequences: PairSequences) -> tuple[Step, int]:
         """Every pair whole, sorted by length, in batches padded at the right; and the tokens that it computes."""
-        order = np.argsort(-sequences.lengths, kind="stable").tolist()
+        order, size = np.argsort(-sequences.lengths, kind="stable").tolist(), padded_batch(self.device)
         batches = [
-            self._padded([sequences[pair] for pair in order[start : start + PADDED_BATCH]])
-            for start in range(0, len(order), PADDED_BATCH)
+            self._padded([sequences[pair] for pair in order[start : start + size]])
+            for start in range(0, len(order), size)
         ]
 
         def run() -> None:
@@ -185,7 +189,7 @@ def cross_encoder(shape: Shape, sequences: PairSequences, precision: Precision, 
         cut = len(whole) - int(sequences.whole[pair])
         # The three special tokens stand for as many of the sequence's.
         texts.append((" ".join(whole[: max(1, cut - 2)]), " ".join(whole[cut + 1 :])))
-    return lambda: model.predict(texts, batch_size=PADDED_BATCH, show_progress_bar=False)
+    return lambda: model.predict(texts, batch_size=padded_batch(device), show_progress_bar=False)
 
 
 def llama_cpp(shape: Shape, kind: str, tokens: int, python: str | None) -> Step | None:

@@ -89,9 +89,10 @@ def _contenders(arguments: argparse.Namespace, workload: Workload, shape: Shape)
     order = "query-first" if shape.pools_first else "document-first"
     everything = workload.sequences(order, vocabulary, max_length)
     pairs = workload.pairs
-    few = sample(pairs, everything.lengths, arguments.few)
+    together = contenders.padded_batch(device)
+    few = sample(pairs, everything.lengths, arguments.few, together)
     part = workload.sequences(order, vocabulary, max_length, few)
-    middle = sample(pairs, everything.lengths, 2 * arguments.few)
+    middle = sample(pairs, everything.lengths, 2 * arguments.few, together)
     ours = contenders.Ours(shape, max_length, precision, device)
 
     def row(name: str, sequences, computed: int) -> Row:
@@ -158,7 +159,7 @@ def table5(arguments: argparse.Namespace):
                 continue
             order = "query-first" if shape.pools_first else "document-first"
             sequences = workload.sequences(order, shape.config["vocab_size"], max_length)
-            few = sample(workload.pairs, sequences.lengths, 100 if device.type == "cuda" else 32)
+            few = sample(workload.pairs, sequences.lengths, 100 if device.type == "cuda" else 32, 4)
             part = workload.sequences(order, shape.config["vocab_size"], max_length, few)
             ours = contenders.Ours(shape, max_length, arguments.precision, device)
             step, computed = ours.step_by_count(part, 32)

@@ -83,12 +83,17 @@ def read_workload(name: str) -> Workload:
     return Workload(name=path.stem, **json.loads(path.read_text()))
 
 
-def sample(pairs: Sequence[Pair], lengths: Sequence[int], count: int) -> list[Pair]:
-    """So many of the pairs, evenly over their lengths: of the same mean length."""
+def sample(pairs: Sequence[Pair], lengths: Sequence[int], count: int, together: int) -> list[Pair]:
+    """So many of the pairs, evenly over their lengths: of the same mean length.
+
+    `together` at a time are neighbours in length, so that batches of so many are padded as little as in the whole.
+    """
     if count >= len(pairs):
         return list(pairs)
     order = np.argsort(np.asarray(lengths), kind="stable")
-    return [pairs[order[int((place + 0.5) * len(pairs) / count)]] for place in range(count)]
+    groups = max(1, count // together)
+    starts = [int((place + 0.5) * len(pairs) / groups) - together // 2 for place in range(groups)]
+    return [pairs[order[start + step]] for start in starts for step in range(together)]
 
 
 def main() -> None:
