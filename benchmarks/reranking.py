@@ -87,8 +87,11 @@ def _contenders(arguments: argparse.Namespace, workload: Workload, shape: Shape)
     device, precision = torch.device(arguments.device), arguments.precision
     vocabulary, max_length = shape.config["vocab_size"], arguments.max_length
     order = "query-first" if shape.pools_first else "document-first"
-    everything = workload.sequences(order, vocabulary, max_length)
     pairs = workload.pairs
+    if device.type == "cpu" and workload.name == "dl19":
+        # A CPU takes the first two queries whole; of these 200 pairs as of all 4,300 hardly any share a document.
+        pairs = [pair for pair in pairs if pair.query in ("q0", "q1")]
+    everything = workload.sequences(order, vocabulary, max_length, pairs)
     together = contenders.padded_batch(device)
     few = sample(pairs, everything.lengths, arguments.few, together)
     part = workload.sequences(order, vocabulary, max_length, few)
@@ -106,7 +109,7 @@ def _contenders(arguments: argparse.Namespace, workload: Workload, shape: Shape)
     if not shape.pools_first:
         step, computed = ours.step(everything, arguments.token_budget, share=True)
         yield row("ssmrank, reuse", everything, computed), step, arguments.runs
-    whole = pairs if device.type == "cuda" else middle
+    whole = pairs if device.type == "cuda" or workload.name == "dl19" else middle
     plain = workload.sequences(order, vocabulary, max_length, whole)
     step, computed = ours.step(plain, arguments.token_budget, share=False)
     yield row("ssmrank, no reuse" if not shape.pools_first else "ssmrank", plain, computed), step, arguments.runs
