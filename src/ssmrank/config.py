@@ -434,6 +434,7 @@ class TableSection(Section):
     )
     retrievers: list[Name] = []
     rerankers: list[RerankerRow] = []
+    tests: list[str] = Field([], description="labels of the table's tests that these rows are run on; empty: all")
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -506,6 +507,20 @@ class Table(Section):
     significance: Significance | None = Field(None, description="null: no tests")
     costs: Costs | None = Field(None, description="null: such columns are not shown")
     tolerance: Tolerance = Tolerance()
+
+    @model_validator(mode="after")
+    def _sections_name_tests(self) -> Self:
+        labels = [test.label for test in self.tests]
+        for number, section in enumerate(self.sections):
+            unknown = next((label for label in section.tests if label not in labels), None)
+            if unknown is not None:
+                hint = _suggest(unknown, labels)
+                raise ValueError(f"sections[{number}].tests: no test has the label {unknown!r}{hint}")
+        return self
+
+    def tests_of(self, section: TableSection) -> list[TestSet]:
+        """The tests that the rows of a section are run on."""
+        return [test for test in self.tests if not section.tests or test.label in section.tests]
 
     @property
     def baseline_row(self) -> int | None:

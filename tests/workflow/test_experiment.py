@@ -36,6 +36,21 @@ def test_what_a_table_needs(params: Params) -> None:
     ]
 
 
+def test_a_section_that_is_run_on_some_tests(params: Params) -> None:
+    values = params.model_dump()
+    table = values["tables"]["table4"]
+    table["tests"].append(table["tests"][0] | {"split": "train", "label": "train"})
+    table["sections"][1]["tests"] = ["train"]
+    experiment = Experiment(Params.model_validate(values))
+    assert {run.split for run in experiment.reranked()} == {"train"}
+    assert experiment.evaluated_first_stages() == [FirstStage("tiny", split, "bm25") for split in ("test", "train")]
+    assert experiment.table_keys("table4")[:3] == [
+        "tiny/test/bm25",
+        "tiny/train/bm25",
+        "tiny/train/bm25-top10/firstp/tiny-bert",
+    ]
+
+
 def test_a_model_whose_tokenizer_another_takes_is_needed(params: Params) -> None:
     rows = params.tables["table4"].sections[1].rerankers
     sections = [params.tables["table4"].sections[1].model_copy(update={"rerankers": [rows[1]]})]

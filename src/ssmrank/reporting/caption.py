@@ -100,9 +100,12 @@ def _queries(settings: TableSettings, results: Mapping[str, Result]) -> str:
     """How many queries each column's means are over; raises UserError where two rows of a column disagree."""
     rows = [row for section in settings.sections for row in section.rows if row.runs]
     counts: dict[str, int] = {}
-    for column in settings.columns if rows else []:
-        first = queries_of(rows[0], column, results)
-        for row in rows:
+    for number, column in enumerate(settings.columns):
+        own = [row for row in rows if row.has(number)]
+        if not own:
+            continue
+        first = queries_of(own[0], column, results)
+        for row in own:
             for result, expected in zip(queries_of(row, column, results), first, strict=True):
                 if result.queries != expected.queries:
                     raise UserError(

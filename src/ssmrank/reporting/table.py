@@ -142,7 +142,7 @@ def build_table(
             for place, (column, value) in enumerate(zip(settings.columns, values[number], strict=True)):
                 mean = value.mean if isinstance(value, Value) else None
                 cell = Cell(
-                    text=str(mean) if mean is not None else (OOM if row.runs else ""),
+                    text=str(mean) if mean is not None else (OOM if row.has(place) else ""),
                     spread=str(value.spread) if value is not None and value.spread is not None else "",
                     bold=mean is not None and mean == best_here[place],
                     best_overall=mean is not None and mean == best_overall[place],
@@ -194,7 +194,8 @@ def _numbered(settings: TableSettings) -> list[list[int]]:
 
 
 def _values(row: ResultRow, settings: TableSettings, results: Mapping[str, Result]) -> list[Value | None]:
-    return [value_of(row, column, results) if row.runs else None for column in settings.columns]
+    columns = enumerate(settings.columns)
+    return [value_of(row, column, results) if row.has(number) else None for number, column in columns]
 
 
 def _best(rows: Iterable[list[Value | None]], columns: int) -> list[Decimal | None]:

@@ -125,7 +125,7 @@ class Experiment:
             for table in self.params.tables.values()
             for section in table.sections
             for retriever in section.retrievers
-            for test in table.tests
+            for test in table.tests_of(section)
             for collection in test.collections
         )
 
@@ -137,7 +137,7 @@ class Experiment:
             for section in table.sections
             for row in section.rerankers
             for training in self.params.seeded(row.training)
-            for test in table.tests
+            for test in table.tests_of(section)
             for collection in test.collections
         )
 
