@@ -33,8 +33,9 @@ table4: .venv/main.stamp  ## run the experiment of params.yaml and print its tab
 pdf: .venv/main.stamp  ## typeset the table (needs latexmk)
 	$(SNAKEMAKE) $(TABLE).pdf
 
-report: .venv/main.stamp  ## results/report.html: tables, times and provenance of a finished run
-	$(BIN)/snakemake --report results/report.html
+report: .venv/main.stamp  ## results/report.html: tables, figures, times and provenance
+	$(SNAKEMAKE) all all_figures
+	$(BIN)/snakemake all all_figures --report results/report.html
 
 ui: .venv/main.stamp  ## compare the runs in MLflow's web page
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db

@@ -222,6 +222,20 @@ class CardSettings(Section):
 # ---------------------------------------------------------------- sections
 
 
+class ExpectedSplit(Section):
+    """What a split has to hold as it comes from its source; what is not given is not checked."""
+
+    queries: int | None = Field(None, ge=1, description="queries with a judgment")
+    judgments: int | None = Field(None, ge=1, description="lines of the qrels")
+
+
+class Expected(Section):
+    """What a collection has to hold as it comes from its source: another number is an error, not a bad score."""
+
+    documents: int | None = Field(None, ge=1)
+    splits: dict[Name, ExpectedSplit] = {}
+
+
 class Collection(Section):
     """Documents, and splits of queries with relevance judgments."""
 
@@ -229,6 +243,11 @@ class Collection(Section):
     source: CollectionSource
     splits: list[Name] = Field(min_length=1)
     text_fields: list[str] = Field(["title", "text"], description="document fields, joined by a space")
+    query_fields: list[str] = Field(["text"], description="query fields, joined by a space")
+    queries_are_documents: bool = Field(
+        False, description="a query's own document, which has its id, is left out of first-stage runs (ArguAna)"
+    )
+    expected: Expected = Expected()
     license: str = ""
 
     @model_validator(mode="after")
@@ -237,16 +256,120 @@ class Collection(Section):
             raise ValueError("a collection of kind titles has one split, with all its queries; keep one name in splits")
         return self
 
+    @model_validator(mode="after")
+    def _expected_splits_are_splits(self) -> Self:
+        for split in self.expected.splits:
+            if split not in self.splits:
+                raise ValueError(f"expected.splits: {split!r} is not among splits{_suggest(split, self.splits)}")
+        return self
 
-class Bm25(Section):
+
+class Bm25Parameters(Section):
+    """BM25's two parameters."""
+
+    k1: float = Field(0.9, gt=0)
+    b: float = Field(0.4, ge=0, le=1)
+
+
+class Bm25(Bm25Parameters):
     """Lucene's BM25."""
 
     kind: Literal["bm25"]
-    k1: float = Field(0.9, gt=0)
-    b: float = Field(0.4, ge=0, le=1)
+    of_collections: dict[Name, Bm25Parameters] = Field({}, description="other parameters for some collections")
     stemmer: Literal["porter", "krovetz", "none"] = "porter"
     depth: int = Field(1000, ge=1, description="documents kept for each query")
     label: str = "BM25"
+
+
+class Encoder(Section):
+    """A bi-encoder: a model of `models` that is in the format of sentence-transformers, and how texts are put to it.
+
+    Pooling, normalization and length are the model's own (modules.json) unless they are given here.
+    """
+
+    model: Name
+    query_instruction: str = Field("", description="stands before each query, with its blank if it needs one")
+    document_instruction: str = Field("", description="stands before each document")
+    pooling: Literal["first", "mean", "last"] | None = None
+    normalize: bool | None = Field(None, description="vectors of length 1: the inner product is the cosine")
+    max_length: int | None = Field(None, ge=8, description="tokens, those that the tokenizer adds included")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    token_budget: int = Field(16384, ge=16, description="tokens in one forward pass")
+    shard_documents: int = Field(100_000, ge=1, description="documents whose vectors are written at a time")
+
+
+class FlatIndex(Section):
+    """Exact search: every vector is compared."""
+
+    kind: Literal["flat"]
+
+
+class IvfPqIndex(Section):
+    """FAISS's inverted lists with product quantization: approximate, small."""
+
+    kind: Literal["ivfpq"]
+    lists: int = Field(4096, ge=1)
+    probes: int = Field(64, ge=1, description="lists that are searched for a query")
+    bytes: int = Field(64, ge=1, description="of a vector's code; divides the vectors' width")
+    train_vectors: int = Field(200_000, ge=256, description="vectors that the quantizers are trained on")
+    seed: int = 42
+
+
+class HnswIndex(Section):
+    """FAISS's navigable small world graph: approximate, fast, larger than the vectors."""
+
+    kind: Literal["hnsw"]
+    links: int = Field(32, ge=2, description="of each vector")
+    build_breadth: int = Field(200, ge=1)
+    search_breadth: int = Field(256, ge=1, description="no less than depth makes sense")
+
+
+VectorIndex = Annotated[FlatIndex | IvfPqIndex | HnswIndex, Field(discriminator="kind")]
+
+
+class Candidates(Section):
+    """The first documents of another retriever's run."""
+
+    retriever: Name
+    depth: int = Field(ge=1)
+
+
+class Dense(Section):
+    """Nearest neighbours of a query's vector by inner product."""
+
+    kind: Literal["dense"]
+    encoder: Name
+    index: VectorIndex = FlatIndex(kind="flat")
+    candidates: Candidates | None = Field(None, description="only these documents are scored; null: all")
+    depth: int = Field(1000, ge=1, description="documents kept for each query")
+    label: str
+
+    @model_validator(mode="after")
+    def _candidates_are_scored_exactly(self) -> Self:
+        if self.candidates is not None and not isinstance(self.index, FlatIndex):
+            raise ValueError("candidates are scored exactly; leave out index, or candidates")
+        return self
+
+
+class RunFile(Section):
+    """A TREC run on this machine, plain or .gz."""
+
+    path: str
+    sha256: Sha256
+
+
+class FileRetriever(Section):
+    """Runs that are given as files, such as published ones."""
+
+    kind: Literal["run"]
+    runs: dict[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], RunFile] = Field(
+        min_length=1, description="for each COLLECTION/SPLIT its file"
+    )
+    depth: int = Field(1000, ge=1, description="documents kept for each query")
+    label: str
+
+
+Retriever = Annotated[Bm25 | Dense | FileRetriever, Field(discriminator="kind")]
 
 
 class Negatives(Section):
@@ -272,9 +395,14 @@ class TrainingOverrides(Section):
 
 
 METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
-"""The known metrics; k stands for a cutoff of 1 or more."""
+"""The known metrics; k stands for a cutoff of 1 or more. All but nDCG may say from which grade a document counts as
+relevant, as in Recall(rel=2)@1000 (trec_eval's -l 2); without it that is 1."""
 
-METRIC_PATTERN = re.compile(r"(nDCG|MRR|MAP)(?:@([1-9][0-9]*))?|(P|Recall|R)@([1-9][0-9]*)")
+METRIC_PATTERN = re.compile(
+    r"(?P<graded>nDCG)(?:@(?P<k0>[1-9][0-9]*))?"
+    r"|(?P<whole>MRR|MAP)(?:\(rel=(?P<rel1>[1-9][0-9]*)\))?(?:@(?P<k1>[1-9][0-9]*))?"
+    r"|(?P<cut>P|Recall|R)(?:\(rel=(?P<rel2>[1-9][0-9]*)\))?@(?P<k2>[1-9][0-9]*)"
+)
 
 
 def _check_metric(metric: str) -> str:
@@ -535,6 +663,41 @@ class Table(Section):
         return rows.index(self.significance.baseline) if self.significance.baseline in rows else None
 
 
+class ModelsSection(Section):
+    """Models under one title."""
+
+    title: str
+    models: list[Name] = Field(min_length=1)
+
+
+class ModelsOverview(Section):
+    """A table of models: kind, size, tokens of pretraining, parameters as counted in the checkpoint."""
+
+    kind: Literal["models"]
+    caption: str
+    label: str = Field("", pattern=r"^[A-Za-z0-9:._-]*$")
+    sections: list[ModelsSection] = Field(min_length=1)
+
+
+class TrainingsSection(Section):
+    """Models after a training, under one title."""
+
+    title: str
+    rerankers: list[RerankerRow] = Field(min_length=1)
+
+
+class TrainingsOverview(Section):
+    """A table of how models are trained."""
+
+    kind: Literal["trainings"]
+    caption: str
+    label: str = Field("", pattern=r"^[A-Za-z0-9:._-]*$")
+    sections: list[TrainingsSection] = Field(min_length=1)
+
+
+Overview = Annotated[ModelsOverview | TrainingsOverview, Field(discriminator="kind")]
+
+
 class Evaluation(Section):
     """Which metrics are computed: name, then the cutoff after @."""
 
@@ -561,13 +724,15 @@ class Params(Section):
     """The whole of params.yaml."""
 
     collections: dict[Name, Collection]
-    retrievers: dict[Name, Bm25]
+    encoders: dict[Name, Encoder] = {}
+    retrievers: dict[Name, Retriever]
     negatives: dict[Name, Negatives]
     models: dict[Name, Model]
     trainings: dict[Name, SeededTraining]
     rerankings: dict[Name, Reranking]
     evaluation: Evaluation
     tables: dict[Name, Table]
+    overviews: dict[Name, Overview] = {}
     tracking: Tracking = Tracking()
     corpora: dict[Name, Corpus] = {}
     pretraining: dict[Name, Pretraining] = {}
@@ -590,6 +755,10 @@ class Params(Section):
                 self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
+        for name, encoder in self.encoders.items():
+            self._defined("models", encoder.model, f"encoders.{name}.model")
+        for name, section in self.retrievers.items():
+            self._check_retriever(f"retrievers.{name}", section)
         for name, model in self.models.items():
             if isinstance(model.source, PretrainedModel):
                 where = f"models.{name}.source"
@@ -626,17 +795,44 @@ class Params(Section):
                         f"{where}.tests[{number}].metric: {test.metric!r} is not in evaluation.metrics "
                         f"({', '.join(self.evaluation.metrics)}); add it there"
                     )
-            for number, section in enumerate(table.sections):
-                for retriever in section.retrievers:
+            for number, rows in enumerate(table.sections):
+                for retriever in rows.retrievers:
                     self._defined("retrievers", retriever, f"{where}.sections[{number}].retrievers")
-                for row_number, row in enumerate(section.rerankers):
-                    at = f"{where}.sections[{number}].rerankers[{row_number}]"
-                    self._defined("models", row.model, f"{at}.model")
-                    self._defined("trainings", row.training, f"{at}.training")
+                self._check_rerankers(f"{where}.sections[{number}]", rows.rerankers)
             self._check_baseline(where, table)
             if table.costs is not None:
                 self._defined_split(table.costs.collection, table.costs.split, f"{where}.costs")
+        for name, overview in self.overviews.items():
+            where = f"overviews.{name}"
+            if name in self.tables:
+                raise ValueError(f"{where}: a table has this name too; give it another")
+            for number, part in enumerate(overview.sections):
+                if isinstance(part, ModelsSection):
+                    for model_name in part.models:
+                        self._defined("models", model_name, f"{where}.sections[{number}].models")
+                elif isinstance(part, TrainingsSection):
+                    self._check_rerankers(f"{where}.sections[{number}]", part.rerankers)
         return self
+
+    def _check_rerankers(self, where: str, rows: list[RerankerRow]) -> None:
+        for number, row in enumerate(rows):
+            self._defined("models", row.model, f"{where}.rerankers[{number}].model")
+            self._defined("trainings", row.training, f"{where}.rerankers[{number}].training")
+
+    def _check_retriever(self, where: str, retriever: Retriever) -> None:
+        if isinstance(retriever, Bm25):
+            for collection in retriever.of_collections:
+                self._defined("collections", collection, f"{where}.of_collections")
+        elif isinstance(retriever, FileRetriever):
+            for key in retriever.runs:
+                collection, split = key.split("/")
+                self._defined_split(collection, split, f"{where}.runs")
+        else:
+            self._defined("encoders", retriever.encoder, f"{where}.encoder")
+            if retriever.candidates is not None:
+                self._defined("retrievers", retriever.candidates.retriever, f"{where}.candidates.retriever")
+                if isinstance(self.retrievers[retriever.candidates.retriever], Dense):
+                    raise ValueError(f"{where}.candidates.retriever: name one of kind bm25 or run")
 
     def _check_start(self, name: str) -> None:
         chain = [name]

@@ -183,7 +183,32 @@ def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None
     if overlay is not None and overlay.parent != root / "params":
         # params/NAME/OTHER.yaml stands behind params/NAME.yaml.
         files.insert(0, overlay.parent.with_suffix(".yaml"))
+    if overlay is not None and overlay.name == "paper.yaml":
+        files.insert(0, root / "params/paper-models.yaml")
     read_params(root / "params.yaml", *files)
+
+
+def test_the_paper_s_grid_is_the_paper_s(root: Path) -> None:
+    params = read_params(root / "params.yaml", root / "params/paper-models.yaml", root / "params/paper.yaml")
+    rows = {
+        name: [row for section in params.tables[name].sections for row in section.rerankers]
+        for name in ("table2", "table4", "table11")
+    }
+    # 20 backbones; LongP for the 12 whose positions reach to 1,536 tokens.
+    assert [len({row.model for row in rows[name]}) for name in rows] == [20, 20, 20]
+    long = [row.model for row in rows["table4"] if row.training == "document-longp"]
+    assert len(long) == 12 and all(params.models[model].kind == "D" for model in long)
+    beir = params.tables["table11"].tests
+    assert len(beir) == 14 and beir[-1].collections == [test.collection for test in beir[:-1]]
+    assert params.negatives[params.trainings["passage"].negatives].count == 15
+    for training, length in (("document-firstp", 512), ("document-longp", 1536)):
+        section = params.trainings[training]
+        assert (section.max_length, params.negatives[section.negatives].count) == (length, 7)
+    assert {f"table{number}" for number in (1, 2, 3, 4, 7, 8, 9, 10, 11)} <= {*params.tables, *params.overviews}
+    for name in ("msmarco-passage", "msmarco-document", *beir[-1].collections):
+        collection = params.collections[name]
+        assert collection.license and collection.expected.documents
+        assert {*collection.splits} == {*collection.expected.splits}
 
 
 def test_schema_is_up_to_date(root: Path) -> None:

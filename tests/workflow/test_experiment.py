@@ -96,13 +96,13 @@ def test_settings_hold_what_changes_results_and_nothing_that_tables_print(params
     values["trainings"]["firstp"]["label"] = "Other"
     values["retrievers"]["bm25"]["label"] = "Other"
     one, other = Experiment(params), Experiment(Params.model_validate(values))
-    for settings in ("collection_settings", "model_settings", "retriever_settings"):
-        name = {"collection_settings": "tiny", "model_settings": "tiny-bert", "retriever_settings": "bm25"}[settings]
+    for settings, name in (("collection_settings", "tiny"), ("model_settings", "tiny-bert")):
         assert getattr(one, settings)(name) == getattr(other, settings)(name)
+    assert one.retriever_settings("bm25", "tiny") == other.retriever_settings("bm25", "tiny")
     assert one.train_settings("firstp", "tiny-bert") == other.train_settings("firstp", "tiny-bert")
     assert other.kind("tiny-bert") == "D"
     assert one.table_settings("table4") != other.table_settings("table4")
-    assert json.loads(one.retriever_settings("bm25"))["stemmer"] == "porter"
+    assert json.loads(one.retriever_settings("bm25", "tiny"))["stemmer"] == "porter"
 
 
 def test_files_on_this_machine(params: Params) -> None:

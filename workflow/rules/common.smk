@@ -14,8 +14,19 @@ STARTED = time.time()
 
 wildcard_constraints:
     **dict.fromkeys(
-        ["collection", "split", "model", "stemmer", "retriever", "negatives", "reranking", "table", "pretraining"],
+        [
+            "collection",
+            "split",
+            "model",
+            "encoder",
+            "retriever",
+            "negatives",
+            "reranking",
+            "table",
+            "pretraining",
+        ],
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),
+    stemmer="porter|krovetz|none",
     # One of several seeds of a training stands in its name.
     training=r"[A-Za-z0-9][A-Za-z0-9.-]*(@seed[0-9]+)?",

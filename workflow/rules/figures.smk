@@ -1,3 +1,64 @@
+# Figures of results are targets of their own, outside `all`: `snakemake all_figures`, or `make report`.
+rule all_figures:
+    input:
+        expand("results/figures/differences/{table}.svg", table=experiment.compared_tables()),
+        expand("results/figures/training/{training}.svg", training=experiment.training_names()),
+
+
+rule differences:
+    input:
+        lambda w: expand("results/per-query/{key}.json", key=experiment.table_keys(w.table)),
+    output:
+        report(
+            "results/figures/differences/{table}.svg",
+            caption="../report/differences.rst",
+            category="Figures",
+            subcategory="Per-query differences",
+            labels={"table": "{table}"},
+        ),
+        "results/figures/differences/{table}.pdf",
+    log:
+        "results/logs/differences/{table}.log",
+    benchmark:
+        "results/benchmarks/differences/{table}.tsv"
+    wildcard_constraints:
+        table=any_of(experiment.compared_tables()),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.differences_command"),
+        settings=lambda w: experiment.table_settings(w.table),
+    shell:
+        "ssmrank differences --settings {params.settings:q} --per-query results/per-query --output {output:q}"
+        " 2>&1 | tee {log:q} >&2"
+
+
+rule training_curves:
+    input:
+        lambda w: fill("results/checkpoints/{training}/{model}", experiment.trained_by(w.training)),
+    output:
+        report(
+            "results/figures/training/{training}.svg",
+            caption="../report/training.rst",
+            category="Figures",
+            subcategory="Training curves",
+            labels={"training": "{training}"},
+        ),
+        "results/figures/training/{training}.pdf",
+    log:
+        "results/logs/training_curves/{training}.log",
+    benchmark:
+        "results/benchmarks/training_curves/{training}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.curves_command"),
+        checkpoints=lambda w: experiment.checkpoint_labels(w.training, "results/checkpoints"),
+    shell:
+        "ssmrank curves --title {wildcards.training} --checkpoints {params.checkpoints:q} --output {output:q}"
+        " 2>&1 | tee {log:q} >&2"
+
+
 # Targets of their own, outside `all`: what they show depends on the machine, and measuring takes it for minutes.
 rule training_throughput:
     output:

@@ -1,6 +1,8 @@
 rule all_index:
     input:
         fill("data/indexes/{collection}/{stemmer}", experiment.indexes()),
+        fill("data/indexes/{collection}/vectors-{encoder}", experiment.embedded()),
+        fill("data/indexes/{collection}/faiss-{retriever}", experiment.vector_indexes()),
 
 
 rule index:
@@ -19,4 +21,51 @@ rule index:
         *code("ssmrank.retrieval.index_command"),
     shell:
         "ssmrank index --collection {input:q} --stemmer {wildcards.stemmer} --threads {threads}"
+        " --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+# As with trainings, what is done already of a killed job lies outside its output.
+rule encode:
+    input:
+        collection="data/collections/{collection}",
+        model=lambda w: f"data/models/{experiment.encoder_model(w.encoder)}",
+    output:
+        directory("data/indexes/{collection}/vectors-{encoder}"),
+    log:
+        "results/logs/encode/{collection}/{encoder}.log",
+    benchmark:
+        "results/benchmarks/encode/{collection}/{encoder}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.retrieval.encode_command"),
+        settings=lambda w: experiment.encoder_settings(w.encoder),
+        state=f"results/state/encode-{digest(*code('ssmrank.retrieval.encode_command'))}",
+    shell:
+        "ssmrank encode --settings {params.settings:q} --model {input.model:q} --collection {input.collection:q}"
+        " --state {params.state}/{wildcards.collection}/{wildcards.encoder} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule vector_index:
+    input:
+        lambda w: fill("data/indexes/{collection}/vectors-{encoder}", experiment.vectors(w.retriever, w.collection)),
+    output:
+        directory("data/indexes/{collection}/faiss-{retriever}"),
+    log:
+        "results/logs/vector_index/{collection}/{retriever}.log",
+    benchmark:
+        "results/benchmarks/vector_index/{collection}/{retriever}.tsv"
+    wildcard_constraints:
+        retriever=any_of(experiment.retrievers("dense")),
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    params:
+        *code("ssmrank.retrieval.vector_index_command"),
+        settings=lambda w: experiment.vector_index_settings(w.retriever),
+    shell:
+        "ssmrank vector-index --settings {params.settings:q} --vectors {input:q} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

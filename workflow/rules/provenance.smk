@@ -10,13 +10,13 @@ PHASES = {
         rules.pretraining_figure,
     ],
     "download": [rules.download_collection, rules.download_model],
-    "index": [rules.index],
-    "retrieve": [rules.retrieve],
+    "index": [rules.index, rules.encode, rules.vector_index],
+    "retrieve": [rules.retrieve, rules.retrieve_dense, rules.import_run],
     "negatives": [rules.negatives],
     "train": [rules.train],
     "rerank": [rules.rerank, rules.rerank_speed],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
-    "tables": [rules.significance, rules.costs, rules.table, rules.table_pdf],
+    "tables": [rules.significance, rules.costs, rules.table, rules.overview, rules.table_pdf],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 

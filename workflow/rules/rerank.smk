@@ -3,6 +3,9 @@ rule all_rerank:
         fill("results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec", experiment.reranked()),
 
 
+RERANK_STATE = f"results/state/rerank-{digest(*code('ssmrank.reranking.command'))}"
+
+
 # A killed reranking goes on from its finished parts (see the rule `train`); those of one tokenizer share its tokens.
 rule rerank:
     input:
@@ -25,12 +28,12 @@ rule rerank:
     params:
         *code("ssmrank.reranking.command"),
         settings=lambda w: experiment.reranking_settings(w.reranking),
-        state=f"results/state/rerank-{digest(*code('ssmrank.reranking.command'))}",
+        tokens=f"{RERANK_STATE}/tokens",
+        state=lambda w: f"{RERANK_STATE}/{w.collection}/{w.split}/{w.reranking}/{w.training}/{w.model}",
     shell:
         "ssmrank rerank --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
         " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q}"
-        " --output {output:q} --state {params.state}/{wildcards.collection}/{wildcards.split}/{wildcards.reranking}"
-        "/{wildcards.training}/{wildcards.model} --token-cache {params.state}/tokens 2>&1 | tee {log:q} >&2"
+        " --output {output:q} --state {params.state:q} --token-cache {params.tokens} 2>&1 | tee {log:q} >&2"
 
 
 # What a machine's speed is does not depend on the seed: the first checkpoint stands for all.

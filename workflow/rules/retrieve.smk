@@ -13,13 +13,79 @@ rule retrieve:
         "results/logs/retrieve/{collection}/{split}/{retriever}.log",
     benchmark:
         "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+    wildcard_constraints:
+        retriever=any_of(experiment.retrievers("bm25")),
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
         *code("ssmrank.retrieval.retrieve_command"),
-        settings=lambda w: experiment.retriever_settings(w.retriever),
+        settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
+        own=lambda w: experiment.own_documents(w.collection),
     shell:
         "ssmrank retrieve --settings {params.settings:q} --index {input.index:q}"
-        " --queries {input.collection:q}/splits/{wildcards.split}/queries.jsonl --threads {threads}"
+        " --queries {input.collection:q}/splits/{wildcards.split}/queries.jsonl --threads {threads} {params.own}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule retrieve_dense:
+    input:
+        collection="data/collections/{collection}",
+        model=lambda w: f"data/models/{experiment.encoder_model(experiment.encoder(w.retriever))}",
+        vectors=lambda w: fill(
+            "data/indexes/{collection}/vectors-{encoder}", experiment.vectors(w.retriever, w.collection)
+        ),
+        index=lambda w: fill(
+            "data/indexes/{collection}/faiss-{retriever}", experiment.vector_index(w.retriever, w.collection)
+        ),
+        candidates=lambda w: fill(
+            "results/runs/first-stage/{collection}/{split}/{retriever}.trec", experiment.candidates(w.retriever, w)
+        ),
+    output:
+        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+    log:
+        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+    benchmark:
+        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+    wildcard_constraints:
+        retriever=any_of(experiment.retrievers("dense")),
+    conda:
+        "../envs/ssmrank.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+    params:
+        *code("ssmrank.retrieval.dense_command"),
+        settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
+        encoder=lambda w: experiment.encoder_settings(experiment.encoder(w.retriever)),
+        own=lambda w: experiment.own_documents(w.collection),
+        vectors=lambda w, input: f"--vectors {input.vectors}" if input.vectors else "",
+        index=lambda w, input: f"--index {input.index}" if input.index else "",
+        candidates=lambda w, input: f"--candidates {input.candidates}" if input.candidates else "",
+    shell:
+        "ssmrank retrieve-dense --settings {params.settings:q} --encoder {params.encoder:q} --model {input.model:q}"
+        " --collection {input.collection:q} --split {wildcards.split} {params.vectors} {params.index}"
+        " {params.candidates} --threads {threads} {params.own} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule import_run:
+    input:
+        collection="data/collections/{collection}",
+    output:
+        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+    log:
+        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+    benchmark:
+        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+    wildcard_constraints:
+        retriever=any_of(experiment.retrievers("run")),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.retrieval.run_file_command"),
+        settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
+        own=lambda w: experiment.own_documents(w.collection),
+        file=lambda w: digests(experiment.run_file(w.retriever, w.collection, w.split)),
+    shell:
+        "ssmrank import-run --settings {params.settings:q} --collection {input.collection:q}"
+        " --split {wildcards.split} {params.own} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -20,6 +20,7 @@ from typing import Any
 
 from ssmrank.collections.source import Part, Source
 from ssmrank.collections.store import DuplicateId, StoreWriter, TextStore
+from ssmrank.config import Expected, ExpectedSplit
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.jsonl import write_jsonl
@@ -30,7 +31,9 @@ _log = logging.getLogger(__name__)
 _PROGRESS_EVERY = 500_000
 
 
-def write_collection(source: Source, splits: Sequence[str], output: str | Path) -> dict[str, Any]:
+def write_collection(
+    source: Source, splits: Sequence[str], output: str | Path, expected: Expected | None = None
+) -> dict[str, Any]:
     """Writes `output`, complete or not at all; returns (and logs) what `statistics.json` holds.
 
     Documents are streamed; of them only 24 bytes each are held in memory. Queries and judgments of one split are held
@@ -38,14 +41,20 @@ def write_collection(source: Source, splits: Sequence[str], output: str | Path) 
     out and counted. Negative grades become 0, which means the same to trec_eval.
 
     Raises UserError, naming the place, for an id with white space, an id that stands twice, no documents at all, a
-    split without queries, and judgments that contradict the rest, unless the source is `tolerant` of these.
+    split without queries, judgments that contradict the rest, unless the source is `tolerant` of these, and for
+    another number of documents, queries or judgments than `expected`. A tolerant source may repeat a document; the
+    first one is kept, unless the texts differ.
     """
+    expected = expected or Expected()
     with atomic_directory(output) as folder:
         statistics = _write_documents(source, folder / "documents.jsonl")
+        found = statistics["documents"] + statistics["documents_repeated"]
+        _check_number(source.where("documents", 0), "documents", found, expected.documents)
         documents = TextStore(folder / "documents.jsonl")
         statistics["splits"] = {}
         for split in splits:
-            statistics["splits"][split] = _write_split(source, split, documents, folder / "splits" / split)
+            numbers = expected.splits.get(split, ExpectedSplit())
+            statistics["splits"][split] = _write_split(source, split, documents, folder / "splits" / split, numbers)
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
     _report(statistics)
     return statistics
@@ -55,7 +64,7 @@ def _write_documents(source: Source, path: Path) -> dict[str, Any]:
     numbers = array("Q")
     empty = 0
     try:
-        with StoreWriter(path) as writer:
+        with StoreWriter(path, drop_repeated=source.tolerant) as writer:
             for document in source.documents():
                 _check_id(source, "documents", document.id, document.number)
                 writer.add(document.id, _encodable(document.text), document.extra)
@@ -65,16 +74,36 @@ def _write_documents(source: Source, path: Path) -> dict[str, Any]:
                     _log.info("%s documents written", f"{len(writer):,}")
     except DuplicateId as error:
         first, second = (source.where("documents", numbers[row]) for row in (error.first, error.second))
-        raise UserError(f"{second}: document id {error.id!r} stands at {first} already; keep one of them") from error
+        other = " with another text" if source.tolerant else ""
+        raise UserError(
+            f"{second}: document id {error.id!r} stands at {first} already{other}; keep one of them"
+        ) from error
     if not numbers:
         raise UserError(f"{source.where('documents', 0)}: holds no documents")
-    return {"documents": len(numbers), "documents_empty": empty, "documents_left_out": dict(source.left_out)}
+    return {
+        "documents": len(writer),
+        "documents_empty": empty,
+        "documents_repeated": len(numbers) - len(writer),
+        "documents_left_out": dict(source.left_out),
+    }
 
 
-def _write_split(source: Source, split: str, documents: TextStore, folder: Path) -> dict[str, Any]:
+def _check_number(where: str, what: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise UserError(
+            f"{where}: {found:,} {what}, but {expected:,} are expected; it is incomplete or another version: get it "
+            "again, or correct `expected` in params.yaml"
+        )
+
+
+def _write_split(
+    source: Source, split: str, documents: TextStore, folder: Path, expected: ExpectedSplit
+) -> dict[str, Any]:
     queries = _read_queries(source, split)
     skipped: Counter[str] = Counter()
-    qrels = _read_judgments(source, split, queries, documents, skipped)
+    qrels, judged_queries, judgments = _read_judgments(source, split, queries, documents, skipped)
+    _check_number(source.where("judgments", 0, split), "judgments", judgments, expected.judgments)
+    _check_number(source.where("queries", 0, split), "queries with judgments", judged_queries, expected.queries)
     if not source.shared_queries:
         skipped["queries_without_judgments"] = len(queries.keys() - qrels.keys())
     kept: Qrels = {}
@@ -118,11 +147,15 @@ def _read_queries(source: Source, split: str) -> dict[str, str]:
 
 def _read_judgments(
     source: Source, split: str, queries: dict[str, str], documents: TextStore, skipped: Counter[str]
-) -> Qrels:
+) -> tuple[Qrels, int, int]:
+    """The judgments that are kept; how many of the queries, and how many lines, the source has."""
     qrels: Qrels = {}
     count = 0
+    with_judgment: set[str] = set()
     for judgment in source.judgments(split):
         count += 1
+        if judgment.query in queries:
+            with_judgment.add(judgment.query)
         problem = None
         if judgment.query not in queries:
             problem = "judgments_of_unknown_queries", f"query {judgment.query!r} is not among the queries"
@@ -147,7 +180,7 @@ def _read_judgments(
         qrels.setdefault(judgment.query, {})[judgment.document] = max(judgment.grade, 0)
     if count == 0:
         raise UserError(f"{source.where('judgments', 0, split)}: holds no judgments")
-    return qrels
+    return qrels, len(with_judgment), count
 
 
 def _check_id(source: Source, part: Part, id: str, number: int, split: str = "") -> None:
@@ -170,6 +203,8 @@ def _encodable(text: str) -> str:
 
 def _report(statistics: dict[str, Any]) -> None:
     _log.info("%s documents%s", f"{statistics['documents']:,}", _left_out(statistics["documents_left_out"]))
+    if statistics["documents_repeated"]:
+        _log.warning("%s documents stand twice in the source", f"{statistics['documents_repeated']:,}")
     if statistics["documents_empty"]:
         _log.warning("%s documents have no text; they are kept", f"{statistics['documents_empty']:,}")
     for split, counts in statistics["splits"].items():

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     name = arguments.output.name
     with track("download-collection", name, {"collection": name}, settings.model_dump()) as tracked:
         source = open_source(settings, arguments.archives, arguments.corpus)
-        statistics = write_collection(source, settings.splits, arguments.output)
+        statistics = write_collection(source, settings.splits, arguments.output, settings.expected)
         tracked.metrics({key: statistics[key] for key in ("documents", "documents_empty")} | _counts(statistics))
         tracked.artifact_path("collection_path", arguments.output)
 
@@ -58,9 +58,9 @@ def open_source(settings: Collection, archives: str | Path, corpus: str | None =
     """
     source = settings.source
     if isinstance(source, FolderCollection):
-        return FolderSource(source, settings.text_fields)
+        return FolderSource(source, settings.text_fields, settings.query_fields)
     if isinstance(source, IrDatasetsCollection):
-        return IrDatasetsSource(source, settings.text_fields)
+        return IrDatasetsSource(source, settings.text_fields, settings.query_fields)
     if isinstance(source, TitlesCollection):
         if corpus is None:
             raise UserError("titles of a corpus need the option --corpus: the section of corpora that source names")

@@ -23,9 +23,12 @@ class FolderSource:
     tolerant = False
     shared_queries = True
 
-    def __init__(self, settings: FolderCollection, text_fields: Sequence[str]) -> None:
+    def __init__(
+        self, settings: FolderCollection, text_fields: Sequence[str], query_fields: Sequence[str] = ("text",)
+    ) -> None:
         self.path = Path(settings.path)
         self.text_fields = text_fields
+        self.query_fields = query_fields
         self.left_out: dict[str, int] = {}
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such folder; correct path in params.yaml")
@@ -46,7 +49,7 @@ class FolderSource:
         path = self.path / "queries.jsonl"
         for number, record in read_jsonl(path):
             where = f"{path}:{number}"
-            yield Query(number, _id(record, where), join_fields(record, ["text"], where))
+            yield Query(number, _id(record, where), join_fields(record, self.query_fields, where, "query_fields"))
 
     def judgments(self, split: str) -> Iterator[Judgment]:
         """The lines of qrels/SPLIT.tsv."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
 from ssmrank.config import Collection, IrDatasetsCollection
@@ -15,16 +15,20 @@ class IrDatasetsSource:
     """Documents of one ir_datasets id, queries and judgments of others, as a `Source`.
 
     The text of a document is its `text_fields` where its type has all of them, else, with the default of
-    `text_fields`, the library's own default text. The text of a query is its field `text`, or the default text.
+    `text_fields`, the library's own default text. The text of a query is its `query_fields` where its type has all of
+    them, else, with the default of `query_fields`, the library's default text.
     ir_datasets downloads into its own folder (IR_DATASETS_HOME) what is not there yet.
     """
 
     tolerant = True
     shared_queries = False
 
-    def __init__(self, settings: IrDatasetsCollection, text_fields: Sequence[str]) -> None:
+    def __init__(
+        self, settings: IrDatasetsCollection, text_fields: Sequence[str], query_fields: Sequence[str] = ("text",)
+    ) -> None:
         self.settings = settings
         self.text_fields = text_fields
+        self.query_fields = query_fields
         self.left_out: dict[str, int] = {}
         self._documents = _load(settings.documents, "docs")
         self._splits = {}
@@ -38,7 +42,7 @@ class IrDatasetsSource:
         with_fields: bool | None = None
         for number, record in enumerate(_guarded(self.settings.documents, self._documents.docs_iter), start=1):
             if with_fields is None:
-                with_fields = self._has_fields(record)
+                with_fields = _has_fields(record, "text_fields", self.text_fields, self.settings.documents)
             if with_fields:
                 text = join_fields(record._asdict(), self.text_fields, self.where("documents", number))
             else:
@@ -48,8 +52,15 @@ class IrDatasetsSource:
     def queries(self, split: str) -> Iterator[Query]:
         """The queries of the split's id."""
         dataset = self._split(split)
-        for number, record in enumerate(_guarded(self.settings.splits[split], dataset.queries_iter), start=1):
-            text = record.text if hasattr(record, "text") else record.default_text()
+        id, fields = self.settings.splits[split], self.query_fields
+        with_fields: bool | None = None
+        for number, record in enumerate(_guarded(id, dataset.queries_iter), start=1):
+            if with_fields is None:
+                with_fields = _has_fields(record, "query_fields", fields, id)
+            if with_fields:
+                text = join_fields(record._asdict(), fields, self.where("queries", number, split), "query_fields")
+            else:
+                text = record.default_text()
             yield Query(number, record.query_id, text)
 
     def judgments(self, split: str) -> Iterator[Judgment]:
@@ -72,15 +83,18 @@ class IrDatasetsSource:
             )
         return self._splits[split]
 
-    def _has_fields(self, record: Any) -> bool:
-        missing = [field for field in self.text_fields if field not in record._fields]
-        default = Collection.model_fields["text_fields"].default
-        if missing and (list(self.text_fields) != default or not hasattr(record, "default_text")):
-            raise UserError(
-                f"ir_datasets {self.settings.documents}: documents have no field {missing[0]!r}, only "
-                f"{', '.join(record._fields)}; correct text_fields in params.yaml"
-            )
-        return not missing
+
+def _has_fields(record: Any, key: Literal["text_fields", "query_fields"], fields: Sequence[str], id: str) -> bool:
+    """Whether the record has the fields; if not, and no default text will do, raises UserError."""
+    missing = [field for field in fields if field not in record._fields]
+    default = Collection.model_fields[key].default
+    if missing and (list(fields) != default or not hasattr(record, "default_text")):
+        kind = "documents" if key == "text_fields" else "queries"
+        raise UserError(
+            f"ir_datasets {id}: {kind} have no field {missing[0]!r}, only {', '.join(record._fields)}; "
+            f"correct {key} in params.yaml"
+        )
+    return not missing
 
 
 def _load(id: str, part: str) -> Any:

@@ -67,8 +67,8 @@ class Source(Protocol):
         ...
 
 
-def join_fields(record: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
-    """The fields of a document that are there and not empty, joined by a space.
+def join_fields(record: Mapping[str, Any], fields: Sequence[str], where: str, key: str = "text_fields") -> str:
+    """The fields of a document or query that are there and not empty, joined by a space.
 
     Lists are joined by a space, null is empty. Raises UserError where none of the fields is a key of the record, or
     one is an object.
@@ -83,13 +83,13 @@ def join_fields(record: Mapping[str, Any], fields: Sequence[str], where: str) ->
         if isinstance(value, list):
             value = " ".join(str(item) for item in value)
         elif isinstance(value, Mapping):
-            raise UserError(f"{where}: field {field!r} is an object where text is needed; correct text_fields")
+            raise UserError(f"{where}: field {field!r} is an object where text is needed; correct {key}")
         text = "" if value is None else str(value).strip()
         if text:
             parts.append(text)
     if not found:
         raise UserError(
             f"{where}: no field {' or '.join(map(repr, fields))}, only {', '.join(map(repr, record))}; "
-            "correct text_fields in params.yaml"
+            f"correct {key} in params.yaml"
         )
     return " ".join(parts)

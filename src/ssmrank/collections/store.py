@@ -94,14 +94,15 @@ class TextStore:
     def ids(self) -> Iterator[str]:
         """All ids, in the order of the file."""
         for row in range(len(self)):
-            yield self._line(row)["id"]
+            yield self.at(row)["id"]
+
+    def at(self, row: int) -> dict[str, Any]:
+        """The line of a number (from 0), as `record` gives it."""
+        return json.loads(self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])])
 
     def __reduce__(self) -> tuple[type[TextStore], tuple[Path]]:
         """Pickles the path alone."""
         return TextStore, (self.path,)
-
-    def _line(self, row: int) -> dict[str, Any]:
-        return json.loads(self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])])
 
     def _find(self, id: str) -> dict[str, Any] | None:
         try:
@@ -110,7 +111,7 @@ class TextStore:
             return None
         position = int(np.searchsorted(self._keys, key))
         while position < len(self._keys) and self._keys[position] == key:
-            record = self._line(int(self._rows[position]))
+            record = self.at(int(self._rows[position]))
             if record["id"] == id:
                 return record
             position += 1
@@ -121,11 +122,13 @@ class StoreWriter:
     """Writes a JSON lines file and the arrays of its `TextStore`, one record after the other.
 
     Holds 16 bytes for each record in memory. Write into an `atomic_directory`: the files are complete only after
-    `close`, which raises DuplicateId where an id stands twice.
+    `close`, which raises DuplicateId where an id stands twice; with `drop_repeated` a record that is there already
+    is dropped, and the error is that of one with another content.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, drop_repeated: bool = False) -> None:
         self.path = Path(path)
+        self.drop_repeated = drop_repeated
         self._stream = self.path.open("wb")
         self._offsets = array("Q", [0])
         self._keys = array("Q")
@@ -155,11 +158,46 @@ class StoreWriter:
     def close(self) -> None:
         """Writes what is buffered, and the arrays."""
         self._stream.close()
+        if self.drop_repeated:
+            self._drop_repeated()
         offsets = np.frombuffer(self._offsets, dtype=np.uint64)
         keys, rows = _sorted(self.path, offsets, np.frombuffer(self._keys, dtype=np.uint64))
         arrays: list[NDArray[Any]] = [offsets, keys, rows]
         for name, values in zip(_names(self.path), arrays, strict=True):
             np.save(name, values)
+
+
+    def _drop_repeated(self) -> None:
+        keys = np.frombuffer(self._keys, dtype=np.uint64)
+        order = np.argsort(keys, kind="stable")
+        ascending = keys[order]
+        dropped: set[int] = set()
+        seen: set[bytes] = set()
+        last = -1
+        with self.path.open("rb") as stream:
+            for place in np.flatnonzero(ascending[1:] == ascending[:-1]).tolist():
+                # Rows of one key stand together, the first of them before all others.
+                rows = order[place : place + 2].tolist() if place != last else order[place + 1 : place + 2].tolist()
+                seen = set() if place != last else seen
+                last = place + 1
+                for row in rows:
+                    stream.seek(self._offsets[row])
+                    line = stream.readline()
+                    dropped.update([row] if line in seen else [])
+                    seen.add(line)
+        if not dropped:
+            return
+        whole = self.path.with_name(f"{self.path.name}.whole")
+        self.path.replace(whole)
+        kept = [row for row in range(len(self._keys)) if row not in dropped]
+        with whole.open("rb") as source, self.path.open("wb") as target:
+            for row, raw in enumerate(source):
+                if row not in dropped:
+                    target.write(raw)
+        whole.unlink()
+        lengths = np.diff(np.frombuffer(self._offsets, dtype=np.uint64))[kept]
+        self._keys = array("Q", keys[kept].tolist())
+        self._offsets = array("Q", [0, *np.cumsum(lengths).tolist()])
 
 
 def read_queries(path: str | Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Metrics of a run by ranx, with trec_eval's rules where evaluation tools differ.
 
-- A document is relevant from grade 1; unjudged documents and grades below 1 count as not relevant (gain 0).
+- A document is relevant from grade 1, unless the metric names another; unjudged documents and lower grades count as
+  not relevant (gain 0).
 - nDCG has linear gain, grade / log2(rank + 1), and the ideal ranking takes all relevant documents of the qrels:
   trec_eval's `ndcg_cut`, not the exponential gain of Burges et al. 2005.
 - Documents are ordered by score in single precision, ties by document id, descending, whatever the ranks in the file.
@@ -35,11 +36,12 @@ _PADDING = -2
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of ranx (`function`) at a cutoff; 0 means the whole ranking."""
+    """A metric of ranx (`function`) at a cutoff, 0 for the whole ranking; documents count from grade `relevant` on."""
 
     name: str
     function: str
     cutoff: int
+    relevant: int = 1
 
     @classmethod
     def parse(cls, name: str) -> Metric:
@@ -47,8 +49,9 @@ class Metric:
         match = METRIC_PATTERN.fullmatch(name)
         if match is None:
             raise UserError(f"unknown metric {name!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
-        stem, cutoff = (match[1], match[2]) if match[1] else (match[3], match[4])
-        return cls(name, _RANX_NAMES[stem], int(cutoff or 0))
+        stem = match["graded"] or match["whole"] or match["cut"]
+        cutoff = match["k0"] or match["k1"] or match["k2"] or 0
+        return cls(name, _RANX_NAMES[stem], int(cutoff), int(match["rel1"] or match["rel2"] or 1))
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,12 @@ def evaluate(
         )
     queries = list(qrels)
     rankings = [_ranking(run.get(query, ())) for query in queries]
-    judged, retrieved = _arrays(qrels, rankings)
+    levels = {level: _arrays(qrels, rankings, level) for level in {metric.relevant for metric in parsed}}
     module = ranx_metrics()
     per_query = {}
     for metric in parsed:
         function: Callable[..., np.ndarray] = getattr(module, metric.function)
-        values = function(judged, retrieved, metric.cutoff, 1)
+        values = function(*levels[metric.relevant], metric.cutoff, 1)
         per_query[metric.name] = {query: float(value) for query, value in zip(queries, values, strict=True)}
     return Scores(queries, per_query, sum(1 for ranking in rankings if not ranking))
 
@@ -98,8 +101,8 @@ def _ranking(pairs: Iterable[tuple[str, float]]) -> list[str]:
     return [by_id[place][0] for place in np.argsort(-scores, kind="stable")]
 
 
-def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays that ranx's functions read.
+def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]], level: int) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays that ranx's functions read, with documents from grade `level` on.
 
     `judged` [queries, relevant, (number, grade)] and `retrieved` [queries, depth, (number, score)], float64, padded.
     The relevant documents of a query are numbered from 0, best grade first; the others need no number of their own.
@@ -107,7 +110,7 @@ def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]]) -> tuple[np.ndarray
     """
     relevant = [
         {document: number for number, (document, _) in enumerate(ordered)}
-        for ordered in (_relevant(judgments) for judgments in qrels.values())
+        for ordered in (_relevant(judgments, level) for judgments in qrels.values())
     ]
     judged = np.zeros((len(qrels), max([1, *map(len, relevant)]), 2))
     retrieved = np.zeros((len(rankings), max([1, *map(len, rankings)]), 2))
@@ -121,5 +124,5 @@ def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]]) -> tuple[np.ndarray
     return judged, retrieved
 
 
-def _relevant(judgments: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(((doc, grade) for doc, grade in judgments.items() if grade >= 1), key=lambda pair: -pair[1])
+def _relevant(judgments: Mapping[str, int], level: int) -> list[tuple[str, int]]:
+    return sorted(((doc, grade) for doc, grade in judgments.items() if grade >= level), key=lambda pair: -pair[1])

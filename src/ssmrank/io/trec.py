@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +30,23 @@ def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]
 
 
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
-    """Writes a run, sorted, with scores that strictly decrease within a query.
+    """Writes a run, as `run_writer` does."""
+    with run_writer(path, tag) as write:
+        for query, ranking in run.items():
+            write(query, ranking)
 
-    Evaluation tools read scores in single precision and break ties each in its own way; a score that is not below
-    the one before it is therefore written as the next smaller float32, so that every tool sees this order.
+
+@contextmanager
+def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[tuple[str, float]]], None]]:
+    """Yields a function that writes the ranking of a query; the file is complete or absent, no ranking is kept.
+
+    Rankings are sorted, with scores that strictly decrease: evaluation tools read scores in single precision and break
+    ties each in its own way. A score that is not below the one before it is therefore written as the next smaller
+    float32, so that every tool sees this order.
     """
     with atomic_file(path) as stream:
-        for query, ranking in run.items():
+
+        def write(query: str, ranking: Iterable[tuple[str, float]]) -> None:
             previous = np.float32(np.inf)
             for rank, (document, score) in enumerate(sort_ranking(ranking), start=1):
                 if math.isnan(score):
@@ -44,24 +57,72 @@ def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], 
                 stream.write(f"{query} Q0 {document} {rank} {written:.9g} {tag}\n")
                 previous = written
 
+        yield write
 
-def read_run(path: str | Path) -> Run:
-    """Reads a run; order and ties as in `sort_ranking`. Raises UserError naming the file and line."""
+
+def read_run(path: str | Path, depth: int | None = None) -> Run:
+    """Reads a run, or the first `depth` documents of each query; order and ties as in `sort_ranking`.
+
+    Raises UserError naming the file and line.
+    """
     run: Run = {}
-    seen: set[tuple[str, str]] = set()
-    for number, fields in _fields(path, 6, "qid Q0 docid rank score tag"):
+    for query, part, number in _rankings(path):
+        known = run.get(query)
+        if known is not None:
+            part = known + part
+            _check_once(path, number, query, part)
+        run[query] = part
+    return {query: sort_ranking(ranking)[:depth] for query, ranking in run.items()}
+
+
+def iterate_run(path: str | Path, depth: int | None = None) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """As `read_run`, one query after the other, of a run too large for memory.
+
+    Raises UserError also where the lines of a query do not stand together.
+    """
+    seen: set[str] = set()
+    for query, ranking, number in _rankings(path):
+        if query in seen:
+            raise UserError(f"{path}:{number}: query {query} stands further up too; sort the lines by query")
+        seen.add(query)
+        yield query, sort_ranking(ranking)[:depth]
+
+
+def _rankings(path: str | Path) -> Iterator[tuple[str, list[tuple[str, float]], int]]:
+    """Lines of one query that stand together, with the number of the last."""
+    ranking: list[tuple[str, float]] = []
+    documents: set[str] = set()
+    last, number = "", 0
+    for line, fields in _fields(path, 6, "qid Q0 docid rank score tag"):
         query, _, document, _, text, _ = fields
+        if query != last and ranking:
+            yield last, ranking, number
+            ranking, documents = [], set()
+        last, number = query, line
         try:
             score = float(text)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: score {text!r} is not a number") from error
+            raise UserError(f"{path}:{line}: score {text!r} is not a number") from error
         if math.isnan(score):
-            raise UserError(f"{path}:{number}: score of query {query}, document {document} is NaN")
-        if (query, document) in seen:
-            raise UserError(f"{path}:{number}: document {document} stands twice in query {query}; keep one line")
-        seen.add((query, document))
-        run.setdefault(query, []).append((document, score))
-    return {query: sort_ranking(ranking) for query, ranking in run.items()}
+            raise UserError(f"{path}:{line}: score of query {query}, document {document} is NaN")
+        if document in documents:
+            raise _twice(path, line, query, document)
+        documents.add(document)
+        ranking.append((document, score))
+    if ranking:
+        yield last, ranking, number
+
+
+def _check_once(path: str | Path, number: int, query: str, ranking: list[tuple[str, float]]) -> None:
+    documents: set[str] = set()
+    for document, _ in ranking:
+        if document in documents:
+            raise _twice(path, number, query, document)
+        documents.add(document)
+
+
+def _twice(path: str | Path, number: int, query: str, document: str) -> UserError:
+    return UserError(f"{path}:{number}: document {document} stands twice in query {query}; keep one line")
 
 
 def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
@@ -83,13 +144,21 @@ def read_qrels(path: str | Path) -> Qrels:
     return qrels
 
 
+@contextmanager
+def _gzip_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: is no complete gzip file ({error}); get it again") from error
+
+
 def _fields(path: str | Path, count: int, layout: str) -> Iterator[tuple[int, list[str]]]:
     path = Path(path)
     try:
-        stream = path.open("rb")
+        file = path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    with stream:
+    with file, gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as stream, _gzip_errors(path):
         for number, line in enumerate(stream, start=1):
             try:
                 fields = line.decode("utf-8").split()

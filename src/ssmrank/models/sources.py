@@ -30,6 +30,8 @@ _PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _GGUF_WEIGHTS = ("*.gguf",)
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 _TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
+"""How a bi-encoder makes one vector of a text's states (ssmrank/retrieval/encoder.py)."""
 _TOKENIZER_FILES = _VOCABULARIES + _TOKENIZER_SETTINGS
 
 
@@ -78,11 +80,13 @@ def write_model(
 
 def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
     """The files of a checkpoint that are needed: tokenizer, and if wanted config and one format of weights."""
-    names = [name for name in names if "/" not in name]
+    everything = list(names)
+    names = [name for name in everything if "/" not in name]
     if not weights:
         return _select(names, _TOKENIZER_FILES)
     formats = next((f for f in (_SAFE_WEIGHTS, _PICKLED_WEIGHTS, _GGUF_WEIGHTS) if _select(names, f[:1])), ())
-    return _select(names, ("config.json", TRAINED_FILE, *_TOKENIZER_FILES, *formats))
+    wanted = {*_select(names, ("config.json", TRAINED_FILE, *_TOKENIZER_FILES, *formats))}
+    return [name for name in everything if name in wanted or _select([name], _SENTENCE_TRANSFORMERS)]
 
 
 def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives: Path, weights: bool) -> None:
@@ -90,15 +94,17 @@ def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives
         folder = Path(source.path)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; correct the model's path")
-        for name in wanted_files((file.name for file in folder.iterdir()), weights):
-            shutil.copy2(folder / name, target)
+        for name in wanted_files(_files(folder), weights):
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copy2(folder / name, target / name)
     elif isinstance(source, HubModel):
         _from_hub(source, target, weights)
     else:
         archive = fetch_archive(source, archives)
         unpacked = target / ".unpacked"
         extract_folder(archive, source.folder, unpacked)
-        for name in wanted_files((file.name for file in unpacked.iterdir()), weights):
+        for name in wanted_files(_files(unpacked), weights):
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.move(unpacked / name, target / name)
         shutil.rmtree(unpacked)
 
@@ -174,6 +180,11 @@ def _write_input(model: Model, folder: Path) -> None:
     own = {name: value for name, value in own.items() if value is not None}
     if own:
         (folder / INPUT_FILE).write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[str]:
+    """Files of a checkpoint's folder and of those in it."""
+    return sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*")])
 
 
 def _select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from ssmrank.collections.layout import names_of_split
 from ssmrank.config import Negatives, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
-from ssmrank.io.trec import read_qrels, read_run
-from ssmrank.negatives.sampling import Sample, explain, sample_negatives
+from ssmrank.io.trec import iterate_run, read_qrels
+from ssmrank.negatives.sampling import NoGroup, Sample, explain, sample_negatives
 from ssmrank.tracking import track
 
 logger = logging.getLogger(__name__)
@@ -38,16 +38,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def write_negatives(settings: Negatives, *, ranking: Path, qrels: Path, output: Path) -> Sample:
     """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample."""
-    first_stage = read_run(ranking)
-    deepest = max((len(found) for found in first_stage.values()), default=0)
-    if deepest < settings.depth:
-        logger.warning(
-            "%s: at most %d documents for a query, so depth %d is not reached", ranking, deepest, settings.depth
-        )
+    judgments, rankings = read_qrels(qrels), iterate_run(ranking)
     try:
-        sample = sample_negatives(first_stage, read_qrels(qrels), settings)
-    except UserError as error:
+        sample = sample_negatives(rankings, judgments, settings)
+    except NoGroup as error:
         raise UserError(f"{ranking}, {qrels}: {error}") from error
+    if sample.deepest < settings.depth:
+        logger.warning(
+            "%s: at most %d documents for a query, so depth %d is not reached", ranking, sample.deepest, settings.depth
+        )
     write_jsonl(output, (group._asdict() for group in sample.groups))
     logger.info("%s: %s", output, explain(sample, settings))
     return sample

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ssmrank.config import Negatives
 from ssmrank.errors import UserError
-from ssmrank.io.trec import Qrels, Run
+from ssmrank.io.trec import Qrels
 
 
 class Group(NamedTuple):
@@ -20,6 +20,10 @@ class Group(NamedTuple):
     query: str
     positive: str
     negatives: list[str]
+
+
+class NoGroup(UserError):
+    """Run, judgments and settings leave nothing to train on."""
 
 
 @dataclass
@@ -36,14 +40,16 @@ class Sample:
     queries_without_positive: int = 0
     queries_not_in_run: int = 0
     """Queries with a positive that the run does not have."""
+    deepest: int = 0
+    """Documents of the query for which the run has most."""
 
     def counts(self) -> dict[str, int]:
         """All of it as numbers by name."""
-        values = {name: value for name, value in vars(self).items() if name != "groups"}
+        values = {name: value for name, value in vars(self).items() if name not in ("groups", "deepest")}
         return {"groups": len(self.groups)} | values
 
 
-def sample_negatives(run: Run, qrels: Qrels, settings: Negatives) -> Sample:
+def sample_negatives(run: Iterable[tuple[str, list[tuple[str, float]]]], qrels: Qrels, settings: Negatives) -> Sample:
     """Draws `count` negatives for each positive, uniformly without replacement.
 
     Candidates are the run's first `depth` documents of the query without those judged relevant (grade above 0);
@@ -51,33 +57,52 @@ def sample_negatives(run: Run, qrels: Qrels, settings: Negatives) -> Sample:
     loss takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
     depends on nothing but its query's ranking: not on other queries, their order, threads or Python's hash seed.
 
+    The rankings of a run are taken one after the other, so that it need not fit into memory.
+
     Raises:
-        UserError: where `count` exceeds `depth`, or no group is left.
+        NoGroup: where `count` exceeds `depth`, or no group is left.
     """
     if settings.count > settings.depth:
-        raise UserError(f"negatives: count {settings.count} is more than depth {settings.depth}; raise depth")
+        raise NoGroup(f"negatives: count {settings.count} is more than depth {settings.depth}; raise depth")
     sample = Sample()
+    groups: dict[str, list[Group]] = {}
+    for query, ranking in run:
+        sample.deepest = max(sample.deepest, len(ranking))
+        if query in qrels:
+            groups[query] = _groups_of(query, ranking, qrels[query], settings, sample)
     for query in sorted(qrels):
-        relevant = {document for document, grade in qrels[query].items() if grade > 0}
-        if not relevant:
-            sample.queries_without_positive += 1
-            continue
-        sample.positives += len(relevant)
-        sample.queries_not_in_run += query not in run
-        ranked = [document for document, _ in run.get(query, [])[: settings.depth]]
-        retrieved = relevant.intersection(ranked)
-        sample.not_retrieved += len(relevant) - len(retrieved)
-        candidates = [document for document in ranked if document not in relevant]
-        chosen = relevant if settings.positives == "all" else retrieved
-        if len(candidates) < settings.count:
-            sample.too_few_candidates += len(chosen)
-            continue
-        for positive in sorted(chosen):
-            generator = _generator(settings.seed, query, positive)
-            sample.groups.append(Group(query, positive, _draw(candidates, settings.count, generator)))
+        if query not in groups and _relevant(qrels[query]):
+            sample.queries_not_in_run += 1
+            _groups_of(query, [], qrels[query], settings, sample)
+        sample.queries_without_positive += not _relevant(qrels[query])
+        sample.groups += groups.get(query, [])
     if not sample.groups:
-        raise UserError(f"no training group was left: {explain(sample, settings)}; {_advice(sample, settings)}")
+        raise NoGroup(f"no training group was left: {explain(sample, settings)}; {_advice(sample, settings)}")
     return sample
+
+
+def _groups_of(
+    query: str, ranking: Sequence[tuple[str, float]], judged: Mapping[str, int], settings: Negatives, sample: Sample
+) -> list[Group]:
+    """The groups of a query; what is left out is counted in `sample`."""
+    relevant = _relevant(judged)
+    sample.positives += len(relevant)
+    ranked = [document for document, _ in ranking[: settings.depth]]
+    retrieved = relevant.intersection(ranked)
+    sample.not_retrieved += len(relevant) - len(retrieved)
+    candidates = [document for document in ranked if document not in relevant]
+    chosen = relevant if settings.positives == "all" else retrieved
+    if len(candidates) < settings.count:
+        sample.too_few_candidates += len(chosen)
+        return []
+    return [
+        Group(query, positive, _draw(candidates, settings.count, _generator(settings.seed, query, positive)))
+        for positive in sorted(chosen)
+    ]
+
+
+def _relevant(judged: Mapping[str, int]) -> set[str]:
+    return {document for document, grade in judged.items() if grade > 0}
 
 
 def explain(sample: Sample, settings: Negatives) -> str:

@@ -1,4 +1,4 @@
-"""`ssmrank table`: a table of results in LaTeX, CSV and Markdown, from metrics files."""
+"""`ssmrank table`: a table of results in LaTeX, CSV, Markdown and HTML, from metrics files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ssmrank.reporting.caption import caption_of
 from ssmrank.reporting.comparisons import read_comparisons
 from ssmrank.reporting.costs import read_costs
 from ssmrank.reporting.delimited import to_csv
+from ssmrank.reporting.html import origins_of, to_html
 from ssmrank.reporting.latex import to_latex
 from ssmrank.reporting.markdown import to_markdown
 from ssmrank.reporting.paper import read_paper
@@ -22,6 +23,7 @@ from ssmrank.table_settings import TableSettings
 from ssmrank.tracking import track
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
+_KINDS = (*_RENDERINGS, "html")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +37,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tex", type=Path, help="LaTeX file to write; needs booktabs")
     parser.add_argument("--csv", type=Path, help="CSV file to write")
     parser.add_argument("--markdown", type=Path, help="Markdown file to write")
+    parser.add_argument("--html", type=Path, help="page to write, with where each number comes from")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes what was asked for, after the whole table is known to be good."""
-    outputs = {name: path for name in _RENDERINGS if (path := getattr(arguments, name)) is not None}
+    outputs = {name: path for name in _KINDS if (path := getattr(arguments, name)) is not None}
     if not outputs:
-        raise UserError("nothing to write; give --tex, --csv or --markdown")
+        raise UserError("nothing to write; give --tex, --csv, --markdown or --html")
     settings = read_settings(TableSettings, arguments.settings)
     if settings.alpha is not None and arguments.significance is None:
         raise UserError("the settings ask for tests; give --significance, the file that `ssmrank significance` wrote")
@@ -54,7 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
         table = build_table(settings, results, read_paper(), comparisons, costs)
         caption = caption_of(settings, results, table)
         table = replace(table, caption=f"{caption} {costs.sentence}" if costs else caption)
-        texts = {path: _RENDERINGS[name](table) for name, path in outputs.items()}
+        texts = {path: _RENDERINGS[kind](table) for kind, path in outputs.items() if kind != "html"}
+        if arguments.html is not None:
+            texts[arguments.html] = to_html(table, origins_of(settings, results), name)
         for path, text in texts.items():
             with atomic_file(path) as stream:
                 stream.write(text)

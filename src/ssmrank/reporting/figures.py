@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_file
+from ssmrank.reporting.plotting import plotting, save
 
 _NEEDED = ("model", "implementation", "precision", "batch", "device", "tokens_per_second")
 
@@ -50,38 +50,31 @@ def read_throughput(path: Path) -> tuple[list[Throughput], str]:
 
 def draw_throughput(points: list[Throughput], caption: str, output: Path) -> None:
     """Training throughput against batch size, a line for each model, OOM written where memory ran out; as PDF."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     lines: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
     for point in points:
         lines[point.model, point.implementation].append(point)
     batches = sorted({point.batch for point in points})
     colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(model for model, _ in lines))}
     several = len({implementation for _, implementation in lines}) > 1
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for (model, implementation), measured in lines.items():
-        label = f"{model}, {implementation}" if several else model
-        plain = implementation == "ssmrank"
-        known = [(batches.index(p.batch), p.tokens_per_second) for p in measured if p.tokens_per_second is not None]
-        line = "-" if plain else "--"
-        places, speeds = zip(*known, strict=True) if known else ((), ())
-        axes.plot(places, speeds, label=label, marker="o", markersize=4, color=colours[model], linestyle=line)
-        for point in measured:
-            if point.tokens_per_second is None:
-                place = (batches.index(point.batch), 0)
-                axes.annotate("OOM", place, color=colours[model], ha="center", va="bottom", fontsize=7)
-    axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("batch size (sequences of 512 tokens)")
-    axes.set_ylabel("training throughput (tokens/s)")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    axes.set_title(caption, fontsize=8)
-    axes.legend(fontsize=7, frameon=False)
-    with atomic_file(output, "wb") as stream:
-        # Without the date of making, equal measurements give equal bytes.
-        figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
-    pyplot.close(figure)
+    with plotting() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+        for (model, implementation), measured in lines.items():
+            label = f"{model}, {implementation}" if several else model
+            plain = implementation == "ssmrank"
+            known = [(batches.index(p.batch), p.tokens_per_second) for p in measured if p.tokens_per_second is not None]
+            line = "-" if plain else "--"
+            places, speeds = zip(*known, strict=True) if known else ((), ())
+            axes.plot(places, speeds, label=label, marker="o", markersize=4, color=colours[model], linestyle=line)
+            for point in measured:
+                if point.tokens_per_second is None:
+                    place = (batches.index(point.batch), 0)
+                    axes.annotate("OOM", place, color=colours[model], ha="center", va="bottom", fontsize=7)
+        axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("batch size (sequences of 512 tokens)")
+        axes.set_ylabel("training throughput (tokens/s)")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.3)
+        axes.set_title(caption, fontsize=8)
+        axes.legend(fontsize=7, frameon=False)
+        save(figure, [output])

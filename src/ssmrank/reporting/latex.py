@@ -89,7 +89,8 @@ def _header(table: ResultTable) -> list[str]:
     metrics = [
         _span(len(group), "" if group[0].metric == group[0].label else escape(group[0].metric)) for group in groups
     ]
-    origins = ["" if len(group) == 1 else r"ours & paper & $\Delta$" for group in groups]
+    names = {"ours": "ours", "paper": "paper", "difference": r"$\Delta$"}
+    origins = ["" if len(group) == 1 else " & ".join(names[column.origin] for column in group) for group in groups]
     fixed = [*_FIXED, *map(escape, table.costs)]
     empty = [""] * len(fixed)
     lines = [[*fixed, *labels]]

@@ -1,4 +1,4 @@
-"""`ssmrank pdf`: a table of `ssmrank table` as a page."""
+"""`ssmrank pdf`: tables of `ssmrank table` as pages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from ssmrank.errors import UserError
@@ -21,35 +22,37 @@ PAGE = r"""\documentclass[10pt,a4paper]{article}
 % A page of floats begins at the top.
 \makeatletter\setlength{\@fptop}{0pt}\makeatother
 \begin{document}
-\setcounter{table}{NUMBER}
-\input{table}
+TABLES
 \end{document}
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
-    parser.add_argument("--tex", type=Path, required=True, help="LaTeX file that `ssmrank table` wrote")
+    parser.add_argument("--tex", type=Path, required=True, nargs="+", help="LaTeX files that `ssmrank table` wrote")
     parser.add_argument("--output", type=Path, required=True, help="PDF file to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compiles the page in a temporary folder and writes the PDF."""
-    try:
-        table = arguments.tex.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{arguments.tex}: cannot read: {error.strerror}; run `ssmrank table` first") from error
-    tracked = track("pdf", arguments.output.name, {"table": arguments.tex.stem})
+    """Compiles the pages in a temporary folder and writes the PDF."""
+    tables = {}
+    for path in arguments.tex:
+        try:
+            tables[path] = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank table` first") from error
+    tags = {"table": ", ".join(path.stem for path in tables)}
+    tracked = track("pdf", arguments.output.name, tags)
     with tracked, tempfile.TemporaryDirectory(prefix="ssmrank-latex-") as folder:
-        pdf = compile_page(table, Path(folder), str(arguments.tex))
+        pdf = compile_pages(tables, Path(folder))
         with atomic_file(arguments.output, "wb") as stream:
             stream.write(pdf)
 
 
-def compile_page(table: str, folder: Path, source: str) -> bytes:
-    """The PDF of one page with `table`; equal tables give equal bytes.
+def compile_pages(tables: Mapping[Path, str], folder: Path) -> bytes:
+    """The PDF of the tables, each on a page; equal tables give equal bytes.
 
-    Raises UserError where latexmk is missing, or with LaTeX's first error; `source` is the file that it names.
+    Raises UserError where latexmk is missing, or with LaTeX's first error and the table that it is in.
     """
     latexmk = shutil.which("latexmk")
     if latexmk is None:
@@ -57,11 +60,14 @@ def compile_page(table: str, folder: Path, source: str) -> bytes:
             "latexmk is not installed; on Debian: "
             "apt-get install texlive-latex-base texlive-latex-recommended latexmk (the .tex, .csv and .md need none)"
         )
-    (folder / "table.tex").write_text(table, encoding="utf-8")
-    # table4.tex shows itself as Table 4.
-    number = re.search(r"([1-9][0-9]?)$", Path(source).stem)
-    page = PAGE.replace("NUMBER", str(int(number[1]) - 1 if number else 0))
-    (folder / "page.tex").write_text(page, encoding="utf-8")
+    inputs = []
+    for number, (path, text) in enumerate(tables.items()):
+        (folder / f"input{number}.tex").write_text(text, encoding="utf-8")
+        # table4.tex shows itself as Table 4.
+        shown = re.search(r"([1-9][0-9]?)$", path.stem)
+        counter = f"\\setcounter{{table}}{{{int(shown[1]) - 1}}}" if shown else ""
+        inputs.append(f"{counter}\\input{{input{number}}}\\clearpage")
+    (folder / "page.tex").write_text(PAGE.replace("TABLES", "\n".join(inputs)), encoding="utf-8")
     finished = subprocess.run(
         [latexmk, "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error", "page.tex"],
         cwd=folder,
@@ -74,7 +80,10 @@ def compile_page(table: str, folder: Path, source: str) -> bytes:
     )
     pdf = folder / "page.pdf"
     if finished.returncode != 0 or not pdf.exists():
-        raise UserError(f"{source}: LaTeX failed: {_first_error(folder / 'page.log', finished.stdout)}")
+        reason = _first_error(folder / "page.log", finished.stdout)
+        where = re.match(r"input([0-9]+)\.tex", reason)
+        path = list(tables)[int(where[1]) if where else 0]
+        raise UserError(f"{path}: LaTeX failed: {reason}")
     return pdf.read_bytes()
 
 

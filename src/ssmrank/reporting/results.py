@@ -20,6 +20,7 @@ class _File(BaseModel):
     status: Literal["ok", "oom"]
     queries: int
     mean: dict[str, float]
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Result:
     status: Literal["ok", "oom"]
     queries: int
     mean: dict[str, float]
+    run: str = ""
+    """Path of the run."""
 
 
 def read_result(path: Path) -> Result:
@@ -43,7 +46,7 @@ def read_result(path: Path) -> Result:
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no JSON object; delete it and run `ssmrank evaluate` again")
     record = check(_File, values, str(path))
-    return Result(path, record.status, record.queries, record.mean)
+    return Result(path, record.status, record.queries, record.mean, record.run)
 
 
 def read_results(folder: Path, keys: Iterable[str]) -> dict[str, Result]:

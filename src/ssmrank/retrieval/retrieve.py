@@ -7,7 +7,9 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,21 @@ from ssmrank.collections.store import read_queries
 from ssmrank.config import Bm25
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import disk_errors
-from ssmrank.io.trec import Run, write_run
+from ssmrank.io.trec import Run
+from ssmrank.retrieval.first_stage import Ranking, Written, batched, without_own, write_first_stage
 from ssmrank.retrieval.index import read_description
 from ssmrank.retrieval.java import run_anserini
 
 logger = logging.getLogger(__name__)
 
 
-def retrieve(settings: Bm25, index: Path, queries: Path, output: Path, *, threads: int = 1) -> Run:
-    """Writes the run of the queries in a JSON lines file ({"id", "text"}); returns it.
+def retrieve(
+    settings: Bm25, index: Path, queries: Path, output: Path, *, threads: int = 1, leave_out_own: bool = False
+) -> Written:
+    """Writes the run of the queries in a JSON lines file ({"id", "text"}); returns how much it holds.
 
-    Queries stand in the file's order; one without a hit has no line. The tag is the label, blanks as dashes.
+    Queries stand in the file's order; one without a hit has no line. The tag is the label, blanks as dashes. With
+    `leave_out_own` the document that has a query's id is no hit for it.
 
     Raises:
         UserError: for malformed or no queries, an index that is absent or was built with another stemmer, a query of
@@ -36,21 +42,29 @@ def retrieve(settings: Bm25, index: Path, queries: Path, output: Path, *, thread
     if not texts:
         raise UserError(f"{queries}: no query; nothing to retrieve")
     logger.info("%s: %d queries, k1=%g b=%g depth %d", output, len(texts), settings.k1, settings.b, settings.depth)
-    run = search(settings, index, texts, threads=threads, scratch=output.parent)
-    missing = [query for query in texts if query not in run]
-    if len(missing) == len(texts):
-        raise UserError(f"{queries}: no query has a hit in {index}; check that both are of the same collection")
-    write_run(output, run, tag="-".join(settings.label.split()) or "BM25")
-    hits = sum(len(ranking) for ranking in run.values())
-    logger.info("%s: %d documents for %d queries, %d without a hit", output, hits, len(run), len(missing))
-    if missing:
-        logger.info("%s: no hit for %s", output, ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""))
-    return run
+    deeper = settings.model_copy(update={"depth": settings.depth + leave_out_own})
+    rankings = search_in_parts(deeper, index, texts, threads=threads, scratch=output.parent)
+    if leave_out_own:
+        rankings = without_own(rankings, settings.depth)
+    return write_first_stage(output, rankings, texts, settings.label, f"check that {index} is of the same collection")
 
 
 def search(
     settings: Bm25, index: Path, queries: Mapping[str, str], *, threads: int = 1, scratch: Path | None = None
 ) -> Run:
+    """As `search_in_parts`, in memory."""
+    return dict(search_in_parts(settings, index, queries, threads=threads, scratch=scratch))
+
+
+def search_in_parts(
+    settings: Bm25,
+    index: Path,
+    queries: Mapping[str, str],
+    *,
+    threads: int = 1,
+    scratch: Path | None = None,
+    hits_at_once: int = 5_000_000,
+) -> Iterator[tuple[str, Ranking]]:
     """The first `depth` documents of each query, best first; queries without a hit are left out.
 
     A query is a bag of words: no sign in it is an operator. Lucene itself cuts at `depth` after ordering by score and,
@@ -63,54 +77,60 @@ def search(
         queries: text of each query id.
         threads: searching threads; they do not alter the result.
         scratch: folder for temporary files; the system's own by default.
+        hits_at_once: hits that Anserini, which keeps those of all its queries in memory, may find in one run.
     """
     stemmer = read_description(index).stemmer
     if stemmer != settings.stemmer:
         raise UserError(f"{index}: built with stemmer {stemmer}, not {settings.stemmer}; index with the one you want")
     if threads < 1:
         raise UserError(f"threads: {threads} is less than 1")
-    names = list(queries)
     if scratch is not None:
         with disk_errors(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".retrieve.") as name:
-        topics, found = Path(name) / "topics.jsonl", Path(name) / "found.trec"
-        # JSON topics hold any text: Anserini's reader of tab-separated ones stops at an empty query and loses what
-        # follows a tab. Numbers stand for the query ids, so that ids may be anything and keep their order.
-        with topics.open("w", encoding="utf-8") as stream:
-            for number, text in enumerate(queries.values()):
-                stream.write(json.dumps({"qid": f"{number:09d}", "title": text}) + "\n")
-        options = {"-index": index, "-topics": topics, "-topicReader": "JsonString", "-output": found}
-        options |= {"-bm25.k1": settings.k1, "-bm25.b": settings.b, "-hits": settings.depth}
-        options |= {"-stemmer": settings.stemmer, "-threads": threads}
-        run_anserini("search.SearchCollection", options, ["-bm25"], _Progress(len(names)))
-        if not found.is_file():
-            raise UserError(f"{index}: Anserini wrote no run and named no reason; check that the index is complete")
-        return _read_found(found, names)
+    progress = _Progress(len(queries))
+    for names in batched(queries, max(1000, hits_at_once // settings.depth)):
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".retrieve.") as folder:
+            texts = {name: queries[name] for name in names}
+            yield from _search(texts, settings, index, threads, Path(folder), progress)
+        progress.done += len(names)
 
 
-def _read_found(path: Path, names: list[str]) -> Run:
-    """Reads Anserini's run in the order of its lines.
+def _search(
+    queries: Mapping[str, str], settings: Bm25, index: Path, threads: int, folder: Path, progress: _Progress
+) -> Iterator[tuple[str, Ranking]]:
+    topics, found = folder / "topics.jsonl", folder / "found.trec"
+    # JSON topics hold any text: Anserini's reader of tab-separated ones stops at an empty query and loses what
+    # follows a tab. Numbers stand for the query ids, so that ids may be anything and keep their order.
+    with topics.open("w", encoding="utf-8") as stream:
+        for number, text in enumerate(queries.values()):
+            stream.write(json.dumps({"qid": f"{number:09d}", "title": text}) + "\n")
+    options = {"-index": index, "-topics": topics, "-topicReader": "JsonString", "-output": found}
+    options |= {"-bm25.k1": settings.k1, "-bm25.b": settings.b, "-hits": settings.depth}
+    options |= {"-stemmer": settings.stemmer, "-threads": threads}
+    run_anserini("search.SearchCollection", options, ["-bm25"], progress)
+    if not found.is_file():
+        raise UserError(f"{index}: Anserini wrote no run and named no reason; check that the index is complete")
+    yield from _read_found(found, list(queries))
+
+
+def _read_found(path: Path, names: list[str]) -> Iterator[tuple[str, Ranking]]:
+    """Reads Anserini's run in the order of its lines, which are those of the topics.
 
     Anserini rounds scores to 4 decimals and lowers those that are then equal by 1e-6 a rank, which after some 100 of
     them reaches the scores below. Its ranks are right, so a score that is not below the one before becomes the next
     smaller float32.
     """
-    run: Run = {}
-    last = ""
-    previous = np.float32(np.inf)
     with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            number, _, document, _, text, _ = line.split()
-            if number != last:
-                last, previous = number, np.float32(np.inf)
-                ranking = run.setdefault(names[int(number)], [])
-            score = np.float32(text)
-            if not score < previous:
-                score = np.nextafter(previous, np.float32(-np.inf))
-            ranking.append((document, float(score)))
-            previous = score
-    return run
+        for number, lines in groupby((line.split() for line in stream), key=itemgetter(0)):
+            previous = np.float32(np.inf)
+            ranking = []
+            for _, _, document, _, text, _ in lines:
+                score = np.float32(text)
+                if not score < previous:
+                    score = np.nextafter(previous, np.float32(-np.inf))
+                ranking.append((document, float(score)))
+                previous = score
+            yield names[int(number)], ranking
 
 
 class _Progress:
@@ -119,11 +139,11 @@ class _Progress:
     seconds = 5.0
 
     def __init__(self, queries: int) -> None:
-        self.queries = queries
+        self.queries, self.done = queries, 0
         self.due = time.monotonic() + self.seconds
 
     def __call__(self, message: str) -> None:
         done = re.search(r": (\d+) queries processed$", message)
         if done and time.monotonic() >= self.due:
-            logger.info("%s of %d queries", done[1], self.queries)
+            logger.info("%d of %d queries", self.done + int(done[1]), self.queries)
             self.due = time.monotonic() + self.seconds

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
 from ssmrank.config import Bm25, read_settings
+from ssmrank.retrieval.first_stage import add_own_document
 from ssmrank.retrieval.retrieve import retrieve
 from ssmrank.tracking import track
 
@@ -16,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help="section of retrievers: inline JSON, or a file")
     parser.add_argument("--index", type=Path, required=True, help="folder written by `ssmrank index`")
     parser.add_argument("--queries", type=Path, required=True, help="queries.jsonl of a split")
+    add_own_document(parser)
     parser.add_argument("--threads", type=int, default=1, help="searching threads (default: 1)")
     parser.add_argument("--output", type=Path, required=True, help="TREC run to write")
 
@@ -26,6 +28,13 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     tags = names_of_split(arguments.queries)
     with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
-        result = retrieve(settings, arguments.index, arguments.queries, output, threads=arguments.threads)
-        tracked.metrics({"queries_with_hits": len(result), "hits": sum(map(len, result.values()))})
+        written = retrieve(
+            settings,
+            arguments.index,
+            arguments.queries,
+            output,
+            threads=arguments.threads,
+            leave_out_own=arguments.leave_out_own_document,
+        )
+        tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
         tracked.artifact_path("run_path", output)

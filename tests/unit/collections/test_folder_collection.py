@@ -54,6 +54,7 @@ def test_canonical_form(beir, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert statistics == {
         "documents": 3,
         "documents_empty": 0,
+        "documents_repeated": 0,
         "documents_left_out": {},
         "splits": {
             "train": {"queries": 1, "judgments": 1, "relevant": 1, "skipped": {}},
@@ -293,8 +294,8 @@ def test_output_below_a_file(beir, tmp_path: Path) -> None:
 def test_full_disk(beir, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = store_module.StoreWriter.__init__
 
-    def full(self, path: Path) -> None:
-        usual(self, path)
+    def full(self, path: Path, **options: Any) -> None:
+        usual(self, path, **options)
         self._stream.close()
         self._stream = open("/dev/full", "wb")  # noqa: SIM115
 

@@ -194,7 +194,7 @@ def test_duplicates_and_white_space(local: Local, tmp_path: Path) -> None:
     twice = local.register("twice", "d1\ta\nd2\tb\nd1\tc\n")
     assert fails(tmp_path / "out", twice, test=split) == (
         f"ir_datasets {twice}, document number 3: document id 'd1' stands at "
-        f"ir_datasets {twice}, document number 1 already; keep one of them"
+        f"ir_datasets {twice}, document number 1 already with another text; keep one of them"
     )
     spaces = local.register("spaces", "d 1\ta\n")
     assert "document id 'd 1' contains white space" in fails(tmp_path / "out", spaces, test=split)

@@ -132,3 +132,24 @@ def test_read_queries(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f":3: {message}"):
             read_queries(path)
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+
+
+def test_repeated_records_are_dropped_and_others_of_their_id_are_not(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "documents.jsonl", drop_repeated=True) as writer:
+        for id, text in (("a", "one"), ("b", "two"), ("a", "one"), ("c", "three"), ("a", "one"), ("b", "two")):
+            writer.add(id, text)
+    store = TextStore(tmp_path / "documents.jsonl")
+    assert (len(writer), len(store), list(store.ids())) == (3, 3, ["a", "b", "c"])
+    assert [store[id] for id in "abc"] == ["one", "two", "three"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "documents.jsonl",
+        "documents.keys.npy",
+        "documents.offsets.npy",
+        "documents.rows.npy",
+    ]
+    with (
+        pytest.raises(DuplicateId, match="id 'a' stands in line 1 already"),
+        StoreWriter(tmp_path / "other.jsonl", drop_repeated=True) as writer,
+    ):
+        for text in ("one", "two", "one"):
+            writer.add("a", text)

@@ -79,7 +79,23 @@ def test_hand_worked_values() -> None:
     assert q1["Recall@3"] == pytest.approx(1 / 2)
     assert {values["q2"] for values in scores.per_query.values()} == {0.0}
     assert scores.queries_without_results == 1
-    assert scores.mean()["MRR@10"] == pytest.approx(1 / 4)
+
+
+def test_the_least_grade_that_is_relevant_is_trec_evals_l() -> None:
+    random.seed(3)
+    documents = [f"d{number}" for number in range(40)]
+    qrels = {f"q{q}": {d: random.choice([-1, 0, 1, 2, 3]) for d in random.sample(documents, 25)} for q in range(20)}
+    run = {query: [(d, random.random()) for d in random.sample(documents, 30)] for query in qrels}
+    names = {"Recall(rel=2)@10": "recall_10", "MAP(rel=2)": "map", "MRR(rel=2)": "recip_rank", "P(rel=2)@5": "P_5"}
+    found = evaluate(qrels, run, [*names, "nDCG@10", "Recall@10"])
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"recall", "map", "recip_rank", "P"}, relevance_level=2)
+    expected = evaluator.evaluate({query: dict(ranking) for query, ranking in run.items()})
+    for name, own in names.items():
+        for query in qrels:
+            assert found.per_query[name][query] == pytest.approx(expected[query][own], abs=1e-6), (name, query)
+    assert_agrees(qrels, run)
+    with pytest.raises(UserError, match="unknown metric"):
+        Metric.parse("nDCG(rel=2)@10")
 
 
 def test_agrees_with_trec_eval_on_random_runs_with_ties_grades_and_gaps() -> None:

@@ -38,7 +38,7 @@ QRELS = {
 
 
 def test_all_positives_are_kept_and_none_is_a_negative() -> None:
-    sample = sample_negatives(RUN, QRELS, settings(count=4))
+    sample = sample_negatives(RUN.items(), QRELS, settings(count=4))
     assert [(group.query, group.positive) for group in sample.groups] == [
         ("q1", "away"), ("q1", "p1"), ("q1", "p2"), ("q2", "away"),
     ]  # fmt: skip
@@ -51,13 +51,13 @@ def test_all_positives_are_kept_and_none_is_a_negative() -> None:
 
 
 def test_only_retrieved_positives_where_asked_for() -> None:
-    sample = sample_negatives(RUN, QRELS, settings(positives="retrieved"))
+    sample = sample_negatives(RUN.items(), QRELS, settings(positives="retrieved"))
     assert [(group.query, group.positive) for group in sample.groups] == [("q1", "p1"), ("q1", "p2")]
     assert (sample.not_retrieved, sample.too_few_candidates) == (4, 0)
 
 
 def test_depth_bounds_candidates_and_retrieved_positives() -> None:
-    sample = sample_negatives(RUN, QRELS, settings(depth=4, positives="retrieved"))
+    sample = sample_negatives(RUN.items(), QRELS, settings(depth=4, positives="retrieved"))
     assert [(group.query, group.positive) for group in sample.groups] == [("q1", "p1")]
     assert set(sample.groups[0].negatives) <= {"n1", "n2", "zero"}
 
@@ -65,28 +65,28 @@ def test_depth_bounds_candidates_and_retrieved_positives() -> None:
 def test_groups_with_too_few_candidates_are_left_out_and_counted() -> None:
     # q1 has 4 documents to draw from, q2 four and "absent" none.
     run = RUN | {"q2": ranking("n1", "n2", "n3")}
-    sample = sample_negatives(run, QRELS, settings(count=4))
+    sample = sample_negatives(run.items(), QRELS, settings(count=4))
     assert {group.query for group in sample.groups} == {"q1"}
     assert sample.too_few_candidates == 3
 
 
 def test_a_group_depends_on_its_own_query_alone() -> None:
-    whole = sample_negatives(RUN, QRELS, settings()).groups
+    whole = sample_negatives(RUN.items(), QRELS, settings()).groups
     turned = sample_negatives(
-        dict(reversed(RUN.items())),
+        reversed(RUN.items()),
         {query: dict(reversed(judged.items())) for query, judged in reversed(QRELS.items())},
         settings(),
     ).groups
     assert turned == whole
-    alone = sample_negatives({"q1": RUN["q1"]}, {"q1": {"p2": 1, "p1": 1, "away": 1}}, settings()).groups
+    alone = sample_negatives([("q1", RUN["q1"])], {"q1": {"p2": 1, "p1": 1, "away": 1}}, settings()).groups
     assert alone == [group for group in whole if group.query == "q1"]
-    assert sample_negatives(RUN, QRELS, settings(seed=7)).groups != whole
+    assert sample_negatives(RUN.items(), QRELS, settings(seed=7)).groups != whole
 
 
 def test_the_draw_stays_the_same_over_versions() -> None:
     """A changed draw would make old checkpoints irreproducible, so the very documents are written down."""
     run = {"q": ranking(*(f"d{number}" for number in range(100)))}
-    assert sample_negatives(run, {"q": {"d3": 1, "away": 1}}, settings(depth=100, count=5)).groups == EXPECTED
+    assert sample_negatives(run.items(), {"q": {"d3": 1, "away": 1}}, settings(depth=100, count=5)).groups == EXPECTED
 
 
 EXPECTED = [
@@ -98,7 +98,7 @@ EXPECTED = [
 def test_every_candidate_is_equally_likely_in_every_place() -> None:
     documents = [f"d{number:02d}" for number in range(20)]
     run = {f"q{number}": ranking(*documents) for number in range(4000)}
-    sample = sample_negatives(run, {query: {"away": 1} for query in run}, settings(depth=20, count=5))
+    sample = sample_negatives(run.items(), {query: {"away": 1} for query in run}, settings(depth=20, count=5))
     for place in range(5):
         counts = Counter(group.negatives[place] for group in sample.groups)
         # Pearson's statistic with 19 degrees of freedom exceeds 43.8 once in a thousand; the seed is fixed.
@@ -118,7 +118,7 @@ def test_every_candidate_is_equally_likely_in_every_place() -> None:
 
 def test_positives_of_one_query_get_different_negatives() -> None:
     run = {"q": ranking(*(f"d{number}" for number in range(100)))}
-    groups = sample_negatives(run, {"q": {"a": 1, "b": 1}}, settings(depth=100, count=10)).groups
+    groups = sample_negatives(run.items(), {"q": {"a": 1, "b": 1}}, settings(depth=100, count=10)).groups
     assert groups[0].negatives != groups[1].negatives
 
 
@@ -133,7 +133,7 @@ def test_positives_of_one_query_get_different_negatives() -> None:
 )
 def test_no_group_is_one_line(run: Run, qrels: dict[str, dict[str, int]], given: Negatives, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
-        sample_negatives(run, qrels, given)
+        sample_negatives(run.items(), qrels, given)
     assert "\n" not in str(raised.value)
 
 
@@ -154,7 +154,7 @@ def test_the_verb_writes_json_lines(tmp_path: Path, caplog: pytest.LogCaptureFix
     caplog.set_level("INFO")
     assert cli.main(written(tmp_path)) == 0
     records = [json.loads(line) for line in (tmp_path / "out" / "negatives.jsonl").read_text().splitlines()]
-    expected = sample_negatives(RUN, QRELS, settings()).groups
+    expected = sample_negatives(RUN.items(), QRELS, settings()).groups
     assert records == [{"query": a, "positive": b, "negatives": c} for a, b, c in expected]
     assert "4 groups of 6 relevant documents" in caplog.text
     assert "2 left out with fewer than 2 candidates" in caplog.text

@@ -22,8 +22,8 @@ ROOT = Path(ssmrank.__file__).parent.parent
 PLUMBING = frozenset(
     f"ssmrank{name}"
     for name in (
-        *("", ".__main__", ".cli", ".config", ".config_schema", ".table_settings", ".errors", ".io.atomic"),
-        ".tracking",
+        *("", ".__main__", ".cli", ".config", ".config_schema", ".errors", ".io.atomic", ".tracking"),
+        *(".overview_settings", ".table_settings"),
     )
 )
 """Modules, with those inside them, that cannot change a result: settings reach a job as params of their own."""

@@ -16,8 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from ssmrank.config import (
+    SEED_SIGN,
+    Bm25,
+    Dense,
+    FileRetriever,
     FolderCollection,
     ModelFolder,
+    ModelsOverview,
     Params,
     PretrainedModel,
     RandomModel,
@@ -26,6 +31,7 @@ from ssmrank.config import (
     read_params,
 )
 from ssmrank.errors import UserError
+from ssmrank.overview_settings import overview_settings
 from ssmrank.table_settings import significance_settings, table_settings
 
 
@@ -34,6 +40,20 @@ class Index(NamedTuple):
 
     collection: str
     stemmer: str
+
+
+class Embedded(NamedTuple):
+    """Vectors of a collection's documents."""
+
+    collection: str
+    encoder: str
+
+
+class VectorIndex(NamedTuple):
+    """An approximate index of such vectors."""
+
+    collection: str
+    retriever: str
 
 
 class FirstStage(NamedTuple):
@@ -115,8 +135,12 @@ class Experiment:
     # ---------------------------------------------------------------- what is wanted
 
     def tables(self) -> list[str]:
-        """Names of the tables."""
+        """Names of the tables of results."""
         return list(self.params.tables)
+
+    def overviews(self) -> list[str]:
+        """Names of the tables of models and of trainings."""
+        return list(self.params.overviews)
 
     def evaluated_first_stages(self) -> list[FirstStage]:
         """First-stage runs that stand in a table."""
@@ -154,27 +178,42 @@ class Experiment:
         return _once(self.training_data(training) for training, _ in self.trained())
 
     def first_stages(self) -> list[FirstStage]:
-        """First-stage runs that a table, a reranking or a training needs."""
-        return _once(
-            [
-                *self.evaluated_first_stages(),
-                *(FirstStage(c, split, self.rerank_retriever(name)) for c, split, name, _, _ in self.reranked()),
-                *(FirstStage(c, split, self.negatives_retriever(name)) for c, split, name in self.samples()),
-                *(run for training, _ in self.trained() for run in self.validation(training)),
-            ]
-        )
+        """First-stage runs that a table, a reranking or a training needs, or another run takes its candidates from."""
+        wanted = [
+            *self.evaluated_first_stages(),
+            *(FirstStage(c, split, self.rerank_retriever(name)) for c, split, name, _, _ in self.reranked()),
+            *(FirstStage(c, split, self.negatives_retriever(name)) for c, split, name in self.samples()),
+            *(run for training, _ in self.trained() for run in self.validation(training)),
+        ]
+        return _once([*wanted, *(first for run in _once(wanted) for first in self.candidates(run.retriever, run))])
 
     def indexes(self) -> list[Index]:
         """Indexes that first-stage runs need."""
-        return _once(Index(run.collection, self.stemmer(run.retriever)) for run in self.first_stages())
+        return _once(
+            Index(run.collection, self.stemmer(run.retriever))
+            for run in self.first_stages()
+            if run.retriever in self.retrievers("bm25")
+        )
+
+    def embedded(self) -> list[Embedded]:
+        """Vectors that first-stage runs need."""
+        return _once(item for run in self.first_stages() for item in self.vectors(run.retriever, run.collection))
+
+    def vector_indexes(self) -> list[VectorIndex]:
+        """Approximate indexes that first-stage runs need."""
+        return _once(item for run in self.first_stages() for item in self.vector_index(run.retriever, run.collection))
 
     def collections(self) -> list[str]:
         """Names of the collections in use."""
         return list(dict.fromkeys(run.collection for run in self.first_stages()))
 
     def models(self) -> list[str]:
-        """Names of the models in use, with those whose tokenizer or embeddings another takes."""
+        """Names of the models in use: trained, encoders, and those whose tokenizer or embeddings another takes."""
         names = list(dict.fromkeys(model for _, model in self.trained()))
+        dense = [self.params.retrievers[run.retriever] for run in self.first_stages()]
+        encoders = [self.params.encoders[one.encoder].model for one in dense if isinstance(one, Dense)]
+        shown = [model for name in self.params.overviews for model in self.overview_models(name)]
+        names = list(dict.fromkeys([*names, *encoders, *shown]))
         for name in names:
             names.extend(parent for parent in self._parent_models(name).values() if parent not in names)
         return names
@@ -209,9 +248,48 @@ class Experiment:
         """E, ED or D."""
         return self.params.models[model].kind
 
+    def retrievers(self, kind: str) -> list[str]:
+        """Names of the retrievers of a kind."""
+        return [name for name, retriever in self.params.retrievers.items() if retriever.kind == kind]
+
     def stemmer(self, retriever: str) -> str:
-        """The stemmer of the index that the retriever searches."""
-        return self.params.retrievers[retriever].stemmer
+        """The stemmer of the index that a retriever of kind bm25 searches."""
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, Bm25)
+        return section.stemmer
+
+    def encoder(self, retriever: str) -> str:
+        """The encoder of a retriever of kind dense."""
+        return self._dense(retriever).encoder
+
+    def encoder_model(self, encoder: str) -> str:
+        """The model of an encoder."""
+        return self.params.encoders[encoder].model
+
+    def vectors(self, retriever: str, collection: str) -> list[Embedded]:
+        """The vectors that a retriever searches; none unless it is dense and searches all documents."""
+        section = self.params.retrievers[retriever]
+        if not isinstance(section, Dense) or section.candidates is not None:
+            return []
+        return [Embedded(collection, section.encoder)]
+
+    def vector_index(self, retriever: str, collection: str) -> list[VectorIndex]:
+        """The approximate index that a retriever searches; none where it compares every vector."""
+        section = self.params.retrievers[retriever]
+        exact = not isinstance(section, Dense) or section.index.kind == "flat"
+        return [] if exact else [VectorIndex(collection, retriever)]
+
+    def candidates(self, retriever: str, run: Any) -> list[FirstStage]:
+        """The run whose documents a retriever scores for the collection and split of `run`; none if it searches all."""
+        section = self.params.retrievers[retriever]
+        if not isinstance(section, Dense) or section.candidates is None:
+            return []
+        return [FirstStage(run.collection, run.split, section.candidates.retriever)]
+
+    def _dense(self, retriever: str) -> Dense:
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, Dense)
+        return section
 
     def negatives_retriever(self, negatives: str) -> str:
         """The retriever whose run the negatives are drawn from."""
@@ -242,7 +320,11 @@ class Experiment:
 
     def collection_settings(self, name: str) -> str:
         """For `ssmrank download-collection`."""
-        return _json(self.params.collections[name], title=name, license="")
+        return _json(self.params.collections[name], title=name, license="", queries_are_documents=False)
+
+    def own_documents(self, collection: str) -> str:
+        """The option of verbs that retrieve for a collection whose queries are documents of it."""
+        return "--leave-out-own-document" if self.params.collections[collection].queries_are_documents else ""
 
     def collection_files(self, name: str) -> list[Path]:
         """Files on this machine that the collection is made of."""
@@ -301,11 +383,41 @@ class Experiment:
         """Files on this machine that the checkpoint is made of."""
         model = self.params.models[name]
         folders = [Path(source.path) for source in (model.source, model.tokenizer) if isinstance(source, ModelFolder)]
-        return [path for folder in folders for path in sorted(folder.glob("*"))]
+        return [path for folder in folders for path in sorted(folder.rglob("*"))]
 
-    def retriever_settings(self, name: str) -> str:
-        """For `ssmrank retrieve`."""
-        return _json(self.params.retrievers[name], label=name)
+    def retriever_settings(self, name: str, collection: str) -> str:
+        """For the verbs that retrieve."""
+        section = self.params.retrievers[name]
+        if isinstance(section, Bm25):
+            parameters = section.of_collections.get(collection, section)
+            return _json(section, label=name, of_collections={}, k1=parameters.k1, b=parameters.b)
+        return _json(section, label=name)
+
+    def run_file(self, retriever: str, collection: str, split: str) -> list[Path]:
+        """The file of a retriever of kind run."""
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, FileRetriever)
+        file = section.runs.get(f"{collection}/{split}")
+        return [Path(file.path)] if file is not None else []
+
+    def encoder_settings(self, name: str) -> str:
+        """For `ssmrank encode`."""
+        return _json(self.params.encoders[name], model=name)
+
+    def vector_index_settings(self, retriever: str) -> str:
+        """For `ssmrank vector-index`."""
+        return _json(self._dense(retriever).index)
+
+    def overview_settings(self, name: str) -> str:
+        """For `ssmrank overview`."""
+        return _json(overview_settings(self.params, name))
+
+    def overview_models(self, name: str) -> list[str]:
+        """Models whose parameters an overview counts."""
+        overview = self.params.overviews[name]
+        if not isinstance(overview, ModelsOverview):
+            return []
+        return [model for section in overview.sections for model in section.models]
 
     def negatives_settings(self, name: str) -> str:
         """For `ssmrank negatives`."""
@@ -375,6 +487,36 @@ class Experiment:
     def tested_tables(self) -> list[str]:
         """Names of the tables whose rows are compared by tests of significance."""
         return [name for name, table in self.params.tables.items() if table.significance is not None]
+
+    def numbered_tables(self) -> list[str]:
+        """Names of all tables, by the number at their end."""
+        names = [*self.overviews(), *self.tables()]
+        return sorted(names, key=lambda name: (int("".join(re.findall(r"[0-9]+$", name)) or 0), name))
+
+    def compared_tables(self) -> list[str]:
+        """Names of the tables with at least two rows that are run."""
+        return [
+            name
+            for name, table in self.params.tables.items()
+            if sum(len(section.retrievers) + len(section.rerankers) for section in table.sections) > 1
+        ]
+
+    def training_names(self) -> list[str]:
+        """Names of the trainings in use, without seeds."""
+        return list(dict.fromkeys(name.partition(SEED_SIGN)[0] for name, _ in self.trained()))
+
+    def trained_by(self, training: str) -> list[Trained]:
+        """Checkpoints of a training, of all its seeds."""
+        return [one for one in self.trained() if one.training.partition(SEED_SIGN)[0] == training]
+
+    def checkpoint_labels(self, training: str, folder: str) -> list[str]:
+        """LABEL=FOLDER of a training's checkpoints."""
+        labels = []
+        for name, model in self.trained_by(training):
+            seed = name.partition(SEED_SIGN)[2]
+            label = self.params.models[model].label + (f", seed {seed}" if seed else "")
+            labels.append(f"{label}={folder}/{name}/{model}")
+        return labels
 
     def significance(self, table: str) -> list[str]:
         """The table's name if its rows are compared."""

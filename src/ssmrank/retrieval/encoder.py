@@ -1,0 +1,141 @@
+"""Bi-encoders in the format of sentence-transformers: texts to vectors, in packed batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssmrank.config import Encoder
+from ssmrank.errors import UserError
+from ssmrank.models.backbones import Pooling, load_backbone, longest_input, output_width, pooled_forward
+from ssmrank.models.packing import pack
+from ssmrank.models.precision import autocast, default_device, resolve_precision
+from ssmrank.models.reranker import load_tokenizer
+from ssmrank.reranking.planner import plan
+
+log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 10.0
+
+_POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+class BiEncoder:
+    """A model with the way its texts become vectors.
+
+    width: of a vector; pooling: the token whose state is taken, or the mean of all; normalize: to length 1; max_length:
+    tokens of a text, those that the tokenizer adds included. Longer texts lose their end.
+    """
+
+    def __init__(self, folder: Path, settings: Encoder, device: torch.device | None = None) -> None:
+        """Loads a checkpoint folder. Raises UserError where it says nothing of pooling and neither do the settings."""
+        self.settings = settings
+        self.device = device or default_device()
+        self.precision = resolve_precision(settings.precision, self.device)
+        backbone: Any = load_backbone(folder)
+        self.backbone = backbone.to(self.device).eval()
+        self.tokenizer = load_tokenizer(folder)
+        own_pooling, own_normalize = read_modules(folder)
+        pooling = settings.pooling or own_pooling
+        if pooling is None:
+            raise UserError(f"{folder}: has no modules.json to name a pooling; set pooling in the section of encoders")
+        self.pooling: Pooling = pooling
+        self.normalize = own_normalize if settings.normalize is None else settings.normalize
+        self.width = output_width(self.backbone.config)
+        self.max_length = self._longest(folder)
+        if self.tokenizer.is_fast:
+            self.tokenizer.backend_tokenizer.no_padding()
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of queries, [texts, width], each after the query instruction."""
+        return self._encode([self.settings.query_instruction + text for text in texts])
+
+    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of documents, [texts, width], each after the document instruction."""
+        return self._encode([self.settings.document_instruction + text for text in texts])
+
+    def _longest(self, folder: Path) -> int:
+        wanted, reach = self.settings.max_length, longest_input(self.backbone.config)
+        if wanted is not None and reach is not None and wanted > reach:
+            raise UserError(f"encoders: max_length {wanted}: the model reaches to {reach} tokens")
+        known = [limit for limit in (wanted or _max_seq_length(folder), reach) if limit is not None]
+        if not known:
+            raise UserError(f"{folder}: names no greatest length of a text; set max_length in the section of encoders")
+        return min(known)
+
+    @torch.inference_mode()
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        encoded = self.tokenizer([text.strip() for text in texts], truncation=True, max_length=self.max_length)
+        sequences = [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+        vectors = np.empty((len(texts), self.width), dtype=np.float32)
+        start = last_report = time.monotonic()
+        done = 0
+        for batch in plan([len(sequence) for sequence in sequences], self.settings.token_budget):
+            packed = pack([sequences[index] for index in batch], self.device)
+            with autocast(self.precision, self.device):
+                states = pooled_forward(self.backbone, packed, self.pooling).float()
+            if self.normalize:
+                states = torch.nn.functional.normalize(states, dim=1)
+            vectors[batch] = states.cpu().numpy()
+            done += len(batch)
+            now = time.monotonic()
+            if now - last_report >= _REPORT_SECONDS:
+                last_report = now
+                log.info("%d/%d texts, %.0f a second", done, len(texts), done / (now - start))
+        return vectors
+
+
+def read_modules(folder: Path) -> tuple[Pooling | None, bool]:
+    """Pooling and whether vectors are normalized, of modules.json; (None, False) where there is none.
+
+    Raises UserError for a module, or a pooling, that has no counterpart here.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None, False
+    pooling: Pooling | None = None
+    normalize = False
+    for module in _read(path):
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind == "Pooling":
+            pooling = _pooling(folder / module["path"] / "config.json")
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Transformer":
+            raise UserError(f"{path}: module {kind or module} is not supported; Transformer, Pooling and Normalize are")
+    if pooling is None:
+        raise UserError(f"{path}: names no Pooling; set pooling in the section of encoders")
+    return pooling, normalize
+
+
+def _pooling(path: Path) -> Pooling:
+    values = _read(path)
+    chosen = [name for name, value in values.items() if name.startswith("pooling_mode_") and value is True]
+    if len(chosen) != 1 or chosen[0] not in _POOLINGS:
+        found = " and ".join(chosen) or "none"
+        raise UserError(f"{path}: pooling {found} is not supported; {', '.join(_POOLINGS)} are")
+    return _POOLINGS[chosen[0]]
+
+
+def _max_seq_length(folder: Path) -> int | None:
+    path = folder / "sentence_bert_config.json"
+    return _read(path).get("max_seq_length") if path.is_file() else None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); get the whole model again") from error

@@ -1,0 +1,70 @@
+"""What all first stages share: rankings one after the other, and the file that they become."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from ssmrank.errors import UserError
+from ssmrank.io.trec import run_writer
+
+logger = logging.getLogger(__name__)
+
+Ranking = list[tuple[str, float]]
+"""(document id, score), best first."""
+
+
+class Written(NamedTuple):
+    """How much a run holds."""
+
+    queries: int
+    hits: int
+
+
+def add_own_document(parser: argparse.ArgumentParser) -> None:
+    """The option of collections whose queries are documents of theirs."""
+    parser.add_argument(
+        "--leave-out-own-document", action="store_true", help="the document with a query's id is no answer to it"
+    )
+
+
+def without_own(rankings: Iterable[tuple[str, Ranking]], depth: int) -> Iterator[tuple[str, Ranking]]:
+    """Rankings of at most `depth` documents without the one that has the query's id; empty ones are left out."""
+    for query, ranking in rankings:
+        kept = [pair for pair in ranking if pair[0] != query][:depth]
+        if kept:
+            yield query, kept
+
+
+def write_first_stage(
+    output: Path, rankings: Iterable[tuple[str, Ranking]], queries: Collection[str], label: str, advice: str
+) -> Written:
+    """Writes the rankings of (some of) the queries; the tag is the label, blanks as dashes.
+
+    Raises UserError, which ends in `advice`, where no query has a hit.
+    """
+    answered: set[str] = set()
+    hits = 0
+    with run_writer(output, "-".join(label.split()) or "run") as write:
+        for query, ranking in rankings:
+            write(query, ranking)
+            answered.add(query)
+            hits += len(ranking)
+        if not answered:
+            raise UserError(f"{output}: no query has a hit; {advice}")
+    missing = [query for query in queries if query not in answered]
+    logger.info("%s: %d documents for %d queries, %d without a hit", output, hits, len(answered), len(missing))
+    if missing:
+        logger.info("%s: no hit for %s", output, ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""))
+    return Written(len(answered), hits)
+
+
+def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Lists of at most `size` items, in their order."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,141 @@
+"""Vectors of a collection's documents on disk.
+
+    vectors-00000.npy, ...   float16 [documents of the shard, width], in the order of documents.jsonl
+    ids.npy                  the documents' ids as UTF-8 bytes, memory-mapped
+    vectors.json             how many there are
+
+A shard is written whole, so an encoding that was killed goes on with the first one that is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ssmrank.collections.store import TextStore
+from ssmrank.config import Section, check
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory, atomic_file, disk_errors
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = "vectors.json"
+_STATE = "encoding.json"
+
+
+class DocumentEncoder(Protocol):
+    """What makes vectors."""
+
+    width: int
+
+    def documents(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        """Vectors, [texts, width]."""
+        ...
+
+
+class VectorsDescription(Section):
+    """What a folder of vectors holds."""
+
+    documents: int = Field(ge=1)
+    width: int = Field(ge=1)
+    shard_documents: int = Field(ge=1)
+
+
+def encode_collection(
+    encoder: DocumentEncoder, documents: Path, output: Path, state: Path, shard_documents: int, fingerprint: str
+) -> VectorsDescription:
+    """Writes the vectors of documents.jsonl to the folder `output`, which is complete or absent.
+
+    Finished shards wait in the folder `state`; those of another `fingerprint` (of model, settings and texts) are made
+    again. Raises UserError where a vector is not finite or too large for float16.
+    """
+    store = TextStore(documents)
+    description = VectorsDescription(documents=len(store), width=encoder.width, shard_documents=shard_documents)
+    with disk_errors(state):
+        _open_state(state, fingerprint + description.model_dump_json())
+    shards = range(0, len(store), shard_documents)
+    for number, first in enumerate(shards):
+        path = state / _shard_name(number)
+        if path.is_file():
+            continue
+        records = [store.at(row) for row in range(first, min(first + shard_documents, len(store)))]
+        vectors = encoder.documents([record["text"] for record in records])
+        with np.errstate(over="ignore"):
+            half = vectors.astype(np.float16)
+        if not np.isfinite(half).all():
+            id = records[int(np.flatnonzero(~np.isfinite(half).all(axis=1))[0])]["id"]
+            raise UserError(f"{documents}: the vector of document {id} does not fit float16; set precision: fp32")
+        with atomic_file(path, "wb") as stream:
+            np.save(stream, half)
+        log.info("%s: shard %d of %d, %s documents", output, number + 1, len(shards), f"{first + len(records):,}")
+    with atomic_directory(output) as folder:
+        for number in range(len(shards)):
+            _move(state / _shard_name(number), folder / _shard_name(number))
+        np.save(folder / "ids.npy", np.array([id.encode() for id in store.ids()]))
+        (folder / _DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(state, ignore_errors=True)
+    return description
+
+
+class Vectors:
+    """A folder of vectors; shards are memory-mapped float16."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens it. Raises UserError where it is none, or a shard is missing or of another size."""
+        path = folder / _DESCRIPTION
+        try:
+            self.description = check(VectorsDescription, json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank encode`") from error
+        self.folder = folder
+        self.ids: NDArray[np.bytes_] = np.load(folder / "ids.npy", mmap_mode="r")
+        if len(self.ids) != len(self):
+            raise UserError(f"{folder}/ids.npy: {len(self.ids)} ids for {len(self)} documents; encode again")
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self.description.documents
+
+    def shards(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """Number of the first document, and vectors [documents, width], of each shard."""
+        step = self.description.shard_documents
+        for number, first in enumerate(range(0, len(self), step)):
+            path = self.folder / _shard_name(number)
+            try:
+                vectors = np.load(path, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: cannot be read; encode again") from error
+            if vectors.shape != (min(step, len(self) - first), self.description.width):
+                raise UserError(f"{path}: holds {vectors.shape} numbers, not those of its documents; encode again")
+            yield first, vectors
+
+
+def _open_state(state: Path, fingerprint: str) -> None:
+    known = state / _STATE
+    if known.is_file() and known.read_text(encoding="utf-8") != fingerprint:
+        shutil.rmtree(state)
+    elif known.is_file():
+        log.info("%s: goes on with %d finished shards", state, len(list(state.glob("vectors-*.npy"))))
+    state.mkdir(parents=True, exist_ok=True)
+    known.write_text(fingerprint, encoding="utf-8")
+
+
+def _shard_name(number: int) -> str:
+    return f"vectors-{number:05d}.npy"
+
+
+def _move(source: Path, target: Path) -> None:
+    """A second name for the file, so that nothing is lost if moving stops half-way; a copy on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
