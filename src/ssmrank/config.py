@@ -378,10 +378,17 @@ class Negatives(Section):
     retriever: Name
     depth: int = Field(ge=1, description="negatives come from this many first documents of the run")
     count: int = Field(ge=1, description="negatives for each positive")
+    random: int = Field(0, ge=0, description="so many of these are any documents of the collection")
     positives: Literal["all", "retrieved"] = Field(
         "all", description="all: every relevant document (the paper); retrieved: those within `depth` of the run"
     )
     seed: int = 42
+
+    @model_validator(mode="after")
+    def _random_ones_are_some_of_them(self) -> Self:
+        if self.random > self.count:
+            raise ValueError(f"random {self.random} is more than count {self.count}; it is a part of it")
+        return self
 
 
 class TrainingOverrides(Section):

@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.add_argument("--settings", required=True, help="label, corpus and its licence: inline JSON, or a file")
     parser.add_argument("--pretrained", type=Path, required=True, help="folder of `ssmrank pretrain`")
-    parser.add_argument("--sweep", type=Path, help="file of `ssmrank pretrain-sweep` that chose its learning rate")
+    parser.add_argument(
+        "--sweep", type=Path, required=True, help="file of `ssmrank pretrain-sweep` that chose its learning rate"
+    )
     parser.add_argument("--checkpoint", type=Path, help="folder of `ssmrank train`, which trained it as a reranker")
     parser.add_argument("--command", required=True, help="the command that made it, as the card names it")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -44,8 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             load_reranker(arguments.checkpoint).to(torch.bfloat16).write(folder)
             shutil.copyfile(arguments.pretrained / "pretraining.json", folder / "pretraining.json")
-        if arguments.sweep is not None:
-            shutil.copyfile(arguments.sweep, folder / "sweep.json")
+        shutil.copyfile(arguments.sweep, folder / "sweep.json")
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
