@@ -623,12 +623,18 @@ class Tolerance(Section):
         return self
 
 
-class Costs(Section):
-    """Columns of what rerankers cost: parameters, pretraining, training, speed with and without document reuse."""
+class SpeedTest(Section):
+    """The run whose reranking is timed, with and without document reuse."""
 
-    collection: Name = Field(description="the run of this collection is reranked for the speed")
+    collection: Name
     split: Name
     pairs: int | None = Field(None, ge=1, description="of its first queries; null: all")
+
+
+class Costs(Section):
+    """Columns of what rerankers cost: parameters, tokens of pretraining, time of training, speed."""
+
+    speed: SpeedTest | None = Field(None, description="null: speed is not measured")
 
 
 class Table(Section):
@@ -807,8 +813,8 @@ class Params(Section):
                     self._defined("retrievers", retriever, f"{where}.sections[{number}].retrievers")
                 self._check_rerankers(f"{where}.sections[{number}]", rows.rerankers)
             self._check_baseline(where, table)
-            if table.costs is not None:
-                self._defined_split(table.costs.collection, table.costs.split, f"{where}.costs")
+            if table.costs is not None and table.costs.speed is not None:
+                self._defined_split(table.costs.speed.collection, table.costs.speed.split, f"{where}.costs.speed")
         for name, overview in self.overviews.items():
             where = f"overviews.{name}"
             if name in self.tables:

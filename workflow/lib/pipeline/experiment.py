@@ -464,8 +464,9 @@ class Experiment:
 
     def speed_pairs(self, collection: str, split: str) -> list[str]:
         """The option --pairs of a measurement of speed on this test."""
-        wanted = [table.costs for table in self.params.tables.values() if table.costs is not None]
-        pairs = [costs.pairs for costs in wanted if (costs.collection, costs.split) == (collection, split)]
+        costs = [table.costs for table in self.params.tables.values() if table.costs is not None]
+        wanted = [cost.speed for cost in costs if cost.speed is not None]
+        pairs = [speed.pairs for speed in wanted if (speed.collection, speed.split) == (collection, split)]
         return [] if None in pairs else ["--pairs", str(max(filter(None, pairs), default=1))]
 
     def _cost_rows(self, name: str) -> Iterator[dict[str, Any]]:
@@ -476,12 +477,16 @@ class Experiment:
             source = self.params.models[row.model].source
             pretrained = self.parents(row.model)["pretrained"] if isinstance(source, PretrainedModel) else None
             trainings = self.params.seeded(row.training)
-            test = f"{table.costs.collection}/{table.costs.split}/{table.reranking}"
+            timed = table.costs.speed
+            speed = None
+            if timed is not None:
+                test = f"{timed.collection}/{timed.split}/{table.reranking}"
+                speed = f"results/speed/{test}/{trainings[0]}/{row.model}.json"
             yield {
                 "run": f"{table.reranking}/{trainings[0]}/{row.model}",
                 "checkpoints": [f"results/checkpoints/{training}/{row.model}" for training in trainings],
                 "pretrained": pretrained,
-                "speed": f"results/speed/{test}/{trainings[0]}/{row.model}.json",
+                "speed": speed,
             }
 
     def tested_tables(self) -> list[str]:
