@@ -941,9 +941,11 @@ class Params(Section):
         if section.published is not None:
             chosen = self.trainings[section.published]
             negatives = self.negatives[chosen.negatives]
+            some = f"negatives of each: {negatives.count - negatives.random} from the first {negatives.depth} of "
+            some += self.retrievers[negatives.retriever].label
+            some += f", {negatives.random} random" if negatives.random else ""
             training = (
-                f"queries and documents of {self.collections[chosen.collection].title}, {negatives.count} negatives "
-                f"from the first {negatives.depth} of {self.retrievers[negatives.retriever].label}, at most "
+                f"queries and documents of {self.collections[chosen.collection].title}, {some}, at most "
                 f"{chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
                 f"{chosen.learning_rate:g}, seed {chosen.seed}"
             )
