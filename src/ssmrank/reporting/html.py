@@ -50,8 +50,8 @@ def origins_of(settings: TableSettings, results: Mapping[str, Result]) -> list[O
     found = []
     for section in settings.sections:
         for row in section.rows:
-            for column in settings.columns:
-                for run in row.runs:
+            for number, column in enumerate(settings.columns):
+                for run in row.runs if row.has(number) else []:
                     for test in column.tests:
                         result = results[f"{test}/{run}"]
                         mean = result.mean.get(column.metric)
@@ -78,7 +78,8 @@ def _table(table: ResultTable) -> Iterable[str]:
     yield from _header(table)
     yield "</thead>"
     for section in table.sections:
-        yield f'<tbody><tr class="section"><th colspan="{4 + len(table.columns)}">{escape(section.title)}</th></tr>'
+        width = 4 + len(table.costs) + len(table.columns)
+        yield f'<tbody><tr class="section"><th colspan="{width}">{escape(section.title)}</th></tr>'
         yield from (_row(row, table.columns) for row in section.rows)
         yield "</tbody>"
     yield "</table></div>"
@@ -91,7 +92,8 @@ def _header(table: ResultTable) -> Iterable[str]:
             groups.append([column])
         else:
             groups[-1].append(column)
-    fixed = "".join(f'<th rowspan="2">{name}</th>' for name in ("Model", "Size", "Prior", "Length"))
+    names_of_fixed = ("Model", "Size", "Prior", "Length", *table.costs)
+    fixed = "".join(f'<th rowspan="2">{escape(name)}</th>' for name in names_of_fixed)
     labels = []
     for group in groups:
         name = group[0].label if group[0].label == group[0].metric else f"{group[0].label} {group[0].metric}"
@@ -106,7 +108,7 @@ def _header(table: ResultTable) -> Iterable[str]:
 def _row(row: Row, columns: Iterable[Column]) -> str:
     label = f"<sup>{row.letter}</sup>" if row.letter else ""
     label += escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
-    fixed = "".join(f"<td>{escape(text) or '–'}</td>" for text in (row.size, row.prior, row.length))
+    fixed = "".join(f"<td>{escape(text) or '–'}</td>" for text in (row.size, row.prior, row.length, *row.costs))
     cells = "".join(_cell(cell, column) for cell, column in zip(row.cells, columns, strict=True))
     return f"<tr><td>{label}</td>{fixed}{cells}</tr>"
 

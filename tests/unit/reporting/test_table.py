@@ -9,6 +9,7 @@ import pytest
 from ssmrank.errors import UserError
 from ssmrank.reporting.caption import caption_of
 from ssmrank.reporting.comparisons import Compared, letters_of
+from ssmrank.reporting.html import origins_of
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import Cell, ResultTable, build_table
@@ -86,6 +87,10 @@ def test_rows_that_some_columns_are_not_for() -> None:
     texts = {row.label: [cell.text for cell in row.cells] for section in table.sections for row in section.rows}
     assert texts == {"BM25": ["50.0", "40.0"], "A": ["", "60.0"], "B": ["OOM", "30.0"]}
     assert "460 queries" in caption(shown, values)
+    assert [origin.system for origin in origins_of(shown, values) if origin.column.startswith("First")] == [
+        "BM25",
+        "B FirstP (64)",
+    ]
 
 
 def test_marks_the_best_of_each_section_overall_and_of_ours() -> None:
