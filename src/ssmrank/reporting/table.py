@@ -20,6 +20,9 @@ BEST_OVERALL = "†"
 BEST_OURS = "‡"
 SUBSTITUTE = "*"
 
+_FACTS = ("Size", "Prior", "Length")
+_NARROW = 6
+
 Verdict = Literal["", "OK", "OKish", "FAIL"]
 
 
@@ -74,6 +77,10 @@ class Row:
     cells: tuple[Cell, ...]
     letter: str = ""
 
+    def fact(self, name: str) -> str:
+        """The text of one of the columns Size, Prior and Length."""
+        return {"Size": self.size, "Prior": self.prior, "Length": self.length}[name]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -97,6 +104,24 @@ class ResultTable:
     def has_paper(self) -> bool:
         """Whether some columns hold the paper's numbers."""
         return any(column.origin == "paper" for column in self.columns)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has more columns of values than a page takes beside four others."""
+        return len(self.columns) > _NARROW
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Titles of the columns about the rows; a wide table has none in which all rows that have a text agree."""
+        return tuple(name for name in _FACTS if not self.is_wide or len(self._texts(name)) > 1)
+
+    @property
+    def common_facts(self) -> dict[str, str]:
+        """The texts in which all rows agree and which have no column."""
+        return {name: text for name in _FACTS if name not in self.facts for text in self._texts(name)}
+
+    def _texts(self, fact: str) -> set[str]:
+        return {row.fact(fact) for section in self.sections for row in section.rows} - {""}
 
     @property
     def cells(self) -> list[Cell]:
