@@ -21,6 +21,7 @@ prepare(experiment.params.tracking)
 
 
 include: "workflow/rules/download.smk"
+include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/retrieve.smk"
 include: "workflow/rules/negatives.smk"

@@ -1,4 +1,4 @@
-"""Training and forward throughput of the packed models beside transformers' own, in one run.
+"""Training and forward throughput of the packed models beside transformers' own and mamba_ssm's, in one run.
 
     python benchmarks/training.py --suite small --output benchmarks/results/training-small.csv
 

@@ -73,7 +73,18 @@ class IrDatasetsCollection(Section):
     splits: dict[Name, str] = Field(description="for each split the ir_datasets id of its queries and qrels")
 
 
-CollectionSource = Annotated[SemanlinkSource | FolderCollection | IrDatasetsCollection, Field(discriminator="kind")]
+class TitlesCollection(Section):
+    """Titles of a corpus as queries, each with its own text as the one relevant document (without the title)."""
+
+    kind: Literal["titles"]
+    corpus: Name = Field(description="a name of section corpora")
+    part: Literal["train", "held-out"] = Field(description="of the corpus: documents and queries come from it alone")
+    queries: int | None = Field(None, ge=1, description="use this many titles (drawn by a hash), not all")
+
+
+CollectionSource = Annotated[
+    SemanlinkSource | FolderCollection | IrDatasetsCollection | TitlesCollection, Field(discriminator="kind")
+]
 
 
 class ModelArchive(PackageArchive):
@@ -106,8 +117,106 @@ class RandomModel(Section):
     embeddings: Name | None = Field(None, description="name of the model whose word embeddings are copied")
 
 
-ModelSource = Annotated[ModelArchive | ModelFolder | HubModel | RandomModel, Field(discriminator="kind")]
+class PretrainedModel(Section):
+    """A model that a section of `pretraining` makes."""
+
+    kind: Literal["pretrained"]
+    pretraining: Name
+    model: Name = Field(description="a name of that section's models")
+
+
+ModelSource = Annotated[
+    ModelArchive | ModelFolder | HubModel | RandomModel | PretrainedModel, Field(discriminator="kind")
+]
 TokenizerSource = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+class Corpus(Section):
+    """Texts to pretrain on: JSON lines (`_id`, `title`, `text`) in a folder on this machine, plain or packed by xz."""
+
+    title: str
+    path: str = Field(description="the folder")
+    files: list[str] = Field(min_length=1, description="its files, in the order in which they are read")
+    held_out: float = Field(
+        0.05, gt=0, lt=1, description="share of the texts, by a hash of the id, that nothing is trained on"
+    )
+    license: str = ""
+
+
+class Sweep(Section):
+    """Short pretrainings by which each model's learning rate is chosen."""
+
+    learning_rates: list[float] = Field(min_length=1)
+    tokens: int = Field(ge=1, description="tokens of each of them")
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates_are_different(cls, rates: list[float]) -> list[float]:
+        if min(rates) <= 0 or len(set(rates)) < len(rates):
+            raise ValueError("learning rates must be above 0 and different from one another")
+        return rates
+
+
+class LanguageModelSettings(Section):
+    """The shape of a language model."""
+
+    label: str = Field(description="how figures and model cards name it")
+    config: dict[str, Any] = Field(description="transformers config: model_type and its fields; vocabulary is set")
+
+
+class LanguageModelling(Section):
+    """How language models are pretrained: the same for all models of a section."""
+
+    corpus: Name
+    vocabulary: int = Field(8192, ge=320, multiple_of=64, description="entries of the byte-level BPE tokenizer")
+    vocabulary_texts: int = Field(100_000, ge=1, description="the tokenizer learns from this many first texts")
+    max_length: int = Field(512, ge=8, description="tokens of a text, which loses what is behind")
+    tokens: int = Field(ge=1, description="tokens to train on; the last step is filled up")
+    step_tokens: int = Field(32768, ge=16, description="tokens of an optimizer step")
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass; a step is cut to fit")
+    masked_share: float = Field(0.15, gt=0, lt=1, description="tokens that a masked language model predicts")
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    held_out_tokens: int = Field(500_000, ge=1, description="tokens of held-out text that the loss is measured on")
+    held_out_measurements: int = Field(20, ge=1, description="how often that is done in a training, evenly spread")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _a_text_fits(self) -> Self:
+        if self.max_length > min(self.step_tokens, self.token_budget):
+            raise ValueError("max_length is above step_tokens or token_budget; a text must fit into one forward pass")
+        return self
+
+
+class Pretraining(LanguageModelling):
+    """Language models of several architectures, pretrained alike."""
+
+    sweep: Sweep
+    models: dict[Name, LanguageModelSettings] = Field(min_length=1)
+    published: Name | None = Field(
+        None, description="training whose checkpoints are published, not those of the pretraining alone"
+    )
+
+
+class PretrainSettings(LanguageModelling):
+    """A section of pretraining for one model: what `ssmrank pretrain` is given."""
+
+    config: dict[str, Any]
+
+
+class CardSettings(Section):
+    """What a model card says beside what the trainings wrote: what `ssmrank publish-model` is given."""
+
+    label: str
+    corpus: str
+    corpus_license: str
+    training: str = Field("", description="the training as a reranker, in words")
 
 
 # ---------------------------------------------------------------- sections
@@ -140,6 +249,12 @@ class Collection(Section):
     )
     expected: Expected = Expected()
     license: str = ""
+
+    @model_validator(mode="after")
+    def _titles_have_one_split(self) -> Self:
+        if isinstance(self.source, TitlesCollection) and len(self.splits) != 1:
+            raise ValueError("a collection of kind titles has one split, with all its queries; keep one name in splits")
+        return self
 
     @model_validator(mode="after")
     def _expected_splits_are_splits(self) -> Self:
@@ -338,12 +453,18 @@ class Training(Section):
     activation_checkpointing: Literal["auto", "off", "full"] = Field(
         "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory asks for"
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto", description="auto: on a GPU passes whose shape comes again are started as one CUDA graph each"
+    )
     length_grouped: bool = Field(False, description="groups of about equal tokens in a step")
     parallel: Literal["none", "ddp", "fsdp2"] = Field(
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
     )
     processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
     validation: Validation | None = None
+    start: Name | None = Field(
+        None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"
+    )
     seed: int = Field(42, ge=0)
 
 
@@ -386,13 +507,22 @@ class Model(Section):
     training: TrainingOverrides = TrainingOverrides()
 
 
+class Passages(Section):
+    """MaxP: windows over a document, of which the best one counts."""
+
+    length: int = Field(ge=1, description="tokens of the document's text in a window")
+    stride: int = Field(ge=1, description="tokens from the start of a window to the next one's")
+
+
 class Reranking(Section):
     """Which documents are reranked."""
 
     retriever: Name
     depth: int = Field(ge=1)
-    token_budget: int = Field(16384, ge=16)
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
+    processes: int | None = Field(None, ge=1, description="each computes a part; null: one for each GPU")
 
 
 class TestSet(Section):
@@ -485,6 +615,14 @@ class Tolerance(Section):
         return self
 
 
+class Costs(Section):
+    """Columns of what rerankers cost: parameters, pretraining, training, speed with and without document reuse."""
+
+    collection: Name = Field(description="the run of this collection is reranked for the speed")
+    split: Name
+    pairs: int | None = Field(None, ge=1, description="of its first queries; null: all")
+
+
 class Table(Section):
     """A table of results."""
 
@@ -494,6 +632,7 @@ class Table(Section):
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)
     significance: Significance | None = Field(None, description="null: no tests")
+    costs: Costs | None = Field(None, description="null: such columns are not shown")
     tolerance: Tolerance = Tolerance()
 
     @property
@@ -580,9 +719,25 @@ class Params(Section):
     tables: dict[Name, Table]
     overviews: dict[Name, Overview] = {}
     tracking: Tracking = Tracking()
+    corpora: dict[Name, Corpus] = {}
+    pretraining: dict[Name, Pretraining] = {}
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> Self:
+        for name, pretraining in self.pretraining.items():
+            self._defined("corpora", pretraining.corpus, f"pretraining.{name}.corpus")
+            if pretraining.published is not None:
+                self._defined("trainings", pretraining.published, f"pretraining.{name}.published")
+                sources = [entry.source for entry in self.models.values()]
+                for made in pretraining.models:
+                    if PretrainedModel(kind="pretrained", pretraining=name, model=made) not in sources:
+                        raise ValueError(
+                            f"pretraining.{name}.published: no entry of models has source {{kind: pretrained, "
+                            f"pretraining: {name}, model: {made}}}; add one"
+                        )
+        for name, source in ((name, collection.source) for name, collection in self.collections.items()):
+            if isinstance(source, TitlesCollection):
+                self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
         for name, encoder in self.encoders.items():
@@ -590,6 +745,15 @@ class Params(Section):
         for name, section in self.retrievers.items():
             self._check_retriever(f"retrievers.{name}", section)
         for name, model in self.models.items():
+            if isinstance(model.source, PretrainedModel):
+                where = f"models.{name}.source"
+                self._defined("pretraining", model.source.pretraining, f"{where}.pretraining")
+                known = self.pretraining[model.source.pretraining].models
+                if model.source.model not in known:
+                    raise ValueError(
+                        f"{where}.model: {model.source.model!r} is not in pretraining.{model.source.pretraining}.models"
+                        f"{_suggest(model.source.model, known)}"
+                    )
             if isinstance(model.source, RandomModel):
                 for key in ("tokenizer", "embeddings"):
                     other = getattr(model.source, key)
@@ -598,6 +762,7 @@ class Params(Section):
         for name, training in self.trainings.items():
             self._defined_split(training.collection, training.split, f"trainings.{name}")
             self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
+            self._check_start(name)
             if training.validation is not None:
                 where = f"trainings.{name}.validation"
                 self._defined_split(training.collection, training.validation.split, where)
@@ -620,6 +785,8 @@ class Params(Section):
                     self._defined("retrievers", retriever, f"{where}.sections[{number}].retrievers")
                 self._check_rerankers(f"{where}.sections[{number}]", rows.rerankers)
             self._check_baseline(where, table)
+            if table.costs is not None:
+                self._defined_split(table.costs.collection, table.costs.split, f"{where}.costs")
         for name, overview in self.overviews.items():
             where = f"overviews.{name}"
             if name in self.tables:
@@ -651,6 +818,22 @@ class Params(Section):
                 self._defined("retrievers", retriever.candidates.retriever, f"{where}.candidates.retriever")
                 if isinstance(self.retrievers[retriever.candidates.retriever], Dense):
                     raise ValueError(f"{where}.candidates.retriever: name one of kind bm25 or run")
+
+    def _check_start(self, name: str) -> None:
+        chain = [name]
+        while (start := self.trainings[chain[-1]].start) is not None:
+            where = f"trainings.{chain[-1]}.start"
+            self._defined("trainings", start, where)
+            if start in chain:
+                raise ValueError(f"{where}: {' starts from '.join([*chain, start])}; break the circle")
+            missing = sorted(self._seeds(chain[-1]) - self._seeds(start))
+            if missing:
+                raise ValueError(f"{where}: {start!r} is not run with seed {missing[0]}; add it to its seeds")
+            chain.append(start)
+
+    def _seeds(self, training: str) -> set[int]:
+        section = self.trainings[training]
+        return set(section.seeds or [section.seed])
 
     def _check_baseline(self, where: str, table: Table) -> None:
         baseline = table.significance.baseline if table.significance else None
@@ -701,12 +884,52 @@ class Params(Section):
         values = self.trainings[training].model_dump(exclude={"seeds"})
         return Training(**(values | ({"seed": int(seed)} if sign else {})))
 
+    def start(self, name: str) -> str | None:
+        """The training, or one of its seeds, that a training, or one of its seeds, goes on from; None: the model."""
+        section = self.training(name)
+        if section.start is None:
+            return None
+        own = section.seed == self.trainings[section.start].seed
+        return section.start if own else f"{section.start}{SEED_SIGN}{section.seed}"
+
     def train_settings(self, training: str, model: str) -> TrainSettings:
         """The training section, or that of one of its seeds, with the model's overrides."""
         section = self.training(training)
         overrides = self.models[model].training.model_dump(exclude_none=True)
         count = self.negatives[section.negatives].count
         return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
+
+    def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
+        """The pretraining section for one of its models."""
+        section = self.pretraining[pretraining]
+        shared = section.model_dump(exclude={"sweep", "models", "published"})
+        return PretrainSettings(**shared, config=section.models[model].config)
+
+    def card_settings(self, pretraining: str, model: str) -> CardSettings:
+        """What the model's card says of it and its data."""
+        section = self.pretraining[pretraining]
+        corpus = self.corpora[section.corpus]
+        training = ""
+        if section.published is not None:
+            chosen = self.trainings[section.published]
+            negatives = self.negatives[chosen.negatives]
+            training = (
+                f"queries and documents of {self.collections[chosen.collection].title}, {negatives.count} negatives "
+                f"from the first {negatives.depth} of {self.retrievers[negatives.retriever].label}, at most "
+                f"{chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
+                f"{chosen.learning_rate:g}, seed {chosen.seed}"
+            )
+        return CardSettings(
+            label=section.models[model].label,
+            corpus=corpus.title,
+            corpus_license=corpus.license,
+            training=training,
+        )
+
+    def published_model(self, pretraining: str, model: str) -> str:
+        """The name in section models of a pretrained model."""
+        wanted = PretrainedModel(kind="pretrained", pretraining=pretraining, model=model)
+        return next(name for name, entry in self.models.items() if entry.source == wanted)
 
 
 # ---------------------------------------------------------------- reading

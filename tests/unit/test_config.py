@@ -76,6 +76,21 @@ WRONG: dict[str, tuple[tuple, Any, str]] = {
         "nDCG@5",
         "tables.table4.tests[0].metric: 'nDCG@5' is not in evaluation.metrics",
     ),
+    "training that starts from itself": (
+        ("trainings", "firstp", "start"),
+        "firstp",
+        "trainings.firstp.start: firstp starts from firstp; break the circle",
+    ),
+    "training that starts from an unknown one": (
+        ("trainings", "firstp", "start"),
+        "longp",
+        "trainings.firstp.start: 'longp' is not defined in section trainings",
+    ),
+    "collection of titles without its corpus": (
+        ("collections", "tiny", "source"),
+        {"kind": "titles", "corpus": "arxiv", "part": "train"},
+        "collections.tiny: a collection of kind titles has one split, with all its queries; keep one name in splits",
+    ),
     "name that is no file name": (("models", "a/b"), {}, "models.a/b"),
 }
 
@@ -157,13 +172,15 @@ def test_settings_inline_or_from_a_file(tmp_path: Path) -> None:
         read_settings(Bm25, '{"kind": "bm25", "kk1": 1}')
 
 
-OVERLAYS = sorted(path.name for path in (Path(__file__).parents[2] / "params").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("overlay", [None, *OVERLAYS])
-def test_the_repository_s_experiments_are_right(root: Path, overlay: str | None) -> None:
-    names = {"paper.yaml": ["paper-models.yaml", "paper.yaml"], None: []}.get(overlay, [overlay])
-    read_params(root / "params.yaml", *(root / "params" / str(name) for name in names))
+@pytest.mark.parametrize("overlay", [None, *sorted((Path(__file__).parents[2] / "params").rglob("*.yaml"))])
+def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None) -> None:
+    files = [] if overlay is None else [overlay]
+    if overlay is not None and overlay.parent != root / "params":
+        # params/NAME/OTHER.yaml stands behind params/NAME.yaml.
+        files.insert(0, overlay.parent.with_suffix(".yaml"))
+    if overlay is not None and overlay.name == "paper.yaml":
+        files.insert(0, root / "params/paper-models.yaml")
+    read_params(root / "params.yaml", *files)
 
 
 def test_the_paper_s_grid_is_the_paper_s(root: Path) -> None:

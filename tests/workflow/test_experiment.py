@@ -43,7 +43,27 @@ def test_a_model_whose_tokenizer_another_takes_is_needed(params: Params) -> None
     experiment = Experiment(params.model_copy(update={"tables": {"table4": table}}))
     assert experiment.trained() == [Trained("firstp", "tiny-mamba2")]
     assert experiment.models() == ["tiny-mamba2", "tiny-bert"]
-    assert experiment.parents("tiny-mamba2") == {"tokenizer": "tiny-bert", "embeddings": "tiny-bert"}
+    assert experiment.parents("tiny-mamba2") == dict.fromkeys(["tokenizer", "embeddings"], "data/models/tiny-bert")
+
+
+def test_a_training_that_goes_on_from_another_needs_it_with_its_seed(params: Params) -> None:
+    values = params.model_dump()
+    first = values["trainings"]["firstp"]
+    values["trainings"]["second"] = first | {"start": "firstp", "seeds": [43], "seed": 42}
+    values["trainings"]["firstp"] = first | {"seeds": [42, 43]}
+    values["tables"]["table4"]["sections"][1]["rerankers"] = [{"model": "tiny-bert", "training": "second"}]
+    experiment = Experiment(Params.model_validate(values))
+    assert experiment.trained() == [Trained("second@seed43", "tiny-bert"), Trained("firstp@seed43", "tiny-bert")]
+    assert experiment.start("second@seed43", "tiny-bert") == "results/checkpoints/firstp@seed43/tiny-bert"
+    assert experiment.start("firstp@seed43", "tiny-bert") == "data/models/tiny-bert"
+
+
+def test_a_pretrained_model_is_made_from_its_pretraining(root: Path) -> None:
+    experiment = Experiment(read_params(root / "params.yaml", root / "params/minis.yaml"))
+    assert experiment.parents("bert-arxiv") == {"pretrained": "results/pretraining/minis/models/bert"}
+    assert [Path("data/corpora/arxiv/arxiv-0.jsonl.xz")] == experiment.collection_files("arxiv-titles")[:1]
+    assert experiment.collection_corpus("arxiv-titles")[0] == "--corpus"
+    assert experiment.collection_corpus("semanlink") == []
 
 
 def test_held_out_queries_need_a_run(params: Params) -> None:

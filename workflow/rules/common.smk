@@ -14,7 +14,17 @@ STARTED = time.time()
 
 wildcard_constraints:
     **dict.fromkeys(
-        ["collection", "split", "model", "encoder", "retriever", "negatives", "reranking", "table"],
+        [
+            "collection",
+            "split",
+            "model",
+            "encoder",
+            "retriever",
+            "negatives",
+            "reranking",
+            "table",
+            "pretraining",
+        ],
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),
     stemmer="porter|krovetz|none",

@@ -16,15 +16,16 @@ rule download_collection:
     params:
         *code("ssmrank.collections.command"),
         settings=lambda w: experiment.collection_settings(w.collection),
+        corpus=lambda w: experiment.collection_corpus(w.collection),
         files=lambda w: digests(experiment.collection_files(w.collection)),
     shell:
-        "ssmrank download-collection --settings {params.settings:q} --archives data/archives"
+        "ssmrank download-collection --settings {params.settings:q} {params.corpus:q} --archives data/archives"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule download_model:
     input:
-        unpack(lambda w: {k: f"data/models/{m}" for k, m in experiment.parents(w.model).items()}),
+        unpack(lambda w: experiment.parents(w.model)),
     output:
         directory("data/models/{model}"),
     log:
@@ -39,7 +40,7 @@ rule download_model:
         ),
         settings=lambda w: experiment.model_settings(w.model),
         files=lambda w: digests(experiment.model_files(w.model)),
-        parents=lambda w: [f"--{k}-from data/models/{m}" for k, m in experiment.parents(w.model).items()],
+        parents=lambda w: [f"--{option}-from {path}" for option, path in experiment.parents(w.model).items()],
     shell:
         "ssmrank download-model --settings {params.settings:q} --archives data/archives {params.parents}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

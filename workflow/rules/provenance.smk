@@ -1,13 +1,22 @@
-# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each.
+# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each but pretraining, which params.yaml
+# has none of.
 PHASES = {
+    "pretrain": [
+        rules.corpus_tokenizer,
+        rules.corpus_tokens,
+        rules.pretrain_sweep,
+        rules.pretrain,
+        rules.publish_model,
+        rules.pretraining_figure,
+    ],
     "download": [rules.download_collection, rules.download_model],
     "index": [rules.index, rules.encode, rules.vector_index],
     "retrieve": [rules.retrieve, rules.retrieve_dense, rules.import_run],
     "negatives": [rules.negatives],
     "train": [rules.train],
-    "rerank": [rules.rerank],
+    "rerank": [rules.rerank, rules.rerank_speed],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
-    "tables": [rules.significance, rules.table, rules.overview, rules.table_pdf],
+    "tables": [rules.significance, rules.costs, rules.table, rules.overview, rules.table_pdf],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 

@@ -28,10 +28,29 @@ rule significance:
         " 2>&1 | tee {log:q} >&2"
 
 
+rule costs:
+    input:
+        lambda w: experiment.cost_inputs(w.table),
+    output:
+        "results/tables/costs/{table}.json",
+    log:
+        "results/logs/costs/{table}.log",
+    benchmark:
+        "results/benchmarks/costs/{table}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.reporting.costs_command"),
+        settings=lambda w: experiment.cost_settings(w.table),
+    shell:
+        "ssmrank costs --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
 rule table:
     input:
         metrics=lambda w: expand("results/metrics/{key}.json", key=experiment.table_keys(w.table)),
         tests=lambda w: expand("results/tables/significance/{table}.csv", table=experiment.significance(w.table)),
+        costs=lambda w: experiment.costs(w.table),
     output:
         html=report(
             "results/tables/{table}.html",
@@ -66,9 +85,10 @@ rule table:
         tests=lambda w: expand(
             "--significance results/tables/significance/{table}.csv", table=experiment.significance(w.table)
         ),
+        costs=lambda w: [f"--costs {path}" for path in experiment.costs(w.table)],
     shell:
-        "ssmrank table --settings {params.settings:q} --metrics results/metrics {params.tests} --tex {output.tex:q}"
-        " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank table --settings {params.settings:q} --metrics results/metrics {params.tests} {params.costs}"
+        " --tex {output.tex:q} --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
 rule overview:

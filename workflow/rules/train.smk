@@ -7,7 +7,7 @@ rule all_train:
 # failed job. The state's name changes with the code, so that two versions of it never share one training.
 rule train:
     input:
-        model="data/models/{model}",
+        model=lambda w: experiment.start(w.training, w.model),
         collection=lambda w: f"data/collections/{experiment.training_data(w.training).collection}",
         negatives=lambda w: fill(
             "results/negatives/{collection}/{split}/{negatives}.jsonl", [experiment.training_data(w.training)]

@@ -11,13 +11,23 @@ from ssmrank.collections.folder import FolderSource
 from ssmrank.collections.irds import IrDatasetsSource
 from ssmrank.collections.semanlink import SemanlinkSource
 from ssmrank.collections.source import Source
-from ssmrank.config import Collection, FolderCollection, IrDatasetsCollection, read_settings
+from ssmrank.collections.titles import TitlesSource
+from ssmrank.config import (
+    Collection,
+    Corpus,
+    FolderCollection,
+    IrDatasetsCollection,
+    TitlesCollection,
+    read_settings,
+)
+from ssmrank.errors import UserError
 from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--settings", required=True, help="a collection of params.yaml: JSON, or a JSON or YAML file")
+    parser.add_argument("--corpus", help="for titles of a corpus: its section of corpora, as --settings")
     parser.add_argument("--archives", required=True, type=Path, help="folder in which downloaded archives are kept")
     parser.add_argument("--output", required=True, type=Path, help="folder to write the collection to")
 
@@ -27,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(Collection, arguments.settings)
     name = arguments.output.name
     with track("download-collection", name, {"collection": name}, settings.model_dump()) as tracked:
-        source = open_source(settings, arguments.archives)
+        source = open_source(settings, arguments.archives, arguments.corpus)
         statistics = write_collection(source, settings.splits, arguments.output, settings.expected)
         tracked.metrics({key: statistics[key] for key in ("documents", "documents_empty")} | _counts(statistics))
         tracked.artifact_path("collection_path", arguments.output)
@@ -41,11 +51,18 @@ def _counts(statistics: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def open_source(settings: Collection, archives: str | Path) -> Source:
-    """The source that the settings name; an archive is fetched now, into `archives` if it is not there."""
+def open_source(settings: Collection, archives: str | Path, corpus: str | None = None) -> Source:
+    """The source that the settings name; an archive is fetched now, into `archives` if it is not there.
+
+    `corpus`: the settings of the corpus that a source of titles names.
+    """
     source = settings.source
     if isinstance(source, FolderCollection):
         return FolderSource(source, settings.text_fields, settings.query_fields)
     if isinstance(source, IrDatasetsCollection):
         return IrDatasetsSource(source, settings.text_fields, settings.query_fields)
+    if isinstance(source, TitlesCollection):
+        if corpus is None:
+            raise UserError("titles of a corpus need the option --corpus: the section of corpora that source names")
+        return TitlesSource(source, read_settings(Corpus, corpus))
     return SemanlinkSource(source, settings.text_fields, archives)

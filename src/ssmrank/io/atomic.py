@@ -7,6 +7,7 @@ is killed, or runs out of disk, leaves what was there before.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -84,6 +85,20 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+@contextmanager
+def one_at_a_time(path: str | Path) -> Iterator[None]:
+    """One process, or thread, at a time is inside for this path; others wait. A hidden lock file stays beside it."""
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _umask() -> int:

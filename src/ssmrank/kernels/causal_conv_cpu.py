@@ -25,12 +25,12 @@ def sequence_of(starts: int, token: int) -> int:
     return sequence
 
 
-_conv_forward_arguments = arguments(11)
+_conv_forward_arguments = arguments(12)
 
 
 @cfunc(types.void(types.int64), cache=True)
 def conv_forward(table: int) -> None:
-    """Writes y of the tokens from `first` to before `last`."""
+    """Writes y of the tokens from `first` to before `last`; `history` as in `packed_causal_conv1d`, or 0."""
     task = next_task(table)
     while task != 0:
         (
@@ -45,6 +45,7 @@ def conv_forward(table: int) -> None:
             channels,
             width,
             silu,
+            history,
         ) = _conv_forward_arguments(task)
         row = 4 * channels
         sequence = sequence_of(starts, first)
@@ -52,11 +53,20 @@ def conv_forward(table: int) -> None:
             while load_integer(starts + 8 * (sequence + 1)) <= token:
                 sequence += 1
             past = min(width - 1, token - load_integer(starts + 8 * sequence))
+            # The tokens before the sequence's start, where it continues another: the nearest first.
+            known = past
+            before = history + 8 * (sequence * (width - 1) - past)
+            if history != 0:
+                while known < width - 1 and load_integer(before + 8 * known) >= 0:
+                    known += 1
             for channel in range(0, row, BYTES):
                 total = load(bias + channel)
                 for back in range(past + 1):
                     tap = load(weight + (width - 1 - back) * row + channel)
                     total = total + tap * load(x + (token - back) * x_stride + channel)
+                for back in range(past, known):
+                    tap = load(weight + (width - 2 - back) * row + channel)
+                    total = total + tap * load(x + load_integer(before + 8 * back) * x_stride + channel)
                 if silu != 0:
                     total = total * sigmoid(total)
                 store(y + token * row + channel, total)

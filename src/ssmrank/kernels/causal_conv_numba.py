@@ -16,15 +16,20 @@ TASK = 256
 """Tokens in a task. It is fixed, so that the sums of the gradients do not depend on the number of threads."""
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool) -> Tensor:
-    """See `packed_causal_conv1d`; every floating tensor is float32 on the CPU."""
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool, history: Tensor | None = None
+) -> Tensor:
+    """See `packed_causal_conv1d`; every floating tensor is float32 on the CPU. Not differentiable with a history."""
     channels = x.shape[1]
     padding = -channels % LANES
     if padding:
         x, weight = torch.nn.functional.pad(x, (0, padding)), torch.nn.functional.pad(weight, (0, 0, 0, padding))
         bias = None if bias is None else torch.nn.functional.pad(bias, (0, padding))
     starts = cu_seqlens.to("cpu", torch.int64).contiguous()
-    y: Tensor = _CausalConv.apply(x, weight, bias, starts, silu)
+    if history is None:
+        y: Tensor = _CausalConv.apply(x, weight, bias, starts, silu)
+    else:
+        y = _forward(x, weight, bias, starts, silu, history.contiguous())
     return y[:, :channels] if padding else y
 
 
@@ -36,18 +41,28 @@ def _spans(tokens: int) -> list[tuple[int, int]]:
     return [(first, min(first + TASK, tokens)) for first in range(0, tokens, TASK)]
 
 
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, history: Tensor | None
+) -> Tensor:
+    x = x if x.stride(1) == 1 else x.contiguous()
+    taps, offset = _filters(weight, bias)
+    tokens, channels = x.shape
+    y = x.new_empty(tokens, channels)
+    rest = (
+        *(x.data_ptr(), 4 * x.stride(0), taps.data_ptr(), offset.data_ptr(), y.data_ptr(), channels, len(taps)),
+        *(int(silu), 0 if history is None else history.data_ptr()),
+    )
+    run_tasks(loops.conv_forward, [(*span, starts.data_ptr(), *rest) for span in _spans(tokens)])
+    return y
+
+
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool) -> Tensor:
         x = x if x.stride(1) == 1 else x.contiguous()
         ctx.save_for_backward(x, weight, bias, starts)
         ctx.silu = silu
-        taps, offset = _filters(weight, bias)
-        tokens, channels = x.shape
-        y = x.new_empty(tokens, channels)
-        rest = (x.data_ptr(), 4 * x.stride(0), taps.data_ptr(), offset.data_ptr(), y.data_ptr(), channels, len(taps))
-        run_tasks(loops.conv_forward, [(*span, starts.data_ptr(), *rest, int(silu)) for span in _spans(tokens)])
-        return y
+        return _forward(x, weight, bias, starts, silu, None)
 
     @staticmethod
     @once_differentiable

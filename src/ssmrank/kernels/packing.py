@@ -25,3 +25,23 @@ def is_available(package: str) -> bool:
     except Exception:  # built for another torch or without CUDA: as good as absent
         return False
     return True
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def chosen_states(states: Tensor | None, index: Tensor) -> Tensor | None:
+    """The row of `states` that each sequence begins with, zeros where the index is negative."""
+    if states is None:
+        return None
+    known = (index >= 0).view(-1, *[1] * (states.ndim - 1))
+    return torch.where(known, states[index.clamp(min=0)], 0.0)
+
+
+def written(y: Tensor, out: Tensor | None) -> Tensor:
+    """y, or `out` with y's values where they are not there already."""
+    if out is None or out is y:
+        return y
+    return out.copy_(y)

@@ -39,7 +39,7 @@ BLOCK = 4
 """Vectors of channels in a task."""
 
 
-_scan_forward_arguments = arguments(25)
+_scan_forward_arguments = arguments(26)
 
 
 @cfunc(types.void(types.int64), cache=True)
@@ -73,6 +73,7 @@ def scan_forward(table: int) -> None:
             checkpoint_offsets,
             channels,
             states,
+            initial_index,
         ) = _scan_forward_arguments(task)
         scratch = np.empty(2 * states * 16 + 16, dtype=np.float32)
         state = (scratch.ctypes.data + 63) // 64 * 64
@@ -87,9 +88,12 @@ def scan_forward(table: int) -> None:
             for sequence in range(first_sequence, last_sequence):
                 start = load_integer(starts + 8 * sequence)
                 end = load_integer(starts + 8 * sequence + 8)
+                origin = sequence if initial_states != 0 else -1
+                if initial_index != 0:
+                    origin = load_integer(initial_index + 8 * sequence)
                 for n in range(states):
-                    if initial_states != 0:
-                        store(state + n * BYTES, load(initial_states + (sequence * states + n) * row + channel))
+                    if origin >= 0:
+                        store(state + n * BYTES, load(initial_states + (origin * states + n) * row + channel))
                     else:
                         store(state + n * BYTES, splat(np.float32(0.0)))
                 checkpoint = checkpoints

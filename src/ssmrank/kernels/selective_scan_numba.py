@@ -25,10 +25,15 @@ def selective_scan(
     delta_bias: Tensor | None,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_selective_scan`; every floating tensor is float32 on the CPU."""
+    """See `packed_selective_scan`; every floating tensor is float32 on the CPU.
+
+    Not differentiable with an index or into `out`.
+    """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_states)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     padding = -u.shape[1] % LANES
@@ -38,9 +43,11 @@ def selective_scan(
         A, initial_states = (_pad(x, padding, -2) for x in (A, initial_states))  # type: ignore[assignment]
     arguments = (u, delta, A, B, C, D, z, delta_bias, initial_states, cu_seqlens, need_final)
     if differentiable:
+        assert initial_index is None and out is None
         y, final = _SelectiveScan.apply(*arguments)
     else:
-        y, final, _ = _forward(_Inputs(*arguments), checkpoints=False)
+        whole = out if not padding else None
+        y, final, _ = _forward(_Inputs(*arguments), checkpoints=False, index=initial_index, out=whole)
     if padding:
         y = y[:, :-padding]
         final = final if final is None else final[:, :-padding]
@@ -126,10 +133,12 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _forward(inputs: _Inputs, checkpoints: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _forward(
+    inputs: _Inputs, checkpoints: bool, index: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     new = inputs.u.new_empty
     shape = (inputs.states, inputs.channels)
-    y = new(inputs.tokens, inputs.channels)
+    y = new(inputs.tokens, inputs.channels) if out is None else out
     final = new(inputs.sequences, *shape) if inputs.need_final else None
     stored = new(int(inputs.chunk_offsets[-1]), *shape) if checkpoints else None
     arguments = (
@@ -137,6 +146,7 @@ def _forward(inputs: _Inputs, checkpoints: bool) -> tuple[Tensor, Tensor | None,
         *(_address(x) for x in (y, inputs.initial, final, stored, inputs.chunk_offsets)),
         inputs.channels,
         inputs.states,
+        _address(index),
     )
     run_tasks(loops.scan_forward, [(*task, *arguments) for task in inputs.tasks()[0]])
     return y, None if final is None else final.transpose(1, 2), stored

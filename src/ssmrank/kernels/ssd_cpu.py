@@ -141,7 +141,34 @@ def scores(c: int, b_transposed: int, states: int, length: int, stride: int, tar
         )
 
 
-_ssd_forward_arguments = arguments(23)
+@njit(cache=True, nogil=True)
+def mix(
+    row: int,
+    rows: int,
+    grid: int,
+    grid_row: int,
+    coarse: int,
+    fine: int,
+    step: int,
+    skip: float,
+    mixing: int,
+    mixing_row: int,
+) -> None:
+    """Up to four rows of M = (C Bᵀ ∘ decays) · Δ + D, from `row` on, zeros right of the diagonal."""
+    zero = splat(np.float32(0.0))
+    for inner in range(row, row + rows):
+        weights = mixing + (inner - row) * mixing_row
+        high, low = broadcast(coarse + 4 * inner), broadcast(fine + 4 * inner)
+        for column in range(0, 4 * inner + 4, BYTES):
+            exponent = (high - load(coarse + column)) + (low - load(fine + column))
+            weight = exp2(minimum(exponent, zero)) * load(step + column)
+            store(weights + column, weight * load(grid + inner * grid_row + column))
+        store_scalar(weights + 4 * inner, load_scalar(weights + 4 * inner) + skip)
+        for column in range(inner + 1, row + rows):
+            store_scalar(weights + 4 * column, np.float32(0.0))
+
+
+_ssd_forward_arguments = arguments(24)
 
 
 @cfunc(types.void(types.int64), cache=True)
@@ -173,6 +200,7 @@ def ssd_forward(table: int) -> None:
             width,
             states,
             longest,
+            initial_index,
         ) = _ssd_forward_arguments(task)
         state_vectors, vectors = states // LANES, width // LANES
         filled = (longest + LANES - 1) // LANES * LANES
@@ -195,18 +223,21 @@ def ssd_forward(table: int) -> None:
         zero = splat(np.float32(0.0))
         first_chunk = load_integer(chunk_offsets + 8 * sequence)
         last_chunk = load_integer(chunk_offsets + 8 * sequence + 8)
+        origin = sequence if initial_states != 0 else -1
+        if initial_index != 0:
+            origin = load_integer(initial_index + 8 * sequence)
         for head in range(first_head, last_head):
             place = carried + (head - first_head) * matrix
             for index in range(0, matrix, BYTES):
-                if initial_states != 0:
-                    store(place + index, load(initial_states + (sequence * heads + head) * matrix + index))
+                if origin >= 0:
+                    store(place + index, load(initial_states + (origin * heads + head) * matrix + index))
                 else:
                     store(place + index, zero)
 
         for chunk in range(first_chunk, last_chunk):
             start = load_integer(chunk_starts + 8 * chunk)
             length = load_integer(chunk_starts + 8 * chunk + 8) - start
-            has_past = chunk > first_chunk or initial_states != 0
+            has_past = chunk > first_chunk or origin >= 0
             has_future = chunk + 1 < last_chunk or final_states != 0
             pack(B + start * B_stride + 4 * group * states, B_stride, b_rows, length, state_vectors)
             pack(C + start * C_stride + 4 * group * states, C_stride, c_rows, length, state_vectors)
@@ -228,16 +259,7 @@ def ssd_forward(table: int) -> None:
                     if has_past:
                         source = c_scaled + row * 4 * states
                         multiply(source, 4 * states, 4, state, 4 * width, target, row_bytes, rows, vectors, states, 0)
-                    for inner in range(row, row + rows):
-                        weights = mixing + (inner - row) * line
-                        high, low = broadcast(coarse + 4 * inner), broadcast(fine + 4 * inner)
-                        for column in range(0, 4 * inner + 4, BYTES):
-                            exponent = (high - load(coarse + column)) + (low - load(fine + column))
-                            weight = exp2(minimum(exponent, zero)) * load(step + column)
-                            store(weights + column, weight * load(grid + inner * line + column))
-                        store_scalar(weights + 4 * inner, load_scalar(weights + 4 * inner) + load_scalar(D + 4 * head))
-                        for column in range(inner + 1, row + rows):
-                            store_scalar(weights + 4 * column, np.float32(0.0))
+                    mix(row, rows, grid, line, coarse, fine, step, load_scalar(D + 4 * head), mixing, line)
                     multiply(
                         mixing, line, 4, x_rows, 4 * width, target, row_bytes, rows, vectors, row + rows, int(has_past)
                     )
@@ -252,6 +274,129 @@ def ssd_forward(table: int) -> None:
                 place = carried + (head - first_head) * matrix
                 for index in range(0, matrix, BYTES):
                     store(final_states + (sequence * heads + head) * matrix + index, load(place + index))
+        task = next_task(table)
+
+
+_ssd_suffixes_arguments = arguments(21)
+
+
+@cfunc(types.void(types.int64), cache=True)
+def ssd_suffixes(table: int) -> None:
+    """Writes y of sequences that begin with one state, none longer than `longest`; nothing is handed on.
+
+    A task is some of them that lie side by side, and some heads of a group. The state is read where it is, once for all
+    tokens of the task, whose products with it are one matrix product.
+    """
+    task = next_task(table)
+    while task != 0:
+        (
+            first_sequence,
+            last_sequence,
+            state,
+            group,
+            first_head,
+            last_head,
+            starts,
+            x,
+            x_stride,
+            steps,
+            decays,
+            B,
+            B_stride,
+            C,
+            C_stride,
+            D,
+            y,
+            heads,
+            width,
+            states,
+            longest,
+        ) = _ssd_suffixes_arguments(task)
+        state_vectors, vectors = states // LANES, width // LANES
+        start = load_integer(starts + 8 * first_sequence)
+        tokens = load_integer(starts + 8 * last_sequence) - start
+        filled = (tokens + LANES - 1) // LANES * LANES + LANES
+        widest = (longest + LANES - 1) // LANES * LANES
+        line, grid_row, row_bytes, matrix = 4 * filled, 4 * widest, 4 * heads * width, 4 * states * width
+        floats = filled * (4 * states + widest + width + 3) + 4 * widest
+        scratch = np.empty(floats + 16, dtype=np.float32)
+        b_rows = (scratch.ctypes.data + 63) // 64 * 64
+        c_rows = b_rows + line * states
+        b_columns = c_rows + line * states
+        c_scaled = b_columns + line * states
+        grid = c_scaled + line * states
+        x_rows = grid + line * widest
+        coarse = x_rows + line * width
+        fine = coarse + line
+        step = fine + line
+        mixing = step + line
+        pack(B + start * B_stride + 4 * group * states, B_stride, b_rows, tokens, state_vectors)
+        pack(C + start * C_stride + 4 * group * states, C_stride, c_rows, tokens, state_vectors)
+        transpose(b_rows, 4 * states, b_columns, tokens, states, line)
+        for sequence in range(first_sequence, last_sequence):
+            first = load_integer(starts + 8 * sequence) - start
+            length = load_integer(starts + 8 * sequence + 8) - start - first
+            for row in range(0, length, 4):
+                rows = min(4, length - row)
+                source, target = c_rows + 4 * (first + row) * states, grid + (first + row) * grid_row
+                covered = (row + rows + LANES - 1) // LANES
+                multiply(
+                    source, 4 * states, 4, b_columns + 4 * first, line, target, grid_row, rows, covered, states, 0
+                )
+        for head in range(first_head, last_head):
+            offset = 4 * (start * heads + head)
+            skip = load_scalar(D + 4 * head)
+            for sequence in range(first_sequence, last_sequence):
+                first = load_integer(starts + 8 * sequence) - start
+                length = load_integer(starts + 8 * sequence + 8) - start - first
+                place = offset + 4 * first * heads
+                # Zeros behind a sequence are overwritten by the next one's sums.
+                running_sums(
+                    decays + place,
+                    steps + place,
+                    4 * heads,
+                    length,
+                    min(length + LANES, filled - first),
+                    coarse + 4 * first,
+                    fine + 4 * first,
+                    step + 4 * first,
+                )
+            pack(x + start * x_stride + 4 * head * width, x_stride, x_rows, tokens, vectors)
+            scale_rows(c_rows, c_scaled, tokens, state_vectors, coarse, fine, step, 0)
+            target = y + start * row_bytes + 4 * head * width
+            own = state + head * matrix
+            multiply(c_scaled, 4 * states, 4, own, 4 * width, target, row_bytes, tokens, vectors, states, 0)
+            for sequence in range(first_sequence, last_sequence):
+                first = load_integer(starts + 8 * sequence) - start
+                length = load_integer(starts + 8 * sequence + 8) - start - first
+                place = 4 * first
+                for row in range(0, length, 4):
+                    rows = min(4, length - row)
+                    mix(
+                        row,
+                        rows,
+                        grid + first * grid_row,
+                        grid_row,
+                        coarse + place,
+                        fine + place,
+                        step + place,
+                        skip,
+                        mixing,
+                        grid_row,
+                    )
+                    multiply(
+                        mixing,
+                        grid_row,
+                        4,
+                        x_rows + first * 4 * width,
+                        4 * width,
+                        target + (first + row) * row_bytes,
+                        row_bytes,
+                        rows,
+                        vectors,
+                        row + rows,
+                        1,
+                    )
         task = next_task(table)
 
 

@@ -17,6 +17,12 @@ from ssmrank.kernels.threads import run_tasks
 LONGEST_CHUNK = 256
 """Beyond it, what a task works on no longer fits in a core's cache."""
 
+LONGEST_SUFFIX = 64
+"""Longer sequences that begin with a given state are cut into chunks as others are."""
+
+_SUFFIX_TOKENS = 128
+"""Tokens of a task of short sequences that begin with one state."""
+
 
 def supports(width: int, states: int) -> bool:
     """Whether heads of this width and number of states fill whole vectors."""
@@ -32,6 +38,7 @@ class _Plan(NamedTuple):
     """Sequences, the longest first, so that none is begun when the others are done."""
     longest: int
     """Tokens of the longest chunk."""
+    longest_sequence: int
 
 
 @lru_cache(maxsize=64)
@@ -47,7 +54,7 @@ def _plan(starts: tuple[int, ...], width: int, states: int) -> _Plan:
         longest = max(longest, -(-length // count) if count else 0)
     cuts.append(starts[-1])
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return _Plan(torch.tensor(cuts), torch.tensor(offsets), order, longest)
+    return _Plan(torch.tensor(cuts), torch.tensor(offsets), order, longest, max(lengths, default=0))
 
 
 def chunk_count(length: int, width: int, states: int) -> int:
@@ -73,18 +80,29 @@ def ssd(
     D: Tensor | None,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; all floating tensors are float32."""
+    """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; all floating tensors are float32.
+
+    Not differentiable with an index or into `out`.
+    """
     decays = steps * A
     D = x.new_zeros(x.shape[1]) if D is None else D
     arguments = (x, steps, decays, B, C, D, initial_states, cu_seqlens, need_final)
     differentiable = (x, decays, B, C, D, initial_states)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
+        assert initial_index is None and out is None
         y, final = _Ssd.apply(*arguments)
         return y, final
-    return _forward(_Inputs(*arguments), keep=False)[:2]
+    inputs = _Inputs(*arguments)
+    if initial_index is None or inputs.initial is None:
+        return _forward(inputs, keep=False, out=out)[:2]
+    if not need_final and inputs.plan.longest_sequence <= LONGEST_SUFFIX and int(initial_index.min()) >= 0:
+        return _suffixes(inputs, cu_seqlens, initial_index, out), None
+    return _forward(inputs, keep=False, index=initial_index.contiguous(), out=out)[:2]
 
 
 class _Inputs:
@@ -149,10 +167,12 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _forward(inputs: _Inputs, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _forward(
+    inputs: _Inputs, keep: bool, index: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     new = inputs.x.new_empty
     shape = (inputs.heads, inputs.states, inputs.width)
-    y = new(inputs.tokens, inputs.heads, inputs.width)
+    y = new(inputs.tokens, inputs.heads, inputs.width) if out is None else out
     final = new(inputs.sequences, *shape) if inputs.need_final else None
     chunks = int(inputs.plan.offsets[-1])
     # Where no chunk follows another there is no state to keep.
@@ -161,10 +181,52 @@ def _forward(inputs: _Inputs, keep: bool) -> tuple[Tensor, Tensor | None, Tensor
     rest = (
         *inputs.addresses(),
         *(_address(tensor) for tensor in (y, inputs.initial, final, stored)),
-        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest),
+        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest, _address(index)),
     )
     run_tasks(loops.ssd_forward, [(*task[:4], *rest) for task in inputs.tasks()])
     return y, None if final is None else final.transpose(2, 3), stored
+
+
+def _suffixes(inputs: _Inputs, cu_seqlens: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
+    assert inputs.initial is not None
+    starts = cu_seqlens.contiguous()
+    y = inputs.x.new_empty(inputs.tokens, inputs.heads, inputs.width) if out is None else out
+    rest = (
+        starts.data_ptr(),
+        *inputs.addresses()[2:],
+        y.data_ptr(),
+        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest_sequence),
+    )
+    per_group = inputs.heads // inputs.groups
+    blocks = max(1, min(torch.get_num_threads(), per_group))
+    cuts = [per_group * block // blocks for block in range(blocks + 1)]
+    state_bytes = 4 * inputs.heads * inputs.width * inputs.states
+    run_tasks(
+        loops.ssd_suffixes,
+        [
+            (
+                *(first, last, inputs.initial.data_ptr() + row * state_bytes, group),
+                *(group * per_group + low, group * per_group + high),
+                *rest,
+            )
+            for first, last, row in _runs(starts.tolist(), index.tolist())
+            for group in range(inputs.groups)
+            for low, high in pairwise(cuts)
+        ],
+    )
+    return y
+
+
+def _runs(starts: list[int], rows: list[int]) -> list[tuple[int, int, int]]:
+    """(first, last, row) of neighbouring sequences with one row and not too many tokens."""
+    runs = []
+    first = 0
+    for sequence, row in enumerate(rows):
+        following = sequence + 1
+        if following == len(rows) or rows[following] != row or starts[following + 1] - starts[first] > _SUFFIX_TOKENS:
+            runs.append((first, following, row))
+            first = following
+    return runs
 
 
 class _Ssd(torch.autograd.Function):

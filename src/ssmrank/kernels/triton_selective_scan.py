@@ -32,6 +32,9 @@ CHUNK = 32
 BLOCK = 32
 """Channels of a program: the lanes of a warp."""
 
+FOLD = torch.version.hip is None
+"""Whether sums over the lanes of a warp are folded with NVIDIA's exchange between lanes."""
+
 PROGRAMS = 8192
 """About how many programs a launch should have where there are sequences enough."""
 
@@ -58,13 +61,57 @@ def _row(base, token, stride, columns, mask):  # type: ignore[no-untyped-def]
     return tl.load(base + token * stride + columns, mask=mask, other=0.0).to(tl.float32)
 
 
+@triton.jit
+def _fold(values, lane, HALF: tl.constexpr, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """`[2 HALF, 32]` to `[HALF, 32]`: lanes DISTANCE apart add their values and keep half of the rows each."""
+    low, high = tl.split(tl.permute(tl.reshape(values, [2, HALF, 32]), [1, 2, 0]))
+    upper = (lane & DISTANCE)[None, :] != 0
+    return tl.where(upper, high, low) + _from_lane(tl.where(upper, low, high), DISTANCE)
+
+
+@triton.jit
+def _from_lane(values, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The values of the lane whose number differs in the bit DISTANCE."""
+    return tl.inline_asm_elementwise(
+        "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;",
+        "=f,f,r",
+        [values, DISTANCE],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _store_sums(base, values, lane, n, N: tl.constexpr, NP: tl.constexpr, real, FOLD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Stores the sums over lanes of `values`, `[NP, 32]`.
+
+    A sum of NP rows over 32 lanes takes 5 NP exchanges between lanes when each row is summed by itself. Here lanes
+    halve between them the rows that they sum: NP exchanges, and a lane ends with one row's sum.
+    """
+    if FOLD and NP == 16:
+        folded = _fold(_fold(_fold(_fold(values, lane, 8, 16), lane, 4, 8), lane, 2, 4), lane, 1, 2)
+        folded += _from_lane(folded, 1)
+        row = lane // 2
+        mask = real & (lane % 2 == 0) & (row < N)
+        tl.store(base + row[None, :], folded, mask=mask[None, :])
+    else:
+        tl.store(base + n, tl.sum(values, axis=1), mask=real & (n < N))
+
+
+@triton.jit
+def _lanes(values):  # type: ignore[no-untyped-def]
+    """Number of the lane that holds each of the values."""
+    return tl.inline_asm_elementwise("mov.u32 $0, %laneid;", "=r,f", [values], dtype=tl.int32, is_pure=True, pack=1)
+
+
 @triton.jit(do_not_specialize=["channels"])
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, D, z, bias, starts, initial, y, final, stored,
+    u, delta, A, B, C, D, z, bias, starts, initial, index, y, final, stored,
     u_stride, delta_stride, B_stride, C_stride, z_stride, sequences, groups, channels,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, NEED_FINAL: tl.constexpr,
-    STORE: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr,
+    NEED_FINAL: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     n = tl.arange(0, NP)
@@ -83,7 +130,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         start = tl.load(starts + sequence)
         end = tl.load(starts + sequence + 1)
         state = tl.zeros([NP, BLOCK], tl.float32)
-        if HAS_INITIAL:
+        if HAS_INDEX:
+            row = tl.load(index + sequence)
+            state = tl.load(initial + row * plane + place, mask=mask & (row >= 0), other=0.0)
+        elif HAS_INITIAL:
             state = tl.load(initial + sequence * plane + place, mask=mask, other=0.0)
         for chunk in range(0, tl.cdiv(end - start, CHUNK)):
             if STORE:
@@ -125,7 +175,7 @@ def _again(  # type: ignore[no-untyped-def]
 def _back(  # type: ignore[no-untyped-def]
     token, end, carry, rates_grad, skip_grad, shift_grad, decay, decayed, pre, step, value, rates, skip,
     B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z, B_stride, C_stride, z_stride, grad_stride,
-    channels, d, n, N: tl.constexpr, HAS_Z: tl.constexpr,
+    channels, d, n, lane, N: tl.constexpr, NP: tl.constexpr, HAS_Z: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
     """One step back: writes the gradients at a token, returns those that go on."""
     real = token < end
@@ -143,8 +193,8 @@ def _back(  # type: ignore[no-untyped-def]
         tl.store(grad_z + token * channels + d, (grad * out * slope).to(grad_z.dtype.element_ty), mask=inside)
         grad = grad * gate * open_
     carry += grad[None, :] * c[:, None]
-    tl.store(grad_C + token * N + n, tl.sum(grad[None, :] * state, axis=1), mask=n_inside)
-    tl.store(grad_B + token * N + n, tl.sum(carry * drive[None, :], axis=1), mask=n_inside)
+    _store_sums(grad_C + token * N, grad[None, :] * state, lane, n, N, NP, real, FOLD)
+    _store_sums(grad_B + token * N, carry * drive[None, :], lane, n, N, NP, real, FOLD)
     drive_grad = tl.sum(carry * b[:, None], axis=0)
     product = carry * decayed
     rates_grad += product * step[None, :]
@@ -163,6 +213,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     u_stride, delta_stride, B_stride, C_stride, z_stride, grad_stride, tokens, sequences, groups, channels,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr,
+    FOLD: tl.constexpr,
 ):  # fmt: skip
     block, group = tl.program_id(0), tl.program_id(1)
     d = block * BLOCK + tl.arange(0, BLOCK)
@@ -186,6 +237,11 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     own = (group.to(tl.int64) * tl.num_programs(0) + block) * (CHUNK // 2 * PLANE)
     kept = scratch + own + n[:, None] * (BLOCK + 1) + tl.arange(0, BLOCK)[None, :]
     rates_grad = tl.zeros([NP, BLOCK], tl.float32)
+    lane = tl.arange(0, BLOCK)
+    if FOLD:
+        # Lanes exchange values by their numbers: where the compiler has not laid a channel into each, all is NaN.
+        misplaced = tl.sum((_lanes(rates) != lane[None, :]).to(tl.int32))
+        rates = tl.where(misplaced == 0, rates, float("nan"))
     skip_grad = tl.zeros([BLOCK], tl.float32)
     shift_grad = tl.zeros([BLOCK], tl.float32)
     for sequence in range(group, sequences, groups):
@@ -223,12 +279,12 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
                 carry, rates_grad, skip_grad, shift_grad = _back(
                     token + 1, end, carry, rates_grad, skip_grad, shift_grad, decay1, decayed1, pre1, step1,
                     value1, rates, skip, B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z,
-                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, N, HAS_Z,
+                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, lane, N, NP, HAS_Z, FOLD,
                 )  # fmt: skip
                 carry, rates_grad, skip_grad, shift_grad = _back(
                     token, end, carry, rates_grad, skip_grad, shift_grad, decay0, decayed0, pre0, step0,
                     value0, rates, skip, B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z,
-                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, N, HAS_Z,
+                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, lane, N, NP, HAS_Z, FOLD,
                 )  # fmt: skip
             tl.debug_barrier()
         if HAS_INITIAL:
@@ -249,10 +305,15 @@ def selective_scan(
     delta_bias: Tensor | None,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_selective_scan`; u, delta, B, C and z in any dtype, computed in float32; y in u's dtype."""
+    """See `packed_selective_scan`; u, delta, B, C and z in any dtype, computed in float32; y in u's dtype.
+
+    Not differentiable with an index or into `out`.
+    """
     # Within the kernels channels are contiguous in A and in states too.
     rates = A.t().float().contiguous()
     D = None if D is None else D.float().contiguous()
@@ -261,7 +322,11 @@ def selective_scan(
     u, delta, B, C = (_rows(tensor) for tensor in (u, delta, B, C))
     z = None if z is None else _rows(z)
     starts = cu_seqlens.to(u.device, torch.int64).contiguous()
-    y, final = _SelectiveScan.apply(u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
+    arguments = (u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
+    if initial_index is None and out is None:
+        y, final = _SelectiveScan.apply(*arguments)
+    else:
+        y, final, _ = _forward(*arguments, keep=False, index=initial_index, out=out)
     return y, None if final is None else final.transpose(1, 2)
 
 
@@ -275,26 +340,33 @@ def _grid(channels: int, sequences: int) -> tuple[int, int]:
     return blocks, max(1, min(sequences, triton.cdiv(PROGRAMS, blocks)))
 
 
+def _forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
+    initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
+    y = u.new_empty(tokens, channels) if out is None else out
+    final = A.new_empty(sequences, states, channels) if need_final else None
+    # A sequence's stored states begin at start // CHUNK + its number: apart from the next one's, whatever lengths.
+    stored = A.new_empty(tokens // CHUNK + sequences + 1, states, channels) if keep else None
+    grid = _grid(channels, sequences)
+    if sequences:
+        _forward_kernel[grid](
+            u, delta, A, B, C, D, z, bias, starts, initial, index, y, final, stored,
+            u.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
+            sequences, grid[1], channels,
+            N=states, NP=triton.next_power_of_2(states), BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None,
+            HAS_Z=z is not None, HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None,
+            HAS_INDEX=index is not None, NEED_FINAL=need_final, STORE=keep, num_warps=BLOCK // 32,
+        )  # fmt: skip
+    return y, final, stored
+
+
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        u, delta, A, B, C, D, z, bias, initial, starts, need_final = arguments
-        (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
-        y = u.new_empty(tokens, channels)
-        final = A.new_empty(sequences, states, channels) if need_final else None
-        keep = any(ctx.needs_input_grad)
-        # A sequence's stored states begin at start // CHUNK + its number: apart from the next one's, whatever lengths.
-        stored = A.new_empty(tokens // CHUNK + sequences + 1, states, channels) if keep else None
-        grid = _grid(channels, sequences)
-        if sequences:
-            _forward_kernel[grid](
-                u, delta, A, B, C, D, z, bias, starts, initial, y, final, stored,
-                u.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
-                sequences, grid[1], channels,
-                N=states, NP=triton.next_power_of_2(states), BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None,
-                HAS_Z=z is not None, HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None,
-                NEED_FINAL=need_final, STORE=keep, num_warps=BLOCK // 32,
-            )  # fmt: skip
+        y, final, stored = _forward(*arguments, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(*arguments[:-1], stored)
         ctx.set_materialize_grads(False)
         return y, final
@@ -324,7 +396,7 @@ class _SelectiveScan(torch.autograd.Function):
                 grad_y.stride(0), tokens, sequences, groups, channels,
                 N=states, NP=padded, BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None,
                 HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
-                num_warps=BLOCK // 32,
+                FOLD=FOLD and u.is_cuda, num_warps=BLOCK // 32,
             )  # fmt: skip
         return (
             grad_u,

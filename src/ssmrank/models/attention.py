@@ -7,14 +7,16 @@ torch's own); on a CPU scaled dot-product attention over groups of sequences of 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from ssmrank.models.packing import Packed
+from ssmrank.models.forks import Wave
+from ssmrank.models.packing import LengthGrid, Packed
 
 NAME = "ssmrank_packed"
 
@@ -47,11 +49,80 @@ def packed_attention(
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
     causal = bool(getattr(module, "is_causal", False))
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    # Not `tensor[0]`: the gradient of an index is a copy into zeros.
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    # Under autocast rotary positions leave q and k in float32.
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    if packed.forks is not None:
+        if not causal:
+            raise ValueError("segments of a forked batch can only be attended to causally")
+        return forked_attention(q, k, v, packed, scaling)[None], None
+    return attend(q, k, v, packed, causal, scaling)[None], None
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
+) -> torch.Tensor:
+    """Attention of a packed batch without forks: q [T, heads, head size], k and v may have fewer heads; as q."""
     across = packed.memory is not None and not causal
+    return _implementation(q)(q, k, v, packed, across, causal, scaling)
+
+
+def last_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
+) -> torch.Tensor:
+    """Attention of one token of each sequence to the whole of its sequence: q [R, heads, head size], as is returned.
+
+    The token may be any where attention is not causal, and is the last where it is; with forks R sequences are those
+    that nothing continues.
+    """
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    if packed.forks is None:
+        return attend(q, k, v, packed.singles, False, scaling)
+    outputs, first = [], 0
+    for wave in packed.forks.ends:
+        rows = slice(first, first + len(wave.packed.lengths))
+        singles = wave.packed.singles
+        outputs.append(_wave_attention(q[rows], k, v, wave, singles, scaling))
+        first = rows.stop
+    return torch.cat(outputs)
+
+
+def forked_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
+) -> torch.Tensor:
+    """Causal attention of a forked batch: each segment to itself and to all that it continues; as `attend`."""
+    assert packed.forks is not None
+    return torch.cat([_wave_attention(q[wave.tokens], k, v, wave, wave.packed, scaling) for wave in packed.forks.waves])
+
+
+def _wave_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wave: Wave, queries: Packed, scaling: float | None
+) -> torch.Tensor:
+    """Attention of a wave's queries; k and v are the batch's."""
+    causal = queries is wave.packed
+    own = k[wave.tokens], v[wave.tokens]
+    if wave.paths is None:
+        return attend(q, *own, queries, causal, scaling)
+    path = wave.paths
+    grouped = path.queries if causal else path.segments
+    before = k.index_select(0, path.tokens), v.index_select(0, path.tokens)
+    if _implementation(q) is _flash:
+        # What is continued is attended to without a mask, the segment itself causally; both are weighed by the sums of
+        # their exponentials.
+        return _merge(
+            _flash_part(q, *before, grouped, path.keys, False, scaling),
+            _flash_part(q, *own, queries, wave.packed, causal, scaling),
+        ).to(q.dtype)
+    return _merge_products(
+        _path_products(q, *before, grouped, path.keys, scaling),
+        _own_products(q, *own, queries, wave.packed, causal, scaling),
+    ).to(q.dtype)
+
+
+def _implementation(q: torch.Tensor) -> Callable[..., torch.Tensor]:
     # FlashAttention computes in half precision only.
-    attend = _flash if q.device.type == "cuda" and q.dtype != torch.float32 else _by_length
-    return attend(q, k, v, packed, across, causal, scaling)[None], None
+    return _flash if q.device.type == "cuda" and q.dtype != torch.float32 else _by_length
 
 
 def _by_length(
@@ -66,21 +137,28 @@ def _by_length(
     keys = _memory(packed, across).grid
     queries = packed.grid_along_memory if across else keys
     key_cells = [rows * longest for rows, longest in keys.shapes]
-    query_cells = [rows * longest for rows, longest in queries.shapes]
-    parts = [
-        [part.view(*shape, *part.shape[1:]).transpose(1, 2) for part, shape in zip(cells, grid.shapes, strict=True)]
-        for cells, grid in [
-            (queries.spread(q).split(query_cells), queries),
-            (keys.spread(k).split(key_cells), keys),
-            (keys.spread(v).split(key_cells), keys),
-        ]
-    ]
     outputs = []
-    for (rows, longest), real, qg, kg, vg in zip(keys.shapes, keys.real.split(key_cells), *parts, strict=True):
+    for real, (qg, kg, vg) in zip(keys.real.split(key_cells), _grids(q, k, v, queries, keys), strict=True):
         # Padding stands behind the real tokens, so the causal mask alone hides it.
-        mask = None if causal or keys.complete else real.view(rows, 1, 1, longest)
+        mask = None if causal or keys.complete else real.view(kg.shape[0], 1, 1, kg.shape[2])
         outputs.append(_attend(qg, kg, vg, mask, causal, scaling).transpose(1, 2).flatten(0, 1))
     return queries.collect(torch.cat(outputs))
+
+
+def _grids(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: LengthGrid, keys: LengthGrid
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Queries, keys and values of the sequences of each matrix: [rows, heads, longest, head size]."""
+    parts = [
+        [
+            part.view(*shape, *part.shape[1:]).transpose(1, 2)
+            for part, shape in zip(
+                grid.spread(tensor).split([rows * longest for rows, longest in grid.shapes]), grid.shapes, strict=True
+            )
+        ]
+        for tensor, grid in ((q, queries), (k, keys), (v, keys))
+    ]
+    yield from zip(*parts, strict=True)
 
 
 def _attend(
@@ -121,6 +199,127 @@ def _attend_by_products(
     return torch.bmm(torch.softmax(scores, dim=-1), v).unflatten(0, (rows, heads))
 
 
+class _Products(NamedTuple):
+    """What several parts of one softmax are merged from.
+
+    weighted: exponentials of the scores less their maximum, times the values [T, heads, head size]; sums, largest: the
+    sum of these exponentials and the maximum, [T, heads, 1].
+    """
+
+    weighted: torch.Tensor
+    sums: torch.Tensor
+    largest: torch.Tensor
+
+
+def _path_products(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed, scaling: float | None
+) -> _Products:
+    """Each group's queries against all of its keys: one matrix product for a group and head."""
+    parts: list[_Products] = []
+    for qg, kg, vg in zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True):
+        tokens, heads, size = qg.shape
+        shared = heads // kg.shape[1]
+        # The heads that share keys are as many more queries.
+        rows = qg.unflatten(1, (-1, shared)).permute(1, 2, 0, 3).reshape(-1, shared * tokens, size)
+        parts.append(
+            _Products(
+                *(
+                    part.unflatten(1, (shared, tokens)).permute(2, 0, 1, 3).flatten(1, 2)
+                    for part in _products(rows, kg.transpose(0, 1), vg.transpose(0, 1), None, scaling)
+                )
+            )
+        )
+    if len(parts) == 1:
+        return parts[0]
+    return _Products(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
+
+
+def _own_products(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    queries: Packed,
+    keys: Packed,
+    causal: bool,
+    scaling: float | None,
+) -> _Products:
+    """Each segment's queries against its own keys, segments of about equal length at once."""
+    query_grid = keys.grid if queries is keys else queries.grid_along_memory
+    cells = [rows * longest for rows, longest in keys.grid.shapes]
+    parts: list[_Products] = []
+    for real, (qg, kg, vg) in zip(keys.grid.real.split(cells), _grids(q, k, v, query_grid, keys.grid), strict=True):
+        rows, heads, length = qg.shape[:3]
+        if kg.shape[1] != heads:
+            kg, vg = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (kg, vg))
+        mask = None
+        if causal:
+            mask = torch.ones(length, kg.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        elif not keys.grid.complete:
+            mask = ~real.view(rows, 1, 1, -1).expand(rows, heads, 1, -1).flatten(0, 1)
+        parts.append(
+            _Products(
+                *(
+                    part.unflatten(0, (rows, heads)).transpose(1, 2).flatten(0, 1)
+                    for part in _products(qg.flatten(0, 1), kg.flatten(0, 1), vg.flatten(0, 1), mask, scaling)
+                )
+            )
+        )
+    return _Products(*(query_grid.collect(torch.cat(kind)) for kind in zip(*parts, strict=True)))
+
+
+def _products(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor | None, scaling: float | None
+) -> _Products:
+    """Of matrices [batch, T, head size]; `hidden` says which scores count as minus infinity."""
+    scores = torch.bmm(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(1, 2)).float()
+    if hidden is not None:
+        scores = scores.masked_fill_(hidden, float("-inf"))
+    largest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(largest).exp_()
+    return _Products(torch.bmm(weights.to(v.dtype), v).float(), weights.sum(-1, keepdim=True), largest)
+
+
+def _merge_products(first: _Products, second: _Products) -> torch.Tensor:
+    largest = torch.maximum(first.largest, second.largest)
+    one, other = ((part.largest - largest).exp_() for part in (first, second))
+    return (first.weighted * one + second.weighted * other) / (first.sums * one + second.sums * other)
+
+
+def _flash_part(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    queries: Packed,
+    keys: Packed,
+    causal: bool,
+    scaling: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention [T, heads, head size] and the logarithm of its weights' sum, float32 [T, heads]."""
+    bounds = queries.cu_seqlens.to(torch.int32), keys.cu_seqlens.to(torch.int32)
+    longest = max(queries.lengths), max(keys.lengths)
+    if importlib.util.find_spec("flash_attn"):
+        from flash_attn import flash_attn_varlen_func
+
+        output, sums, _ = flash_attn_varlen_func(
+            q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal, return_attn_probs=True
+        )
+        return output, sums.transpose(0, 1)
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    if k.shape[1] != q.shape[1]:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
+    window = (-1, 0) if causal else (-1, -1)
+    result = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window, return_aux=AuxRequest(lse=True))
+    assert isinstance(result, tuple)
+    return result[0], result[1].transpose(0, 1)
+
+
+def _merge(first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    share = torch.sigmoid(first[1] - second[1])[..., None]
+    return first[0] * share + second[0] * (1 - share)
+
+
 def _flash(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -131,7 +330,7 @@ def _flash(
     scaling: float | None,
 ) -> torch.Tensor:
     memory = _memory(packed, across)
-    bounds = packed.cu_seqlens.to(torch.int32), memory.cu_seqlens.to(torch.int32)
+    bounds = packed.bounds, memory.bounds
     longest = max(packed.lengths), max(memory.lengths)
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_varlen_func
@@ -141,7 +340,8 @@ def _flash(
 
     if k.shape[1] != q.shape[1]:  # torch 2.11 has no enable_gqa
         repeats = q.shape[1] // k.shape[1]
-        k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
+        # repeat_interleave would bring the number from the CPU, which a CUDA graph cannot hold.
+        k, v = (x.unsqueeze(2).expand(-1, -1, repeats, -1).flatten(1, 2) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
     output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window)
     assert isinstance(output, torch.Tensor)

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ssmrank.errors import UserError
-from ssmrank.models import attention, mamba_ssm_format
+from ssmrank.models import attention, last_layer, mamba_ssm_format
 from ssmrank.models.bart import bart_first, bart_forward
 from ssmrank.models.mamba import mamba1_forward, mamba2_forward
 from ssmrank.models.packing import Packed
@@ -36,7 +36,7 @@ def roberta_forward(backbone: Any, packed: Packed) -> torch.Tensor:
 
 def _attention_forward(backbone: Any, packed: Packed, position_ids: torch.Tensor) -> torch.Tensor:
     output = backbone(input_ids=packed.input_ids[None], position_ids=position_ids[None], use_cache=False, packed=packed)
-    return output.last_hidden_state[0]
+    return output.last_hidden_state.squeeze(0)
 
 
 FORWARDS: dict[str, Callable[[Any, Packed], torch.Tensor]] = {
@@ -122,6 +122,21 @@ def pooled_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Ten
         sums = sums.index_add(0, packed.sequence_ids, hidden.float())
         return sums / packed.cu_seqlens.diff()[:, None]
     return hidden.index_select(0, packed.first if pooling == "first" else packed.last)
+
+
+def scored_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Tensor:
+    """As `pooled_forward`, for inference: the last layer computes only the tokens that are pooled, where it can.
+
+    With `packed.forks` (causal models, pooling the last token): one state for each segment that nothing continues.
+    """
+    kind = backbone.config.model_type
+    if pooling == "last" and kind in last_layer.LASTS:
+        return last_layer.LASTS[kind](backbone, packed)
+    if packed.forks is not None:
+        raise ValueError(f"{kind} with pooling {pooling} cannot share the beginnings of sequences")
+    if pooling != "mean" and kind in last_layer.TOKENS:
+        return last_layer.TOKENS[kind](backbone, packed, packed.first if pooling == "first" else packed.last)
+    return pooled_forward(backbone, packed, pooling)
 
 
 def output_width(config: PreTrainedConfig) -> int:

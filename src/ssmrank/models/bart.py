@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ssmrank.models.packing import Packed, pack
+from ssmrank.models.packing import Packed
 
 
 def bart_forward(backbone: Any, packed: Packed) -> torch.Tensor:
@@ -28,8 +28,11 @@ def bart_forward(backbone: Any, packed: Packed) -> torch.Tensor:
 
 def bart_first(backbone: Any, packed: Packed) -> torch.Tensor:
     """Rows `packed.first` of `bart_forward`, [S, hidden size], with one decoder token for each sequence."""
-    start = [[backbone.config.decoder_start_token_id]] * len(packed.lengths)
-    return _decode(backbone, pack(start, packed.input_ids.device), packed)
+    sequences = len(packed.lengths)
+    numbers = torch.arange(sequences + 1, device=packed.input_ids.device)
+    starts = torch.full_like(numbers[:-1], backbone.config.decoder_start_token_id)
+    target = Packed(starts, torch.zeros_like(starts), numbers[:-1].to(torch.int32), numbers, (1,) * sequences)
+    return _decode(backbone, target, packed)
 
 
 def _decode(backbone: Any, target: Packed, source: Packed) -> torch.Tensor:
@@ -40,7 +43,7 @@ def _decode(backbone: Any, target: Packed, source: Packed) -> torch.Tensor:
     hidden = _embed(backbone.decoder, target)
     for layer in backbone.decoder.layers:
         hidden = layer(hidden, None, encoder_hidden_states=encoded, use_cache=False, packed=target)
-    return hidden[0]
+    return hidden.squeeze(0)
 
 
 def _embed(stack: Any, packed: Packed) -> torch.Tensor:

@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archives", type=Path, required=True, help="folder that keeps downloaded archives")
     parser.add_argument("--tokenizer-from", type=Path, help="model folder whose tokenizer a random model takes")
     parser.add_argument("--embeddings-from", type=Path, help="model folder whose word embeddings a random model takes")
+    parser.add_argument("--pretrained-from", type=Path, help="folder of `ssmrank pretrain`, for a pretrained model")
     parser.add_argument("--seed", type=int, default=42, help="seed of random weights (default: 42)")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
 
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
             archives=arguments.archives,
             tokenizer_from=arguments.tokenizer_from,
             embeddings_from=arguments.embeddings_from,
+            pretrained_from=arguments.pretrained_from,
             seed=arguments.seed,
         )
         tracked.artifact_path("model_path", arguments.output)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
@@ -19,29 +20,43 @@ from ssmrank.kernels.ssd import packed_ssd
 from ssmrank.models.packing import Packed
 
 
-def mamba1_forward(backbone: Any, packed: Packed) -> torch.Tensor:
+def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
     """Last hidden states [T, hidden size] of a `MambaModel`, after its final norm."""
     return _residual_stream(backbone, packed, _mamba1_mixer)
 
 
-def mamba2_forward(backbone: Any, packed: Packed) -> torch.Tensor:
+def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
     """Last hidden states [T, hidden size] of a `Mamba2Model`, after its final norm."""
     return _residual_stream(backbone, packed, _mamba2_mixer)
 
 
-def _residual_stream(
-    backbone: Any, packed: Packed, mixer: Callable[[Any, torch.Tensor, Packed], torch.Tensor]
-) -> torch.Tensor:
+def mamba1_last(backbone: Any, packed: Packed) -> Tensor:
+    """Rows `packed.last` of `mamba1_forward`; the last layer projects no others."""
+    return _residual_stream(backbone, packed, _mamba1_mixer, packed.last)
+
+
+def mamba2_last(backbone: Any, packed: Packed) -> Tensor:
+    """Rows `packed.last` of `mamba2_forward`; the last layer projects no others."""
+    return _residual_stream(backbone, packed, _mamba2_mixer, packed.last)
+
+
+Mixer = Callable[[Any, Tensor, Packed, Tensor | None], Tensor]
+"""A layer's mixer of the hidden states of all tokens; its output of all of them, or of those named."""
+
+
+def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
     hidden = backbone.embeddings(packed.input_ids)
     if backbone.config.residual_in_fp32:
         hidden = hidden.float()
 
-    def block(layer: Any, hidden: torch.Tensor, update: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def block(layer: Any, hidden: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
         normed, hidden = add_rms_norm(hidden, update, layer.norm.weight, layer.norm.variance_epsilon)
-        return hidden, mixer(layer.mixer, normed, packed)
+        if wanted is None or layer is not backbone.layers[-1]:
+            return hidden, mixer(layer.mixer, normed, packed, None)
+        return hidden.index_select(0, wanted), mixer(layer.mixer, normed, packed, wanted)
 
     # A layer's output joins the stream in the next norm, which reads both anyway.
-    update: torch.Tensor | None = None
+    update: Tensor | None = None
     for layer in backbone.layers:
         if layer.gradient_checkpointing and layer.training:  # what transformers' layers do when they are called
             if update is not None:
@@ -53,44 +68,95 @@ def _residual_stream(
     return add_rms_norm(hidden, update, norm.weight, norm.variance_epsilon, hidden.dtype)[0]
 
 
-def _mamba1_mixer(mixer: Any, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-    x, gate = mixer.in_proj(hidden).chunk(2, dim=-1)
-    x = packed_causal_conv1d(x, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, packed.cu_seqlens, activation="silu")
+def _mamba1_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
+    width = mixer.intermediate_size
+    if wanted is None:
+        x, gate = mixer.in_proj(hidden).chunk(2, dim=-1)
+    else:
+        x = _project(mixer.in_proj, hidden, slice(0, width))
+    x = _convolve(mixer, x, packed)
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
-    y = packed_selective_scan(
-        x,
-        F.linear(step, mixer.dt_proj.weight),
-        -torch.exp(mixer.A_log.float()),
-        b,
-        c,
-        D=mixer.D.float(),
-        z=gate,
-        delta_bias=mixer.dt_proj.bias.float(),
-        cu_seqlens=packed.cu_seqlens,
-    )
-    return mixer.out_proj(y)
+    rates, skip, bias = -torch.exp(mixer.A_log.float()), mixer.D.float(), mixer.dt_proj.bias.float()
+
+    def scan(
+        u: Tensor, delta: Tensor, b: Tensor, c: Tensor, z: Tensor | None = None, longest: int = 0, **states: Any
+    ) -> Any:
+        return packed_selective_scan(u, delta, rates, b, c, D=skip, z=z, delta_bias=bias, **states)
+
+    tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
+    if wanted is None:
+        return mixer.out_proj(_forked(scan, (*tensors, gate), packed))
+    y = _forked(scan, tensors, packed).index_select(0, wanted)
+    return mixer.out_proj(y * F.silu(_project(mixer.in_proj, hidden.index_select(0, wanted), slice(width, None))))
 
 
-def _mamba2_mixer(mixer: Any, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-    tokens = hidden.shape[0]
-    gate, xbc, step = mixer.in_proj(hidden).split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
-    xbc = packed_causal_conv1d(
-        xbc, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, packed.cu_seqlens, activation="silu"
-    )
-    states = mixer.n_groups * mixer.ssm_state_size
-    x, b, c = xbc.split([mixer.intermediate_size, states, states], dim=-1)
-    y = packed_ssd(
-        x.view(tokens, mixer.num_heads, mixer.head_dim),
+def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
+    width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
+    if wanted is None:
+        gate, xbc, step = mixer.in_proj(hidden).split([width, mixer.conv_dim, heads], dim=-1)
+    else:
+        gate = _project(mixer.in_proj, hidden.index_select(0, wanted), slice(0, width))
+        xbc, step = _project(mixer.in_proj, hidden, slice(width, None)).split([mixer.conv_dim, heads], dim=-1)
+    x, b, c = _convolve(mixer, xbc, packed).split([width, states, states], dim=-1)
+    rates = -torch.exp(mixer.A_log.float())
+
+    def scan(x: Tensor, dt: Tensor, b: Tensor, c: Tensor, **states: Any) -> Any:
+        skip, bias, chunk = mixer.D, mixer.dt_bias, mixer.chunk_size
+        return packed_ssd(x, dt, rates, b, c, D=skip, dt_bias=bias, chunk_size=chunk, **states)
+
+    tensors = (
+        x.unflatten(1, (heads, mixer.head_dim)),
         step,
-        -torch.exp(mixer.A_log.float()),
-        b.view(tokens, mixer.n_groups, mixer.ssm_state_size),
-        c.view(tokens, mixer.n_groups, mixer.ssm_state_size),
-        D=mixer.D,
-        dt_bias=mixer.dt_bias,
-        cu_seqlens=packed.cu_seqlens,
-        chunk_size=mixer.chunk_size,
+        b.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
+        c.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
     )
-    group_size = mixer.intermediate_size // mixer.n_groups
-    y = gated_rms_norm(y.reshape(tokens, -1), gate, mixer.norm.weight, mixer.norm.variance_epsilon, group_size)
+    y = _forked(scan, tensors, packed).flatten(1)
+    if wanted is not None:
+        y = y.index_select(0, wanted)
+    y = gated_rms_norm(y, gate, mixer.norm.weight, mixer.norm.variance_epsilon, width // mixer.n_groups)
     return mixer.out_proj(y)
+
+
+def _project(linear: Any, hidden: Tensor, rows: slice) -> Tensor:
+    """Some of a projection's outputs."""
+    return F.linear(hidden, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
+
+
+def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
+    filters = mixer.conv1d.weight.squeeze(1)
+    history = None
+    if packed.forks is not None:
+        if filters.shape[1] - 1 > packed.forks.history.shape[1]:
+            raise ValueError(f"forks keep {packed.forks.history.shape[1]} tokens, the filters have {filters.shape[1]}")
+        history = packed.forks.history[:, : filters.shape[1] - 1]
+    return packed_causal_conv1d(x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history)
+
+
+def _forked(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+    """The scan of a packed batch; wave after wave where segments begin with the states that others end with.
+
+    Forked, it is for inference only.
+    """
+    if packed.forks is None:
+        return scan(*tensors, cu_seqlens=packed.cu_seqlens)
+    y = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+    states: list[Tensor] = []
+    for wave in packed.forks.waves:
+        part = [tensor[wave.tokens] for tensor in tensors]
+        options: dict[str, Any] = {"cu_seqlens": wave.packed.cu_seqlens, "out": y[wave.tokens]}
+        if wave.parents is not None:
+            options |= {"initial_states": _rows(states), "initial_index": wave.parents}
+            options["longest"] = max(wave.packed.lengths)
+        if wave in packed.forks.stems:
+            states.append(scan(*part, return_final_states=True, **options)[1])
+        else:
+            scan(*part, **options)
+    return y
+
+
+def _rows(states: list[Tensor]) -> Tensor:
+    # The kernels keep a state's last two dimensions the other way round; joined so, nothing is copied twice.
+    if len(states) > 1:
+        states[:] = [torch.cat([state.transpose(-1, -2) for state in states]).transpose(-1, -2)]
+    return states[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from ssmrank.models.forks import Forks
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +20,8 @@ class Packed:
 
     input_ids: int64 [T]; position_ids: int64 [T], each token's place in its own sequence; sequence_ids: int32 [T];
     cu_seqlens: int64 [S + 1], where each sequence starts and, last, T; lengths: the same on the host; memory: as many
-    sequences, which these attend to across (a decoder's encoder).
+    sequences, which these attend to across (a decoder's encoder); forks: where some of the sequences continue others,
+    how (see `models.forks`); position_ids then count from the beginning of what is continued.
     """
 
     input_ids: torch.Tensor
@@ -25,6 +30,7 @@ class Packed:
     cu_seqlens: torch.Tensor
     lengths: tuple[int, ...]
     memory: Packed | None = None
+    forks: Forks | None = None
 
     @property
     def first(self) -> torch.Tensor:
@@ -33,8 +39,34 @@ class Packed:
 
     @property
     def last(self) -> torch.Tensor:
-        """Index of each sequence's last token, int64 [S]."""
-        return self.cu_seqlens[1:] - 1
+        """Index of each sequence's last token, int64 [S]; with forks, of those that nothing continues."""
+        ends = self.cu_seqlens[1:] - 1
+        return ends if self.forks is None else ends[self.forks.ends[0].segments.start :]
+
+    @cached_property
+    def singles(self) -> Packed:
+        """A batch of one token for each sequence, which attends across to this one."""
+        single = pack([np.zeros(1, dtype=np.int64)] * len(self.lengths), self.input_ids.device)
+        return replace(single, memory=self)
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """`cu_seqlens` as FlashAttention reads it, int32."""
+        return self.cu_seqlens.to(torch.int32)
+
+    def clone(self, lengths: tuple[int, ...]) -> Packed:
+        """The same in tensors of its own, as sequences of other lengths for whoever looks at the host's."""
+        ids, positions, numbers, starts = (tensor.clone() for tensor in self._tensors)
+        return Packed(ids, positions, numbers, starts, lengths)
+
+    def copy_(self, other: Packed) -> None:
+        """Takes another's tokens into the same tensors; both have as many tokens and sequences."""
+        for tensor, theirs in zip(self._tensors, other._tensors, strict=True):
+            tensor.copy_(theirs)
+
+    @property
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.input_ids, self.position_ids, self.sequence_ids, self.cu_seqlens
 
     @cached_property
     def grid(self) -> LengthGrid:
@@ -50,6 +82,30 @@ class Packed:
     @cached_property
     def _groups(self) -> list[np.ndarray]:
         return list(_similar_lengths(np.asarray(self.lengths)))
+
+
+_Batch = TypeVar("_Batch")
+
+
+def moved(batch: _Batch, device: torch.device | str) -> _Batch:
+    """The batch with all its tensors on a device; from pinned memory without waiting for them."""
+    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def mapped(batch: _Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
+    """The batch with the function's value in the place of each tensor."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return function(value)
+        if is_dataclass(value):
+            changed = {field.name: change(getattr(value, field.name)) for field in fields(value)}
+            return replace(value, **changed)  # type: ignore[type-var]
+        if isinstance(value, tuple) and value and not isinstance(value[0], int):
+            return tuple(change(part) for part in value)
+        return value
+
+    return change(batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +166,9 @@ def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device |
     repeats = np.repeat(np.arange(len(lengths)), lengths)
 
     def move(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(array, dtype=dtype).to(device, non_blocking=True)
+        tensor = torch.as_tensor(array, dtype=dtype)
+        # From pinned memory, so that the CPU does not wait for what the GPU still has to do.
+        return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
     return Packed(
         input_ids=move(np.concatenate([np.asarray(sequence) for sequence in sequences]), torch.int64),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from ssmrank.models.backbones import (
     pooled_forward,
     random_backbone,
     read_backbone_config,
+    scored_forward,
 )
+from ssmrank.models.last_layer import is_causal
 from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.templates import Kind, Order, Template
 
-_SETTINGS_FILE = "reranker.json"
+TRAINED_FILE = "reranker.json"
+"""In a folder with a reranker's weights: its settings."""
 INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
 
@@ -80,6 +83,19 @@ class Reranker(nn.Module):
         return self.head(pooled_forward(self.backbone, packed, self.settings.pooled)).squeeze(-1).float()
 
     @torch.inference_mode()
+    def scores(self, packed: Packed) -> torch.Tensor:
+        """As calling the reranker, without gradients and faster; takes forked batches where `can_fork`.
+
+        Forked, R scores: of the sequences that end in a segment which nothing continues.
+        """
+        return self.head(scored_forward(self.backbone, packed, self.settings.pooled)).squeeze(-1).float()
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether sequences with one beginning can share its computation: a causal model that scores the last token."""
+        return is_causal(self.backbone.config.model_type) and self.settings.pooled == "last"
+
+    @torch.inference_mode()
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
         """Scores of documents for a query, higher is more relevant; for many pairs use `ssmrank rerank`."""
         [query_ids] = self.template.tokenize_queries([query])
@@ -87,7 +103,7 @@ class Reranker(nn.Module):
             self.template.join(query_ids, document, self.settings.max_length, repr(query))
             for document in self.template.tokenize_documents(documents)
         ]
-        return self(pack(sequences, next(self.parameters()).device)).tolist()
+        return self.scores(pack(sequences, next(self.parameters()).device)).tolist()
 
     def save(self, folder: str | Path) -> None:
         """Writes weights (safetensors), config, tokenizer and settings: what `load_reranker` reads."""
@@ -100,7 +116,7 @@ class Reranker(nn.Module):
         with quiet_transformers():
             self.backbone.config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / _SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+        (folder / TRAINED_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
 
     def read(self, folder: Path) -> None:
         """Takes the weights that `write` wrote. Raises UserError where the file has others."""
@@ -119,7 +135,16 @@ class Reranker(nn.Module):
 
 
 def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
-    """A reranker to be trained: a pretrained checkpoint folder's backbone and tokenizer, a new linear layer."""
+    """A reranker to be trained: a pretrained checkpoint folder's backbone and tokenizer, a new linear layer.
+
+    A folder that `ssmrank train` wrote gives all its weights; `max_length` may be another.
+    """
+    if (Path(folder) / TRAINED_FILE).is_file():
+        trained = load_reranker(folder)
+        settings = replace(trained.settings, max_length=max_length)
+        reranker = Reranker(trained.backbone, trained.tokenizer, settings)
+        reranker.head.load_state_dict(trained.head.state_dict())
+        return reranker
     path = Path(folder) / INPUT_FILE
     own = json.loads(path.read_text()) if path.is_file() else {}
     return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length, **own))
@@ -129,9 +154,9 @@ def load_reranker(folder: str | Path) -> Reranker:
     """A trained reranker from its checkpoint folder, float32, in evaluation mode."""
     folder = Path(folder)
     try:
-        settings = RerankerSettings(**json.loads((folder / _SETTINGS_FILE).read_text()))
+        settings = RerankerSettings(**json.loads((folder / TRAINED_FILE).read_text()))
     except OSError as error:
-        raise UserError(f"{folder}: holds no {_SETTINGS_FILE}; this is no checkpoint of `ssmrank train`") from error
+        raise UserError(f"{folder}: holds no {TRAINED_FILE}; this is no checkpoint of `ssmrank train`") from error
     reranker = Reranker(random_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()

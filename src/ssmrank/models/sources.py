@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, RandomModel
+from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, PretrainedModel, RandomModel
 from ssmrank.errors import UserError
 from ssmrank.io.archive import extract_folder, fetch_archive
 from ssmrank.io.atomic import atomic_directory
@@ -21,7 +21,7 @@ from ssmrank.models import mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
 from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
+from ssmrank.models.reranker import INPUT_FILE, TRAINED_FILE, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def write_model(
     archives: Path,
     tokenizer_from: Path | None = None,
     embeddings_from: Path | None = None,
+    pretrained_from: Path | None = None,
     seed: int = 42,
 ) -> None:
     """Writes a checkpoint folder (config, weights, tokenizer) that `load_backbone` reads; complete or absent.
@@ -51,6 +52,10 @@ def write_model(
     with atomic_directory(output) as temporary:
         if isinstance(source, RandomModel):
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
+        elif isinstance(source, PretrainedModel):
+            if pretrained_from is None:
+                raise UserError("a pretrained model needs --pretrained-from: the folder of `ssmrank pretrain`")
+            _fetch(ModelFolder(kind="folder", path=str(pretrained_from)), temporary, archives, weights=True)
         else:
             _fetch(source, temporary, archives, weights=True)
             gguf = sorted(temporary.glob("*.gguf"))
@@ -80,7 +85,7 @@ def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
     if not weights:
         return _select(names, _TOKENIZER_FILES)
     formats = next((f for f in (_SAFE_WEIGHTS, _PICKLED_WEIGHTS, _GGUF_WEIGHTS) if _select(names, f[:1])), ())
-    wanted = {*_select(names, ("config.json", *_TOKENIZER_FILES, *formats))}
+    wanted = {*_select(names, ("config.json", TRAINED_FILE, *_TOKENIZER_FILES, *formats))}
     return [name for name in everything if name in wanted or _select([name], _SENTENCE_TRANSFORMERS)]
 
 

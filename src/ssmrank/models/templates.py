@@ -61,6 +61,10 @@ class Template:
             return self._tokenize([f"document: {text};" for text in texts])
         return self._tokenize([f" document: {text}" for text in texts])
 
+    def document_head(self) -> np.ndarray:
+        """What the document side begins with, whatever the text: int32 ids."""
+        return self._tokenize(["document:" if self.order == "document-first" else " document:"])[0]
+
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text: int32 ids."""
         if self.order == "document-first":
@@ -72,16 +76,21 @@ class Template:
 
         Raises UserError where the query leaves no room for a token of the document.
         """
-        room = max_length - len(self.before) - len(query) - len(self.after)
-        if room < 1 + len(self.separator):
-            raise UserError(
-                f"query {query_id}: its {len(query)} tokens leave no room for a document in max_length {max_length}; "
-                "raise max_length in section trainings or shorten the query"
-            )
+        room = self.room(len(query), max_length, query_id)
         if len(document) > room:
             document = self._cut(document, room)
         parts = (document, query) if self.order == "document-first" else (query, document)
         return np.concatenate([self.before, *parts, self.after]).astype(np.int32)
+
+    def room(self, query_tokens: int, max_length: int, query_id: str = "") -> int:
+        """Tokens that a document may have beside a query of so many. Raises UserError where that is none."""
+        room = max_length - len(self.before) - query_tokens - len(self.after)
+        if room < 1 + len(self.separator):
+            raise UserError(
+                f"query {query_id}: its {query_tokens} tokens leave no room for a document in max_length {max_length}; "
+                "raise max_length in section trainings or shorten the query"
+            )
+        return room
 
     def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
         if self.order != "document-first":

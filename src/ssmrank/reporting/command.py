@@ -11,6 +11,7 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.caption import caption_of
 from ssmrank.reporting.comparisons import read_comparisons
+from ssmrank.reporting.costs import read_costs
 from ssmrank.reporting.delimited import to_csv
 from ssmrank.reporting.html import origins_of, to_html
 from ssmrank.reporting.latex import to_latex
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metrics", type=Path, required=True, metavar="FOLDER", help="holds COLLECTION/SPLIT/RUN.json of `evaluate`"
     )
     parser.add_argument("--significance", type=Path, help="CSV of `ssmrank significance`, where settings ask for it")
+    parser.add_argument("--costs", type=Path, help="file of `ssmrank costs`, for columns of what rerankers cost")
     parser.add_argument("--tex", type=Path, help="LaTeX file to write; needs booktabs")
     parser.add_argument("--csv", type=Path, help="CSV file to write")
     parser.add_argument("--markdown", type=Path, help="Markdown file to write")
@@ -51,8 +53,10 @@ def run(arguments: argparse.Namespace) -> None:
     with track("table", name, {"table": name}, {"metrics": len(keys)}) as tracked:
         results = read_results(arguments.metrics, keys)
         comparisons = read_comparisons(arguments.significance, settings.test) if arguments.significance else []
-        table = build_table(settings, results, read_paper(), comparisons)
-        table = replace(table, caption=caption_of(settings, results, table))
+        costs = read_costs(arguments.costs) if arguments.costs else None
+        table = build_table(settings, results, read_paper(), comparisons, costs)
+        caption = caption_of(settings, results, table)
+        table = replace(table, caption=f"{caption} {costs.sentence}" if costs else caption)
         texts = {path: _RENDERINGS[kind](table) for kind, path in outputs.items() if kind != "html"}
         if arguments.html is not None:
             texts[arguments.html] = to_html(table, origins_of(settings, results), name)

@@ -24,12 +24,12 @@ def to_csv(table: ResultTable) -> str:
     ]
     letters = any(row.letter for section in table.sections for row in section.rows)
     fixed = ["section", *(["letter"] if letters else []), "model", "kind", "size", "prior", "length"]
-    writer.writerow([*fixed, *titles])
+    writer.writerow([*fixed, *table.costs, *titles])
     for section in table.sections:
         for row in section.rows:
             values = [getattr(c, field) for c, own in zip(row.cells, parts, strict=True) for field in own.values()]
             about = [*([row.letter] if letters else []), row.label, row.kind, row.size, row.prior, row.length]
-            writer.writerow([section.title, *about, *values])
+            writer.writerow([section.title, *about, *row.costs, *values])
     return stream.getvalue()
 
 

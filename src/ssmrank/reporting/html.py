@@ -77,7 +77,7 @@ def _table(table: ResultTable) -> Iterable[str]:
     yield '<div class="wide"><table><thead>'
     yield from _header(table)
     yield "</thead>"
-    width = 1 + len(table.facts) + len(table.columns)
+    width = 1 + len(table.facts) + len(table.costs) + len(table.columns)
     for section in table.sections:
         yield f'<tbody><tr class="section"><th colspan="{width}">{escape(section.title)}</th></tr>'
         yield from (_row(row, table) for row in section.rows)
@@ -92,7 +92,7 @@ def _header(table: ResultTable) -> Iterable[str]:
             groups.append([column])
         else:
             groups[-1].append(column)
-    fixed = "".join(f'<th rowspan="2">{name}</th>' for name in ("Model", *table.facts))
+    fixed = "".join(f'<th rowspan="2">{name}</th>' for name in ("Model", *table.facts, *map(escape, table.costs)))
     labels = []
     for group in groups:
         name = group[0].label if group[0].label == group[0].metric else f"{group[0].label} {group[0].metric}"
@@ -108,6 +108,7 @@ def _row(row: Row, table: ResultTable) -> str:
     label = f"<sup>{row.letter}</sup>" if row.letter else ""
     label += escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
     fixed = "".join(f"<td>{escape(text) or '–'}</td>" for text in map(row.fact, table.facts))
+    fixed += "".join(f'<td class="number">{escape(text) or "–"}</td>' for text in row.costs)
     cells = "".join(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))
     return f"<tr><td>{label}</td>{fixed}{cells}</tr>"
 

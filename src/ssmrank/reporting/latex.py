@@ -56,13 +56,15 @@ def escape(text: str) -> str:
 
 def to_latex(table: ResultTable) -> str:
     """A `table` environment for \\input, which asks for the package booktabs; a wide one is scaled, by graphicx."""
-    fixed = ("Model", *table.facts)
+    fixed = ["Model", *table.facts, *map(escape, table.costs)]
     columns = len(fixed) + len(table.columns)
     packages = "booktabs,graphicx" if table.is_wide else "booktabs"
     lines = [f"% Needs \\usepackage{{{packages}}}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
     # Marks take no width, so that the numbers stay in line; the space after the last column is theirs. Letters take
     # theirs: there may be many.
-    alignment = "l" * len(fixed) + ("l" if _has_letters(table) else "r") * len(table.columns) + "@{\\hspace{1.2em}}"
+    values = ("l" if _has_letters(table) else "r") * len(table.columns)
+    about = "l" * (1 + len(table.facts)) + "r" * len(table.costs)
+    alignment = f"{about}{values}@{{\\hspace{{1.2em}}}}"
     lines += ["  \\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"] if table.is_wide else []
     lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table, fixed)]
     for section in table.sections:
@@ -124,7 +126,7 @@ def _has_letters(table: ResultTable) -> bool:
 def _row(row: Row, table: ResultTable) -> str:
     label = escape(row.label) + (f"$^{{\\mathrm{{{row.kind}}}}}$" if row.kind else "")
     label = (f"$^{{{row.letter}}}$" if row.letter else "") + label
-    fixed = [escape(row.fact(name)) or "--" for name in table.facts]
+    fixed = [escape(text) or "--" for text in (*map(row.fact, table.facts), *row.costs)]
     return " & ".join([label, *fixed, *(_cell(cell, _has_letters(table)) for cell in row.cells)])
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from ssmrank.config import Tolerance
 from ssmrank.errors import UserError
 from ssmrank.reporting.comparisons import Compared, letters_of, marks_of
+from ssmrank.reporting.costs import Costs
 from ssmrank.reporting.paper import Paper, PaperNumber
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.values import Value, one_decimal, value_of
@@ -67,7 +68,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A system with one cell for each column; a letter where every pair of a section is compared."""
+    """A system with one cell for each column; a letter where every pair of a section is compared.
+
+    costs: what it costs, a text for each of the table's `costs`.
+    """
 
     label: str
     kind: str
@@ -76,6 +80,7 @@ class Row:
     length: str
     cells: tuple[Cell, ...]
     letter: str = ""
+    costs: tuple[str, ...] = ()
 
     def fact(self, name: str) -> str:
         """The text of one of the columns Size, Prior and Length."""
@@ -99,6 +104,7 @@ class ResultTable:
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     sources: tuple[PaperNumber, ...] = field(default=(), compare=False)
+    costs: tuple[str, ...] = ()
 
     @property
     def has_paper(self) -> bool:
@@ -134,6 +140,7 @@ def build_table(
     results: Mapping[str, Result],
     paper: Paper,
     comparisons: Sequence[Compared] = (),
+    costs: Costs | None = None,
 ) -> ResultTable:
     """The table without its caption; `results` by the keys of `settings.metric_keys()`.
 
@@ -173,7 +180,8 @@ def build_table(
                     cells += [_paper_cell(known), _difference(cell, known, settings.tolerance)]
                     sources += [known] if known else []
             letter = letters[number] if letters and row.runs else ""
-            rows.append(Row(row.label, row.kind, row.size, row.prior, row.length, tuple(cells), letter))
+            spent = costs.of(row.runs) if costs else ()
+            rows.append(Row(row.label, row.kind, row.size, row.prior, row.length, tuple(cells), letter, spent))
         sections.append(Section(section.title, tuple(rows)))
     columns = []
     for column in settings.columns:
@@ -181,7 +189,8 @@ def build_table(
         columns += [own]
         if column.paper is not None:
             columns += [replace(own, origin="paper"), replace(own, origin="difference")]
-    return ResultTable("", settings.label, tuple(columns), tuple(sections), tuple(sources))
+    titles = costs.titles if costs else ()
+    return ResultTable("", settings.label, tuple(columns), tuple(sections), tuple(sources), titles)
 
 
 def verdict(difference: Decimal, tolerance: Tolerance) -> Verdict:

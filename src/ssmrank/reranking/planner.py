@@ -27,16 +27,22 @@ def pairs_of(run: Run, depth: int) -> list[Pair]:
     return [Pair(query, document) for query, ranking in run.items() for document, _ in ranking[:depth]]
 
 
-def plan(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
-    """Batches of indices into `lengths` with at most `token_budget` tokens each; a longer sequence stands alone."""
+def plan(
+    lengths: Sequence[int] | np.ndarray, token_budget: int, costs: Sequence[int] | np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Batches of indices into `lengths` with at most `token_budget` tokens each; a longer sequence stands alone.
+
+    costs: tokens of each, where they are not its length but of what is laid into a batch as one.
+    """
     order = np.argsort(-np.asarray(lengths), kind="stable")
+    weights = np.asarray(lengths if costs is None else costs)[order].tolist()
     batches: list[np.ndarray] = []
     start, tokens = 0, 0
-    for place, index in enumerate(order):
-        if place > start and tokens + lengths[index] > token_budget:
+    for place, weight in enumerate(weights):
+        if place > start and tokens + weight > token_budget:
             batches.append(order[start:place])
             start, tokens = place, 0
-        tokens += lengths[index]
+        tokens += weight
     if start < len(order):
         batches.append(order[start:])
     return batches

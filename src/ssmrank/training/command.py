@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,20 +21,20 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
+from ssmrank.launch import command_of, launch
 from ssmrank.models.attention import backend
-from ssmrank.models.precision import default_device, resolve_precision
+from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.reranker import new_reranker
 from ssmrank.models.templates import Template
+from ssmrank.models.tokens import TokenStore, token_store
 from ssmrank.tracking import Tracked, track
 from ssmrank.training.gradients import OutOfMemory
 from ssmrank.training.groups import Group, GroupSequences, read_groups
-from ssmrank.training.launch import command_of, launch
 from ssmrank.training.loop import train
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers, workers_of
 from ssmrank.training.progress import History
 from ssmrank.training.state import TrainingState
-from ssmrank.training.tokens import TokenStore, token_store
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(TrainSettings, arguments.settings)
     if settings.loss not in LOSSES:
         raise UserError(f"trainings: loss {settings.loss!r} is unknown; known: {', '.join(LOSSES)}")
+    if _is_out_of_memory(arguments.model):
+        with atomic_directory(arguments.output) as folder:
+            shutil.copy2(arguments.model / "outcome.json", folder)
+        log.warning("%s did not fit into memory; the result is OOM", arguments.model)
+        return
     if settings.parallel != "none" and "RANK" not in os.environ:
         launch(command_of(arguments), settings.processes or max(1, torch.cuda.device_count()))
         return
@@ -137,10 +143,10 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
                 validator=validator,
                 workers=workers,
             )
-            outcome = _summary(history, str(device), precision)
+            outcome = _summary(history, device_name(device), precision)
         except OutOfMemory:
             log.warning("%s: does not fit into the memory of %s; the result is OOM", arguments.model.name, device)
-            outcome = {"status": "oom", "device": str(device)}
+            outcome = {"status": "oom", "device": device_name(device)}
         if outcome["status"] == "ok":
             reranker = workers.whole(
                 reranker, lambda: new_reranker(arguments.model, arguments.kind, settings.max_length)
@@ -155,6 +161,12 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
                     (folder / "mlflow_run_id").write_text(tracked.run_id + "\n")
             tracked.artifact_path("checkpoint", arguments.output)
             state.clear()
+
+
+def _is_out_of_memory(model: Path) -> bool:
+    """Whether the checkpoint to start from is one of a training that ran out of memory."""
+    outcome = model / "outcome.json"
+    return outcome.is_file() and json.loads(outcome.read_text())["status"] == "oom"
 
 
 def _groups(path: Path, settings: TrainSettings) -> list[Group]:

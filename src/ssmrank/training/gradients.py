@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from ssmrank.errors import UserError
-from ssmrank.models.packing import pack
+from ssmrank.models.packing import Packed, pack
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.training import randomness
+from ssmrank.training.graphs import Graphs
 from ssmrank.training.loss import Loss
 from ssmrank.training.memory import recompute_layers, recomputed_layers
 from ssmrank.training.parallel import Workers
@@ -30,7 +31,8 @@ class OutOfMemory(Exception):
 class Accumulator:
     """Adds up the gradients of steps; `budget`, the tokens of a micro-batch, falls where memory runs out.
 
-    `may_recompute`: before a single group is given up, all layers are recomputed in the backward pass.
+    `may_recompute`: before a single group is given up, all layers are recomputed in the backward pass. After
+    `use_graphs` passes that come again are CUDA graphs, for as long as memory suffices.
     """
 
     reranker: Reranker
@@ -40,6 +42,16 @@ class Accumulator:
     budget: int
     workers: Workers
     may_recompute: bool = False
+
+    def __post_init__(self) -> None:
+        self.graphs: Graphs | None = None
+
+    def use_graphs(self, group_size: int, groups: int, longest: int) -> None:
+        """Lets micro-batches of at most so many groups, of sequences of at most `longest` tokens, be CUDA graphs.
+
+        From then on gradients are set to zero, not to None, between steps.
+        """
+        self.graphs = Graphs(self._run, group_size, groups, longest, self.device)
 
     def __call__(
         self, groups: Sequence[list[np.ndarray]], step_groups: int, teacher: torch.Tensor | None = None
@@ -62,6 +74,7 @@ class Accumulator:
                         f"process {self.workers.rank} ran out of memory; with parallel: fsdp2 set a lower token_budget "
                         "or activation_checkpointing: full"
                     ) from error
+                self.graphs = None  # their memory is wanted
                 self.reranker.zero_grad(set_to_none=True)
                 if not self._use_less(lengths):
                     break
@@ -80,14 +93,25 @@ class Accumulator:
         for number in range(rounds):
             # Where processes go through the layers together, one that is done early goes along with weight 0.
             batch, weight = (batches[number], 1.0) if number < len(batches) else (batches[-1], 0.0)
-            packed = pack([sequence for index in batch for sequence in groups[index]], self.device)
-            with autocast(self.precision, self.device):
-                scores = self.reranker(packed).view(len(batch), -1)
-            targets = None if teacher is None else teacher[batch].to(self.device, non_blocking=True)
-            loss = self.loss(scores, targets).sum() * (weight / step_groups)
-            (loss * self.workers.gradient_scale).backward()
-            total += loss.detach()
+            sequences = [sequence for index in batch for sequence in groups[index]]
+            weights = [weight / step_groups] * len(batch)
+            targets = None if teacher is None else teacher[batch]
+            if self.graphs is not None:
+                total += self.graphs(sequences, weights, targets)
+            else:
+                targets = None if targets is None else targets.to(self.device, non_blocking=True)
+                total += self._run(pack(sequences, self.device), torch.tensor(weights, device=self.device), targets)
         return total
+
+    def _run(self, packed: Packed, weights: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+        """Adds the gradients of groups with these weights; sequences behind theirs count nothing."""
+        with autocast(self.precision, self.device):
+            scores = self.reranker(packed)
+        group_size = len(scores) // len(weights) if self.graphs is None else self.graphs.group_size
+        scores = scores[: len(weights) * group_size].view(len(weights), group_size)
+        loss = (self.loss(scores, targets) * weights).sum()
+        (loss * self.workers.gradient_scale).backward()
+        return loss.detach()
 
     def _use_less(self, lengths: list[int]) -> bool:
         """Halves the micro-batch, or recomputes all layers; False where neither would use less memory."""

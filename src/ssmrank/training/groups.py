@@ -16,7 +16,7 @@ from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
 from ssmrank.models.templates import Template
-from ssmrank.training.tokens import TokenStore
+from ssmrank.models.tokens import TokenStore
 
 
 @dataclass(frozen=True)

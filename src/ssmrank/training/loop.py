@@ -12,13 +12,14 @@ import torch
 
 from ssmrank.config import TrainSettings
 from ssmrank.errors import UserError
-from ssmrank.models.precision import resolve_precision
+from ssmrank.models.precision import Precision, resolve_precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.training import randomness
 from ssmrank.training.gradients import Accumulator
 from ssmrank.training.groups import GroupSequences
 from ssmrank.training.loss import LOSSES
-from ssmrank.training.memory import choose_recomputation
+from ssmrank.training.memory import choose_recomputation, recomputed_layers
+from ssmrank.training.optimizer import decay_groups
 from ssmrank.training.parallel import Workers
 from ssmrank.training.progress import History, Progress
 from ssmrank.training.sampler import step_indices
@@ -81,6 +82,9 @@ def train(
         workers,
         may_recompute=settings.activation_checkpointing == "auto",
     )
+    if settings.cuda_graphs == "auto" and _may_use_graphs(reranker, precision, device, workers):
+        own_groups = math.ceil(settings.batch_groups / workers.size)
+        gradients.use_graphs(1 + settings.negatives_count, own_groups, settings.max_length)
     history = History()
     saver = _Saver(state, save_seconds, reranker, optimizer, history, workers)
     first_step = saver.resume()
@@ -98,7 +102,7 @@ def train(
         loss = gradients([data[index] for index in own], len(indices), data.teacher(own))
         torch.nn.utils.clip_grad_norm_(reranker.parameters(), settings.clip_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=gradients.graphs is None)
         losses.take(step, indices, loss)
         progress.count(sum(data.length(index) for index in indices))
         done = step + 1
@@ -124,16 +128,15 @@ def train(
     return history
 
 
+def _may_use_graphs(reranker: Reranker, precision: Precision, device: torch.device, workers: Workers) -> bool:
+    """Not where layers recompute, or processes wait for each other, within a pass; float32 attends by length."""
+    recomputes = recomputed_layers(reranker.backbone) > 0
+    return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
+
+
 def make_optimizer(reranker: torch.nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices alone, not on biases, norms and Mamba's A and D."""
-    decayed = [p for n, p in reranker.named_parameters() if p.ndim >= 2 and not n.endswith("A_log")]
-    kept = {id(p) for p in decayed}
-    others = [p for p in reranker.parameters() if id(p) not in kept]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.AdamW(decay_groups(reranker, settings.weight_decay), lr=settings.learning_rate, fused=True)
 
 
 class _Saver:

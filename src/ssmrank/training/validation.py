@@ -17,9 +17,9 @@ from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.templates import Template
+from ssmrank.models.tokens import TokenStore
 from ssmrank.reranking.planner import pairs_of, plan
 from ssmrank.training.parallel import Workers
-from ssmrank.training.tokens import TokenStore
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pytest
 
 from ssmrank.cli import main
 from ssmrank.errors import UserError
+from ssmrank.launch import launch
 from ssmrank.models.reranker import load_reranker
-from ssmrank.training.launch import launch
 
 
 def command(code):
@@ -31,7 +31,7 @@ def test_processes_are_told_who_they_are(tmp_path):
     ],
 )
 def test_a_dead_process_ends_the_others_with_one_line(tmp_path, monkeypatch, death, line):
-    monkeypatch.setattr("ssmrank.training.launch._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("ssmrank.launch._GRACE_SECONDS", 0.1)
     code = f"open(rf'{tmp_path}/{{rank}}', 'w').write(str(os.getpid())); "
     with pytest.raises(UserError, match=line):
         launch(command(code + f"{death} if rank == 1 else time.sleep(600)"), 3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tiny_training import DOCUMENTS
 
 from ssmrank.cli import main
@@ -14,6 +15,27 @@ def test_train_writes_a_checkpoint_and_leaves_no_state(options, tmp_path):
     assert (outcome["status"], outcome["steps"], len(outcome["loss"])) == ("ok", 4, 4)
     assert len(load_reranker(tmp_path / "output").score("river", list(DOCUMENTS.values()))) == 4
     assert not (tmp_path / "state").exists()
+
+
+def test_a_training_goes_on_from_the_checkpoint_of_another(options, tmp_path):
+    assert main(options(epochs=4)) == 0
+    first = (tmp_path / "output").rename(tmp_path / "first")
+    command = options(learning_rate=1e-12, max_length=24)
+    command[command.index("--model") + 1] = str(first)
+    assert main(command) == 0
+    texts = list(DOCUMENTS.values())
+    before, after = load_reranker(first), load_reranker(tmp_path / "output")
+    assert after.settings.max_length == 24
+    assert after.score("river", texts) == pytest.approx(before.score("river", texts), abs=1e-6)
+
+
+def test_what_starts_from_a_training_that_ran_out_of_memory_is_oom_too(options, tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "outcome.json").write_text('{"status": "oom", "device": "cuda"}')
+    command = options()
+    command[command.index("--model") + 1] = str(tmp_path / "first")
+    assert main(command) == 0
+    assert json.loads((tmp_path / "output" / "outcome.json").read_text())["status"] == "oom"
 
 
 def test_a_distillation_loss_without_a_teacher_is_one_line(options, capsys):

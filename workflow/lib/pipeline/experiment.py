@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,9 @@ from ssmrank.config import (
     ModelFolder,
     ModelsOverview,
     Params,
+    PretrainedModel,
     RandomModel,
+    TitlesCollection,
     check,
     read_params,
 )
@@ -87,6 +89,13 @@ class Reranked(NamedTuple):
     model: str
 
 
+class Pretrained(NamedTuple):
+    """A pretrained language model."""
+
+    pretraining: str
+    model: str
+
+
 T = TypeVar("T", bound=tuple)
 
 
@@ -110,9 +119,9 @@ def check_file(path: str) -> None:
 
 def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
     """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
-    where = " + ".join(dict.fromkeys(os.path.relpath(file) for file in files))
+    names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
-        return Experiment(check(Params, json.loads(json.dumps(values)), where))
+        return Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
     except UserError as error:
         raise SystemExit(f"ssmrank: error: {error}") from None
 
@@ -120,8 +129,8 @@ def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> E
 class Experiment:
     """Answers the rules' questions about checked settings."""
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
+    def __init__(self, params: Params, files: Sequence[str] = ()) -> None:
+        self.params, self.files = params, files
 
     # ---------------------------------------------------------------- what is wanted
 
@@ -157,8 +166,12 @@ class Experiment:
         )
 
     def trained(self) -> list[Trained]:
-        """Checkpoints that a table needs."""
-        return _once(Trained(run.training, run.model) for run in self.reranked())
+        """Checkpoints that a table needs, with those that they go on from."""
+        wanted = [Trained(run.training, run.model) for run in self.reranked()]
+        for training, model in wanted:
+            start = self.params.start(training)
+            wanted += [Trained(start, model)] if start is not None else []
+        return _once(wanted)
 
     def samples(self) -> list[Sample]:
         """Negatives that the trainings need."""
@@ -202,13 +215,29 @@ class Experiment:
         shown = [model for name in self.params.overviews for model in self.overview_models(name)]
         names = list(dict.fromkeys([*names, *encoders, *shown]))
         for name in names:
-            names.extend(parent for parent in self.parents(name).values() if parent not in names)
+            names.extend(parent for parent in self._parent_models(name).values() if parent not in names)
         return names
+
+    def pretrained(self) -> list[Pretrained]:
+        """Language models that are pretrained."""
+        sections = self.params.pretraining.items()
+        return [Pretrained(name, model) for name, section in sections for model in section.models]
+
+    def command(self, target: str) -> str:
+        """The command that makes a target, for people: with the overlays that are in use now."""
+        overlays = [file for file in self.files if file != "params.yaml"]
+        return " ".join(["snakemake", *(["--configfile", *overlays, "--"] if overlays else []), target])
 
     # ---------------------------------------------------------------- names that sections refer to
 
     def parents(self, model: str) -> dict[str, str]:
-        """Models that this one takes its tokenizer and embeddings from, by the name of the verb's option."""
+        """Folders of models that this one is made from, by the name of the verb's option without `-from`."""
+        source = self.params.models[model].source
+        if isinstance(source, PretrainedModel):
+            return {"pretrained": f"results/pretraining/{source.pretraining}/models/{source.model}"}
+        return {option: f"data/models/{name}" for option, name in self._parent_models(model).items()}
+
+    def _parent_models(self, model: str) -> dict[str, str]:
         source = self.params.models[model].source
         if not isinstance(source, RandomModel):
             return {}
@@ -275,6 +304,11 @@ class Experiment:
         section = self.params.training(training)
         return Sample(section.collection, section.split, section.negatives)
 
+    def start(self, training: str, model: str) -> str:
+        """The folder that a training begins with: the model's, or a checkpoint of an earlier training."""
+        start = self.params.start(training)
+        return f"data/models/{model}" if start is None else f"results/checkpoints/{start}/{model}"
+
     def validation(self, training: str) -> list[FirstStage]:
         """The run of held-out queries that a training reranks now and then; empty if it has none."""
         section = self.params.training(training)
@@ -295,11 +329,51 @@ class Experiment:
     def collection_files(self, name: str) -> list[Path]:
         """Files on this machine that the collection is made of."""
         source = self.params.collections[name].source
+        if isinstance(source, TitlesCollection):
+            return self.corpus_files(source.corpus)
         if not isinstance(source, FolderCollection):
             return []
         folder = Path(source.path)
         qrels = [f"qrels/{split}.tsv" for split in self.params.collections[name].splits]
         return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
+
+    def collection_corpus(self, name: str) -> list[str]:
+        """The option --corpus of `ssmrank download-collection`, where the collection is one of titles."""
+        source = self.params.collections[name].source
+        return ["--corpus", self.corpus_settings(source.corpus)] if isinstance(source, TitlesCollection) else []
+
+    def corpus_settings(self, name: str) -> str:
+        """For the verbs that read a corpus."""
+        return _json(self.params.corpora[name], title=name, license="")
+
+    def corpus_files(self, name: str) -> list[Path]:
+        """Files on this machine that the corpus is made of."""
+        corpus = self.params.corpora[name]
+        return [Path(corpus.path, file) for file in corpus.files]
+
+    def pretraining_labels(self, pretraining: str) -> list[str]:
+        """`LABEL=FOLDER` of each model, for `ssmrank pretraining-figure`."""
+        models = self.params.pretraining[pretraining].models
+        return [f"{model.label}=results/pretraining/{pretraining}/models/{name}" for name, model in models.items()]
+
+    def pretrain_settings(self, pretraining: str, model: str) -> str:
+        """For `ssmrank pretrain`."""
+        return _json(self.params.pretrain_settings(pretraining, model))
+
+    def sweep_settings(self, pretraining: str) -> str:
+        """For `ssmrank pretrain-sweep`."""
+        return _json(self.params.pretraining[pretraining].sweep)
+
+    def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
+        """The checkpoint that is published for a pretrained model, where it is not the pretraining's own."""
+        training = self.params.pretraining[pretraining].published
+        if training is None:
+            return []
+        return [f"results/checkpoints/{training}/{self.params.published_model(pretraining, model)}"]
+
+    def card_settings(self, pretraining: str, model: str) -> str:
+        """For `ssmrank publish-model`."""
+        return _json(self.params.card_settings(pretraining, model))
 
     def model_settings(self, name: str) -> str:
         """For `ssmrank download-model`."""
@@ -373,6 +447,42 @@ class Experiment:
     def table_keys(self, name: str) -> list[str]:
         """Keys of the metrics files that a table shows."""
         return table_settings(self.params, name).metric_keys()
+
+    def costs(self, table: str) -> list[str]:
+        """The file of a table's costs, where it shows them."""
+        return [f"results/tables/costs/{table}.json"] if self.params.tables[table].costs is not None else []
+
+    def cost_settings(self, table: str) -> str:
+        """For `ssmrank costs`."""
+        return json.dumps({"rows": list(self._cost_rows(table))}, sort_keys=True)
+
+    def cost_inputs(self, table: str) -> list[str]:
+        """Files and folders that a table's costs are read from."""
+        rows = list(self._cost_rows(table))
+        folders = [path for row in rows for path in (*row["checkpoints"], row["pretrained"], row["speed"])]
+        return list(dict.fromkeys(path for path in folders if path is not None))
+
+    def speed_pairs(self, collection: str, split: str) -> list[str]:
+        """The option --pairs of a measurement of speed on this test."""
+        wanted = [table.costs for table in self.params.tables.values() if table.costs is not None]
+        pairs = [costs.pairs for costs in wanted if (costs.collection, costs.split) == (collection, split)]
+        return [] if None in pairs else ["--pairs", str(max(filter(None, pairs), default=1))]
+
+    def _cost_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        table = self.params.tables[name]
+        if table.costs is None:
+            return
+        for row in (row for section in table.sections for row in section.rerankers):
+            source = self.params.models[row.model].source
+            pretrained = self.parents(row.model)["pretrained"] if isinstance(source, PretrainedModel) else None
+            trainings = self.params.seeded(row.training)
+            test = f"{table.costs.collection}/{table.costs.split}/{table.reranking}"
+            yield {
+                "run": f"{table.reranking}/{trainings[0]}/{row.model}",
+                "checkpoints": [f"results/checkpoints/{training}/{row.model}" for training in trainings],
+                "pretrained": pretrained,
+                "speed": f"results/speed/{test}/{trainings[0]}/{row.model}.json",
+            }
 
     def tested_tables(self) -> list[str]:
         """Names of the tables whose rows are compared by tests of significance."""

@@ -1,4 +1,4 @@
-"""Starts the processes of a parallel training on this machine.
+"""Starts the processes of a parallel training or reranking on this machine.
 
 They get what torchrun would give them, so `torchrun --nproc-per-node N -m ssmrank train …` is the same training, and
 the way to several machines. Started here, a process that dies ends the others within a second, with one line.
@@ -24,8 +24,8 @@ _GRACE_SECONDS = 5.0
 
 
 def command_of(arguments: argparse.Namespace) -> list[str]:
-    """The command line of the `ssmrank train` that parsed these arguments."""
-    words = [sys.executable, "-m", "ssmrank", "train"]
+    """The command line of the `ssmrank` that parsed these arguments."""
+    words = [sys.executable, "-m", "ssmrank", arguments.verb]
     for name, value in vars(arguments).items():
         if value is not None and name not in ("verb", "run_verb"):
             words += [f"--{name.replace('_', '-')}", str(value)]

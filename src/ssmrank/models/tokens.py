@@ -25,7 +25,7 @@ import numpy as np
 
 from ssmrank.collections.store import TextStore, UnknownId
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.atomic import atomic_directory, one_at_a_time
 from ssmrank.io.checksum import sha256
 from ssmrank.models.templates import Template
 
@@ -89,10 +89,24 @@ def token_store(
     store = TextStore(texts)
     wanted = sorted(set(ids)) if ids is not None else list(store.ids())
     folder = Path(cache) / _digest(Path(texts), template, wanted if ids is not None else None, max_tokens)
-    try:
-        return TokenStore(folder)
-    except (OSError, ValueError):
-        pass  # absent or damaged
+    with one_at_a_time(folder):
+        # What another process is about to make is waited for.
+        try:
+            return TokenStore(folder)
+        except (OSError, ValueError):  # absent or damaged
+            _write(folder, store, texts, template, wanted, max_tokens, processes)
+    return TokenStore(folder)
+
+
+def _write(
+    folder: Path,
+    store: TextStore,
+    texts: str | Path,
+    template: Template,
+    wanted: Sequence[str],
+    max_tokens: int | None,
+    processes: int | None,
+) -> None:
     keys = np.fromiter((_key(id) for id in wanted), dtype=np.uint64, count=len(wanted))
     rows = np.argsort(keys, kind="stable").astype(np.uint32)
     if (np.diff(keys[rows]) == 0).any():
@@ -107,7 +121,6 @@ def token_store(
         for name, array in (("offsets", offsets), ("keys", keys[rows]), ("rows", rows)):
             np.save(temporary / f"{name}.npy", array)
     log.info("%d documents, %d tokens in %s", len(wanted), offsets[-1], folder)
-    return TokenStore(folder)
 
 
 _Chunk = tuple[np.ndarray, np.ndarray]

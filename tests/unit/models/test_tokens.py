@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from ssmrank.collections.store import UnknownId
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.models import tokens
 from ssmrank.models.templates import Template
-from ssmrank.training import tokens
-from ssmrank.training.tokens import TokenStore, token_store
+from ssmrank.models.tokens import TokenStore, token_store
 
 TEXTS = {"d1": "mamba state space models", "d2": "", "d3": "search engine lucene index river", "é4": "fish"}
 
@@ -45,7 +48,24 @@ def test_only_what_is_asked_for_is_kept(documents, tiny_tokenizer, tmp_path):
     assert_template_tokens(store, template, ["d1", "d3"], max_tokens=4)
     with pytest.raises(UnknownId, match="'d9'"):
         token_store(documents, template, tmp_path / "cache", ids=["d9"])
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [store.folder.name]
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [store.folder.name]
+
+
+def test_trainings_that_start_together_tokenize_once(documents, tiny_tokenizer, tmp_path, monkeypatch):
+    made, tokenize = [], tokens._tokenize
+
+    def slowly(*arguments):
+        made.append(arguments)
+        time.sleep(0.3)
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(tokens, "_tokenize", slowly)
+    template = Template.of(tiny_tokenizer, "D")
+    with ThreadPoolExecutor(3) as pool:
+        started = [pool.submit(token_store, documents, template, tmp_path / "cache") for _ in range(3)]
+        for store in started:
+            assert_template_tokens(store.result(), template, list(TEXTS))
+    assert len(made) == 1
 
 
 def test_a_document_kept_to_max_length_is_cut_to_the_same_tokens(documents, tiny_tokenizer, tmp_path):

@@ -1,0 +1,136 @@
+"""Training steps of the contenders on random tokens: forward, a loss of each score, backward, clipping and AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from shapes import Shape
+from torch import nn
+from torch.nn import functional as F
+
+from ssmrank.kernels.packing import is_available
+from ssmrank.models.backbones import pooled_forward
+from ssmrank.models.packing import Packed
+from ssmrank.models.precision import Precision, autocast
+from ssmrank.training.gradients import Accumulator
+from ssmrank.training.loss import Loss
+from ssmrank.training.parallel import Workers
+
+IMPLEMENTATIONS = ("ssmrank", "transformers", "mamba_ssm")
+"""Ours; transformers' own padded model as it comes; mamba_ssm's MixerModel with its fused norm."""
+
+
+class Scorer(nn.Module):
+    """A backbone and a linear layer, as a reranker has them."""
+
+    def __init__(self, backbone: nn.Module, pools_first: bool, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, 1)
+        self.pooling = "first" if pools_first else "last"
+
+    def forward(self, packed: Packed) -> torch.Tensor:
+        return self.head(pooled_forward(self.backbone, packed, self.pooling)).squeeze(-1).float()
+
+
+def training_step(
+    shape: Shape, implementation: str, lengths: Sequence[int], precision: Precision, device: torch.device
+) -> Callable[[], None] | None:
+    """A step on sequences of these lengths; None where the contender has no such model."""
+    generator = np.random.default_rng(0)
+    sequences = [generator.integers(10, shape.config["vocab_size"], length) for length in lengths]
+    if implementation == "ssmrank":
+        return _packed_step(shape, sequences, precision, device)
+    if implementation == "transformers":
+        with torch.device(device):
+            backbone = shape.theirs()
+        return _padded_step(shape, backbone, sequences, precision, device)
+    if shape.config["model_type"] not in ("mamba", "mamba2") or not is_available("mamba_ssm"):
+        return None
+    return _padded_step(shape, _mixer_model(shape).to(device), sequences, precision, device)
+
+
+def _loss(scores: torch.Tensor) -> torch.Tensor:
+    return F.softplus(-scores.float())
+
+
+def _packed_step(
+    shape: Shape, sequences: list[np.ndarray], precision: Precision, device: torch.device
+) -> Callable[[], None]:
+    """As the training loop does it: packed, and on a GPU as a CUDA graph where that pays."""
+    with torch.device(device):
+        backbone = shape.ours()
+    width = shape.config.get("word_embed_proj_dim", shape.config["hidden_size"])
+    scorer = Scorer(backbone, shape.pools_first, width).to(device).train()
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-5, fused=True)
+    group_size = min(16, len(sequences))
+    groups = [sequences[start : start + group_size] for start in range(0, len(sequences), group_size)]
+    loss = Loss(lambda scores: _loss(scores).mean(dim=-1))
+    tokens = sum(map(len, sequences))
+    accumulator = Accumulator(scorer, loss, precision, device, tokens, Workers())
+    if device.type == "cuda" and precision == "bf16":
+        accumulator.use_graphs(group_size, len(groups), max(map(len, sequences)))
+
+    def step() -> None:
+        accumulator(groups, len(groups))
+        nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=accumulator.graphs is None)
+
+    return step
+
+
+def _padded_step(
+    shape: Shape, backbone: nn.Module, sequences: list[np.ndarray], precision: Precision, device: torch.device
+) -> Callable[[], None]:
+    ids, mask, last = _padded(sequences, device)
+    rows = torch.arange(len(sequences), device=device)
+    own = shape.config["model_type"] if hasattr(backbone, "config") and hasattr(backbone, "base_model") else ""
+    width = shape.config.get("word_embed_proj_dim", shape.config["hidden_size"])
+    head = nn.Linear(width, 1).to(device)
+    backbone.train()
+    parameters = [*backbone.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+
+    def step() -> None:
+        with autocast(precision, device):
+            hidden = backbone(input_ids=ids, attention_mask=mask).last_hidden_state if own else backbone(ids)
+            scores = head(hidden[:, 0] if shape.pools_first else hidden[rows, last]).squeeze(-1)
+        _loss(scores).mean().backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _padded(sequences: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and mask, int64 [S, longest], padded on the right, and each sequence's last place."""
+    longest = max(map(len, sequences))
+    ids = np.zeros((len(sequences), longest), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
+    last = torch.tensor([len(sequence) - 1 for sequence in sequences], device=device)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device), last
+
+
+def _mixer_model(shape: Shape) -> nn.Module:
+    from mamba_ssm.models.mixer_seq_simple import MixerModel
+
+    config = shape.config
+    mamba2 = config["model_type"] == "mamba2"
+    mixer = {"layer": "Mamba2", "headdim": config["head_dim"]} if mamba2 else {"layer": "Mamba1"}
+    torch.manual_seed(0)
+    return MixerModel(
+        d_model=config["hidden_size"],
+        n_layer=config["num_hidden_layers"],
+        d_intermediate=0,
+        vocab_size=config["vocab_size"],
+        ssm_cfg=mixer | {"d_state": config["state_size"]},
+        rms_norm=True,
+        fused_add_norm=True,
+        residual_in_fp32=True,
+    )

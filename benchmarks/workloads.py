@@ -1,0 +1,133 @@
+"""What reranking benchmarks run: real lengths and real sharing of documents among queries, without the texts.
+
+    python benchmarks/workloads.py --collection data/collections/nfcorpus --split test --run dense.trec \\
+        --tokenizer FOLDER --documents 12 --note "..." --output benchmarks/workloads/nfcorpus.json
+
+A workload names for a seeded sample of a run's documents, or for all of them, how many tokens each has, how many each
+query has, and which queries ask for which documents. Times depend on nothing else, as weights are random. Its token ids
+are random too; the queries' tokens begin alike, as " query:" does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ssmrank.models.templates import Template
+from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.sequences import PairSequences
+
+FOLDER = Path(__file__).parent / "workloads"
+_ALIKE = 2
+"""Tokens that all queries begin with (" query", ":")."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """documents, queries: tokens of each document and query side; asked: for each document the queries that ask it."""
+
+    name: str
+    note: str
+    documents: list[int]
+    queries: list[int]
+    asked: list[list[int]]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return [Pair(f"q{query}", f"d{document}") for document, asked in enumerate(self.asked) for query in asked]
+
+    def sequences(self, order: str, vocabulary: int, max_length: int, pairs: Sequence[Pair] | None = None):
+        """The pairs' sequences of random tokens, with the document first or the query."""
+        template = _RandomTemplate.like(order, vocabulary, self.queries)
+        generator = np.random.default_rng(0)
+        documents = {
+            f"d{number}": generator.integers(10, vocabulary, min(length, max_length)).astype(np.int32)
+            for number, length in enumerate(self.documents)
+        }
+        queries = {f"q{number}": f"q{number}" for number in range(len(self.queries))}
+        return PairSequences(template, max_length, list(pairs or self.pairs), queries, documents)
+
+
+class _RandomTemplate(Template):
+    """The decoders' or the encoders' template whose queries are random tokens, by their ids."""
+
+    lengths: Sequence[int]
+    vocabulary: int
+
+    @classmethod
+    def like(cls, order: str, vocabulary: int, lengths: Sequence[int]) -> _RandomTemplate:
+        first = order == "document-first"
+        template = cls("D" if first else "E", order, None, () if first else (1,), (2,) if first else (), (3,))  # type: ignore[arg-type]
+        object.__setattr__(template, "lengths", lengths)
+        object.__setattr__(template, "vocabulary", vocabulary)
+        return template
+
+    def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
+        sides = []
+        for text in texts:
+            number = int(text[1:])
+            own = np.random.default_rng(number).integers(10, self.vocabulary, self.lengths[number]).astype(np.int32)
+            own[:_ALIKE] = (4, 5)[: len(own)]
+            sides.append(own)
+        return sides
+
+
+def read_workload(name: str) -> Workload:
+    """A workload of this folder, or of another file."""
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    return Workload(name=path.stem, **json.loads(path.read_text()))
+
+
+def sample(pairs: Sequence[Pair], lengths: Sequence[int], count: int) -> list[Pair]:
+    """So many of the pairs, evenly over their lengths: of the same mean length."""
+    if count >= len(pairs):
+        return list(pairs)
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    return [pairs[order[int((place + 0.5) * len(pairs) / count)]] for place in range(count)]
+
+
+def main() -> None:
+    from transformers import AutoTokenizer
+
+    from ssmrank.collections.store import TextStore, read_queries
+    from ssmrank.io.trec import read_run
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collection", type=Path, required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--tokenizer", required=True, help="folder of a decoder's tokenizer")
+    parser.add_argument("--documents", type=int, help="how many, drawn by seed 0 (default: all of the run)")
+    parser.add_argument("--longest", type=int, default=2048, help="tokens at which documents are cut")
+    parser.add_argument("--note", required=True, help="where it is from")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    template = Template.of(AutoTokenizer.from_pretrained(arguments.tokenizer), "D")
+    run = read_run(arguments.run)
+    ids = sorted({document for ranking in run.values() for document, _ in ranking})
+    if arguments.documents and arguments.documents < len(ids):
+        ids = sorted(np.random.default_rng(0).choice(ids, arguments.documents, replace=False).tolist())
+    texts = TextStore(arguments.collection / "documents.jsonl")
+    queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
+    asked: dict[str, list[int]] = {id: [] for id in ids}
+    for number, (_, ranking) in enumerate(run.items()):
+        for document, _ in ranking:
+            if document in asked:
+                asked[document].append(number)
+    sides = template.tokenize_documents([texts[id] for id in ids])
+    workload = {
+        "note": arguments.note,
+        "documents": [min(len(side), arguments.longest) for side in sides],
+        "queries": [len(side) for side in template.tokenize_queries([queries[query] for query in run])],
+        "asked": list(asked.values()),
+    }
+    arguments.output.write_text(json.dumps(workload, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

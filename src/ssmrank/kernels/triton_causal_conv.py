@@ -1,0 +1,261 @@
+"""The short causal convolution over packed sequences on a GPU, in Triton, forward and backward.
+
+Forward a program takes a tile of tokens and channels; a channel's few past tokens are read again from the cache. The
+backward pass reads x and the output's gradient once: a program takes some channels through runs of tokens, computes
+again what stood before the activation, and holds the last few tokens in registers. It sums the filters' gradient there
+too; what the programs have is summed last, so that nothing is added atomically. Nothing waits for the device, and the
+launch depends on shapes alone.
+
+Runs on CPU tensors under `TRITON_INTERPRET=1`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TOKENS = 16
+"""Tokens of a tile."""
+
+CHANNELS = 128
+"""Channels of a tile."""
+
+LANES = 64
+"""Channels that a program of the backward pass takes, two for each lane of a warp."""
+
+RUN = 64
+"""Tokens that a program of the backward pass goes through one after the other."""
+
+PROGRAMS = 8448
+"""Programs of a backward pass, at most: 64 of one warp for each processor of a large GPU."""
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _sequences(starts, tokens, sequences, halvings):  # type: ignore[no-untyped-def]
+    """The sequence of each token: the last that does not start behind it."""
+    low = tokens * 0
+    high = low + sequences
+    for _ in range(0, halvings):
+        middle = (low + high) // 2
+        found = tl.load(starts + middle) <= tokens
+        low = tl.where(found & (high - low > 1), middle, low)
+        high = tl.where(found, high, middle)
+        high = tl.maximum(high, low + 1)
+    return low
+
+
+@triton.jit
+def _tap(x, tokens, back, place, stride, columns, mask):  # type: ignore[no-untyped-def]
+    """x of the token `back` before each token, zero where that lies before the sequence's start (`place` < back)."""
+    real = mask & (place >= back)[:, None]
+    return tl.load(x + (tokens - back)[:, None] * stride + columns[None, :], mask=real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _conv_forward(  # type: ignore[no-untyped-def]
+    x, weight, bias, starts, history, y, x_stride, tokens, channels, sequences, halvings,
+    W: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_HISTORY: tl.constexpr,
+    SILU: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = columns < channels
+    mask = (rows < tokens)[:, None] & inside[None, :]
+    own = _sequences(starts, tl.minimum(rows, tokens - 1), sequences, halvings)
+    place = rows - tl.load(starts + own)
+    total = tl.zeros([TOKENS, CHANNELS], tl.float32)
+    if HAS_BIAS:
+        total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
+    for back in tl.static_range(W):
+        factor = tl.load(weight + columns * W + W - 1 - back, mask=inside, other=0.0).to(tl.float32)
+        total += _tap(x, rows, back, place, x_stride, columns, mask) * factor[None, :]
+        if HAS_HISTORY:
+            if back > 0:
+                before = (rows < tokens) & (place < back)
+                source = tl.load(history + own * (W - 1) + back - 1 - place, mask=before, other=-1)
+                known = mask & (source >= 0)[:, None]
+                past = tl.load(x + source[:, None] * x_stride + columns[None, :], mask=known, other=0.0)
+                total += past.to(tl.float32) * factor[None, :]
+    if SILU:
+        total = total / (1.0 + tl.exp2(-total * LOG2_E))
+    tl.store(y + rows[:, None] * channels + columns[None, :], total.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _place(starts, token, own, start, following, sequences):  # type: ignore[no-untyped-def]
+    """Goes on to the sequence of `token`: its number, its start, the next one's, and the token's place in it."""
+    while (token >= following) & (own + 1 < sequences):
+        own += 1
+        start = following
+        following = tl.load(starts + own + 1)
+    return own, start, following, token - start
+
+
+@triton.jit
+def _at(base, token, stride, columns, inside, real):  # type: ignore[no-untyped-def]
+    return tl.load(base + token * stride + columns, mask=inside & real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _one_back(  # type: ignore[no-untyped-def]
+    token, place, counts, stored, x0, x1, x2, x3, grad, p1, p2, p3, f0, f1, f2, f3, offset,
+    bias_sum, s0, s1, s2, s3, grad_x, stride, columns, inside, SILU: tl.constexpr,
+):  # fmt: skip
+    """Adds what the output at `token` sends to x there (p0) and up to three before (p1 to p3), which is then whole.
+
+    f0 and s0 belong to the tap of the present token, f3 and s3 to that of the token three before.
+    """
+    x1 = tl.where(place >= 1, x1, 0.0)
+    x2 = tl.where(place >= 2, x2, 0.0)
+    x3 = tl.where(place >= 3, x3, 0.0)
+    if SILU:
+        before = offset + f0 * x0 + f1 * x1 + f2 * x2 + f3 * x3
+        open_ = 1.0 / (1.0 + tl.exp2(-before * LOG2_E))
+        grad *= open_ * (1.0 + before * (1.0 - open_))
+    own = tl.where(counts, grad, 0.0)
+    bias_sum += own
+    s0 += own * x0
+    s1 += own * x1
+    s2 += own * x2
+    s3 += own * x3
+    p1 += tl.where(place >= 1, f1 * grad, 0.0)
+    p2 += tl.where(place >= 2, f2 * grad, 0.0)
+    p3 += tl.where(place >= 3, f3 * grad, 0.0)
+    tl.store(grad_x + (token - 3) * stride + columns, p3.to(grad_x.dtype.element_ty), mask=inside & stored)
+    return f0 * grad, p1, p2, bias_sum, s0, s1, s2, s3
+
+
+@triton.jit
+def _conv_backward(  # type: ignore[no-untyped-def]
+    x, weight, bias, starts, grad_y, grad_x, sums,
+    x_stride, grad_y_stride, grad_x_stride, tokens, channels, sequences, halvings,
+    W: tl.constexpr, RUN: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """A program takes some channels through runs of tokens, with the last few of x and of the sums in registers."""
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = columns < channels
+    offset = tl.zeros([CHANNELS], tl.float32)
+    if HAS_BIAS:
+        offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    f0 = tl.load(weight + columns * W + W - 1, mask=inside, other=0.0).to(tl.float32)
+    f1 = tl.load(weight + columns * W + W - 2, mask=inside, other=0.0).to(tl.float32)
+    f2 = tl.zeros([CHANNELS], tl.float32)
+    f3 = tl.zeros([CHANNELS], tl.float32)
+    if W == 4:
+        f2 = tl.load(weight + columns * W + 1, mask=inside, other=0.0).to(tl.float32)
+        f3 = tl.load(weight + columns * W, mask=inside, other=0.0).to(tl.float32)
+    bias_sum = tl.zeros([CHANNELS], tl.float32)
+    s0 = tl.zeros([CHANNELS], tl.float32)
+    s1 = tl.zeros([CHANNELS], tl.float32)
+    s2 = tl.zeros([CHANNELS], tl.float32)
+    s3 = tl.zeros([CHANNELS], tl.float32)
+    for run in range(tl.program_id(0), tl.cdiv(tokens, RUN), tl.num_programs(0)):
+        first = tl.full([], RUN, tl.int64) * run
+        end = tl.minimum(first + RUN, tokens)
+        own = tl.sum(_sequences(starts, first + tl.zeros([1], tl.int64), sequences, halvings), axis=0)
+        start = tl.load(starts + own)
+        following = tl.load(starts + own + 1)
+        x1 = _at(x, first - 1, x_stride, columns, inside, first >= 1)
+        x2 = _at(x, first - 2, x_stride, columns, inside, first >= 2)
+        x3 = _at(x, first - 3, x_stride, columns, inside, first >= 3)
+        p0 = tl.zeros([CHANNELS], tl.float32)
+        p1 = tl.zeros([CHANNELS], tl.float32)
+        p2 = tl.zeros([CHANNELS], tl.float32)
+        # Two tokens at a time, their loads first; three behind the run's end send to its last ones.
+        for token in range(first, end + 3, 2):
+            x0 = _at(x, token, x_stride, columns, inside, token < tokens)
+            xa = _at(x, token + 1, x_stride, columns, inside, token + 1 < tokens)
+            grad = _at(grad_y, token, grad_y_stride, columns, inside, token < tokens)
+            grad_a = _at(grad_y, token + 1, grad_y_stride, columns, inside, token + 1 < tokens)
+            own, start, following, place = _place(starts, token, own, start, following, sequences)
+            stored = (token - 3 >= first) & (token - 3 < end)
+            q0, q1, q2, bias_sum, s0, s1, s2, s3 = _one_back(
+                token, place, token < end, stored, x0, x1, x2, x3, grad, p0, p1, p2, f0, f1, f2, f3, offset,
+                bias_sum, s0, s1, s2, s3, grad_x, grad_x_stride, columns, inside, SILU,
+            )  # fmt: skip
+            own, start, following, place = _place(starts, token + 1, own, start, following, sequences)
+            stored = (token - 2 >= first) & (token - 2 < end)
+            p0, p1, p2, bias_sum, s0, s1, s2, s3 = _one_back(
+                token + 1, place, token + 1 < end, stored, xa, x0, x1, x2, grad_a, q0, q1, q2, f0, f1, f2, f3, offset,
+                bias_sum, s0, s1, s2, s3, grad_x, grad_x_stride, columns, inside, SILU,
+            )  # fmt: skip
+            x1, x2, x3 = xa, x0, x1
+    base = sums + (tl.program_id(0).to(tl.int64) * channels + columns) * 5
+    tl.store(base, bias_sum, mask=inside)
+    tl.store(base + 1, s0, mask=inside)
+    tl.store(base + 2, s1, mask=inside)
+    tl.store(base + 3, s2, mask=inside)
+    tl.store(base + 4, s3, mask=inside)
+
+
+def supports(width: int) -> bool:
+    """Whether filters of this width fit the kernels: 2 and 4."""
+    return width in (2, 4)
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool, history: Tensor | None = None
+) -> Tensor:
+    """See `packed_causal_conv1d`; any dtype but float64. Not differentiable with a history."""
+    x = x if x.stride(1) == 1 else x.contiguous()
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    starts = cu_seqlens.to(x.device, torch.int64).contiguous()
+    if history is not None:
+        return _forward(x, weight, bias, starts, silu, history.contiguous())
+    y: Tensor = _CausalConv.apply(x, weight, bias, starts, silu)
+    return y
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, history: Tensor | None
+) -> Tensor:
+    (tokens, channels), sequences = x.shape, len(starts) - 1
+    y = x.new_empty(tokens, channels)
+    if tokens:
+        _conv_forward[triton.cdiv(tokens, TOKENS), triton.cdiv(channels, CHANNELS)](
+            x, weight, bias, starts, history, y, x.stride(0), tokens, channels, sequences, sequences.bit_length(),
+            W=weight.shape[1], TOKENS=TOKENS, CHANNELS=CHANNELS, HAS_BIAS=bias is not None,
+            HAS_HISTORY=history is not None, SILU=silu, num_warps=4,
+        )  # fmt: skip
+    return y
+
+
+class _CausalConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, starts)
+        ctx.silu = silu
+        return _forward(x, weight, bias, starts, silu, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, starts = ctx.saved_tensors
+        (tokens, channels), sequences, width = x.shape, len(starts) - 1, weight.shape[1]
+        grad_y = grad_y if grad_y.stride(1) == 1 else grad_y.contiguous()
+        grad_x = x.new_empty(tokens, channels)
+        blocks = triton.cdiv(channels, LANES)
+        programs = max(1, min(triton.cdiv(tokens, RUN), PROGRAMS // blocks))
+        sums = x.new_empty(programs, channels, 5, dtype=torch.float32)
+        if tokens == 0:
+            return torch.zeros_like(x), torch.zeros_like(weight), None if bias is None else bias * 0, None, None
+        _conv_backward[programs, blocks](
+            x, weight, bias, starts, grad_y, grad_x, sums,
+            x.stride(0), grad_y.stride(0), grad_x.stride(0), tokens, channels, sequences, sequences.bit_length(),
+            W=width, RUN=RUN, CHANNELS=LANES, HAS_BIAS=bias is not None, SILU=ctx.silu, num_warps=1,
+        )  # fmt: skip
+        sums = sums.sum(0)
+        return (
+            grad_x,
+            sums[:, 1 : 1 + width].flip(1).to(weight.dtype),
+            None if bias is None else sums[:, 0].to(bias.dtype),
+            None,
+            None,
+        )

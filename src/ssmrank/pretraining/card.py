@@ -1,0 +1,68 @@
+"""The model card of a pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssmrank.config import CardSettings
+
+
+def model_card(
+    facts: Mapping[str, Any], card: CardSettings, command: str, outcome: Mapping[str, Any] | None = None
+) -> str:
+    """A README.md for a model's folder, from what its `pretraining.json` holds and the command that made it.
+
+    `outcome`: of the training as a reranker (`outcome.json`), where there was one after the pretraining.
+    """
+    settings, parameters = facts["settings"], facts["parameters"]
+    masked = facts["objective"] == "masked tokens"
+    predicted = f"{settings['masked_share']:.0%} of the tokens, masked" if masked else "the next token"
+    steps, tokens, loss = facts["curve"]["held_out"][-1]
+    rows = [
+        ("Architecture", f"{card.label} ({settings['config']['model_type']} of transformers)"),
+        ("Parameters", f"{parameters['parameters']:,}, {parameters['non_embedding_parameters']:,} without embeddings"),
+        ("Weights", "bfloat16 (trained in float32)"),
+        ("Data", f"{card.corpus}: {facts['training_texts']:,} texts, titles with abstracts, English"),
+        ("Held out", f"{facts['held_out_tokens']:,} tokens of other texts of the corpus, for the loss below"),
+        ("Licence of the data", card.corpus_license or "not stated"),
+        ("Licence of the weights", "Apache-2.0, as the project's"),
+        ("Tokenizer", f"byte-level BPE, {settings['vocabulary']:,} entries, lower case, trained on the same texts"),
+        ("Objective", f"predict {predicted}"),
+        ("Tokens", f"{tokens:,} ({facts['passes']:.2f} passes)"),
+        ("Steps", f"{steps:,} of {settings['step_tokens']:,} tokens, texts cut at {settings['max_length']}"),
+        (
+            "Optimizer",
+            f"AdamW, learning rate {facts['learning_rate']:g} (the best of a sweep), weight decay "
+            f"{settings['weight_decay']:g}, warm-up over {settings['warmup_ratio']:.0%} of the steps, linear decay",
+        ),
+        ("Loss on held-out text", f"{loss:.4f} nats a predicted token"),
+        (
+            "Time",
+            f"{facts['curve']['seconds']:,.0f} s on {facts['device']}, {facts['tokens_per_second']:,.0f} tokens/s",
+        ),
+        *([] if outcome is None else [_training(outcome, card)]),
+        ("Made by", f"`{command}`"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    trained = "" if outcome is None else ", then trained as a reranker"
+    return (
+        f"# {card.label}, pretrained here\n\n"
+        "A small language model, one of several architectures that were trained on the same text in the same order, "
+        f"with as many tokens, steps and non-embedding parameters{trained}. It is made to be fine-tuned as a reranker "
+        "of short scientific texts; it knows little beyond them.\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        "The loss of a masked language model (BERT) cannot be compared with that of models which predict the next "
+        "token.\n\n"
+        "The whole curve, the settings and the sweep's choice are in `pretraining.json`.\n"
+    )
+
+
+def _training(outcome: Mapping[str, Any], card: CardSettings) -> tuple[str, str]:
+    loss = outcome["loss"]
+    last = loss[-max(1, len(loss) // 20) :]
+    return (
+        "Training as a reranker",
+        f"{card.training}; {outcome['steps']:,} steps, {outcome['tokens']:,} tokens, {outcome['seconds']:,.0f} s on "
+        f"{outcome['device']}, loss {loss[0]:.3f} at the first step and {sum(last) / len(last):.3f} over the last 5%",
+    )

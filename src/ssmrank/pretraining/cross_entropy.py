@@ -1,0 +1,68 @@
+"""Cross entropy over a vocabulary, without all its logits in memory at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+ROWS = 8192
+"""Rows whose logits are held at once."""
+
+
+def vocabulary_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> torch.Tensor:
+    """The sum over rows of -log softmax(hidden weightᵀ + bias)[target], float32.
+
+    hidden [M, d], weight [V, d], bias [V] or None, targets int64 [M]. Products run in autocast's dtype, the softmax in
+    float32. The gradients are computed with the loss, so the logits of a piece of rows live only there.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return _VocabularyCrossEntropy.apply(hidden, weight, bias, targets, dtype)
+
+
+class _VocabularyCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        wants_gradients = any(ctx.needs_input_grad[:3])
+        wide = torch.promote_types(dtype, torch.float32)
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if wants_gradients else None
+        d_weight = torch.zeros_like(weight) if wants_gradients else None
+        d_bias = torch.zeros_like(bias) if wants_gradients and bias is not None else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            w = weight.to(dtype)
+            for start in range(0, len(hidden), ROWS):
+                rows = slice(start, start + ROWS)
+                h, target = hidden[rows].to(dtype), targets[rows, None]
+                logits = (h @ w.t()).to(wide)
+                if bias is not None:
+                    logits += bias
+                normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
+                total += (normalizer - logits.gather(1, target)).sum()
+                if d_hidden is None or d_weight is None:
+                    continue
+                slope = logits.sub_(normalizer).exp_()
+                slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
+                if d_bias is not None:
+                    d_bias += slope.sum(0)
+                slope = slope.to(dtype)
+                d_hidden[rows] = slope @ w
+                d_weight += slope.t() @ h
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        [scale] = gradients
+        scaled = [None if d is None else d * scale for d in ctx.saved_tensors]
+        return (*scaled, None, None)

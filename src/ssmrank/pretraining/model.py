@@ -1,0 +1,77 @@
+"""A backbone that predicts tokens; its word embeddings are also its output layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
+
+from ssmrank.errors import UserError
+from ssmrank.models.backbones import packed_forward, random_backbone
+from ssmrank.models.packing import Packed
+from ssmrank.pretraining.cross_entropy import vocabulary_cross_entropy
+from ssmrank.pretraining.objectives import MASKED_LM_MODELS
+
+
+class LanguageModel(nn.Module):
+    """A backbone with tied embeddings; a masked one has BERT's transformation and bias before the output layer.
+
+    What stands behind the backbone is there for pretraining alone and is dropped with it.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head: nn.Module | None = None
+        self.bias: nn.Parameter | None = None
+        if backbone.config.model_type in MASKED_LM_MODELS:
+            self.head = BertPredictionHeadTransform(backbone.config)
+            for module in self.head.modules():
+                backbone._init_weights(module)
+            self.bias = nn.Parameter(torch.zeros(backbone.config.vocab_size))
+
+    def forward(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sum of the cross entropies at `places` (int64 [M]) of a packed batch against `targets`, float32."""
+        hidden = packed_forward(self.backbone, packed).index_select(0, places)
+        if self.head is not None:
+            hidden = self.head(hidden)
+        return vocabulary_cross_entropy(hidden, self.backbone.get_input_embeddings().weight, self.bias, targets)
+
+
+def new_language_model(config: PreTrainedConfig, seed: int) -> LanguageModel:
+    """Random weights, drawn from `seed`."""
+    torch.manual_seed(seed)
+    return LanguageModel(random_backbone(config))
+
+
+def language_model_config(
+    values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> PreTrainedConfig:
+    """The config of a backbone of this shape: the tokenizer's vocabulary and special tokens, no dropout.
+
+    Raises UserError where transformers does not know it.
+    """
+    own = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "max_position_embeddings": max_length,
+        "tie_word_embeddings": True,
+        # No text is read more than a few times, so there is little to guard against.
+        **dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
+    }
+    try:
+        known = AutoConfig.for_model(values["model_type"]).to_dict()
+        return AutoConfig.for_model(**({key: value for key, value in own.items() if key in known} | values))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config: transformers cannot make a config of it: {error}") from error
+
+
+def non_embedding_parameters(backbone: nn.Module) -> int:
+    """Weights of a backbone that are no embeddings, of words, positions or segments."""
+    embeddings = {id(module.weight) for module in backbone.modules() if isinstance(module, nn.Embedding)}
+    return sum(parameter.numel() for parameter in backbone.parameters() if id(parameter) not in embeddings)

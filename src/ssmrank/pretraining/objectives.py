@@ -1,0 +1,93 @@
+"""What language models learn to predict: the next token, or masked ones (Devlin et al. 2019, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmrank.pretraining.steps import Step
+
+MASKED_LM_MODELS = frozenset({"bert"})
+"""Model types that read in both directions; all others predict the next token."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is read and what is to be predicted of it.
+
+    ids: int64 [T]; lengths: int64 [S]; places: int64 [M], ascending, whose hidden states predict; targets: int64 [M].
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    places: np.ndarray
+    targets: np.ndarray
+
+
+Objective = Callable[[Step, np.random.Generator], Task]
+
+
+def next_token(step: Step, generator: np.random.Generator) -> Task:
+    """Each token of a text predicts the next one; its last predicts nothing. Nothing is drawn."""
+    ends = np.cumsum(step.lengths)
+    predicts = np.ones(len(step.ids), dtype=bool)
+    predicts[ends - 1] = False
+    predicts[step.tokens :] = False
+    places = np.flatnonzero(predicts)
+    return Task(step.ids, step.lengths, places, step.ids[places + 1])
+
+
+@dataclass(frozen=True)
+class MaskedTokens:
+    """A share of the tokens, special ones never, is predicted from both sides.
+
+    Of these 80% are replaced by [MASK], 10% by any ordinary token and 10% stay.
+    """
+
+    share: float
+    special: int
+    """Ids below are special tokens."""
+    mask: int
+    vocabulary: int
+
+    def __call__(self, step: Step, generator: np.random.Generator) -> Task:
+        """Draws which tokens, and what stands in their place."""
+        ordinary = np.flatnonzero(step.ids >= self.special)
+        count = max(1, round(self.share * len(ordinary)))
+        places = np.sort(generator.permutation(ordinary)[:count])
+        ids = step.ids.copy()
+        fate = generator.random(count)
+        ids[places[fate < 0.8]] = self.mask
+        changed = places[(fate >= 0.8) & (fate < 0.9)]
+        ids[changed] = generator.integers(self.special, self.vocabulary, len(changed))
+        return Task(ids, step.lengths, places, step.ids[places])
+
+
+def objective_of(model_type: str, share: float, special: int, mask: int, vocabulary: int) -> Objective:
+    """The objective of an architecture."""
+    return MaskedTokens(share, special, mask, vocabulary) if model_type in MASKED_LM_MODELS else next_token
+
+
+def cut(task: Task, token_budget: int) -> list[Task]:
+    """The task in pieces of whole sequences of at most `token_budget` tokens each, those without a place left out."""
+    from ssmrank.training.sampler import micro_batches
+
+    if len(task.ids) <= token_budget:
+        return [task]
+    ends = np.cumsum(task.lengths)
+    pieces = []
+    for members in micro_batches(task.lengths.tolist(), token_budget):
+        first, last = int(ends[members[0]] - task.lengths[members[0]]), int(ends[members[-1]])
+        low, high = np.searchsorted(task.places, [first, last])
+        if low < high:
+            pieces.append(
+                Task(
+                    task.ids[first:last],
+                    task.lengths[members[0] : members[-1] + 1],
+                    task.places[low:high] - first,
+                    task.targets[low:high],
+                )
+            )
+    return pieces

@@ -1,0 +1,49 @@
+"""The one tokenizer of all models of a pretraining: byte-level BPE over lower-cased text.
+
+Every text begins with [CLS] and ends with [SEP], for an encoder as for a decoder, so that all architectures read the
+same ids; they are also beginning and end of sequence. Case is dropped because a vocabulary of a few thousand entries
+is better spent on words than on their spellings at the start of a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+"""Special tokens; their ids are their places."""
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of exactly `vocabulary` entries (at least 320: bytes, special tokens and a few merges)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # A small corpus has too few pairs to merge: what is missing is filled up, so that shapes do not depend on it.
+    missing = vocabulary - tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens([f"[UNUSED{number}]" for number in range(missing)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{CLS} $A {SEP}",
+        pair=f"{CLS} $A {SEP} $B {SEP}",
+        special_tokens=[(CLS, SPECIAL.index(CLS)), (SEP, SPECIAL.index(SEP))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token=PAD,
+        cls_token=CLS,
+        sep_token=SEP,
+        mask_token=MASK,
+        bos_token=CLS,
+        eos_token=SEP,
+    )

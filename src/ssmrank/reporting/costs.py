@@ -1,0 +1,67 @@
+"""What rerankers cost, as columns of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssmrank.errors import UserError
+
+TITLES = ("Parameters", "Tokens", "Training", "pairs/s", "whole")
+"""Of the columns: weights, tokens of pretraining, seconds of training, pairs/s with document reuse and without."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Texts of rows by the name of their first run, and the sentence that explains them."""
+
+    rows: Mapping[str, tuple[str, ...]]
+    sentence: str
+    titles: tuple[str, ...] = TITLES
+
+    def of(self, runs: Sequence[str]) -> tuple[str, ...]:
+        """The texts of a row with these runs, empty ones for a row without costs."""
+        return self.rows.get(runs[0], ("",) * len(self.titles)) if runs else ("",) * len(self.titles)
+
+
+def cost_texts(
+    pretraining: Mapping[str, Any] | None, outcomes: Sequence[Mapping[str, Any]], speed: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """A row's texts.
+
+    pretraining: what `ssmrank pretrain` wrote, None where it did not make the model; outcomes: of the trainings with
+    each seed, whose mean time is shown; speed: what `ssmrank rerank-speed` wrote.
+    """
+    counts = pretraining["parameters"] if pretraining else None
+    seconds = [outcome["seconds"] for outcome in outcomes if outcome["status"] == "ok"]
+    return (
+        f"{counts['parameters'] / 1e6:.1f}M ({counts['non_embedding_parameters'] / 1e6:.2f}M)" if counts else "",
+        f"{pretraining['curve']['tokens'] / 1e6:.0f}M" if pretraining else "",
+        f"{sum(seconds) / len(seconds):.0f} s" if seconds else "",
+        f"{speed['reuse']['pairs_per_second']:,.0f}" if speed["reuse"] else "",
+        f"{speed['whole']['pairs_per_second']:,.0f}",
+    )
+
+
+def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]) -> str:
+    """What the columns are, and the devices that times were measured on."""
+    trained = " and ".join(sorted({outcome["device"] for outcome in outcomes}))
+    measured = " and ".join(sorted({speed["device"] for speed in speeds}))
+    on = speeds[0]
+    return (
+        "Parameters: all, and without embeddings; Tokens: of pretraining; Training: time of this training alone, mean "
+        f"over seeds, on {trained}; pairs/s: reranking {on['pairs']:,} pairs of {on['collection']} with document "
+        f"reuse, where the model can, and whole: without, on {measured} in {on['precision']}."
+    )
+
+
+def read_costs(path: Path) -> Costs:
+    """What `ssmrank costs` wrote."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Costs({run: tuple(texts) for run, texts in values["rows"].items()}, values["sentence"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is no file of `ssmrank costs` ({error})") from error

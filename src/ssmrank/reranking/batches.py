@@ -1,0 +1,95 @@
+"""The batches of a reranking: which sequences are run together, and the packed batch of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmrank.models.forks import pack_forked
+from ssmrank.models.packing import Packed
+from ssmrank.reranking.planner import plan
+from ssmrank.reranking.sequences import PairSequences
+from ssmrank.reranking.sharing import NOTHING, Planted, Planter, Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What is run at once: pairs alone, int64, and trees of pairs that share a document.
+
+    cost: tokens that are computed and, as tokens, the states of forks.
+    """
+
+    alone: np.ndarray
+    trees: tuple[Tree, ...]
+    cost: int
+
+    @property
+    def size(self) -> int:
+        """Number of pairs."""
+        return len(self.alone) + sum(len(tree.pairs) for tree in self.trees)
+
+    def tokens(self, sequences: PairSequences) -> int:
+        """Tokens that are computed."""
+        return int(sequences.lengths[self.alone].sum()) + sum(tree.tokens for tree in self.trees)
+
+    def pack(self, sequences: PairSequences) -> tuple[Packed, np.ndarray]:
+        """The packed batch on the CPU, and the pair of each score that it gives, int64."""
+        segments = [sequences[pair] for pair in self.alone.tolist()]
+        parents = [np.full(len(segments), -1)]
+        pairs = [self.alone]
+        for tree in self.trees:
+            tokens, above = tree.parts(sequences)
+            parents.append(np.where(above < 0, -1, above + len(segments)))
+            of_segment = np.full(len(tokens), -1)
+            of_segment[tree.ends] = tree.pairs
+            pairs.append(of_segment)
+            segments.extend(tokens)
+        packed, places = pack_forked(segments, np.concatenate(parents).tolist())
+        return packed, np.concatenate(pairs)[places]
+
+
+def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> list[Batch]:
+    """Batches of at most `token_budget` tokens that hold every pair once, the longest sequences first.
+
+    A longer sequence stands alone. With `share` (causal models, document first) the pairs of a document compute once
+    what their sequences begin with. The states of forks count as tokens, so that a batch's memory has this bound
+    whatever the number of queries per document: the pairs of one with very many are spread over several batches, each
+    of which runs the document again.
+    """
+    if not share:
+        return _filled(sequences, np.arange(len(sequences)), NOTHING, token_budget)
+    planter = Planter(sequences)
+    groups = planter.groups()
+    grouped = np.zeros(len(sequences), dtype=bool)
+    for group in groups:
+        grouped[group] = True
+    return _filled(sequences, np.flatnonzero(~grouped), planter.trees_of(groups, token_budget), token_budget)
+
+
+def divided(batch: Batch, sequences: PairSequences) -> list[Batch]:
+    """The batch as smaller ones of at most half the cost, for a device that lacks memory; itself if it is one pair."""
+    if batch.size == 1:
+        return [batch]
+    budget = max(1, batch.cost // 2)
+    trees = Planter(sequences).trees_of([tree.pairs for tree in batch.trees], budget)
+    return _filled(sequences, batch.alone, trees, budget)
+
+
+def _filled(sequences: PairSequences, alone: np.ndarray, planted: Planted, budget: int) -> list[Batch]:
+    trees, left = planted
+    alone = np.sort(np.concatenate([alone, left]))
+    lengths = sequences.lengths
+    longest = np.concatenate([lengths[alone], [lengths[tree.pairs].max() for tree in trees]]).astype(np.int64)
+    costs = np.concatenate([lengths[alone], [tree.cost for tree in trees]]).astype(np.int64)
+    batches = []
+    for units in plan(longest, budget, costs):
+        members = alone[units[units < len(alone)]]
+        batches.append(
+            Batch(
+                members,
+                tuple(trees[unit - len(alone)] for unit in units if unit >= len(alone)),
+                int(costs[units].sum()),
+            )
+        )
+    return batches

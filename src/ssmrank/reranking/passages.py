@@ -1,0 +1,72 @@
+"""MaxP: a document is scored as the best of its passages (Dai & Callan 2019).
+
+A passage is a window over the document's tokens, in the template as a whole document would be. The windows lie a stride
+apart, and the last one ends where the document does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ssmrank.models.templates import Template
+from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.sequences import Tokens
+
+
+class PassageTokens:
+    """The document sides of passages, by ids that `id_of` makes of a document's id and the passage's number."""
+
+    def __init__(self, template: Template, documents: Tokens, length: int, stride: int) -> None:
+        self._documents, self._length, self._stride = documents, length, stride
+        first = template.order == "document-first"
+        self._head = template.document_head()
+        self._tail = np.asarray(template.separator if first else (), dtype=np.int32)
+
+    def count(self, document: str) -> int:
+        """How many passages a document has, at least one."""
+        return len(self._starts(document))
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        document, _, number = key.rpartition("#")
+        tokens = self._documents[document]
+        start = self._starts(document)[int(number)]
+        first, last = self._body(tokens)
+        if last - first <= self._length:
+            return tokens
+        body = tokens[first + start : first + start + self._length]
+        return np.concatenate([self._head, body, self._tail])
+
+    def expand(self, pairs: Sequence[Pair]) -> tuple[list[Pair], np.ndarray]:
+        """The pairs of the documents' passages, and of each the place in `pairs` that it belongs to, int64."""
+        counts = {document: self.count(document) for document in dict.fromkeys(pair.document for pair in pairs)}
+        passages = [
+            Pair(pair.query, id_of(pair.document, number)) for pair in pairs for number in range(counts[pair.document])
+        ]
+        return passages, np.repeat(np.arange(len(pairs)), [counts[pair.document] for pair in pairs])
+
+    def _starts(self, document: str) -> list[int]:
+        first, last = self._body(self._documents[document])
+        size = last - first
+        if size <= self._length:
+            return [0]
+        return [*range(0, size - self._length, self._stride), size - self._length]
+
+    def _body(self, tokens: np.ndarray) -> tuple[int, int]:
+        """Where the text's own tokens begin and end."""
+        return min(len(self._head), len(tokens)), max(len(tokens) - len(self._tail), 0)
+
+
+def id_of(document: str, passage: int) -> str:
+    """The id of a passage."""
+    return f"{document}#{passage}"
+
+
+def best_passage(scores: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
+    """The highest score of each of `count` documents, float32; `owners` says whose each score is."""
+    best = np.full(count, -np.inf, dtype=np.float32)
+    np.maximum.at(best, owners, scores)
+    # A score that is no number stays visible.
+    best[owners[np.isnan(scores)]] = np.nan
+    return best

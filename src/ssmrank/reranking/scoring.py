@@ -1,0 +1,173 @@
+"""Runs planned batches on a device."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssmrank.errors import UserError
+from ssmrank.models.packing import Packed, mapped, moved
+from ssmrank.models.precision import Precision, autocast
+from ssmrank.models.reranker import Reranker
+from ssmrank.reranking.batches import Batch, divided
+from ssmrank.reranking.sequences import PairSequences
+
+log = logging.getLogger(__name__)
+
+_AHEAD = 3
+"""Batches that are made ready while the GPU works."""
+
+
+class Scored(NamedTuple):
+    """A batch's number, its pairs, int64, and their scores, float32."""
+
+    number: int
+    pairs: np.ndarray
+    scores: np.ndarray
+
+
+class _Ready(NamedTuple):
+    number: int
+    batch: Batch
+    packed: Packed
+    pairs: np.ndarray
+
+
+class Scorer:
+    """Scores batches with a model on a device; takes the model over."""
+
+    def __init__(
+        self, reranker: Reranker, sequences: PairSequences, precision: Precision, device: torch.device
+    ) -> None:
+        self.reranker, self.sequences, self.precision, self.device = reranker, sequences, precision, device
+        self._limit: int | None = None
+        reranker.to(device).eval()
+        if precision == "bf16":
+            _halve_matrices(reranker)
+
+    def run(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[Scored]:
+        """Scores of numbered batches, in their order.
+
+        Where a GPU's memory does not suffice for a batch, it and all later ones are run in halves, or halves of these.
+        Raises UserError where one pair alone is too much.
+        """
+        waiting: tuple[_Ready, torch.Tensor] | None = None
+        for ready in self._made_ready(batches):
+            scores = None
+            if self._limit is None or ready.batch.cost <= self._limit:
+                scores = self._launch(ready.packed)
+                if scores is None:
+                    self._lower(ready.batch)
+            if scores is None:
+                if waiting is not None:
+                    yield _fetched(*waiting)
+                    waiting = None
+                yield self._in_parts(ready)
+                continue
+            # The device already works on this batch while the scores of the last one are fetched.
+            if waiting is not None:
+                yield _fetched(*waiting)
+            waiting = ready, scores
+        if waiting is not None:
+            yield _fetched(*waiting)
+
+    @torch.inference_mode()
+    def _launch(self, packed: Packed) -> torch.Tensor | None:
+        """The batch's scores on the device; None where memory does not suffice."""
+        try:
+            with autocast(self.precision, self.device):
+                return self.reranker.scores(moved(packed, self.device))
+        except torch.OutOfMemoryError:
+            pass  # what the failed pass holds is freed only outside of this clause
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _lower(self, batch: Batch) -> None:
+        self._limit = max(1, batch.cost // 2)
+        log.warning("memory of %s does not suffice: batches of %d tokens from here on", self.device, self._limit)
+
+    def _in_parts(self, ready: _Ready) -> Scored:
+        pairs, scores = [], []
+        left = [ready.batch]
+        while left:
+            batch = left.pop()
+            assert self._limit is not None
+            if batch.cost <= self._limit or batch.size == 1:
+                packed, members = batch.pack(self.sequences)
+                result = self._launch(packed)
+                if result is not None:
+                    pairs.append(members)
+                    scores.append(result.cpu().numpy())
+                    continue
+                if batch.size == 1:
+                    [pair] = members.tolist()
+                    document = self.sequences.documents[self.sequences.document[pair]]
+                    raise UserError(
+                        f"document {document}: its {self.sequences.lengths[pair]} tokens do not fit into the memory "
+                        f"of {self.device}; use one with more, or train with a smaller max_length"
+                    )
+                self._lower(batch)
+            left.extend(divided(batch, self.sequences))
+        return Scored(ready.number, np.concatenate(pairs), np.concatenate(scores))
+
+    def _made_ready(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[_Ready]:
+        made = (_Ready(number, batch, *batch.pack(self.sequences)) for number, batch in batches)
+        if self.device.type != "cuda":
+            return made
+        return _ahead((ready._replace(packed=mapped(ready.packed, torch.Tensor.pin_memory)) for ready in made), _AHEAD)
+
+
+def _fetched(ready: _Ready, scores: torch.Tensor) -> Scored:
+    return Scored(ready.number, ready.pairs, scores.cpu().numpy())
+
+
+def _ahead(items: Iterable[_Ready], count: int) -> Iterator[_Ready]:
+    """The items, up to `count` of them made by another thread before they are asked for."""
+    made: queue.Queue[_Ready | BaseException | None] = queue.Queue(count)
+    stop = threading.Event()
+
+    def put(item: _Ready | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                made.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="ssmrank-batches", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _halve_matrices(reranker: Reranker) -> None:
+    """Stores what matrix products read as bf16, once; norms and Mamba's own parameters stay float32."""
+    for module in reranker.modules():
+        if isinstance(module, nn.Linear) and module is not reranker.head:
+            module.to(torch.bfloat16)

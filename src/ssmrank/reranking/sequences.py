@@ -1,0 +1,78 @@
+"""The token sequences of pairs, put together only when they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ssmrank.errors import UserError
+from ssmrank.models.templates import Template
+from ssmrank.reranking.planner import Pair
+
+
+class Tokens(Protocol):
+    """The document side of documents by id, int32 ids: a `TokenStore`, or a dict."""
+
+    def __getitem__(self, key: str, /) -> np.ndarray: ...
+
+
+class PairSequences:
+    """The sequences that `Template.join` makes of P pairs, each query and document tokenized once.
+
+    query, document: int64 [P], number of each pair's query and document in `queries` and `documents`, ids that are read
+    by one of the pairs; lengths: int64 [P], tokens of each sequence; whole: of them int64 [P], those of the document;
+    cut: bool [P], whether the document lost any; endings: for each query what stands behind the document, int32 ids.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        max_length: int,
+        pairs: Sequence[Pair],
+        queries: Mapping[str, str],
+        documents: Tokens,
+    ) -> None:
+        self.template, self.max_length, self._tokens = template, max_length, documents
+        self.queries, self.query = _numbered([pair.query for pair in pairs])
+        self.documents, self.document = _numbered([pair.document for pair in pairs])
+        unknown = next((query for query in self.queries if query not in queries), None)
+        if unknown is not None:
+            raise UserError(
+                f"query {unknown}: in the run, unknown to the collection's split; rerank a run of this split"
+            )
+        self._asked = template.tokenize_queries([queries[query] for query in self.queries])
+        self.endings = [np.concatenate([asked, template.after]).astype(np.int32) for asked in self._asked]
+        rooms = [
+            template.room(len(asked), max_length, query) for asked, query in zip(self._asked, self.queries, strict=True)
+        ]
+        room = np.array(rooms, dtype=np.int64)[self.query]
+        sizes = np.array([len(documents[id]) for id in self.documents], dtype=np.int64)[self.document]
+        self.cut = sizes > room
+        # A cut document keeps its separator where it comes first.
+        kept = len(template.separator) if template.order == "document-first" else 0
+        self.whole = np.where(self.cut, room - kept, sizes)
+        asked = np.array([len(tokens) for tokens in self._asked], dtype=np.int64)[self.query]
+        self.lengths = self.whole + np.where(self.cut, kept, 0) + asked + len(template.before) + len(template.after)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def __getitem__(self, pair: int) -> np.ndarray:
+        """The whole sequence of a pair, int32 ids."""
+        query = self.query[pair]
+        return self.template.join(
+            self._asked[query], self.text(self.document[pair]), self.max_length, self.queries[query]
+        )
+
+    def text(self, document: int) -> np.ndarray:
+        """The document side of a document by number, not cut."""
+        return self._tokens[self.documents[document]]
+
+
+def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The different names in the order of their first places, and for each place the number of its name."""
+    numbers: dict[str, int] = {}
+    places = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64, count=len(names))
+    return list(numbers), places

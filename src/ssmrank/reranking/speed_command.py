@@ -1,0 +1,92 @@
+"""`ssmrank rerank-speed`: pairs a second with document reuse and without, one beside the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from ssmrank.collections.store import read_queries
+from ssmrank.config import Reranking, read_settings
+from ssmrank.io.atomic import atomic_file
+from ssmrank.io.trec import Run, read_run
+from ssmrank.models.precision import default_device, device_name, resolve_precision
+from ssmrank.models.reranker import load_reranker
+from ssmrank.models.tokens import token_store
+from ssmrank.reranking.engine import plan_work, score
+from ssmrank.reranking.planner import pairs_of
+
+log = logging.getLogger(__name__)
+
+REPEATS = 3
+"""Measurements of each, in turns after one that is not counted; their median is taken."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's options."""
+    parser.add_argument("--settings", required=True, help="section of rerankings: inline JSON, or a file")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that `ssmrank train` wrote")
+    parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
+    parser.add_argument("--split", required=True, help="split whose queries the run answers")
+    parser.add_argument("--run", type=Path, required=True, help="first-stage run")
+    parser.add_argument("--pairs", type=int, help="of the run's first queries, about so many (default: all)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes pairs, tokens and seconds of both ways; `reuse` is null where the model cannot."""
+    settings = read_settings(Reranking, arguments.settings)
+    device = default_device()
+    precision = resolve_precision(settings.precision, device)
+    reranker = load_reranker(arguments.checkpoint)
+    first_stage = _first(read_run(arguments.run), settings.depth, arguments.pairs)
+    queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
+    wanted = {pair.document for pair in pairs_of(first_stage, settings.depth)}
+    with tempfile.TemporaryDirectory() as cache:
+        documents = token_store(
+            arguments.collection / "documents.jsonl", reranker.template, cache, wanted, reranker.settings.max_length
+        )
+        ways = {"reuse": True, "whole": False} if reranker.can_fork else {"whole": False}
+        works = {
+            name: plan_work(
+                reranker, first_stage, queries, documents, settings.depth, settings.token_budget, share=share
+            )
+            for name, share in ways.items()
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(1 + REPEATS):
+            for name, work in works.items():
+                began = time.perf_counter()
+                score(reranker, work, precision, device)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds[name].append(time.perf_counter() - began)
+    result: dict = {"reuse": None}
+    for name, work in works.items():
+        median = statistics.median(seconds[name][1:])
+        result[name] = {
+            "seconds": round(median, 4),
+            "pairs_per_second": round(len(work.pairs) / median, 1),
+            "tokens": work.tokens,
+        }
+        log.info("%s: %s pairs/s", name, f"{result[name]['pairs_per_second']:,.1f}")
+    result |= {
+        "pairs": len(works["whole"].pairs),
+        "collection": arguments.collection.name,
+        "device": device_name(device),
+        "precision": precision,
+    }
+    with atomic_file(arguments.output) as stream:
+        stream.write(json.dumps(result, indent=2) + "\n")
+
+
+def _first(first_stage: Run, depth: int, pairs: int | None) -> Run:
+    """The first queries, as many as have about so many pairs."""
+    return first_stage if pairs is None else dict(islice(first_stage.items(), max(1, pairs // depth)))

@@ -1,0 +1,15 @@
+"""What weight decay applies to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of an optimizer: decay on matrices alone, not on biases, norms and Mamba's A and D."""
+    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and not n.endswith("A_log")]
+    kept = {id(p) for p in decayed}
+    others = [p for p in model.parameters() if id(p) not in kept]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

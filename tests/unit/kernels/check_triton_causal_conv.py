@@ -1,0 +1,90 @@
+"""Compares the Triton convolution with the float64 reference on the device named on the command line.
+
+Every buffer that the kernel is to fill is filled with NaN first, so that what it leaves out shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from kernel_checks import Random, assert_close, cu_seqlens, values_and_gradients
+from torch import Tensor
+
+from ssmrank.kernels import reference, triton_causal_conv
+
+torch.utils.deterministic.fill_uninitialized_memory = True
+torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def inputs_of(lengths: list[int], channels: int, width: int, bias: bool) -> dict[str, Tensor | None]:
+    random = Random(channels)
+    return {
+        "x": random(sum(lengths), channels),
+        "weight": random(channels, width),
+        "bias": random(channels) if bias else None,
+    }
+
+
+def check(device: str, lengths: list[int], inputs: dict[str, Tensor | None], *, silu: bool) -> None:
+    starts = cu_seqlens(lengths)
+
+    def kernel(**tensors: Any) -> Tensor:
+        assert torch.empty(3).isnan().all()
+        moved = {name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()}
+        return triton_causal_conv.causal_conv1d(**moved, cu_seqlens=starts, silu=silu).cpu()
+
+    def plain(**tensors: Any) -> Tensor:
+        return reference.causal_conv1d(**tensors, cu_seqlens=starts, activation="silu" if silu else None)
+
+    expected = values_and_gradients(plain, inputs, torch.float64)
+    assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, 2e-6)
+
+
+def check_slices_and_dtypes(device: str) -> None:
+    """A slice of a projection, in half precision, with weights in float32."""
+    inputs = inputs_of([5, 40], 24, 4, bias=True)
+    joint = torch.cat([inputs["x"], inputs["x"]], dim=1).half().to(device).requires_grad_()
+    y = triton_causal_conv.causal_conv1d(
+        joint[:, 24:], inputs["weight"].float().to(device), inputs["bias"].float().to(device),
+        cu_seqlens([5, 40]), silu=True,
+    )  # fmt: skip
+    assert y.dtype == torch.float16
+    rounded = inputs["x"].half().double()
+    expected = reference.causal_conv1d(rounded, inputs["weight"], inputs["bias"], cu_seqlens([5, 40]), "silu")
+    torch.testing.assert_close(y.detach().cpu().double(), expected, rtol=2e-3, atol=2e-3)
+    y.sum().backward()
+    assert joint.grad[:, :24].eq(0).all() and joint.grad[:, 24:].ne(0).any(dim=0).all()
+
+
+def check_history(device: str) -> None:
+    """A sequence cut in three, the parts laid apart, each with the tokens before its start named."""
+    inputs = inputs_of([20], 8, 4, bias=True)
+    x, weight, bias = (inputs[name].float() for name in ("x", "weight", "bias"))
+    expected = reference.causal_conv1d(x, weight, bias, cu_seqlens([20]), "silu")
+    pieces = [slice(10, 20), slice(0, 2), slice(2, 10)]
+    places = torch.cat([torch.arange(20)[piece] for piece in pieces])
+    where = torch.argsort(places)
+    before = [(9, 8, 7), (-1, -1, -1), (1, 0, -1)]
+    history = torch.tensor([[where[t].item() if t >= 0 else -1 for t in row] for row in before])
+    y = triton_causal_conv.causal_conv1d(
+        x[places].to(device), weight.to(device), bias.to(device), cu_seqlens([10, 2, 8]), True, history.to(device)
+    )
+    torch.testing.assert_close(y.cpu()[where], expected, rtol=1e-5, atol=1e-5)
+
+
+def main(device: str) -> None:
+    mixed = [1, 2, 0, 17, 3, 40]
+    check(device, mixed, inputs_of(mixed, 24, 4, bias=True), silu=True)
+    check(device, [33], inputs_of([33], 130, 2, bias=False), silu=False)
+    check_slices_and_dtypes(device)
+    check_history(device)
+    if device != "cpu":
+        long = [300, 1, 0, 257, 640]
+        check(device, long, inputs_of(long, 2304, 4, bias=True), silu=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    print("agrees with the reference")

@@ -1,0 +1,104 @@
+"""A corpus of a few made-up texts, its tokenizer and tokens."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import random
+from pathlib import Path
+
+import pytest
+
+from ssmrank.cli import main
+
+WORDS = (
+    "state space models rank text passages and documents by relevance for a given query with mamba attention "
+    "convolution scan recurrent neural networks retrieval index search engine lucene river boat fish mountain snow"
+).split()
+HELD_OUT = 0.25
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Section of corpora: two files of 40 texts, one packed."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(1)
+
+    def words(least: int, most: int) -> str:
+        return " ".join(generator.choices(WORDS, k=generator.randint(least, most)))
+
+    for number in range(2):
+        lines = "".join(
+            json.dumps({"_id": f"{number}/{n}", "title": words(2, 6).title(), "text": words(10, 40), "category": "x"})
+            + "\n"
+            for n in range(40)
+        )
+        (folder / f"part-{number}.jsonl").write_text(lines)
+    with lzma.open(folder / "part-1.jsonl.xz", "wb") as stream:
+        stream.write((folder / "part-1.jsonl").read_bytes())
+    (folder / "part-1.jsonl").unlink()
+    files = ["part-0.jsonl", "part-1.jsonl.xz"]
+    return {"title": "Made up", "path": str(folder), "files": files, "held_out": HELD_OUT, "license": "CC0"}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(corpus: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    options = ["--corpus", json.dumps(corpus), "--vocabulary", "384", "--texts", "1000", "--max-length", "64"]
+    assert main(["corpus-tokenizer", *options, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(corpus: dict, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens") / "tokens"
+    options = ["--corpus", json.dumps(corpus), "--tokenizer", str(tokenizer_folder), "--max-length", "64"]
+    assert main(["corpus-tokens", *options, "--output", str(folder)]) == 0
+    return folder
+
+
+CONFIGS = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 64,
+    },
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    },
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2},
+    "mamba2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "state_size": 16,
+        "expand": 2,
+        "head_dim": 16,
+        "num_heads": 4,
+        "n_groups": 1,
+        "chunk_size": 16,
+    },
+}
+
+
+def settings(model_type: str, **changes) -> dict:
+    """Of a pretraining of a few steps."""
+    values = {
+        "corpus": "made-up",
+        "vocabulary": 384,
+        "max_length": 64,
+        "tokens": 256 * 12,
+        "step_tokens": 256,
+        "token_budget": 256,
+        "held_out_tokens": 500,
+        "held_out_measurements": 3,
+        "precision": "fp32",
+        "config": {"model_type": model_type, **CONFIGS[model_type]},
+    }
+    return values | changes

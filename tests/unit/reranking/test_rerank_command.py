@@ -1,0 +1,86 @@
+"""`ssmrank rerank` from files to file: parts, processes, and what stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from ssmrank.cli import main
+from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.trec import write_run
+from ssmrank.models.reranker import new_reranker
+
+WORDS = "mamba river boat fish snow mountain index engine lucene search scan state space models".split()
+DOCUMENTS = {f"d{i}": " ".join(WORDS[(i * 3 + j) % len(WORDS)] for j in range(3 + 5 * i)) for i in range(12)}
+QUERIES = {f"q{i}": " ".join(WORDS[i : i + 1 + i % 3]) for i in range(10)}
+
+
+@pytest.fixture
+def arguments(tmp_path, tiny_model):
+    """A function that gives the verb's arguments for an output."""
+    torch.manual_seed(0)
+    new_reranker(tiny_model("mamba2"), "D", 48).save(tmp_path / "checkpoints" / "firstp" / "tiny")
+    split = tmp_path / "collection" / "splits" / "test"
+    split.mkdir(parents=True)
+    for path, texts in ((split / "queries.jsonl", QUERIES), (tmp_path / "collection" / "documents.jsonl", DOCUMENTS)):
+        write_jsonl(path, ({"id": id, "text": text} for id, text in texts.items()))
+    run = {query: [(document, float(-rank)) for rank, document in enumerate(DOCUMENTS)] for query in QUERIES}
+    write_run(tmp_path / "first.trec", run, "first")
+
+    def given(output, **settings):
+        settings = {"retriever": "bm25", "depth": 9, "token_budget": 150, "precision": "fp32"} | settings
+        return [
+            "rerank",
+            *("--settings", json.dumps(settings), "--checkpoint", str(tmp_path / "checkpoints" / "firstp" / "tiny")),
+            *("--collection", str(tmp_path / "collection"), "--split", "test"),
+            *("--run", str(tmp_path / "first.trec"), "--output", str(tmp_path / output)),
+        ]
+
+    return given
+
+
+def test_several_processes_write_the_same_bytes_and_nothing_stays_behind(arguments, tmp_path):
+    assert main(arguments("runs/one.trec")) == 0
+    before = sorted((tmp_path / "runs").iterdir())
+    assert before == [tmp_path / "runs" / "one.trec"]
+    lines = (tmp_path / "runs" / "one.trec").read_text().splitlines()
+    assert len(lines) == 90
+    assert main(arguments("runs/two.trec", processes=2)) == 0
+    assert (tmp_path / "runs" / "two.trec").read_bytes() == (tmp_path / "runs" / "one.trec").read_bytes()
+    assert sorted((tmp_path / "runs").iterdir()) == [*before, tmp_path / "runs" / "two.trec"]
+
+
+def test_killed_and_started_again_the_run_is_the_same(arguments, tmp_path):
+    assert main(arguments("whole.trec")) == 0
+    # Each batch takes long, so that the kill meets a reranking that has finished some of them.
+    slow = (
+        "import sys, time; from ssmrank.models.reranker import Reranker; own = Reranker.scores\n"
+        "def scores(self, packed):\n    time.sleep(0.2); return own(self, packed)\n"
+        "Reranker.scores = scores\nfrom ssmrank.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [*arguments("resumed.trec"), "--state", str(tmp_path / "state")]
+    process = subprocess.Popen([sys.executable, "-c", slow, *words], env=os.environ | {"OMP_NUM_THREADS": "2"})
+    parts, deadline = tmp_path / "state" / "parts" / "0.scores", time.monotonic() + 120
+    while not (parts.is_file() and parts.stat().st_size > 200) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert parts.is_file() and not (tmp_path / "resumed.trec").exists()
+    assert main(words) == 0
+    assert (tmp_path / "resumed.trec").read_bytes() == (tmp_path / "whole.trec").read_bytes()
+    assert not parts.exists()
+
+
+def test_passages_reach_behind_the_cut(arguments, tmp_path):
+    for name, settings in (("first.trec2", {}), ("best.trec", {"passages": {"length": 12, "stride": 6}})):
+        assert main(arguments(name, **settings)) == 0
+    first, best = ((tmp_path / name).read_text().splitlines() for name in ("first.trec2", "best.trec"))
+    assert len(first) == len(best) and first != best
+    assert main(arguments("bad.trec", passages={"length": 12})) == 2
+    assert not (tmp_path / "bad.trec").exists()

@@ -1,0 +1,151 @@
+"""Trees of sequences: what is computed once, and that every path through them is the sequence of its pair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssmrank.models.templates import Template
+from ssmrank.reranking.batches import divided, plan_batches
+from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.sequences import PairSequences
+from ssmrank.reranking.sharing import FORK_TOKENS, MOST_LEVELS
+
+HOSTILE = {
+    "semicolon": "river; boat;",
+    "spaces": "  mamba   scan  ",
+    "combining": "e\u0301tat \u0301",
+    "empty": "",
+    "template": "document: fish; query: snow; [SEP] </s>",
+    "long": "search engine lucene index " * 30,
+}
+QUERIES = {
+    "q1": "mamba",
+    "q2": "river boat; fish",
+    "q3": "",
+    "q4": "river boat",
+    "q5": "mamba",
+    "q6": "; query:",
+    "q7": "state space models rank text passages and documents by relevance",
+}
+
+
+def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D"):
+    template = Template.of(tokenizer, kind)
+    tokens = dict(zip(documents, template.tokenize_documents(list(documents.values())), strict=True))
+    pairs = pairs or [Pair(query, document) for query in queries for document in documents]
+    return PairSequences(template, max_length, pairs, queries, tokens), pairs
+
+
+def paths(batch, sequences):
+    """The token ids that each pair of a batch's trees reads."""
+    for tree in batch.trees:
+        tokens, parents = tree.parts(sequences)
+        for end, pair in zip(tree.ends, tree.pairs, strict=True):
+            pieces = []
+            while end >= 0:
+                pieces.insert(0, tokens[end])
+                end = parents[end]
+            yield int(pair), np.concatenate(pieces)
+
+
+@pytest.mark.parametrize("max_length", [24, 40, 300])
+@pytest.mark.parametrize("family", ["opt", "gpt-neox", "llama-3.2", None])
+@pytest.mark.parametrize("budget", [30, 200, 10000])
+def test_paths_are_the_sequences_of_their_pairs(byte_level_tokenizer, tiny_tokenizer, family, max_length, budget):
+    tokenizer = tiny_tokenizer if family is None else byte_level_tokenizer(family)
+    queries = QUERIES if max_length > 40 else {query: QUERIES[query] for query in ("q1", "q3", "q5")}
+    sequences, pairs = sequences_of(tokenizer, HOSTILE, queries, max_length)
+    template = Template.of(tokenizer, "D")
+    expected = [
+        template.join(
+            template.tokenize_queries([QUERIES[pair.query]])[0],
+            template.tokenize_documents([HOSTILE[pair.document]])[0],
+            max_length,
+        )
+        for pair in pairs
+    ]
+    assert sequences.lengths.tolist() == [len(ids) for ids in expected]
+    seen = []
+    for batch in plan_batches(sequences, budget, True):
+        assert batch.cost <= budget or batch.size == 1
+        assert batch.tokens(sequences) <= batch.cost
+        for pair in batch.alone.tolist():
+            assert sequences[pair].tolist() == expected[pair].tolist()
+        for pair, ids in paths(batch, sequences):
+            assert ids.tolist() == expected[pair].tolist()
+        packed, order = batch.pack(sequences)
+        assert packed.input_ids[packed.last].tolist() == [expected[pair][-1] for pair in order]
+        assert len(packed.input_ids) == batch.tokens(sequences)
+        seen.extend(order.tolist())
+    assert sorted(seen) == list(range(len(pairs)))
+
+
+def test_shared_tokens_by_hand(tiny_tokenizer):
+    # "document : " + 30 words + " ;" are 33 tokens, " query :" 2 more; each query adds its words, ";" and [SEP].
+    documents, queries = {"d": "river " * 30}, {"a": "mamba", "b": "mamba scan", "c": "snow"}
+    sequences, _ = sequences_of(tiny_tokenizer, documents, queries, 200)
+    [batch] = plan_batches(sequences, 1000, True)
+    assert batch.tokens(sequences) == 35 + 3 + 4 + 3
+    assert batch.cost == batch.tokens(sequences) + FORK_TOKENS
+    assert sum(batch.tokens(sequences) for batch in plan_batches(sequences, 1000, False)) == 3 * 35 + 3 + 4 + 3
+
+
+def test_documents_that_are_cut_at_several_places_share_all_up_to_there(tiny_tokenizer):
+    # A query of n words takes 4 + n of the 100 tokens, the separator one: 94, 91 and 86 are left to the document.
+    words = ["river", "boat", "fish", "snow", "mamba"]
+    queries = {f"{n}-{i}": " ".join([words[i % 5]] * n) for n in (1, 4, 9) for i in range(20)}
+    sequences, _ = sequences_of(tiny_tokenizer, {"d": "engine " * 200}, queries, 100)
+    [batch] = plan_batches(sequences, 100000, True)
+    # The document once as far as any of them reads, three times "; query :", and each query's words, ";" and [SEP].
+    assert batch.tokens(sequences) == 94 + 3 * 3 + 20 * (3 + 6 + 11)
+    for pair, ids in paths(batch, sequences):
+        assert ids.tolist() == sequences[pair].tolist()
+
+
+def test_no_more_steps_than_allowed(tiny_tokenizer):
+    queries = {f"{n}-{i}": "river " * n for n in range(1, 60) for i in range(30)}
+    sequences, _ = sequences_of(tiny_tokenizer, {"d": "engine " * 500}, queries, 200)
+    for batch in plan_batches(sequences, 10**6, True):
+        assert len(batch.pack(sequences)[0].forks.stems) <= MOST_LEVELS + 1
+
+
+def test_one_query_or_little_in_common_is_an_ordinary_sequence(tiny_tokenizer):
+    documents = {"once": "river " * 50, "short": "fish"}
+    pairs = [Pair("q1", "once"), Pair("q1", "short"), Pair("q2", "short")]
+    sequences, _ = sequences_of(tiny_tokenizer, documents, QUERIES, 100, pairs)
+    [batch] = plan_batches(sequences, 1000, True)
+    assert sorted(batch.alone.tolist()) == [0, 1, 2]
+    assert batch.pack(sequences)[0].forks is None
+
+
+def test_memory_is_bounded_whatever_the_number_of_queries(tiny_tokenizer):
+    queries = {f"q{i}": f"river boat {i}" for i in range(500)}
+    sequences, pairs = sequences_of(tiny_tokenizer, {"d": "engine " * 60}, queries, 200)
+    batches = plan_batches(sequences, 400, True)
+    assert all(batch.cost <= 400 for batch in batches)
+    assert sum(batch.size for batch in batches) == len(pairs)
+    # Each batch runs the document again, and no more than that.
+    least = sum(len(ending) - 2 for ending in sequences.endings)
+    assert sum(batch.tokens(sequences) for batch in batches) <= least + len(batches) * 70
+
+
+def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
+    sequences, _ = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 300)
+    [batch] = plan_batches(sequences, 10000, True)
+    parts = divided(batch, sequences)
+    assert all(part.cost <= batch.cost // 2 or part.size == 1 for part in parts)
+    order = np.concatenate([part.pack(sequences)[1] for part in parts])
+    assert sorted(order.tolist()) == list(range(len(sequences)))
+    single = parts[-1]
+    while single.size > 1:
+        single = divided(single, sequences)[0]
+    assert divided(single, sequences) == [single]
+
+
+def test_encoders_sequences(tiny_tokenizer):
+    sequences, _ = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 24, kind="E", pairs=[Pair("q2", "long")])
+    template = sequences.template
+    [query], [document] = template.tokenize_queries([QUERIES["q2"]]), template.tokenize_documents([HOSTILE["long"]])
+    assert sequences[0].tolist() == template.join(query, document, 24).tolist()
+    assert sequences.lengths.tolist() == [24]

@@ -1,0 +1,64 @@
+"""Pretraining, training on titles and publishing, as jobs that a machine without Snakemake runs."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+ARGUMENTS = ["--configfile", "tiny-pretraining.yaml", "--", "all_publish", "results/figures/pretraining-tiny.pdf"]
+
+
+@pytest.fixture
+def pretraining(fresh, root: Path):
+    """The fresh project with the corpus and the overlay."""
+    generator = random.Random(0)
+    words = "state space model rank text query river boat fish mountain snow index search".split()
+    folder = fresh.folder / "data/corpora/tiny"
+    folder.mkdir(parents=True)
+    for part in range(2):
+        texts = (
+            {
+                "_id": f"{part}-{n}",
+                "title": " ".join(generator.choices(words, k=3)),
+                "text": " ".join(generator.choices(words, k=20)),
+            }
+            for n in range(40)
+        )
+        (folder / f"part-{part}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    overlay = (root / "tests/data/params/tiny-pretraining.yaml").read_text()
+    (fresh.folder / "tiny-pretraining.yaml").write_text(overlay)
+    return fresh
+
+
+def test_jobs_that_are_carried_elsewhere_make_what_the_workflow_accepts(pretraining) -> None:
+    script = "workflow/scripts/carry_jobs.py"
+    pretraining.run("python", script, "list", "jobs.json", "--", *ARGUMENTS)
+    jobs = json.loads((pretraining.folder / "jobs.json").read_text())
+    rules = sorted(job["rule"] for job in jobs)
+    twice = ["download_model", "pretrain", "pretrain_sweep", "publish_model", "train"]
+    once = ["corpus_tokenizer", "corpus_tokens", "download_collection", "index", "negatives", "retrieve"]
+    assert rules == sorted([*twice, *twice, *once, "pretraining_figure"])
+    # The first run has no time for anything; a later one is limited to some rules and says what is missing.
+    stopped = pretraining.run("python", script, "run", "jobs.json", "--seconds", "1", check=False)
+    assert stopped.returncode == 75
+    some = pretraining.run("python", script, "run", "jobs.json", "--rules", "publish_model", check=False)
+    assert "needs results/pretraining/tiny/models/bert" in some.stdout
+    finished = pretraining.run("python", script, "run", "jobs.json", "--gpu-jobs", "2", check=False)
+    assert finished.returncode == 0, finished.stdout
+    assert pretraining.planned(*ARGUMENTS) != {}
+    pretraining.snakemake("--touch", *ARGUMENTS)
+    assert pretraining.planned(*ARGUMENTS) == {}
+    card = (pretraining.folder / "results/pretraining/tiny/published/bert/README.md").read_text()
+    assert "Made up" in card
+    assert "`snakemake --configfile tiny-pretraining.yaml -- results/pretraining/tiny/published/bert`" in card
+    assert "made-up titles, 2 negatives from the first 20 of BM25" in card
+    # What a card says changes the card alone, a learning rate its model's chain.
+    pretraining.edit("tiny-pretraining.yaml", "    license: CC0", "    license: CC BY")
+    assert pretraining.planned(*ARGUMENTS) == {"publish_model": 2}
+    pretraining.edit("tiny-pretraining.yaml", "learning_rates: [1.0e-3, 1.0e-2]", "learning_rates: [1.0e-3, 2.0e-2]")
+    plan = pretraining.planned(*ARGUMENTS)
+    assert (plan["pretrain_sweep"], plan["pretrain"], plan["train"]) == (2, 2, 2)
+    assert not {"corpus_tokens", "download_collection"} & plan.keys()
