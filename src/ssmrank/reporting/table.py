@@ -118,8 +118,8 @@ class ResultTable:
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """Titles of the columns about the rows; a wide table has none in which all rows that have a text agree."""
-        return tuple(name for name in _FACTS if not self.is_wide or len(self._texts(name)) > 1)
+        """Titles of the columns about the rows: those that say something, in a wide table something of their own."""
+        return tuple(name for name in _FACTS if len(self._texts(name)) > self.is_wide)
 
     @property
     def common_facts(self) -> dict[str, str]:
