@@ -34,6 +34,11 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
         f"The best of each section is bold; {BEST_OVERALL} marks the best overall and {BEST_OURS} the best of our "
         "trained models; values equal after rounding share a mark."
     )
+    common = table.common_facts
+    if common:
+        prior = f" reorder {common['Prior']}" if "Prior" in common else ""
+        length = f" {'at' if prior else 'have'} length {common['Length']}" if "Length" in common else ""
+        yield f"Rerankers{prior}{length}." if prior or length else f"Size: {common['Size']}."
     kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
     if kinds:
         yield f"Superscript{'s' if len(kinds) > 1 else ''}: {listed([f'{kind} {KINDS[kind]}' for kind in kinds])}."

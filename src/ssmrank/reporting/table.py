@@ -21,6 +21,9 @@ BEST_OVERALL = "†"
 BEST_OURS = "‡"
 SUBSTITUTE = "*"
 
+_FACTS = ("Size", "Prior", "Length")
+_NARROW = 6
+
 Verdict = Literal["", "OK", "OKish", "FAIL"]
 
 
@@ -79,6 +82,10 @@ class Row:
     letter: str = ""
     costs: tuple[str, ...] = ()
 
+    def fact(self, name: str) -> str:
+        """The text of one of the columns Size, Prior and Length."""
+        return {"Size": self.size, "Prior": self.prior, "Length": self.length}[name]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -103,6 +110,24 @@ class ResultTable:
     def has_paper(self) -> bool:
         """Whether some columns hold the paper's numbers."""
         return any(column.origin == "paper" for column in self.columns)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has more columns of values than a page takes beside four others."""
+        return len(self.columns) > _NARROW
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Titles of the columns about the rows: those that say something, in a wide table something of their own."""
+        return tuple(name for name in _FACTS if len(self._texts(name)) > self.is_wide)
+
+    @property
+    def common_facts(self) -> dict[str, str]:
+        """The texts in which all rows agree and which have no column."""
+        return {name: text for name in _FACTS if name not in self.facts for text in self._texts(name)}
+
+    def _texts(self, fact: str) -> set[str]:
+        return {row.fact(fact) for section in self.sections for row in section.rows} - {""}
 
     @property
     def cells(self) -> list[Cell]:

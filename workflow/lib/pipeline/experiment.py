@@ -121,7 +121,9 @@ def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> E
     """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
     names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
-        return Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
+        experiment = Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
+        experiment.check_runs(" + ".join(names))
+        return experiment
     except UserError as error:
         raise SystemExit(f"ssmrank: error: {error}") from None
 
@@ -131,6 +133,16 @@ class Experiment:
 
     def __init__(self, params: Params, files: Sequence[str] = ()) -> None:
         self.params, self.files = params, files
+
+    def check_runs(self, where: str) -> None:
+        """Raises UserError where a first-stage run is needed that its retriever has no file for."""
+        for collection, split, name in self.first_stages():
+            retriever = self.params.retrievers[name]
+            if isinstance(retriever, FileRetriever) and f"{collection}/{split}" not in retriever.runs:
+                raise UserError(
+                    f"{where}: retrievers.{name}.runs: no file for {collection}/{split}, which a table or training "
+                    f"needs, only for {', '.join(retriever.runs)}; add it"
+                )
 
     # ---------------------------------------------------------------- what is wanted
 
