@@ -378,10 +378,17 @@ class Negatives(Section):
     retriever: Name
     depth: int = Field(ge=1, description="negatives come from this many first documents of the run")
     count: int = Field(ge=1, description="negatives for each positive")
+    random: int = Field(0, ge=0, description="so many of these are any documents of the collection")
     positives: Literal["all", "retrieved"] = Field(
         "all", description="all: every relevant document (the paper); retrieved: those within `depth` of the run"
     )
     seed: int = 42
+
+    @model_validator(mode="after")
+    def _random_ones_are_some_of_them(self) -> Self:
+        if self.random > self.count:
+            raise ValueError(f"random {self.random} is more than count {self.count}; it is a part of it")
+        return self
 
 
 class TrainingOverrides(Section):
@@ -562,6 +569,7 @@ class TableSection(Section):
     )
     retrievers: list[Name] = []
     rerankers: list[RerankerRow] = []
+    tests: list[str] = Field([], description="labels of the table's tests that these rows are run on; empty: all")
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -615,12 +623,18 @@ class Tolerance(Section):
         return self
 
 
-class Costs(Section):
-    """Columns of what rerankers cost: parameters, pretraining, training, speed with and without document reuse."""
+class SpeedTest(Section):
+    """The run whose reranking is timed, with and without document reuse."""
 
-    collection: Name = Field(description="the run of this collection is reranked for the speed")
+    collection: Name
     split: Name
     pairs: int | None = Field(None, ge=1, description="of its first queries; null: all")
+
+
+class Costs(Section):
+    """Columns of what rerankers cost: parameters, tokens of pretraining, time of training, speed."""
+
+    speed: SpeedTest | None = Field(None, description="null: speed is not measured")
 
 
 class Table(Section):
@@ -634,6 +648,20 @@ class Table(Section):
     significance: Significance | None = Field(None, description="null: no tests")
     costs: Costs | None = Field(None, description="null: such columns are not shown")
     tolerance: Tolerance = Tolerance()
+
+    @model_validator(mode="after")
+    def _sections_name_tests(self) -> Self:
+        labels = [test.label for test in self.tests]
+        for number, section in enumerate(self.sections):
+            unknown = next((label for label in section.tests if label not in labels), None)
+            if unknown is not None:
+                hint = _suggest(unknown, labels)
+                raise ValueError(f"sections[{number}].tests: no test has the label {unknown!r}{hint}")
+        return self
+
+    def tests_of(self, section: TableSection) -> list[TestSet]:
+        """The tests that the rows of a section are run on."""
+        return [test for test in self.tests if not section.tests or test.label in section.tests]
 
     @property
     def baseline_row(self) -> int | None:
@@ -785,8 +813,8 @@ class Params(Section):
                     self._defined("retrievers", retriever, f"{where}.sections[{number}].retrievers")
                 self._check_rerankers(f"{where}.sections[{number}]", rows.rerankers)
             self._check_baseline(where, table)
-            if table.costs is not None:
-                self._defined_split(table.costs.collection, table.costs.split, f"{where}.costs")
+            if table.costs is not None and table.costs.speed is not None:
+                self._defined_split(table.costs.speed.collection, table.costs.speed.split, f"{where}.costs.speed")
         for name, overview in self.overviews.items():
             where = f"overviews.{name}"
             if name in self.tables:
@@ -913,9 +941,11 @@ class Params(Section):
         if section.published is not None:
             chosen = self.trainings[section.published]
             negatives = self.negatives[chosen.negatives]
+            some = f"negatives of each: {negatives.count - negatives.random} from the first {negatives.depth} of "
+            some += self.retrievers[negatives.retriever].label
+            some += f", {negatives.random} random" if negatives.random else ""
             training = (
-                f"queries and documents of {self.collections[chosen.collection].title}, {negatives.count} negatives "
-                f"from the first {negatives.depth} of {self.retrievers[negatives.retriever].label}, at most "
+                f"queries and documents of {self.collections[chosen.collection].title}, {some}, at most "
                 f"{chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
                 f"{chosen.learning_rate:g}, seed {chosen.seed}"
             )

@@ -25,6 +25,11 @@ class ComparedRow(Section):
     """
 
     runs: list[str]
+    columns: list[int] | None = Field(None, description="numbers of the columns that it is run on; null: all")
+
+    def has(self, column: int) -> bool:
+        """Whether it has runs on the column of this number."""
+        return bool(self.runs) and (self.columns is None or column in self.columns)
 
 
 class ResultColumn(ComparedColumn):
@@ -125,7 +130,7 @@ def significance_settings(params: Params, name: str) -> SignificanceSettings | N
     rows: list[ComparedRow] = []
     for section in table.sections:
         first = len(rows)
-        rows += [ComparedRow(runs=row.runs) for row in _rows(params, table, section)]
+        rows += [ComparedRow(runs=row.runs, columns=row.columns) for row in _rows(params, table, section)]
         here = [row for row in range(first, len(rows)) if rows[row].runs]
         if baseline is None:
             families.append([Comparison(row=row, other=other) for other in here for row in here if row > other])
@@ -143,14 +148,19 @@ def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow
     """The rows of a section: published ones, retrievers, rerankers."""
     reranking = params.rerankings[table.reranking]
     prior = f"{params.retrievers[reranking.retriever].label} top-{reranking.depth}"
+    own = table.tests_of(section)
+    columns = [table.tests.index(test) for test in own] if len(own) < len(table.tests) else None
     rows = [ResultRow(label=label, runs=[]) for label in section.published]
-    rows += [ResultRow(label=params.retrievers[name].label, runs=[name]) for name in section.retrievers]
+    rows += [
+        ResultRow(label=params.retrievers[name].label, runs=[name], columns=columns) for name in section.retrievers
+    ]
     for row in section.rerankers:
         model, training = params.models[row.model], params.trainings[row.training]
         rows.append(
             ResultRow(
                 label=model.label,
                 runs=[f"{table.reranking}/{name}/{row.model}" for name in params.seeded(row.training)],
+                columns=columns,
                 kind=model.kind,
                 size=model.size,
                 prior=prior,
@@ -168,5 +178,12 @@ def _tests(test: TestSet) -> list[str]:
 
 def _every_key(columns: Iterable[ComparedColumn], rows: Iterable[ComparedRow]) -> list[str]:
     columns = list(columns)
-    keys = (f"{test}/{run}" for row in rows for column in columns for test in column.tests for run in row.runs)
+    keys = (
+        f"{test}/{run}"
+        for row in rows
+        for number, column in enumerate(columns)
+        if row.has(number)
+        for test in column.tests
+        for run in row.runs
+    )
     return list(dict.fromkeys(keys))

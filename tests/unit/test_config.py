@@ -76,6 +76,11 @@ WRONG: dict[str, tuple[tuple, Any, str]] = {
         "nDCG@5",
         "tables.table4.tests[0].metric: 'nDCG@5' is not in evaluation.metrics",
     ),
+    "section that names no test": (
+        ("tables", "table4", "sections", 1, "tests"),
+        ["MRR"],
+        "tables.table4: sections[1].tests: no test has the label 'MRR'; known: nDCG@10",
+    ),
     "training that starts from itself": (
         ("trainings", "firstp", "start"),
         "firstp",

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Trained, fill
 from ssmrank.config import Params, read_params
+from ssmrank.errors import UserError
 
 
 @pytest.fixture
@@ -33,6 +34,21 @@ def test_what_a_table_needs(params: Params) -> None:
         "tiny/test/bm25",
         "tiny/test/bm25-top10/firstp/tiny-bert",
         "tiny/test/bm25-top10/firstp/tiny-mamba2",
+    ]
+
+
+def test_a_section_that_is_run_on_some_tests(params: Params) -> None:
+    values = params.model_dump()
+    table = values["tables"]["table4"]
+    table["tests"].append(table["tests"][0] | {"split": "train", "label": "train"})
+    table["sections"][1]["tests"] = ["train"]
+    experiment = Experiment(Params.model_validate(values))
+    assert {run.split for run in experiment.reranked()} == {"train"}
+    assert experiment.evaluated_first_stages() == [FirstStage("tiny", split, "bm25") for split in ("test", "train")]
+    assert experiment.table_keys("table4")[:3] == [
+        "tiny/test/bm25",
+        "tiny/train/bm25",
+        "tiny/train/bm25-top10/firstp/tiny-bert",
     ]
 
 
@@ -99,6 +115,56 @@ def test_files_on_this_machine(params: Params) -> None:
         "test.tsv",
     ]
     assert experiment.model_files("tiny-mamba2") == []
+
+
+def more_first_stages(params: Params, **retrievers: dict) -> Experiment:
+    values = params.model_dump()
+    values["encoders"] = {"tiny": {"model": "tiny-bert"}}
+    values["retrievers"] |= retrievers
+    values["tables"]["table4"]["sections"] = [{"title": "S", "retrievers": list(retrievers)}]
+    return Experiment(Params.model_validate(values))
+
+
+def test_what_dense_retrievers_need(params: Params) -> None:
+    dense = {"kind": "dense", "encoder": "tiny", "label": "D"}
+    graph = dense | {"index": {"kind": "hnsw"}}
+    rescored = dense | {"candidates": {"retriever": "bm25", "depth": 5}}
+    experiment = more_first_stages(params, dense=dense, graph=graph, rescored=rescored)
+    assert experiment.embedded() == [("tiny", "tiny")]
+    assert experiment.vector_indexes() == [("tiny", "graph")]
+    assert FirstStage("tiny", "test", "bm25") in experiment.first_stages()
+    assert experiment.indexes() == [Index("tiny", "porter")]
+    assert experiment.models() == ["tiny-bert"]
+    alone = more_first_stages(params, rescored=rescored)
+    assert alone.embedded() == [] and alone.candidates("rescored", FirstStage("tiny", "test", "rescored")) == [
+        FirstStage("tiny", "test", "bm25")
+    ]
+
+
+def test_parameters_of_bm25_for_a_collection(params: Params) -> None:
+    tuned = {"kind": "bm25", "of_collections": {"tiny": {"k1": 2.0, "b": 0.5}}}
+    settings = json.loads(more_first_stages(params, tuned=tuned).retriever_settings("tuned", "tiny"))
+    assert (settings["k1"], settings["b"], settings["of_collections"]) == (2.0, 0.5, {})
+
+
+def test_a_needed_run_without_a_file_is_one_line(params: Params) -> None:
+    file = {"path": "x", "sha256": "0" * 64}
+    given = {"kind": "run", "label": "G", "runs": {"tiny/train": file}}
+    with pytest.raises(UserError, match=r"^p: retrievers\.given\.runs: no file for tiny/test, which"):
+        more_first_stages(params, given=given).check_runs("p")
+    more_first_stages(params, given=given | {"runs": {"tiny/test": file}}).check_runs("p")
+
+
+def test_seeds_of_a_training_share_everything_but_the_seed(params: Params) -> None:
+    values = params.model_dump()
+    values["trainings"]["firstp"] |= {"seed": 42, "seeds": [42, 7]}
+    experiment = Experiment(Params.model_validate(values))
+    names = [training for training, model in experiment.trained() if model == "tiny-bert"]
+    assert names == ["firstp", "firstp@seed7"]
+    settings = [json.loads(experiment.train_settings(name, "tiny-bert")) for name in names]
+    assert [one.pop("seed") for one in settings] == [42, 7] and settings[0] == settings[1]
+    assert experiment.train_settings("firstp", "tiny-bert") == Experiment(params).train_settings("firstp", "tiny-bert")
+    assert experiment.training_data("firstp@seed7") == experiment.training_data("firstp")
 
 
 def test_fill() -> None:

@@ -30,7 +30,7 @@ def test_default_experiment_plans(fresh, root: Path) -> None:
     (fresh.folder / "params.yaml").write_text((root / "params.yaml").read_text())
     jobs = fresh.planned()
     assert jobs["download_collection"] == 1
-    assert jobs["train"] == jobs["rerank"] == jobs["evaluate"] == 9
+    assert jobs["train"] == jobs["rerank"] == jobs["evaluate"] == 11
 
 
 def test_lint_and_format(fresh, root: Path) -> None:

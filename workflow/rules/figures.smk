@@ -51,6 +51,8 @@ rule training_curves:
         "results/benchmarks/training_curves/{training}.tsv"
     conda:
         "../envs/ssmrank.yaml"
+    wildcard_constraints:
+        training=any_of(experiment.training_names()),
     params:
         *code("ssmrank.reporting.curves_command"),
         checkpoints=lambda w: experiment.checkpoint_labels(w.training, "results/checkpoints"),

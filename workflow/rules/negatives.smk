@@ -23,4 +23,4 @@ rule negatives:
     shell:
         "ssmrank negatives --settings {params.settings:q} --run {input.run:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"
-        " --output {output:q} 2>&1 | tee {log:q} >&2"
+        " --collection {input.collection:q} --output {output:q} 2>&1 | tee {log:q} >&2"

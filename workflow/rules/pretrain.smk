@@ -111,6 +111,7 @@ rule pretrain:
 rule publish_model:
     input:
         pretrained="results/pretraining/{pretraining}/models/{model}",
+        sweep="results/pretraining/{pretraining}/sweeps/{model}.json",
         checkpoint=lambda w: experiment.published_checkpoint(w.pretraining, w.model),
     output:
         directory("results/pretraining/{pretraining}/published/{model}"),
@@ -128,7 +129,8 @@ rule publish_model:
         ],
         command=lambda w, output: experiment.command(str(output)),
     shell:
-        "ssmrank publish-model --settings {params.settings:q} --pretrained {input.pretrained:q} {params.checkpoint}"
+        "ssmrank publish-model --settings {params.settings:q} --pretrained {input.pretrained:q} --sweep {input.sweep:q}"
+        " {params.checkpoint}"
         " --command {params.command:q}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 

@@ -51,7 +51,8 @@ def compare(settings: SignificanceSettings, files: PerQueryFiles) -> list[dict[s
     """The lines of the file, in the order of columns, families and comparisons."""
     lines = []
     for number, column in enumerate(settings.columns):
-        values = {row: _values(column, settings.rows[row], files) for row in _compared(settings)}
+        rows = [row for row in _compared(settings) if settings.rows[row].has(number)]
+        values = {row: _values(column, settings.rows[row], files) for row in rows}
         _check(settings, column, values, files)
         known = {row for row, own in values.items() if own}
         families = [[pair for pair in family if {pair.row, pair.other} <= known] for family in settings.families]

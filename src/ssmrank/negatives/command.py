@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
+from ssmrank.collections.store import TextStore
 from ssmrank.config import Negatives, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
@@ -22,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help="section of negatives: inline JSON, or a file")
     parser.add_argument("--run", dest="ranking", type=Path, required=True, help="first-stage TREC run of the split")
     parser.add_argument("--qrels", type=Path, required=True, help="relevance judgments of the split")
+    parser.add_argument("--collection", type=Path, help="folder of the collection, for random negatives")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines to write")
 
 
@@ -31,16 +34,25 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     tags = names_of_split(arguments.qrels) | {"seed": str(settings.seed)}
     with track("negatives", str(output), tags, settings.model_dump()) as tracked:
-        sample = write_negatives(settings, ranking=arguments.ranking, qrels=arguments.qrels, output=output)
+        collection: list[str] = []
+        if settings.random:
+            if arguments.collection is None:
+                raise UserError("negatives: random ones need the option --collection, the collection's folder")
+            collection = list(TextStore(arguments.collection / "documents.jsonl").ids())
+        sample = write_negatives(
+            settings, ranking=arguments.ranking, qrels=arguments.qrels, output=output, collection=collection
+        )
         tracked.metrics(sample.counts())
         tracked.artifact_path("negatives_path", output)
 
 
-def write_negatives(settings: Negatives, *, ranking: Path, qrels: Path, output: Path) -> Sample:
+def write_negatives(
+    settings: Negatives, *, ranking: Path, qrels: Path, output: Path, collection: Sequence[str] = ()
+) -> Sample:
     """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample."""
     judgments, rankings = read_qrels(qrels), iterate_run(ranking)
     try:
-        sample = sample_negatives(rankings, judgments, settings)
+        sample = sample_negatives(rankings, judgments, settings, collection)
     except NoGroup as error:
         raise UserError(f"{ranking}, {qrels}: {error}") from error
     if sample.deepest < settings.depth:

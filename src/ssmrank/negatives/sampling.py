@@ -49,31 +49,39 @@ class Sample:
         return {"groups": len(self.groups)} | values
 
 
-def sample_negatives(run: Iterable[tuple[str, list[tuple[str, float]]]], qrels: Qrels, settings: Negatives) -> Sample:
+def sample_negatives(
+    run: Iterable[tuple[str, list[tuple[str, float]]]],
+    qrels: Qrels,
+    settings: Negatives,
+    collection: Sequence[str] = (),
+) -> Sample:
     """Draws `count` negatives for each positive, uniformly without replacement.
 
     Candidates are the run's first `depth` documents of the query without those judged relevant (grade above 0);
     documents judged 0 or not at all are candidates. A group with fewer candidates than `count` is left out, since the
     loss takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
     depends on nothing but its query's ranking: not on other queries, their order, threads or Python's hash seed.
+    `random` of the negatives, the last ones, are drawn from all ids of `collection` instead.
 
     The rankings of a run are taken one after the other, so that it need not fit into memory.
 
     Raises:
         NoGroup: where `count` exceeds `depth`, or no group is left.
     """
-    if settings.count > settings.depth:
+    if settings.count - settings.random > settings.depth:
         raise NoGroup(f"negatives: count {settings.count} is more than depth {settings.depth}; raise depth")
+    if settings.random and len(collection) <= settings.count:
+        raise NoGroup(f"negatives: {len(collection)} documents are too few to draw {settings.random} random ones")
     sample = Sample()
     groups: dict[str, list[Group]] = {}
     for query, ranking in run:
         sample.deepest = max(sample.deepest, len(ranking))
         if query in qrels:
-            groups[query] = _groups_of(query, ranking, qrels[query], settings, sample)
+            groups[query] = _groups_of(query, ranking, qrels[query], settings, sample, collection)
     for query in sorted(qrels):
         if query not in groups and _relevant(qrels[query]):
             sample.queries_not_in_run += 1
-            _groups_of(query, [], qrels[query], settings, sample)
+            _groups_of(query, [], qrels[query], settings, sample, collection)
         sample.queries_without_positive += not _relevant(qrels[query])
         sample.groups += groups.get(query, [])
     if not sample.groups:
@@ -82,7 +90,12 @@ def sample_negatives(run: Iterable[tuple[str, list[tuple[str, float]]]], qrels: 
 
 
 def _groups_of(
-    query: str, ranking: Sequence[tuple[str, float]], judged: Mapping[str, int], settings: Negatives, sample: Sample
+    query: str,
+    ranking: Sequence[tuple[str, float]],
+    judged: Mapping[str, int],
+    settings: Negatives,
+    sample: Sample,
+    collection: Sequence[str],
 ) -> list[Group]:
     """The groups of a query; what is left out is counted in `sample`."""
     relevant = _relevant(judged)
@@ -92,13 +105,20 @@ def _groups_of(
     sample.not_retrieved += len(relevant) - len(retrieved)
     candidates = [document for document in ranked if document not in relevant]
     chosen = relevant if settings.positives == "all" else retrieved
-    if len(candidates) < settings.count:
+    retrieved_ones = settings.count - settings.random
+    if len(candidates) < retrieved_ones:
         sample.too_few_candidates += len(chosen)
         return []
-    return [
-        Group(query, positive, _draw(candidates, settings.count, _generator(settings.seed, query, positive)))
-        for positive in sorted(chosen)
-    ]
+    groups = []
+    for positive in sorted(chosen):
+        generator = _generator(settings.seed, query, positive)
+        negatives = _draw(candidates, retrieved_ones, generator)
+        while len(negatives) < settings.count:
+            drawn = collection[int(generator.random() * len(collection))]
+            if drawn not in relevant and drawn not in negatives:
+                negatives.append(drawn)
+        groups.append(Group(query, positive, negatives))
+    return groups
 
 
 def _relevant(judged: Mapping[str, int]) -> set[str]:

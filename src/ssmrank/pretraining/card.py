@@ -54,7 +54,7 @@ def model_card(
         f"| | |\n|---|---|\n{table}\n\n"
         "The loss of a masked language model (BERT) cannot be compared with that of models which predict the next "
         "token.\n\n"
-        "The whole curve, the settings and the sweep's choice are in `pretraining.json`.\n"
+        "Settings and the curve of the loss are in `pretraining.json`, the sweep of learning rates in `sweep.json`.\n"
     )
 
 

@@ -21,13 +21,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.add_argument("--settings", required=True, help="label, corpus and its licence: inline JSON, or a file")
     parser.add_argument("--pretrained", type=Path, required=True, help="folder of `ssmrank pretrain`")
+    parser.add_argument(
+        "--sweep", type=Path, required=True, help="file of `ssmrank pretrain-sweep` that chose its learning rate"
+    )
     parser.add_argument("--checkpoint", type=Path, help="folder of `ssmrank train`, which trained it as a reranker")
     parser.add_argument("--command", required=True, help="the command that made it, as the card names it")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes weights in bfloat16, config, tokenizer, pretraining.json and README.md."""
+    """Writes weights in bfloat16, config, tokenizer, pretraining.json, sweep.json and README.md."""
     settings = read_settings(CardSettings, arguments.settings)
     facts = _read(arguments.pretrained / "pretraining.json")
     outcome = None if arguments.checkpoint is None else _read(arguments.checkpoint / "outcome.json")
@@ -43,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             load_reranker(arguments.checkpoint).to(torch.bfloat16).write(folder)
             shutil.copyfile(arguments.pretrained / "pretraining.json", folder / "pretraining.json")
+        shutil.copyfile(arguments.sweep, folder / "sweep.json")
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -34,6 +34,11 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
         f"The best of each section is bold; {BEST_OVERALL} marks the best overall and {BEST_OURS} the best of our "
         "trained models; values equal after rounding share a mark."
     )
+    common = table.common_facts
+    if common:
+        prior = f" reorder {common['Prior']}" if "Prior" in common else ""
+        length = f" {'at' if prior else 'have'} length {common['Length']}" if "Length" in common else ""
+        yield f"Rerankers{prior}{length}." if prior or length else f"Size: {common['Size']}."
     kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
     if kinds:
         yield f"Superscript{'s' if len(kinds) > 1 else ''}: {listed([f'{kind} {KINDS[kind]}' for kind in kinds])}."
@@ -100,9 +105,12 @@ def _queries(settings: TableSettings, results: Mapping[str, Result]) -> str:
     """How many queries each column's means are over; raises UserError where two rows of a column disagree."""
     rows = [row for section in settings.sections for row in section.rows if row.runs]
     counts: dict[str, int] = {}
-    for column in settings.columns if rows else []:
-        first = queries_of(rows[0], column, results)
-        for row in rows:
+    for number, column in enumerate(settings.columns):
+        own = [row for row in rows if row.has(number)]
+        if not own:
+            continue
+        first = queries_of(own[0], column, results)
+        for row in own:
             for result, expected in zip(queries_of(row, column, results), first, strict=True):
                 if result.queries != expected.queries:
                     raise UserError(

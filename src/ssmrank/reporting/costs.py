@@ -10,8 +10,11 @@ from typing import Any
 
 from ssmrank.errors import UserError
 
-TITLES = ("Parameters", "Tokens", "Training", "pairs/s", "whole")
-"""Of the columns: weights, tokens of pretraining, seconds of training, pairs/s with document reuse and without."""
+TITLES = ("Parameters", "Tokens", "Training")
+"""Of the columns: weights, tokens of pretraining, seconds of training."""
+
+SPEED_TITLES = ("pairs/s", "whole")
+"""Of the columns of speed: with document reuse and without."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Costs:
 
     rows: Mapping[str, tuple[str, ...]]
     sentence: str
-    titles: tuple[str, ...] = TITLES
+    titles: tuple[str, ...]
 
     def of(self, runs: Sequence[str]) -> tuple[str, ...]:
         """The texts of a row with these runs, empty ones for a row without costs."""
@@ -28,19 +31,24 @@ class Costs:
 
 
 def cost_texts(
-    pretraining: Mapping[str, Any] | None, outcomes: Sequence[Mapping[str, Any]], speed: Mapping[str, Any]
+    pretraining: Mapping[str, Any] | None, outcomes: Sequence[Mapping[str, Any]], speed: Mapping[str, Any] | None
 ) -> tuple[str, ...]:
     """A row's texts.
 
     pretraining: what `ssmrank pretrain` wrote, None where it did not make the model; outcomes: of the trainings with
-    each seed, whose mean time is shown; speed: what `ssmrank rerank-speed` wrote.
+    each seed, whose mean time is shown; speed: what `ssmrank rerank-speed` wrote, None where that is not shown.
     """
     counts = pretraining["parameters"] if pretraining else None
     seconds = [outcome["seconds"] for outcome in outcomes if outcome["status"] == "ok"]
-    return (
+    texts = (
         f"{counts['parameters'] / 1e6:.1f}M ({counts['non_embedding_parameters'] / 1e6:.2f}M)" if counts else "",
         f"{pretraining['curve']['tokens'] / 1e6:.0f}M" if pretraining else "",
         f"{sum(seconds) / len(seconds):.0f} s" if seconds else "",
+    )
+    if speed is None:
+        return texts
+    return (
+        *texts,
         f"{speed['reuse']['pairs_per_second']:,.0f}" if speed["reuse"] else "",
         f"{speed['whole']['pairs_per_second']:,.0f}",
     )
@@ -49,12 +57,17 @@ def cost_texts(
 def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]) -> str:
     """What the columns are, and the devices that times were measured on."""
     trained = " and ".join(sorted({outcome["device"] for outcome in outcomes}))
+    sentence = (
+        "Parameters: all, and without embeddings; Tokens: of pretraining; Training: time of this training alone, mean "
+        f"over seeds, on {trained}"
+    )
+    if not speeds:
+        return f"{sentence}."
     measured = " and ".join(sorted({speed["device"] for speed in speeds}))
     on = speeds[0]
     return (
-        "Parameters: all, and without embeddings; Tokens: of pretraining; Training: time of this training alone, mean "
-        f"over seeds, on {trained}; pairs/s: reranking {on['pairs']:,} pairs of {on['collection']} with document "
-        f"reuse, where the model can, and whole: without, on {measured} in {on['precision']}."
+        f"{sentence}; pairs/s: reranking {on['pairs']:,} pairs of {on['collection']} with document reuse, where the "
+        f"model can, and whole: without, on {measured} in {on['precision']}."
     )
 
 
@@ -62,6 +75,7 @@ def read_costs(path: Path) -> Costs:
     """What `ssmrank costs` wrote."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Costs({run: tuple(texts) for run, texts in values["rows"].items()}, values["sentence"])
+        rows = {run: tuple(texts) for run, texts in values["rows"].items()}
+        return Costs(rows, values["sentence"], tuple(values["titles"]))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: is no file of `ssmrank costs` ({error})") from error

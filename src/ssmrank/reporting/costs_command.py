@@ -10,16 +10,16 @@ from typing import Any
 from ssmrank.config import Section, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
-from ssmrank.reporting.costs import cost_sentence, cost_texts
+from ssmrank.reporting.costs import SPEED_TITLES, TITLES, cost_sentence, cost_texts
 
 
 class RowFiles(Section):
-    """Where the costs of a row are: folders of checkpoints (one a seed) and of the pretraining, file of its speed."""
+    """Where the costs of a row are: folders of checkpoints (one a seed) and of the pretraining, file of the speed."""
 
     run: str
     checkpoints: list[str]
     pretrained: str | None
-    speed: str
+    speed: str | None
 
 
 class CostFiles(Section):
@@ -40,12 +40,17 @@ def run(arguments: argparse.Namespace) -> None:
     for row in read_settings(CostFiles, arguments.settings).rows:
         pretraining = None if row.pretrained is None else _read(Path(row.pretrained) / "pretraining.json")
         outcomes = [_read(Path(folder) / "outcome.json") for folder in row.checkpoints]
-        speed = _read(Path(row.speed))
+        speed = None if row.speed is None else _read(Path(row.speed))
         rows[row.run] = cost_texts(pretraining, outcomes, speed)
         every_outcome += outcomes
-        speeds.append(speed)
+        speeds += [] if speed is None else [speed]
+    result = {
+        "titles": TITLES + SPEED_TITLES if speeds else TITLES,
+        "rows": rows,
+        "sentence": cost_sentence(every_outcome, speeds),
+    }
     with atomic_file(arguments.output) as stream:
-        stream.write(json.dumps({"rows": rows, "sentence": cost_sentence(every_outcome, speeds)}, indent=2) + "\n")
+        stream.write(json.dumps(result, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

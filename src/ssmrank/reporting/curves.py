@@ -45,12 +45,12 @@ def draw_curves(curves: list[Curve], title: str, outputs: list[Path]) -> None:
     """A line for each training, in one panel for the loss and one for validation where there is any."""
     validated = any(curve.validation for curve in curves)
     with plotting() as pyplot:
-        colours = pyplot.get_cmap("tab20").colors
+        colours = pyplot.get_cmap("tab10" if len(curves) <= 10 else "tab20").colors
         figure, axes = pyplot.subplots(
             1, 1 + validated, figsize=(5.6 + 3.4 * validated, 3.4), layout="constrained", squeeze=False
         )
         for number, curve in enumerate(curves):
-            style = {"color": colours[number % 20], "linewidth": 1.2, "linestyle": "-" if number < 20 else "--"}
+            style = {"color": colours[number % len(colours)], "linewidth": 1.2, "linestyle": "-" if number < 20 else "--"}
             values = smoothed(curve.loss)
             label = curve.label if values else f"{curve.label} (OOM)"
             axes[0][0].plot(range(1, len(values) + 1), values, label=label, **style)

@@ -31,14 +31,15 @@ def panels_of(settings: TableSettings, files: PerQueryFiles) -> tuple[str, list[
     seeds. Rows that did not fit into memory have no panel. Raises UserError where no row is left.
     """
     rows = [row for section in settings.sections for row in section.rows if row.runs]
-    columns = [column for column in settings.columns if len(column.tests) == 1]
+    columns = [(number, column) for number, column in enumerate(settings.columns) if len(column.tests) == 1]
     baseline = next((row for row in rows if _name(row) == settings.baseline), rows[0] if rows else None)
     panels = [
         panel
         for row in rows
         if row is not baseline
-        for column in columns
-        if baseline is not None and (panel := _panel(row, baseline, column, files)) is not None
+        for number, column in columns
+        if baseline is not None and row.has(number) and baseline.has(number)
+        if (panel := _panel(row, baseline, column, files)) is not None
     ]
     if baseline is None or not panels:
         raise UserError("differences: the table has no two rows with values of queries to compare; add rows to run")

@@ -12,7 +12,7 @@ from ssmrank.table_settings import TableSettings
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
 th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; }
@@ -50,8 +50,8 @@ def origins_of(settings: TableSettings, results: Mapping[str, Result]) -> list[O
     found = []
     for section in settings.sections:
         for row in section.rows:
-            for column in settings.columns:
-                for run in row.runs:
+            for number, column in enumerate(settings.columns):
+                for run in row.runs if row.has(number) else []:
                     for test in column.tests:
                         result = results[f"{test}/{run}"]
                         mean = result.mean.get(column.metric)
@@ -77,9 +77,10 @@ def _table(table: ResultTable) -> Iterable[str]:
     yield '<div class="wide"><table><thead>'
     yield from _header(table)
     yield "</thead>"
+    width = 1 + len(table.facts) + len(table.costs) + len(table.columns)
     for section in table.sections:
-        yield f'<tbody><tr class="section"><th colspan="{4 + len(table.columns)}">{escape(section.title)}</th></tr>'
-        yield from (_row(row, table.columns) for row in section.rows)
+        yield f'<tbody><tr class="section"><th colspan="{width}">{escape(section.title)}</th></tr>'
+        yield from (_row(row, table) for row in section.rows)
         yield "</tbody>"
     yield "</table></div>"
 
@@ -91,7 +92,7 @@ def _header(table: ResultTable) -> Iterable[str]:
             groups.append([column])
         else:
             groups[-1].append(column)
-    fixed = "".join(f'<th rowspan="2">{name}</th>' for name in ("Model", "Size", "Prior", "Length"))
+    fixed = "".join(f'<th rowspan="2">{name}</th>' for name in ("Model", *table.facts, *map(escape, table.costs)))
     labels = []
     for group in groups:
         name = group[0].label if group[0].label == group[0].metric else f"{group[0].label} {group[0].metric}"
@@ -103,11 +104,12 @@ def _header(table: ResultTable) -> Iterable[str]:
     yield f"<tr>{''.join(below)}</tr>"
 
 
-def _row(row: Row, columns: Iterable[Column]) -> str:
+def _row(row: Row, table: ResultTable) -> str:
     label = f"<sup>{row.letter}</sup>" if row.letter else ""
     label += escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
-    fixed = "".join(f"<td>{escape(text) or '–'}</td>" for text in (row.size, row.prior, row.length))
-    cells = "".join(_cell(cell, column) for cell, column in zip(row.cells, columns, strict=True))
+    fixed = "".join(f"<td>{escape(text) or '–'}</td>" for text in map(row.fact, table.facts))
+    fixed += "".join(f'<td class="number">{escape(text) or "–"}</td>' for text in row.costs)
+    cells = "".join(_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True))
     return f"<tr><td>{label}</td>{fixed}{cells}</tr>"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ssmrank.reporting.comparisons import BETTER, WORSE
 from ssmrank.reporting.table import BEST_OURS, BEST_OVERALL, SUBSTITUTE, Cell, Column, ResultTable, Row
@@ -46,9 +47,6 @@ _MARKS = {
     WORSE: r"\downarrow",
 }
 
-_FIXED = ("Model", "Size", "Prior", "Length")
-
-
 def escape(text: str) -> str:
     """Plain text as LaTeX: no command, no ligature, one line."""
     escaped = "".join(_ESCAPES.get(sign, sign) for sign in " ".join(text.split()))
@@ -57,27 +55,32 @@ def escape(text: str) -> str:
 
 
 def to_latex(table: ResultTable) -> str:
-    """A `table` environment for \\input, which asks for nothing but the package booktabs."""
-    columns = len(_FIXED) + len(table.costs) + len(table.columns)
-    lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
+    """A `table` environment for \\input, which asks for the package booktabs; a wide one is scaled, by graphicx."""
+    fixed = ["Model", *table.facts, *map(escape, table.costs)]
+    columns = len(fixed) + len(table.columns)
+    packages = "booktabs,graphicx" if table.is_wide else "booktabs"
+    lines = [f"% Needs \\usepackage{{{packages}}}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
     # Marks take no width, so that the numbers stay in line; the space after the last column is theirs. Letters take
     # theirs: there may be many.
     values = ("l" if _has_letters(table) else "r") * len(table.columns)
-    alignment = "llll" + "r" * len(table.costs) + values + "@{\\hspace{1.2em}}"
-    lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table)]
+    about = "l" * (1 + len(table.facts)) + "r" * len(table.costs)
+    alignment = f"{about}{values}@{{\\hspace{{1.2em}}}}"
+    lines += ["  \\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"] if table.is_wide else []
+    lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}}}", "    \\toprule", *_header(table, fixed)]
     for section in table.sections:
         lines += [
             "    \\midrule",
             f"    \\multicolumn{{{columns}}}{{@{{}}l}}{{\\textit{{{escape(section.title)}}}}} \\\\",
         ]
-        lines += [f"    {_row(row, _has_letters(table))} \\\\" for row in section.rows]
-    lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{escape(table.caption)}}}"]
+        lines += [f"    {_row(row, table)} \\\\" for row in section.rows]
+    end = "  \\end{tabular}}" if table.is_wide else "  \\end{tabular}"
+    lines += ["    \\bottomrule", end, f"  \\caption{{{escape(table.caption)}}}"]
     lines += [f"  \\label{{{table.label}}}"] if table.label else []
     lines += ["\\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _header(table: ResultTable) -> list[str]:
+def _header(table: ResultTable, fixed: Sequence[str]) -> list[str]:
     """Up to three lines: test sets, their metrics where these are not the names themselves, ours and the paper's."""
     groups: list[list[Column]] = []
     for column in table.columns:
@@ -91,21 +94,20 @@ def _header(table: ResultTable) -> list[str]:
     ]
     names = {"ours": "ours", "paper": "paper", "difference": r"$\Delta$"}
     origins = ["" if len(group) == 1 else " & ".join(names[column.origin] for column in group) for group in groups]
-    fixed = [*_FIXED, *map(escape, table.costs)]
     empty = [""] * len(fixed)
     lines = [[*fixed, *labels]]
     if any(column.metric != column.label for column in table.columns):
         lines.append(empty + metrics)
     text = [f"    {' & '.join(line).lstrip()} \\\\" for line in lines]
     if table.has_paper:
-        text.append(f"    {' '.join(_rules(groups, len(fixed)))}")
+        text.append(f"    {' '.join(_rules(groups, len(fixed) + 1))}")
         text.append(f"    {' & '.join(empty + origins).lstrip()} \\\\")
     return text
 
 
-def _rules(groups: list[list[Column]], fixed: int) -> list[str]:
+def _rules(groups: list[list[Column]], place: int) -> list[str]:
+    """Lines over groups of columns, of which the first stands at `place`."""
     rules = []
-    place = fixed + 1
     for group in groups:
         if len(group) > 1:
             rules.append(f"\\cmidrule(lr){{{place}-{place + len(group) - 1}}}")
@@ -121,11 +123,11 @@ def _has_letters(table: ResultTable) -> bool:
     return any(row.letter for section in table.sections for row in section.rows)
 
 
-def _row(row: Row, letters: bool) -> str:
+def _row(row: Row, table: ResultTable) -> str:
     label = escape(row.label) + (f"$^{{\\mathrm{{{row.kind}}}}}$" if row.kind else "")
     label = (f"$^{{{row.letter}}}$" if row.letter else "") + label
-    fixed = [escape(text) or "--" for text in (row.size, row.prior, row.length, *row.costs)]
-    return " & ".join([label, *fixed, *(_cell(cell, letters) for cell in row.cells)])
+    fixed = [escape(text) or "--" for text in (*map(row.fact, table.facts), *row.costs)]
+    return " & ".join([label, *fixed, *(_cell(cell, _has_letters(table)) for cell in row.cells)])
 
 
 def _cell(cell: Cell, letters: bool) -> str:

@@ -15,14 +15,15 @@ def escape(text: str) -> str:
 def to_markdown(table: ResultTable) -> str:
     """The caption, then a table whose section titles are rows of their own."""
     numbers = [*map(escape, table.costs), *(escape(column.title) for column in table.columns)]
-    heads = ["Model", "Size", "Prior", "Length", *numbers]
-    lines = [escape(table.caption), "", _line(heads), _line(["---"] * 4 + ["--:"] * len(numbers))]
+    heads = ["Model", *table.facts, *numbers]
+    rule = ["---"] * (len(heads) - len(numbers)) + ["--:"] * len(numbers)
+    lines = [escape(table.caption), "", _line(heads), _line(rule)]
     for section in table.sections:
         lines.append(_line([f"*{escape(section.title)}*"] + [""] * (len(heads) - 1)))
         for row in section.rows:
             label = f"<sup>{row.letter}</sup>" if row.letter else ""
             label += escape(row.label) + (f"<sup>{row.kind}</sup>" if row.kind else "")
-            fixed = [escape(text) or "–" for text in (row.size, row.prior, row.length, *row.costs)]
+            fixed = [escape(text) or "–" for text in (*map(row.fact, table.facts), *row.costs)]
             lines.append(_line([label, *fixed, *map(_cell, row.cells)]))
     return "\n".join(lines) + "\n"
 

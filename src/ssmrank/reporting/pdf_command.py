@@ -17,7 +17,7 @@ from ssmrank.tracking import track
 
 PAGE = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[margin=18mm]{geometry}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx,pdflscape}
 \pagestyle{empty}
 % A page of floats begins at the top.
 \makeatletter\setlength{\@fptop}{0pt}\makeatother
@@ -66,7 +66,8 @@ def compile_pages(tables: Mapping[Path, str], folder: Path) -> bytes:
         # table4.tex shows itself as Table 4.
         shown = re.search(r"([1-9][0-9]?)$", path.stem)
         counter = f"\\setcounter{{table}}{{{int(shown[1]) - 1}}}" if shown else ""
-        inputs.append(f"{counter}\\input{{input{number}}}\\clearpage")
+        shows = f"{counter}\\input{{input{number}}}\\clearpage"
+        inputs.append(f"\\begin{{landscape}}{shows}\\end{{landscape}}" if "\\resizebox" in text else shows)
     (folder / "page.tex").write_text(PAGE.replace("TABLES", "\n".join(inputs)), encoding="utf-8")
     finished = subprocess.run(
         [latexmk, "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error", "page.tex"],

@@ -21,6 +21,9 @@ BEST_OVERALL = "†"
 BEST_OURS = "‡"
 SUBSTITUTE = "*"
 
+_FACTS = ("Size", "Prior", "Length")
+_NARROW = 6
+
 Verdict = Literal["", "OK", "OKish", "FAIL"]
 
 
@@ -79,6 +82,10 @@ class Row:
     letter: str = ""
     costs: tuple[str, ...] = ()
 
+    def fact(self, name: str) -> str:
+        """The text of one of the columns Size, Prior and Length."""
+        return {"Size": self.size, "Prior": self.prior, "Length": self.length}[name]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -103,6 +110,24 @@ class ResultTable:
     def has_paper(self) -> bool:
         """Whether some columns hold the paper's numbers."""
         return any(column.origin == "paper" for column in self.columns)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has more columns of values than a page takes beside four others."""
+        return len(self.columns) > _NARROW
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Titles of the columns about the rows: those that say something, in a wide table something of their own."""
+        return tuple(name for name in _FACTS if len(self._texts(name)) > self.is_wide)
+
+    @property
+    def common_facts(self) -> dict[str, str]:
+        """The texts in which all rows agree and which have no column."""
+        return {name: text for name in _FACTS if name not in self.facts for text in self._texts(name)}
+
+    def _texts(self, fact: str) -> set[str]:
+        return {row.fact(fact) for section in self.sections for row in section.rows} - {""}
 
     @property
     def cells(self) -> list[Cell]:
@@ -142,7 +167,7 @@ def build_table(
             for place, (column, value) in enumerate(zip(settings.columns, values[number], strict=True)):
                 mean = value.mean if isinstance(value, Value) else None
                 cell = Cell(
-                    text=str(mean) if mean is not None else (OOM if row.runs else ""),
+                    text=str(mean) if mean is not None else (OOM if row.has(place) else ""),
                     spread=str(value.spread) if value is not None and value.spread is not None else "",
                     bold=mean is not None and mean == best_here[place],
                     best_overall=mean is not None and mean == best_overall[place],
@@ -194,7 +219,8 @@ def _numbered(settings: TableSettings) -> list[list[int]]:
 
 
 def _values(row: ResultRow, settings: TableSettings, results: Mapping[str, Result]) -> list[Value | None]:
-    return [value_of(row, column, results) if row.runs else None for column in settings.columns]
+    columns = enumerate(settings.columns)
+    return [value_of(row, column, results) if row.has(number) else None for number, column in columns]
 
 
 def _best(rows: Iterable[list[Value | None]], columns: int) -> list[Decimal | None]:

@@ -83,6 +83,27 @@ def test_a_group_depends_on_its_own_query_alone() -> None:
     assert sample_negatives(RUN.items(), QRELS, settings(seed=7)).groups != whole
 
 
+def test_some_are_any_documents_of_the_collection() -> None:
+    collection = [f"c{number}" for number in range(40)] + ["p1", "p2", "away", "n1"]
+    sample = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), collection)
+    drawn = [group.negatives for group in sample.groups]
+    assert [group.positive for group in sample.groups if group.query == "q1"] == ["away", "p1", "p2"]
+    for group in sample.groups:
+        assert group.negatives[0] in {document for document, _ in RUN.get(group.query, [])}
+        assert set(group.negatives[1:]) <= set(collection) - QRELS[group.query].keys()
+        assert len(set(group.negatives)) == 3
+    again = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), collection)
+    assert drawn == [group.negatives for group in again.groups]
+    # Nothing of the run is needed where all are random, and they are drawn evenly.
+    counts: Counter[str] = Counter()
+    for seed in range(400):
+        drawn_by = settings(count=1, random=1, seed=seed)
+        sample = sample_negatives([("q", [])], {"q": {"p": 1}}, drawn_by, ["p", *"abcd"])
+        counts.update(sample.groups[0].negatives)
+    assert sorted(counts) == ["a", "b", "c", "d"]
+    assert min(counts.values()) > 70
+
+
 def test_the_draw_stays_the_same_over_versions() -> None:
     """A changed draw would make old checkpoints irreproducible, so the very documents are written down."""
     run = {"q": ranking(*(f"d{number}" for number in range(100)))}

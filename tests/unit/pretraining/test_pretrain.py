@@ -208,7 +208,9 @@ def test_choice_of_the_rate_by_hand() -> None:
 
 def published(tmp_path: Path, *more: str) -> Path:
     said = json.dumps({"label": "BERT-mini", "corpus": "Made up", "corpus_license": "CC0", "training": "on titles"})
+    (tmp_path / "sweep.json").write_text("{}")
     options = ["--settings", said, "--pretrained", str(tmp_path / "model"), "--command", "make it", *more]
+    options += ["--sweep", str(tmp_path / "sweep.json")]
     assert main(["publish-model", *options, "--output", str(tmp_path / "published")]) == 0
     return tmp_path / "published"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssmrank.cli import main
-from ssmrank.reporting.costs import TITLES, read_costs
+from ssmrank.reporting.costs import SPEED_TITLES, TITLES, read_costs
 from ssmrank.reporting.delimited import to_csv
 from ssmrank.reporting.latex import to_latex
 from ssmrank.reporting.markdown import to_markdown
@@ -58,9 +58,9 @@ def test_columns_stand_before_the_values(costs: Path) -> None:
         Row(name, "D", "6M", "BM25 top-100", "titles", (Cell("40.0"),), costs=read.of([f"top/t/{name}"]))
         for name in ("one", "two")
     )
-    table = ResultTable("Costs.", "", (Column("Tags", "nDCG@10"),), (Section("Here", rows),), costs=TITLES)
+    table = ResultTable("Costs.", "", (Column("Tags", "nDCG@10"),), (Section("Here", rows),), costs=read.titles)
     header, line, _ = csv.reader(io.StringIO(to_csv(table)))
-    assert header[5:] == ["length", *TITLES, "Tags nDCG@10"]
+    assert header[5:] == ["length", *TITLES, *SPEED_TITLES, "Tags nDCG@10"]
     assert line[5:] == ["titles", "6.2M (3.95M)", "210M", "32 s", "20,345", "2,000", "40.0"]
     latex = to_latex(table)
     assert "\\begin{tabular}{@{}llllrrrrrr@{\\hspace{1.2em}}}" in latex
@@ -71,6 +71,15 @@ def test_columns_stand_before_the_values(costs: Path) -> None:
     markdown = to_markdown(table).splitlines()
     assert markdown[2].endswith("| Length | Parameters | Tokens | Training | pairs/s | whole | Tags nDCG@10 |")
     assert len({line.count("|") for line in markdown[2:]}) == 1
+
+
+def test_without_a_measurement_of_speed(costs: Path, tmp_path: Path) -> None:
+    row = {"run": "r", "checkpoints": [str(tmp_path / "first")], "pretrained": str(tmp_path), "speed": None}
+    assert main(["costs", "--settings", json.dumps({"rows": [row]}), "--output", str(tmp_path / "c.json")]) == 0
+    read = read_costs(tmp_path / "c.json")
+    assert read.titles == TITLES
+    assert read.of(["r"]) == ("6.2M (3.95M)", "210M", "30 s")
+    assert "pairs/s" not in read.sentence
 
 
 def test_a_file_that_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

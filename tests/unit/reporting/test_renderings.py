@@ -80,13 +80,13 @@ def test_latex_uses_booktabs_and_no_other_package() -> None:
     assert text.count("\\midrule") == 1 + len(TABLE.sections) - 1
     assert "\\multirow" not in text and "\\SI" not in text
     assert "\\label{tab:documents}" in text
-    assert re.findall(r"usepackage(?:\[.*\])?{(\w+)}", PAGE) == ["geometry", "booktabs"]
+    assert re.findall(r"usepackage(?:\[.*\])?{([\w,]+)}", PAGE) == ["geometry", "booktabs,graphicx,pdflscape"]
 
 
 def test_latex_without_paper_or_other_metric_has_one_line_of_header() -> None:
     rows = (Row("BM25", "", "", "", "", (Cell("1.0"),)),)
     text = to_latex(ResultTable("C.", "", (Column("nDCG@10", "nDCG@10"),), (Section("S", rows),)))
-    assert [row[0] for row in latex_rows(text)] == ["Model", "\\multicolumn{5}{@{}l}{\\textit{S}}", "BM25"]
+    assert [row[0] for row in latex_rows(text)] == ["Model", "\\multicolumn{2}{@{}l}{\\textit{S}}", "BM25"]
     assert "\\label" not in text and "cmidrule" not in text
 
 
@@ -163,7 +163,6 @@ def test_seeds_letters_and_arrows() -> None:
     lettered = table(Cell("60.0", "1.2", bold=True, best_overall=True, significant="bc"), "a")
     assert latex_rows(to_latex(lettered))[-1] == [
         "$^{a}$A$^{\\mathrm{D}}$",
-        *["--"] * 3,
         "\\textbf{60.0}{\\scriptsize$\\pm$1.2}$^{bc\\dagger}$",
     ]
     assert to_markdown(lettered).splitlines()[-1].split("|")[-2].strip() == "**60.0** ± 1.2<sup>bc</sup>†"
@@ -172,3 +171,23 @@ def test_seeds_letters_and_arrows() -> None:
     assert row["Dev (significance)"] == "bc"
     arrow = table(Cell("60.0", significant="↑"), "")
     assert latex_rows(to_latex(arrow))[-1][-1] == "60.0\\rlap{$^{\\uparrow}$}"
+
+
+def test_a_wide_table_is_scaled_and_says_once_what_all_rows_share() -> None:
+    columns = tuple(Column(f"C{number}", "nDCG@10") for number in range(7))
+    cells = (Cell("1.0"),) * 7
+    rows = (
+        Row("BM25", "", "", "", "", cells),
+        Row("A", "D", "1M", "BM25 top-30", "512", cells),
+        Row("B", "D", "2M", "BM25 top-30", "512", cells),
+    )
+    table = ResultTable("C.", "", columns, (Section("S", rows),))
+    assert table.facts == ("Size",) and table.common_facts == {"Prior": "BM25 top-30", "Length": "512"}
+    text = to_latex(table)
+    assert latex_rows(text)[0] == ["Model", "Size", *(f"C{number}" for number in range(7))]
+    assert text.count("{") == text.count("}") and "\\resizebox{" in text
+    assert to_markdown(table).splitlines()[2].startswith("| Model | Size | C0")
+    assert "prior" in to_csv(table).splitlines()[0]
+    narrow = ResultTable("C.", "", columns[:6], (Section("S", (Row("A", "D", "1M", "P", "L", cells[:6]),)),))
+    assert narrow.facts == ("Size", "Prior", "Length") and not narrow.common_facts
+    assert "resizebox" not in to_latex(narrow)

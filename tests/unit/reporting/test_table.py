@@ -9,6 +9,7 @@ import pytest
 from ssmrank.errors import UserError
 from ssmrank.reporting.caption import caption_of
 from ssmrank.reporting.comparisons import Compared, letters_of
+from ssmrank.reporting.html import origins_of
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import Cell, ResultTable, build_table
@@ -72,6 +73,24 @@ def significant(table: ResultTable) -> dict[str, str]:
 def test_rounds_halves_away_from_zero(value: float, printed: str) -> None:
     assert percent(value) == Decimal(printed)
     assert str(percent(value)) == printed
+
+
+def test_rows_that_some_columns_are_not_for() -> None:
+    shown = settings([first_stage("BM25", "bm25")], [row("A", "a", columns=[1])], [row("B", "b")])
+    columns = [
+        ResultColumn(label=label, metric="nDCG@10", tests=[test]) for label, test in (("First", "t"), ("Second", "u"))
+    ]
+    shown = shown.model_copy(update={"columns": columns})
+    assert shown.metric_keys() == ["t/bm25", "u/bm25", "u/a", "t/b", "u/b"]
+    values = results(**{"bm25": 0.5, "u/bm25": 0.4, "u/a": 0.6, "b": None, "u/b": 0.3})
+    table = build_table(shown, values, read_paper())
+    texts = {row.label: [cell.text for cell in row.cells] for section in table.sections for row in section.rows}
+    assert texts == {"BM25": ["50.0", "40.0"], "A": ["", "60.0"], "B": ["OOM", "30.0"]}
+    assert "460 queries" in caption(shown, values)
+    assert [origin.system for origin in origins_of(shown, values) if origin.column.startswith("First")] == [
+        "BM25",
+        "B FirstP (64)",
+    ]
 
 
 def test_marks_the_best_of_each_section_overall_and_of_ours() -> None:

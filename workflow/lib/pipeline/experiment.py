@@ -121,7 +121,9 @@ def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> E
     """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
     names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
-        return Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
+        experiment = Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
+        experiment.check_runs(" + ".join(names))
+        return experiment
     except UserError as error:
         raise SystemExit(f"ssmrank: error: {error}") from None
 
@@ -131,6 +133,16 @@ class Experiment:
 
     def __init__(self, params: Params, files: Sequence[str] = ()) -> None:
         self.params, self.files = params, files
+
+    def check_runs(self, where: str) -> None:
+        """Raises UserError where a first-stage run is needed that its retriever has no file for."""
+        for collection, split, name in self.first_stages():
+            retriever = self.params.retrievers[name]
+            if isinstance(retriever, FileRetriever) and f"{collection}/{split}" not in retriever.runs:
+                raise UserError(
+                    f"{where}: retrievers.{name}.runs: no file for {collection}/{split}, which a table or training "
+                    f"needs, only for {', '.join(retriever.runs)}; add it"
+                )
 
     # ---------------------------------------------------------------- what is wanted
 
@@ -149,7 +161,7 @@ class Experiment:
             for table in self.params.tables.values()
             for section in table.sections
             for retriever in section.retrievers
-            for test in table.tests
+            for test in table.tests_of(section)
             for collection in test.collections
         )
 
@@ -161,7 +173,7 @@ class Experiment:
             for section in table.sections
             for row in section.rerankers
             for training in self.params.seeded(row.training)
-            for test in table.tests
+            for test in table.tests_of(section)
             for collection in test.collections
         )
 
@@ -486,9 +498,10 @@ class Experiment:
 
     def speed_pairs(self, collection: str, split: str) -> list[str]:
         """The option --pairs of a measurement of speed on this test."""
-        wanted = [table.costs for table in self.params.tables.values() if table.costs is not None]
-        pairs = [costs.pairs for costs in wanted if (costs.collection, costs.split) == (collection, split)]
-        return [] if None in pairs or not pairs else ["--pairs", str(max(filter(None, pairs)))]
+        costs = [table.costs for table in self.params.tables.values() if table.costs is not None]
+        wanted = [cost.speed for cost in costs if cost.speed is not None]
+        pairs = [speed.pairs for speed in wanted if (speed.collection, speed.split) == (collection, split)]
+        return [] if None in pairs else ["--pairs", str(max(filter(None, pairs), default=1))]
 
     def _cost_rows(self, name: str) -> Iterator[dict[str, Any]]:
         table = self.params.tables[name]
@@ -498,12 +511,16 @@ class Experiment:
             source = self.params.models[row.model].source
             pretrained = self.parents(row.model)["pretrained"] if isinstance(source, PretrainedModel) else None
             trainings = self.params.seeded(row.training)
-            test = f"{table.costs.collection}/{table.costs.split}/{table.reranking}"
+            timed = table.costs.speed
+            speed = None
+            if timed is not None:
+                test = f"{timed.collection}/{timed.split}/{table.reranking}"
+                speed = f"results/speed/{test}/{trainings[0]}/{row.model}.json"
             yield {
                 "run": f"{table.reranking}/{trainings[0]}/{row.model}",
                 "checkpoints": [f"results/checkpoints/{training}/{row.model}" for training in trainings],
                 "pretrained": pretrained,
-                "speed": f"results/speed/{test}/{trainings[0]}/{row.model}.json",
+                "speed": speed,
             }
 
     def tested_tables(self) -> list[str]:
