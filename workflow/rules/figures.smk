@@ -49,10 +49,10 @@ rule training_curves:
         "results/logs/training_curves/{training}.log",
     benchmark:
         "results/benchmarks/training_curves/{training}.tsv"
-    conda:
-        "../envs/ssmrank.yaml"
     wildcard_constraints:
         training=any_of(experiment.training_names()),
+    conda:
+        "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.reporting.curves_command"),
         checkpoints=lambda w: experiment.checkpoint_labels(w.training, "results/checkpoints"),

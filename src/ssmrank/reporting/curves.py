@@ -50,7 +50,8 @@ def draw_curves(curves: list[Curve], title: str, outputs: list[Path]) -> None:
             1, 1 + validated, figsize=(5.6 + 3.4 * validated, 3.4), layout="constrained", squeeze=False
         )
         for number, curve in enumerate(curves):
-            style = {"color": colours[number % len(colours)], "linewidth": 1.2, "linestyle": "-" if number < 20 else "--"}
+            dashed = "-" if number < 20 else "--"
+            style = {"color": colours[number % len(colours)], "linewidth": 1.2, "linestyle": dashed}
             values = smoothed(curve.loss)
             label = curve.label if values else f"{curve.label} (OOM)"
             axes[0][0].plot(range(1, len(values) + 1), values, label=label, **style)
