@@ -9,14 +9,18 @@ import torch
 ROWS = 8192
 """Rows whose logits are held at once."""
 
+IGNORED = -1
+"""Target of a row that fills up."""
+
 
 def vocabulary_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> torch.Tensor:
     """The sum over rows of -log softmax(hidden weightᵀ + bias)[target], float32.
 
-    hidden [M, d], weight [V, d], bias [V] or None, targets int64 [M]. Products run in autocast's dtype, the softmax in
-    float32. The gradients are computed with the loss, so the logits of a piece of rows live only there.
+    hidden [M, d], weight [V, d], bias [V] or None, targets int64 [M]; rows of target IGNORED count nothing. Products
+    run in autocast's dtype, the softmax in float32. The gradients are computed with the loss, so the logits of a piece
+    of rows live only there.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -43,16 +47,18 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
             w = weight.to(dtype)
             for start in range(0, len(hidden), ROWS):
                 rows = slice(start, start + ROWS)
-                h, target = hidden[rows].to(dtype), targets[rows, None]
+                counts = (targets[rows, None] != IGNORED).to(wide)
+                h, target = hidden[rows].to(dtype), targets[rows, None].clamp(min=0)
                 logits = (h @ w.t()).to(wide)
                 if bias is not None:
                     logits += bias
                 normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
-                total += (normalizer - logits.gather(1, target)).sum()
+                total += ((normalizer - logits.gather(1, target)) * counts).sum()
                 if d_hidden is None or d_weight is None:
                     continue
                 slope = logits.sub_(normalizer).exp_()
                 slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
+                slope *= counts
                 if d_bias is not None:
                     d_bias += slope.sum(0)
                 slope = slope.to(dtype)

@@ -17,6 +17,7 @@ from ssmrank.errors import UserError
 from ssmrank.models.precision import Precision, autocast, resolve_precision
 from ssmrank.pretraining.model import LanguageModel
 from ssmrank.pretraining.objectives import Objective, Task, cut
+from ssmrank.pretraining.passes import Passes, filled_up
 from ssmrank.pretraining.prefetch import ahead, on_device
 from ssmrank.pretraining.steps import Step, Steps, step_count
 from ssmrank.training import randomness
@@ -109,19 +110,17 @@ def pretrain(
         curve.train.append((done, curve.tokens, sum(values) / len(values)))
         on_loss("loss", done, curve.train[-1][2])
 
+    passes = Passes(model, precision, device, settings.max_length)
     prepared: Any = ahead(lambda step: _prepare(steps[step], step, objective, settings, device), range(first, total))
     for step, (parts, places, tokens) in enumerate(prepared, start=first):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * linear_warmup_decay(step, total, settings.warmup_ratio)
         mean = torch.zeros((), device=device)
         for part in parts:
-            with autocast(precision, device):
-                loss = model(*part) / places
-            loss.backward()
-            mean += loss.detach()
+            mean += passes(*part, share=1 / places)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=not passes.uses_graphs)
         pending.append(mean)
         curve.tokens += tokens
         done = step + 1
@@ -185,7 +184,10 @@ def _prepare(
     step: Step, number: int, objective: Objective, settings: LanguageModelling, device: torch.device
 ) -> tuple[list, int, int]:
     task: Task = objective(step, np.random.default_rng([settings.seed, number]))
-    parts = [on_device(piece, device) for piece in cut(task, settings.token_budget)]
+    pieces = cut(task, settings.token_budget)
+    if device.type == "cuda":
+        pieces = [filled_up(piece) for piece in pieces]
+    parts = [on_device(piece, device) for piece in pieces]
     return parts, len(task.places), step.tokens
 
 

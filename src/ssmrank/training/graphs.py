@@ -1,25 +1,21 @@
-"""Passes of micro-batches as CUDA graphs: all of a pass's launches in one.
+"""Passes of micro-batches as CUDA graphs.
 
-A forward and backward pass of a few thousand tokens is thousands of kernels of some microseconds, which a CPU starts
-slower than a GPU runs them. A graph holds them all and is started at once. It is captured for a shape: so many tokens
-and sequences. Micro-batches are filled up to the next of a few shapes with sequences that count nothing; sixteen
-lengths an octave keep what is computed in vain below 7% and at some 3% on average.
+A graph is captured for a shape: so many tokens and sequences. Micro-batches are filled up to the next of a few shapes
+with sequences that count nothing; sixteen lengths an octave keep what is computed in vain below 7% and at some 3% on
+average.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ssmrank.models.packing import Packed, pack
-
-log = logging.getLogger(__name__)
+from ssmrank.training.captured import CapturedPasses
 
 MAX_TOKENS = 32768
 """Above, a pass keeps a GPU busy without a graph."""
@@ -69,20 +65,18 @@ def fill_up(lengths: Sequence[int], group_size: int, groups: int, longest: int) 
 
 
 class Graphs:
-    """Runs passes, those of shapes that come again as CUDA graphs.
-
-    The gradients are added in place: they must be the same tensors from the second pass on
-    (`zero_grad(set_to_none=False)`). Where a capture fails, all runs on without, with a warning.
-    """
+    """Runs passes, those of shapes that come again as CUDA graphs (see CapturedPasses)."""
 
     def __init__(self, run: Pass, group_size: int, groups: int, longest: int, device: torch.device) -> None:
         self.group_size = group_size
         self._run, self._device = run, device
         self._groups, self._longest = groups, longest
-        self._needs: dict[Shape, int] = {}
-        self._graphs: dict[Shape, _Graph] = {}
-        self._pool: Any = None
-        self.active = True
+        self._passes = CapturedPasses(run, device)
+
+    @property
+    def active(self) -> bool:
+        """False once a capture has failed."""
+        return self._passes.active
 
     def __call__(
         self, sequences: Sequence[np.ndarray], weights: Sequence[float], targets: torch.Tensor | None
@@ -97,63 +91,7 @@ class Graphs:
         weight = _on([*weights, *[0.0] * padding], self._device)
         if targets is not None:
             targets = torch.nn.functional.pad(targets, (0, 0, 0, padding))
-        targets = _moved(targets, self._device)
-        if shape in self._graphs:
-            return self._graphs[shape].replay(packed, weight, targets)
-        if shape not in self._needs:
-            return self._first(shape, packed, weight, targets)
-        return self._capture(shape, packed, weight, targets)
-
-    def _first(
-        self, shape: Shape, packed: Packed, weights: torch.Tensor, targets: torch.Tensor | None
-    ) -> torch.Tensor:
-        before = torch.cuda.memory_allocated(self._device)
-        torch.cuda.reset_peak_memory_stats(self._device)
-        loss = self._run(packed, weights, targets)
-        self._needs[shape] = torch.cuda.max_memory_allocated(self._device) - before
-        return loss
-
-    def _capture(
-        self, shape: Shape, packed: Packed, weights: torch.Tensor, targets: torch.Tensor | None
-    ) -> torch.Tensor:
-        torch.cuda.empty_cache()
-        if torch.cuda.mem_get_info(self._device)[0] < 2 * self._needs[shape]:
-            return self._run(packed, weights, targets)
-        graph = _Graph(packed, weights, targets, self._longest)
-        try:
-            with torch.cuda.graph(graph.graph, pool=self._pool):
-                graph.loss = self._run(graph.packed, graph.weights, graph.targets)
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            self.active = False
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("CUDA graphs are not used: %s", reason)
-            return self._run(packed, weights, targets)
-        self._pool = self._pool or graph.graph.pool()
-        self._graphs[shape] = graph
-        return graph.replay(packed, weights, targets)
-
-
-class _Graph:
-    """A captured pass and the tensors that it reads."""
-
-    loss: torch.Tensor
-
-    def __init__(self, packed: Packed, weights: torch.Tensor, targets: torch.Tensor | None, longest: int) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        # Kernels are launched for the longest sequence that may come.
-        self.packed = packed.clone(lengths=(longest,) * len(packed.lengths))
-        self.weights = weights.clone()
-        self.targets = None if targets is None else targets.clone()
-
-    def replay(self, packed: Packed, weights: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        self.packed.copy_(packed)
-        self.weights.copy_(weights)
-        if self.targets is not None and targets is not None:
-            self.targets.copy_(targets)
-        self.graph.replay()
-        return self.loss
+        return self._passes(shape, self._longest, packed, weight, _moved(targets, self._device))
 
 
 def _on(weights: Sequence[float], device: torch.device) -> torch.Tensor:

@@ -15,9 +15,10 @@ from ssmrank.cli import main
 from ssmrank.config import read_params
 from ssmrank.models.backbones import load_backbone
 from ssmrank.models.reranker import load_tokenizer, new_reranker
-from ssmrank.pretraining.cross_entropy import vocabulary_cross_entropy
+from ssmrank.pretraining.cross_entropy import IGNORED, vocabulary_cross_entropy
 from ssmrank.pretraining.model import language_model_config, new_language_model, non_embedding_parameters
 from ssmrank.pretraining.objectives import MaskedTokens, cut, next_token
+from ssmrank.pretraining.passes import Passes, filled_up
 from ssmrank.pretraining.prefetch import on_device
 from ssmrank.pretraining.rates import choose_rate
 from ssmrank.pretraining.steps import Steps
@@ -98,6 +99,66 @@ def test_cross_entropy_in_pieces_is_the_plain_one(monkeypatch: pytest.MonkeyPatc
     (expected / 3).backward()
     for one, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_rows_that_fill_up_count_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 8), (50, 8)))
+    targets = torch.tensor([3, IGNORED, 7, IGNORED, IGNORED, 49])
+    ours = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    plain = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    loss = vocabulary_cross_entropy(*ours, None, targets)
+    expected = F.cross_entropy(F.linear(*plain), targets, reduction="sum", ignore_index=IGNORED)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_a_filled_up_step_has_the_same_gradients(
+    model_type: str, tokenizer_folder: Path, tokens_folder: Path
+) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model = new_language_model(language_model_config(settings(model_type)["config"], tokenizer, 64), seed=1).eval()
+    step = steps_of(tokens_folder, 512)[1]
+    task = next_token(step, np.random.default_rng(0))
+    filled = filled_up(task)
+    assert len(filled.lengths) % 16 == 0 and filled.lengths.sum() == len(task.ids) and filled.lengths.min() > 0
+    assert len(filled.places) > len(task.places)
+    gradients = []
+    for piece in (task, filled):
+        model.zero_grad()
+        model(*on_device(piece, CPU)).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_replayed_passes_add_the_gradients_of_passes_without_graphs(
+    model_type: str, tokenizer_folder: Path, tokens_folder: Path
+) -> None:
+    device = torch.device("cuda")
+    # Triton's kernels want heads and states of 64 columns.
+    wide = {"mamba2": {"hidden_size": 64, "head_dim": 64, "num_heads": 2, "state_size": 64}}.get(model_type, {})
+    config = settings(model_type)["config"] | wide
+    model = new_language_model(language_model_config(config, load_tokenizer(tokenizer_folder), 64), seed=1).to(device)
+    passes = Passes(model, "bf16", device, longest=64)
+    assert passes.uses_graphs
+    for number in range(4):
+        task = filled_up(next_token(steps_of(tokens_folder, 2048)[number], np.random.default_rng(0)))
+        gradients = []
+        for run in (passes, Passes(model, "bf16", device, longest=64)):
+            model.zero_grad(set_to_none=False)
+            loss = run(*on_device(task, device), share=0.01)
+            gradients.append([loss.clone(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        for one, other in zip(*gradients, strict=True):
+            assert (one - other).norm() <= 2e-2 * other.norm() + 1e-6
+    assert passes._captured.active and passes._captured._graphs
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)

@@ -79,4 +79,4 @@ def test_replayed_passes_add_the_gradients_of_passes_without_graphs(tiny_model, 
         assert loss == pytest.approx(expected_loss, abs=2e-2)
         for name, gradient in expected.items():
             assert (found[name] - gradient).norm() <= 0.05 * gradient.norm() + 1e-4, name
-    assert graphed.graphs.active and graphed.graphs._graphs
+    assert graphed.graphs.active and graphed.graphs._passes._graphs

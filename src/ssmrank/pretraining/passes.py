@@ -1,0 +1,75 @@
+"""Forward and backward passes of language models, on a GPU as CUDA graphs.
+
+Steps have equal numbers of tokens but not of texts. What a graph must know before it runs is made alike: the sequence
+of padding at a step's end is cut into as many as bring the number of sequences to a multiple, and places that predict
+nothing fill up those that do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ssmrank.models.packing import Packed
+from ssmrank.models.precision import Precision, autocast
+from ssmrank.pretraining.cross_entropy import IGNORED
+from ssmrank.pretraining.model import LanguageModel
+from ssmrank.pretraining.objectives import Task
+from ssmrank.training.captured import CapturedPasses
+from ssmrank.training.graphs import round_up
+
+_SEQUENCES = 16
+"""Numbers of sequences are brought to a multiple of this."""
+
+
+class Passes:
+    """`passes(packed, places, targets, share)` adds the gradients of share times the sum of a piece's losses.
+
+    Returns share times the sum, on the device. Where `uses_graphs`, gradients are set to zero between steps, not to
+    None.
+    """
+
+    def __init__(self, model: LanguageModel, precision: Precision, device: torch.device, longest: int) -> None:
+        self._model, self._precision, self._device, self._longest = model, precision, device, longest
+        # float32 attends by length.
+        wanted = device.type == "cuda" and precision == "bf16"
+        self._captured = CapturedPasses(self._run, device) if wanted else None
+
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether passes that come again are CUDA graphs."""
+        return self._captured is not None
+
+    def __call__(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+        """Adds the gradients of a piece; tensors as `LanguageModel` takes them, on the device."""
+        factor = torch.full((), share, device=self._device)
+        if self._captured is None:
+            return self._run(packed, places, targets, factor)
+        shape = len(packed.input_ids), len(packed.lengths), len(places)
+        return self._captured(shape, self._longest, packed, places, targets, factor)
+
+    def _run(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        with autocast(self._precision, self._device):
+            loss = self._model(packed, places, targets) * factor
+        loss.backward()
+        return loss.detach()
+
+
+def filled_up(task: Task) -> Task:
+    """The same task in one of a few shapes, its losses the same."""
+    lengths = task.lengths
+    missing = -len(lengths) % _SEQUENCES
+    predicting = task.places[-1] if len(task.places) else -1
+    # Only a last sequence that nothing is learned from may be cut.
+    padding = int(lengths[-1]) if predicting < len(task.ids) - lengths[-1] else 0
+    if 0 < missing < padding:
+        lengths = np.concatenate([lengths[:-1], np.full(missing, 1), [padding - missing]]).astype(np.int64)
+    rows = round_up(len(task.places)) - len(task.places)
+    return replace(
+        task,
+        lengths=lengths,
+        places=np.concatenate([task.places, np.zeros(rows, np.int64)]),
+        targets=np.concatenate([task.targets, np.full(rows, IGNORED, np.int64)]),
+    )
