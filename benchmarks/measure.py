@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from ssmrank.io.atomic import atomic_file
 
@@ -36,6 +37,10 @@ class Measurement:
     slowest: float | None = None
     tokens_per_second: float | None = None
     peak_memory_mib: float | None = None
+    gpu_busy: float | None = None
+    """Share of the time in which the GPU runs a kernel."""
+    kernels: int | None = None
+    """Of a pass."""
 
 
 Contender = tuple[Measurement, Callable[[], None], int]
@@ -69,6 +74,65 @@ def measure(contenders: Sequence[Contender], device: torch.device, warmups: int 
             row.fastest, row.slowest = round(min(times[place]), 6), round(max(times[place]), 6)
             row.tokens_per_second = round(row.tokens / row.seconds, 1)
     return [row for row, _, _ in contenders]
+
+
+def measure_alone(
+    row: Measurement, make: Callable[[], Callable[[], None] | None], runs: int, steps: int = 2, warmups: int = 3
+) -> Measurement | None:
+    """Fills in the medians of a contender that has the GPU for itself, so that its memory is its own.
+
+    make: gives one pass, None where there is no such contender. A run is `steps` passes without a wait between them, as
+    in a training. Of a contender that runs out of memory the times stay empty.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
+    try:
+        step = make()
+        if step is None:
+            return None
+        times, busy = _alone(row, step, runs, steps, warmups)
+    except torch.OutOfMemoryError:
+        return row
+    row.runs = runs
+    row.seconds = round(statistics.median(times), 6)
+    row.fastest, row.slowest = round(min(times), 6), round(max(times), 6)
+    row.tokens_per_second = round(row.tokens / row.seconds, 1)
+    row.gpu_busy = round(min(1.0, busy / row.seconds), 3)
+    print(
+        f"  {row.model} {row.implementation} {row.batch}: {row.tokens_per_second:,.0f} tokens/s, "
+        f"{row.kernels} kernels, busy {row.gpu_busy:.0%}, {row.peak_memory_mib or 0:,.0f} MiB",
+        flush=True,
+    )
+    return row
+
+
+def _alone(
+    row: Measurement, step: Callable[[], None], runs: int, steps: int, warmups: int
+) -> tuple[list[float], float]:
+    """Seconds of a pass in each run, and those in which the GPU was busy in one."""
+
+    def several() -> None:
+        for _ in range(steps):
+            step()
+
+    device = torch.device("cuda")
+    for _ in range(warmups):
+        step()
+    times = []
+    for _ in range(runs):
+        seconds, row.peak_memory_mib = _time(several, device)
+        times.append(seconds / steps)
+    row.kernels, busy = _kernels(step)
+    return times, busy
+
+
+def _kernels(step: Callable[[], None]) -> tuple[int, float]:
+    """Number of kernels and copies of a pass, and the seconds that they take together."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    spent = [event.device_time for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(spent), sum(spent) / 1e6
 
 
 def _time(step: Callable[[], None], device: torch.device) -> tuple[float, float | None]:

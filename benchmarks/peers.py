@@ -35,21 +35,48 @@ class Scorer(nn.Module):
         return self.head(pooled_forward(self.backbone, packed, self.pooling)).squeeze(-1).float()
 
 
+PADDED_BATCH = 64
+"""Sequences that a padded model pads together, where their lengths differ."""
+
+
 def training_step(
-    shape: Shape, implementation: str, lengths: Sequence[int], precision: Precision, device: torch.device
+    shape: Shape,
+    implementation: str,
+    lengths: Sequence[int],
+    precision: Precision,
+    device: torch.device,
+    order: str = "",
 ) -> Callable[[], None] | None:
-    """A step on sequences of these lengths; None where the contender has no such model."""
+    """A step on sequences of these lengths; None where the contender has no such model.
+
+    order: of a padded model's batches of sequences, `random` or `sorted` by length; empty: all are one batch.
+    """
     generator = np.random.default_rng(0)
     sequences = [generator.integers(10, shape.config["vocab_size"], length) for length in lengths]
+    batches = [[sequences[place] for place in batch] for batch in _batches(lengths, order)]
     if implementation == "ssmrank":
         return _packed_step(shape, sequences, precision, device)
     if implementation == "transformers":
         with torch.device(device):
             backbone = shape.theirs()
-        return _padded_step(shape, backbone, sequences, precision, device)
+        return _padded_step(shape, backbone, batches, precision, device)
     if shape.config["model_type"] not in ("mamba", "mamba2") or not is_available("mamba_ssm"):
         return None
-    return _padded_step(shape, _mixer_model(shape).to(device), sequences, precision, device)
+    return _padded_step(shape, _mixer_model(shape).to(device), batches, precision, device)
+
+
+def padded_tokens(lengths: Sequence[int], order: str = "") -> int:
+    """What a padded model computes for these sequences."""
+    return sum(len(batch) * max(lengths[place] for place in batch) for batch in _batches(lengths, order))
+
+
+def _batches(lengths: Sequence[int], order: str) -> list[list[int]]:
+    places = list(range(len(lengths)))
+    if not order:
+        return [places]
+    if order == "sorted":
+        places.sort(key=lambda place: lengths[place])
+    return [places[start : start + PADDED_BATCH] for start in range(0, len(places), PADDED_BATCH)]
 
 
 def _loss(scores: torch.Tensor) -> torch.Tensor:
@@ -83,10 +110,10 @@ def _packed_step(
 
 
 def _padded_step(
-    shape: Shape, backbone: nn.Module, sequences: list[np.ndarray], precision: Precision, device: torch.device
+    shape: Shape, backbone: nn.Module, batches: list[list[np.ndarray]], precision: Precision, device: torch.device
 ) -> Callable[[], None]:
-    ids, mask, last = _padded(sequences, device)
-    rows = torch.arange(len(sequences), device=device)
+    padded = [_padded(batch, device) for batch in batches]
+    count = sum(map(len, batches))
     own = shape.config["model_type"] if hasattr(backbone, "config") and hasattr(backbone, "base_model") else ""
     width = shape.config.get("word_embed_proj_dim", shape.config["hidden_size"])
     head = nn.Linear(width, 1).to(device)
@@ -95,10 +122,12 @@ def _padded_step(
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
     def step() -> None:
-        with autocast(precision, device):
-            hidden = backbone(input_ids=ids, attention_mask=mask).last_hidden_state if own else backbone(ids)
-            scores = head(hidden[:, 0] if shape.pools_first else hidden[rows, last]).squeeze(-1)
-        _loss(scores).mean().backward()
+        for ids, mask, last in padded:
+            with autocast(precision, device):
+                hidden = backbone(input_ids=ids, attention_mask=mask).last_hidden_state if own else backbone(ids)
+                pooled = hidden[:, 0] if shape.pools_first else hidden[torch.arange(len(ids), device=device), last]
+                scores = head(pooled).squeeze(-1)
+            (_loss(scores).sum() / count).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

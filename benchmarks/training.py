@@ -3,8 +3,9 @@
     python benchmarks/training.py --suite small --output benchmarks/results/training-small.csv
 
 Suites: `small` (forward and backward of 8 x 256 tokens, 4M class), `forward` (512 tokens, 130M class), `mixed`
-(passages of mixed length against equal lengths), `figure1` (the paper's Figure 1: 512 tokens, batches 1 to 8).
-Random weights, medians; contenders take turns.
+(passages of mixed length against equal lengths), `figure1` (the paper's Figure 1: 512 tokens, batches 1 to 8, on a
+GPU also 16 to 128). Random weights, medians. On a CPU contenders take turns; on a GPU each has the card for itself, a
+pass is a whole training step with AdamW, and the peers are transformers' padded models and mamba_ssm's MixerModel.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Contender, Measurement, device_name, measure, write_csv
+from measure import Contender, Measurement, device_name, measure, measure_alone, write_csv
+from peers import IMPLEMENTATIONS, padded_tokens, training_step
 from shapes import CLASSES, Shape
 from torch import nn
 
@@ -50,20 +52,40 @@ def forward(arguments: argparse.Namespace) -> list[Measurement]:
 
 
 def figure1(arguments: argparse.Namespace) -> list[Measurement]:
+    if torch.device(arguments.device).type == "cuda":
+        return _steps_on_gpu(arguments)
     rows = []
-    on_cpu = torch.device(arguments.device).type == "cpu"
     for batch in (1, 2, 4, 8):
-        rows += _beside_transformers(
-            arguments, "figure1", "4M" if on_cpu else "330M", [512] * batch, ["bf16"], train=True, ours_only=on_cpu
-        )
+        rows += _beside_transformers(arguments, "figure1", "4M", [512] * batch, ["bf16"], train=True, ours_only=True)
     return rows
+
+
+def _steps_on_gpu(arguments: argparse.Namespace) -> list[Measurement]:
+    """Whole training steps; the peers at some of the batches alone."""
+    rows = []
+    for shape in _shapes(arguments, "330M"):
+        for batch in (1, 2, 4, 8, 16, 64, 128):
+            for name in IMPLEMENTATIONS if batch in (1, 8, 16, 64) else IMPLEMENTATIONS[:1]:
+                rows.append(_step_alone("figure1", shape, name, name, [512] * batch, arguments.runs))
+    return [row for row in rows if row is not None]
+
+
+def _step_alone(
+    benchmark: str, shape: Shape, implementation: str, label: str, lengths: Sequence[int], runs: int, order: str = ""
+) -> Measurement | None:
+    device = torch.device("cuda")
+    computed = sum(lengths) if implementation == "ssmrank" else padded_tokens(lengths, order)
+    row = _row(benchmark, shape, label, "bf16", lengths, computed, device)
+    return measure_alone(row, lambda: training_step(shape, implementation, lengths, "bf16", device, order), runs)
 
 
 def mixed(arguments: argparse.Namespace) -> list[Measurement]:
     """Groups of 16 passages of real lengths against the same number of tokens in equal lengths."""
-    lengths = _passage_lengths(arguments.passages, groups=2 if arguments.device == "cpu" else 32)
-    equal = [round(sum(lengths) / len(lengths))] * len(lengths)
     device = torch.device(arguments.device)
+    lengths = _passage_lengths(arguments.passages, groups=2 if device.type == "cpu" else 32)
+    equal = [round(sum(lengths) / len(lengths))] * len(lengths)
+    if device.type == "cuda":
+        return _mixed_on_gpu(arguments, lengths, equal)
     rows = []
     for precision in arguments.precision or ["fp32"]:
         for train in (True, False):
@@ -81,6 +103,17 @@ def mixed(arguments: argparse.Namespace) -> list[Measurement]:
     print(f"padding of {len(lengths)} passages: random batches of 16 compute {_padding(lengths, False):.2f} tokens for")
     print(f"each real one, length-sorted batches {_padding(lengths, True):.2f}; packed batches 1.00")
     return rows
+
+
+def _mixed_on_gpu(arguments: argparse.Namespace, lengths: list[int], equal: list[int]) -> list[Measurement]:
+    """Whole training steps, the padded peers' in batches of 64 as they come and sorted by length."""
+    rows = []
+    for shape in _shapes(arguments, "330M"):
+        contenders = [("ssmrank", "equal lengths", equal, ""), ("ssmrank", "mixed lengths", lengths, "")]
+        contenders += [("transformers", f"{order} batches", lengths, order) for order in ("random", "sorted")]
+        for name, label, batch, order in contenders:
+            rows.append(_step_alone("mixed", shape, name, f"{name}, {label}", batch, arguments.runs, order))
+    return [row for row in rows if row is not None]
 
 
 SUITES: dict[str, Callable[[argparse.Namespace], list[Measurement]]] = {

@@ -80,7 +80,7 @@ rule training_throughput:
         gpu=1,
     params:
         *code("ssmrank.models.backbones"),
-        scripts=digests(map(Path, ["benchmarks/training.py", "benchmarks/measure.py", "benchmarks/shapes.py"])),
+        scripts=digests(Path("benchmarks", f"{name}.py") for name in ["training", "measure", "peers", "shapes"]),
     shell:
         "python benchmarks/training.py --suite figure1 --output {output:q} 2>&1 | tee {log:q} >&2"
 

@@ -116,8 +116,8 @@ def pretrain(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * linear_warmup_decay(step, total, settings.warmup_ratio)
         mean = torch.zeros((), device=device)
-        for part in parts:
-            mean += passes(*part, share=1 / places)
+        for packed, where, targets in parts:
+            mean += passes(packed, where, targets, share=1 / places)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=not passes.uses_graphs)

@@ -42,7 +42,7 @@ class Passes:
         """Whether passes that come again are CUDA graphs."""
         return self._captured is not None
 
-    def __call__(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+    def __call__(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor, *, share: float) -> torch.Tensor:
         """Adds the gradients of a piece; tensors as `LanguageModel` takes them, on the device."""
         factor = torch.full((), share, device=self._device)
         if self._captured is None:
