@@ -108,6 +108,16 @@ TINY_CONFIGS = {
         "n_groups": 1,
         "chunk_size": 8,
     },
+    "mamba2-wide": {
+        "model_type": "mamba2",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "state_size": 64,
+        "expand": 2,
+        "head_dim": 64,
+        "num_heads": 2,
+        "n_groups": 1,
+    },
 }
 """One small shape for each architecture, and for members of its family that are built differently."""
 

@@ -154,7 +154,10 @@ def _portable(
         chunk_size = 64
     if initial_index is not None:
         initial_states = chosen_states(initial_states, initial_index)
-    return ssd_chunked(x, steps, A, B, C, D, cu_seqlens, initial_states, chunk_size=chunk_size, need_final=need_final)
+    with torch.autocast(x.device.type, enabled=False):
+        return ssd_chunked(
+            *(x, steps, A, B, C, D, cu_seqlens, initial_states), chunk_size=chunk_size, need_final=need_final
+        )
 
 
 def _cuda(

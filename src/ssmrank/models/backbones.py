@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from ssmrank.errors import UserError
+from ssmrank.kernels.norms import rms_norm
 from ssmrank.models import attention, last_layer, mamba_ssm_format
 from ssmrank.models.bart import bart_first, bart_forward
 from ssmrank.models.mamba import mamba1_forward, mamba2_forward
@@ -80,7 +82,7 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
             f"{folder}: its weights lack {len(missing)} that config.json asks for, such as {', '.join(missing[:3])}; "
             "get the whole checkpoint, or correct config.json"
         )
-    return backbone
+    return _with_own_norms(backbone)
 
 
 def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
@@ -88,7 +90,22 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     _check_known(config, "config")
     options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
     with quiet_transformers():
-        return AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **options)
+        backbone = AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **options)
+    return _with_own_norms(backbone)
+
+
+class _RMSNorm(LlamaRMSNorm):
+    """Llama's norm in one kernel, not in seven."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+def _with_own_norms(backbone: PreTrainedModel) -> PreTrainedModel:
+    for module in backbone.modules():
+        if type(module) is LlamaRMSNorm:
+            module.__class__ = _RMSNorm
+    return backbone
 
 
 def read_backbone_config(folder: str | Path) -> PreTrainedConfig:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ssmrank.kernels.packing import is_available
+
 ROWS = 8192
 """Rows whose logits are held at once."""
 
@@ -47,21 +49,13 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
             w = weight.to(dtype)
             for start in range(0, len(hidden), ROWS):
                 rows = slice(start, start + ROWS)
-                counts = (targets[rows, None] != IGNORED).to(wide)
-                h, target = hidden[rows].to(dtype), targets[rows, None].clamp(min=0)
-                logits = (h @ w.t()).to(wide)
-                if bias is not None:
-                    logits += bias
-                normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
-                total += ((normalizer - logits.gather(1, target)) * counts).sum()
+                h = hidden[rows].to(dtype)
+                losses, slope = _slope(h @ w.t(), bias, targets[rows], wide)
+                total += losses.sum()
                 if d_hidden is None or d_weight is None:
                     continue
-                slope = logits.sub_(normalizer).exp_()
-                slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
-                slope *= counts
                 if d_bias is not None:
-                    d_bias += slope.sum(0)
-                slope = slope.to(dtype)
+                    d_bias += slope.sum(0, dtype=wide)
                 d_hidden[rows] = slope @ w
                 d_weight += slope.t() @ h
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
@@ -72,3 +66,24 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         [scale] = gradients
         scaled = [None if d is None else d * scale for d in ctx.saved_tensors]
         return (*scaled, None, None)
+
+
+def _slope(
+    logits: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, wide: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's loss, in `wide`, and its gradient by the logits, in their dtype; the logits are used up."""
+    if logits.is_cuda and wide == torch.float32 and is_available("triton"):
+        from ssmrank.kernels import triton_cross_entropy
+
+        if logits.shape[1] <= triton_cross_entropy.MAX_VOCABULARY:
+            return triton_cross_entropy.to_slope(logits, bias, targets), logits
+    values = logits.to(wide)
+    if bias is not None:
+        values = values + bias
+    counts = (targets != IGNORED).to(wide)[:, None]
+    target = targets.clamp(min=0)[:, None]
+    normalizer = torch.logsumexp(values, dim=1, keepdim=True)
+    losses = (normalizer - values.gather(1, target)) * counts
+    slope = (values - normalizer).exp_()
+    slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
+    return losses.squeeze(1), (slope * counts).to(logits.dtype)

@@ -16,6 +16,9 @@ from ssmrank.models.packing import Packed
 
 log = logging.getLogger(__name__)
 
+_SPARE = 1.2
+"""A graph keeps what its pass needs, which may lie less densely than in the pass before."""
+
 Tensors = tuple[torch.Tensor | None, ...]
 
 
@@ -56,7 +59,7 @@ class CapturedPasses:
 
     def _capture(self, shape: Hashable, longest: int, packed: Packed, tensors: Tensors) -> torch.Tensor:
         torch.cuda.empty_cache()
-        if torch.cuda.mem_get_info(self._device)[0] < 2 * self._needs[shape]:
+        if torch.cuda.mem_get_info(self._device)[0] < _SPARE * self._needs[shape]:
             return self._run(packed, *tensors)
         graph = _Graph(packed, tensors, longest)
         try:

@@ -68,14 +68,15 @@ def measure_kept(reranker: Reranker, precision: Precision, device: torch.device,
     for sequences in (math.ceil(tokens / length), 2 * math.ceil(tokens / length)):
         storages: dict[int, torch.UntypedStorage] = {}
 
-        def keep(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage] = storages) -> torch.Tensor:
+        # Nothing is handed back: a node that keeps its own output so would never be freed, nor would the nodes of the
+        # weights, which must be made anew for a CUDA graph to hold them.
+        def keep(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage] = storages) -> None:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 storages[storage.data_ptr()] = storage  # held, so that no other takes its address
-            return tensor
 
         packed = pack([np.ones(length, dtype=np.int32)] * sequences, device)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, device):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing), autocast(precision, device):
             reranker(packed)
         measured.append((sequences * length, sum(storage.nbytes() for storage in storages.values())))
     randomness.restore(random_state, device)

@@ -30,7 +30,7 @@ def on_gpu(test):
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")(test))
 
 
-SHAPES = [*FORWARDS, "opt-350m", "llama-3.2"]
+SHAPES = [*FORWARDS, "opt-350m", "llama-3.2", "mamba2-wide"]
 LENGTHS = [5, 17, 1, 33, 8, 8, 30, 9]
 
 

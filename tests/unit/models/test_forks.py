@@ -10,7 +10,7 @@ from ssmrank.models.backbones import load_backbone, pooled_forward, scored_forwa
 from ssmrank.models.forks import pack_forked
 from ssmrank.models.packing import mapped, pack
 
-CAUSAL = ["mamba", "mamba2", "opt", "opt-350m", "llama", "llama-3.2"]
+CAUSAL = ["mamba", "mamba2", "mamba2-wide", "opt", "opt-350m", "llama", "llama-3.2"]
 
 
 def random_forest(seed, size=60):

@@ -55,11 +55,11 @@ def test_sequences_that_fill_up_do_not_change_the_gradients(tiny_model):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("shape", ["bert", "roberta", "electra", "bart", "opt", "llama", "mamba", "mamba2"])
+@pytest.mark.parametrize("shape", ["bert", "roberta", "electra", "bart", "opt", "llama", "mamba", "mamba2-wide"])
 def test_replayed_passes_add_the_gradients_of_passes_without_graphs(tiny_model, shape):
     torch.manual_seed(0)
     device = torch.device("cuda")
-    kind = {"bart": "ED", "opt": "D", "llama": "D", "mamba": "D", "mamba2": "D"}.get(shape, "E")
+    kind = {"bart": "ED", "opt": "D", "llama": "D", "mamba": "D", "mamba2-wide": "D"}.get(shape, "E")
     reranker = new_reranker(tiny_model(shape), kind, 32).to(device).eval()  # no dropout
     data = sequences(reranker, GROUPS)
     groups = [data[index] for index in range(len(GROUPS))]

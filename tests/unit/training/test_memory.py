@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from tiny_training import sequences
@@ -46,6 +48,29 @@ def test_recomputed_layers_give_the_same_gradients_and_keep_less(tiny_model, mod
             assert torch.allclose(gradient, recomputed[name], rtol=1e-6, atol=1e-7), name
         kept.append(measure_kept(reranker, "fp32", CPU, tokens=64).per_token)
     assert kept[0] > kept[1] > kept[2]
+
+
+@pytest.mark.parametrize(("model_type", "kind"), [("bert", "E"), ("mamba", "D")])
+def test_measuring_leaves_no_node_of_a_weight_behind(tiny_model, model_type, kind):
+    """A CUDA graph cannot hold the gradient of a weight whose node is older than the capture."""
+    reranker = new_reranker(tiny_model(model_type), kind, 32).train()
+    weights = list(reranker.parameters())
+
+    def node(weight):
+        return weight.expand_as(weight).grad_fn.next_functions[0][0]
+
+    def mark(module, inputs, scores):
+        for weight in weights:
+            node(weight).metadata["measured"] = True
+
+    hook = reranker.register_forward_hook(mark)
+    gc.disable()
+    try:
+        measure_kept(reranker, "fp32", CPU, tokens=64)
+        hook.remove()
+        assert not any("measured" in node(weight).metadata for weight in weights)
+    finally:
+        gc.enable()
 
 
 def test_what_is_kept_is_measured_by_hand():
