@@ -119,6 +119,8 @@ def new_project(root: Path, folder: Path) -> Project:
             shutil.copytree(root / source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy2(root / source, target)
+    (folder / "models").mkdir()
+    (folder / "models/README.md").write_text("Small models.\n")  # a dependency of the stage `download`
     (folder / ".gitignore").write_text(IGNORED)
     (folder / "README.md").write_text("# A copy for tests\n")
     shutil.copy2(root / "tests/data/params/tiny.yaml", folder / "params.yaml")

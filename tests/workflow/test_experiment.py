@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Trained, fill
 from ssmrank.config import Params, read_params
@@ -169,3 +170,12 @@ def test_seeds_of_a_training_share_everything_but_the_seed(params: Params) -> No
 
 def test_fill() -> None:
     assert fill("{collection}/{split}.x", [Sample("a", "b", "c")]) == ["a/b.x"]
+
+
+def test_dvc_watches_the_models_that_lie_in_the_repository(root: Path) -> None:
+    experiment = Experiment(read_params(root / "params.yaml"))
+    watched = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["download"]["deps"]
+    files = [file for model in experiment.models() for file in experiment.model_files(model)]
+    assert files and all(file.parts[0] in watched for file in files)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in files}
+    assert not {"README.md", "sweep.json", "pretraining.json"} & {file.name for file in files}

@@ -79,7 +79,7 @@ rule training_throughput:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.models.backbones"),
+        *code("ssmrank.training.gradients"),
         scripts=digests(Path("benchmarks", f"{name}.py") for name in ["training", "measure", "peers", "shapes"]),
     shell:
         "python benchmarks/training.py --suite figure1 --output {output:q} 2>&1 | tee {log:q} >&2"
@@ -125,7 +125,13 @@ rule table5:
     input:
         "results/throughput/table5.csv",
     output:
-        report("results/tables/table5.tex", caption="../report/table5.rst", category="Tables"),
+        report(
+            multiext("results/tables/table5", ".html", ".tex", ".csv"),
+            caption="../report/table5.rst",
+            category="Tables",
+            labels={"table": "table5", "form": "{ext}"},
+        ),
+        "results/tables/table5.md",
     log:
         "results/logs/table5.log",
     benchmark:
@@ -142,7 +148,13 @@ rule table6:
     input:
         "results/throughput/lengths.csv",
     output:
-        report("results/tables/table6.tex", caption="../report/table6.rst", category="Tables"),
+        report(
+            multiext("results/tables/table6", ".html", ".tex", ".csv"),
+            caption="../report/table6.rst",
+            category="Tables",
+            labels={"table": "table6", "form": "{ext}"},
+        ),
+        "results/tables/table6.md",
     log:
         "results/logs/table6.log",
     benchmark:

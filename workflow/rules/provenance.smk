@@ -16,7 +16,10 @@ PHASES = {
     "train": [rules.train],
     "rerank": [rules.rerank, rules.rerank_speed],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
-    "tables": [rules.significance, rules.costs, rules.table, rules.overview, rules.table_pdf],
+    "tables": [
+        *(rules.significance, rules.costs, rules.table, rules.overview, rules.table_pdf, rules.tables_pdf),
+        *(rules.table5, rules.table6, rules.differences, rules.training_curves, rules.efficiency, rules.figure1),
+    ],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 

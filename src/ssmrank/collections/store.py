@@ -189,15 +189,16 @@ class StoreWriter:
             return
         whole = self.path.with_name(f"{self.path.name}.whole")
         self.path.replace(whole)
-        kept = [row for row in range(len(self._keys)) if row not in dropped]
+        kept = np.ones(len(keys), dtype=bool)
+        kept[list(dropped)] = False
         with whole.open("rb") as source, self.path.open("wb") as target:
             for row, raw in enumerate(source):
                 if row not in dropped:
                     target.write(raw)
         whole.unlink()
         lengths = np.diff(np.frombuffer(self._offsets, dtype=np.uint64))[kept]
-        self._keys = array("Q", keys[kept].tolist())
-        self._offsets = array("Q", [0, *np.cumsum(lengths).tolist()])
+        self._keys = array("Q", keys[kept].tobytes())
+        self._offsets = array("Q", np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64).tobytes())
 
 
 def read_queries(path: str | Path) -> dict[str, str]:

@@ -29,6 +29,19 @@ def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]
     return sorted(ranking, key=lambda pair: (-pair[1], pair[0]))
 
 
+def strictly_decreasing(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The ranking in its order; a score that is not below the one before it becomes the next smaller float32."""
+    previous = np.float32(np.inf)
+    lowered = []
+    for document, score in ranking:
+        written = np.float32(score)
+        if not written < previous:
+            written = np.nextafter(previous, np.float32(-np.inf))
+        lowered.append((document, float(written)))
+        previous = written
+    return lowered
+
+
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
     """Writes a run, as `run_writer` does."""
     with run_writer(path, tag) as write:
@@ -47,15 +60,12 @@ def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[t
     with atomic_file(path) as stream:
 
         def write(query: str, ranking: Iterable[tuple[str, float]]) -> None:
-            previous = np.float32(np.inf)
-            for rank, (document, score) in enumerate(sort_ranking(ranking), start=1):
+            ordered = sort_ranking(ranking)
+            for document, score in ordered:
                 if math.isnan(score):
                     raise UserError(f"{path}: score of query {query}, document {document} is NaN; nothing was written")
-                written = np.float32(score)
-                if not written < previous:
-                    written = np.nextafter(previous, np.float32(-np.inf))
-                stream.write(f"{query} Q0 {document} {rank} {written:.9g} {tag}\n")
-                previous = written
+            for rank, (document, score) in enumerate(strictly_decreasing(ordered), start=1):
+                stream.write(f"{query} Q0 {document} {rank} {score:.9g} {tag}\n")
 
         yield write
 
@@ -75,8 +85,12 @@ def read_run(path: str | Path, depth: int | None = None) -> Run:
     return {query: sort_ranking(ranking)[:depth] for query, ranking in run.items()}
 
 
-def iterate_run(path: str | Path, depth: int | None = None) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+def iterate_run(
+    path: str | Path, depth: int | None = None, *, ties_by_line: bool = False
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """As `read_run`, one query after the other, of a run too large for memory.
+
+    ties_by_line: documents of equal scores stay in the order of their lines, which is that of whoever ranked them.
 
     Raises UserError also where the lines of a query do not stand together.
     """
@@ -85,7 +99,8 @@ def iterate_run(path: str | Path, depth: int | None = None) -> Iterator[tuple[st
         if query in seen:
             raise UserError(f"{path}:{number}: query {query} stands further up too; sort the lines by query")
         seen.add(query)
-        yield query, sort_ranking(ranking)[:depth]
+        ordered = sorted(ranking, key=lambda pair: -pair[1]) if ties_by_line else sort_ranking(ranking)
+        yield query, ordered[:depth]
 
 
 def _rankings(path: str | Path) -> Iterator[tuple[str, list[tuple[str, float]], int]]:

@@ -150,6 +150,12 @@ def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
     return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length, **own))
 
 
+def ran_out_of_memory(folder: Path) -> bool:
+    """Whether this is the checkpoint of a model that did not fit into memory in training: it has no weights."""
+    outcome = folder / "outcome.json"
+    return outcome.is_file() and json.loads(outcome.read_text(encoding="utf-8"))["status"] == "oom"
+
+
 def load_reranker(folder: str | Path) -> Reranker:
     """A trained reranker from its checkpoint folder, float32, in evaluation mode."""
     folder = Path(folder)

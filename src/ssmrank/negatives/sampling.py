@@ -106,7 +106,8 @@ def _groups_of(
     candidates = [document for document in ranked if document not in relevant]
     chosen = relevant if settings.positives == "all" else retrieved
     retrieved_ones = settings.count - settings.random
-    if len(candidates) < retrieved_ones:
+    # Where nearly everything is relevant, there may be too little to draw from.
+    if len(candidates) < retrieved_ones or (settings.random and len(collection) - len(relevant) < settings.count):
         sample.too_few_candidates += len(chosen)
         return []
     groups = []

@@ -95,7 +95,7 @@ def _paper(settings: TableSettings, table: ResultTable) -> Iterable[str]:
     yield "Columns “paper” give the published numbers as far as they are known to us; others are blank."
     if any(cell.verdict for cell in table.cells):
         ok, okish = settings.tolerance.ok, settings.tolerance.okish
-        yield f"Δ is ours less the paper's: OK up to {ok:g}, OKish up to {okish:g}, else FAIL."
+        yield f"Δ is ours less the published number: OK up to {ok:g}, OKish up to {okish:g}, else FAIL."
     substitutes = list(dict.fromkeys(number.source for number in table.sources if number.substitute))
     if substitutes:
         yield f"{SUBSTITUTE} from another source than the paper: {'; '.join(substitutes)}."

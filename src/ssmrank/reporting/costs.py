@@ -47,6 +47,8 @@ def cost_texts(
     )
     if speed is None:
         return texts
+    if speed.get("status") == "oom":
+        return (*texts, "OOM", "OOM")
     return (
         *texts,
         f"{speed['reuse']['pairs_per_second']:,.0f}" if speed["reuse"] else "",
@@ -61,6 +63,7 @@ def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mappin
         "Parameters: all, and without embeddings; Tokens: of pretraining; Training: time of this training alone, mean "
         f"over seeds, on {trained}"
     )
+    speeds = [speed for speed in speeds if speed.get("status") != "oom"]
     if not speeds:
         return f"{sentence}."
     measured = " and ".join(sorted({speed["device"] for speed in speeds}))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from html import escape as html_escape
 from pathlib import Path
 
 import yaml
@@ -14,6 +16,7 @@ from pydantic import Field
 
 from ssmrank.config import Section, check
 from ssmrank.errors import UserError
+from ssmrank.reporting.html import page
 from ssmrank.reporting.latex import escape
 
 DOCUMENTS = 100
@@ -72,6 +75,29 @@ class PlainTable:
     rows: list[list[str]]
     caption: str
     label: str
+
+    def to_csv(self) -> str:
+        """Header and rows (RFC 4180 quoting, lines end with \\n)."""
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([self.header, *self.rows])
+        return stream.getvalue()
+
+    def to_markdown(self) -> str:
+        """The caption, then the table."""
+        lines = [self.header, ["---", *["--:"] * (len(self.header) - 1)], *self.rows]
+        first, rule, *rows = (f"| {' | '.join(line)} |" for line in lines)
+        return "\n".join([self.caption, "", first, rule, *rows]) + "\n"
+
+    def to_html(self) -> str:
+        """A page of its own."""
+        head, *rows = (
+            "".join(f"<{tag}>{html_escape(text)}</{tag}>" for text in line)
+            for tag, line in [("th", self.header), *(("td", row) for row in self.rows)]
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        caption = f'<p class="caption">{html_escape(self.caption)}</p>'
+        return page(self.label, [caption, f'<div class="wide">{table}</div>'])
 
     def to_latex(self) -> str:
         """A `table` environment that asks for nothing but booktabs."""

@@ -14,7 +14,7 @@ from ssmrank.reporting.costs import Costs
 from ssmrank.reporting.paper import Paper, PaperNumber
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.values import Value, one_decimal, value_of
-from ssmrank.table_settings import ResultRow, TableSettings
+from ssmrank.table_settings import ResultColumn, ResultRow, TableSettings
 
 OOM = "OOM"
 BEST_OVERALL = "†"
@@ -153,7 +153,10 @@ def build_table(
     marks = marks_of(comparisons, settings.alpha, letters) if settings.alpha is not None else {}
     every_row = [row for section in settings.sections for row in section.rows]
     values = [_values(row, settings, results) for row in every_row]
-    best_overall = _best(values, len(settings.columns))
+    published = [
+        [None if row.runs else _published(paper, column, row) for column in settings.columns] for row in every_row
+    ]
+    best_overall = _best([*values, *published], len(settings.columns))
     ours = [own for row, own in zip(every_row, values, strict=True) if row.pretrained is not None]
     best_ours = _best(ours, len(settings.columns))
     sections: list[Section] = []
@@ -177,7 +180,9 @@ def build_table(
                 cells.append(cell)
                 if column.paper is not None:
                     known = paper.number(column.paper, row.label, row.max_length)
-                    cells += [_paper_cell(known), _difference(cell, known, settings.tolerance)]
+                    theirs = published[number][place]
+                    best = theirs is not None and theirs.mean == best_overall[place]
+                    cells += [_paper_cell(known, best), _difference(cell, known, settings.tolerance)]
                     sources += [known] if known else []
             letter = letters[number] if letters and row.runs else ""
             spent = costs.of(row.runs) if costs else ()
@@ -232,11 +237,17 @@ def _best(rows: Iterable[list[Value | None]], columns: int) -> list[Decimal | No
     return [max(numbers, default=None) for numbers in found]
 
 
-def _paper_cell(known: PaperNumber | None) -> Cell:
+def _published(paper: Paper, column: ResultColumn, row: ResultRow) -> Value | None:
+    """The published number of a row that is not run here, which may be the best of the table."""
+    known = None if column.paper is None else paper.number(column.paper, row.label, row.max_length)
+    return None if known is None or known.value == OOM else Value(one_decimal(float(known.value)))
+
+
+def _paper_cell(known: PaperNumber | None, best_overall: bool) -> Cell:
     if known is None:
         return Cell()
     text = known.value if known.value == OOM else str(one_decimal(float(known.value)))
-    return Cell(text=str(text), substitute=known.substitute)
+    return Cell(text=str(text), substitute=known.substitute, best_overall=best_overall)
 
 
 def _difference(ours: Cell, known: PaperNumber | None, tolerance: Tolerance) -> Cell:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -21,7 +20,7 @@ from ssmrank.io.trec import OUT_OF_MEMORY, Run, read_run, write_run
 from ssmrank.launch import command_of, launch
 from ssmrank.models.attention import backend
 from ssmrank.models.precision import default_device, resolve_precision
-from ssmrank.models.reranker import Reranker, load_reranker
+from ssmrank.models.reranker import Reranker, load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import Passages, Work, fingerprint, plan_work, reranked, score
 from ssmrank.reranking.planner import pairs_of
@@ -52,8 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the reranked run."""
     settings = read_settings(Reranking, arguments.settings)
-    outcome = arguments.checkpoint / "outcome.json"
-    if outcome.is_file() and json.loads(outcome.read_text())["status"] == "oom":
+    if ran_out_of_memory(arguments.checkpoint):
         with atomic_file(arguments.output) as stream:
             stream.write(OUT_OF_MEMORY + "\n")
         return

@@ -18,7 +18,7 @@ from ssmrank.config import Reranking, read_settings
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.trec import Run, read_run
 from ssmrank.models.precision import default_device, device_name, resolve_precision
-from ssmrank.models.reranker import load_reranker
+from ssmrank.models.reranker import load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import plan_work, score
 from ssmrank.reranking.planner import pairs_of
@@ -41,8 +41,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes pairs, tokens and seconds of both ways; `reuse` is null where the model cannot."""
+    """Writes pairs, tokens and seconds of both ways; `reuse` is null where the model cannot.
+
+    Of a model that did not fit into memory in training, only that is written.
+    """
     settings = read_settings(Reranking, arguments.settings)
+    if ran_out_of_memory(arguments.checkpoint):
+        with atomic_file(arguments.output) as stream:
+            stream.write(json.dumps({"status": "oom"}) + "\n")
+        return
     device = default_device()
     precision = resolve_precision(settings.precision, device)
     reranker = load_reranker(arguments.checkpoint)

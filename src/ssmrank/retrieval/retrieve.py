@@ -12,13 +12,11 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
-
 from ssmrank.collections.store import read_queries
 from ssmrank.config import Bm25
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import disk_errors
-from ssmrank.io.trec import Run
+from ssmrank.io.trec import Run, strictly_decreasing
 from ssmrank.retrieval.first_stage import Ranking, Written, batched, without_own, write_first_stage
 from ssmrank.retrieval.index import read_description
 from ssmrank.retrieval.java import run_anserini
@@ -122,15 +120,7 @@ def _read_found(path: Path, names: list[str]) -> Iterator[tuple[str, Ranking]]:
     """
     with path.open(encoding="utf-8") as stream:
         for number, lines in groupby((line.split() for line in stream), key=itemgetter(0)):
-            previous = np.float32(np.inf)
-            ranking = []
-            for _, _, document, _, text, _ in lines:
-                score = np.float32(text)
-                if not score < previous:
-                    score = np.nextafter(previous, np.float32(-np.inf))
-                ranking.append((document, float(score)))
-                previous = score
-            yield names[int(number)], ranking
+            yield names[int(number)], strictly_decreasing((line[2], float(line[4])) for line in lines)
 
 
 class _Progress:

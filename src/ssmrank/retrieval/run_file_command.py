@@ -10,7 +10,7 @@ from ssmrank.collections.store import TextStore, UnknownId, read_queries
 from ssmrank.config import FileRetriever, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import verify_sha256
-from ssmrank.io.trec import iterate_run
+from ssmrank.io.trec import iterate_run, strictly_decreasing
 from ssmrank.retrieval.first_stage import Ranking, add_own_document, without_own, write_first_stage
 from ssmrank.tracking import track
 
@@ -39,7 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{path}: no such file; correct the path under retrievers")
         verify_sha256(path, file.sha256)
         queries = read_queries(collection / "splits" / arguments.split / "queries.jsonl")
-        rankings = _known(path, queries, TextStore(collection / "documents.jsonl"), settings.depth)
+        # One more, since a query's own document may be among them.
+        depth = settings.depth + arguments.leave_out_own_document
+        rankings = _known(path, queries, TextStore(collection / "documents.jsonl"), depth)
         if arguments.leave_out_own_document:
             rankings = without_own(rankings, settings.depth)
         written = write_first_stage(output, rankings, queries, settings.label, f"check that {path} is of this split")
@@ -50,11 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
 def _known(
     path: Path, queries: dict[str, str], documents: TextStore, depth: int
 ) -> Iterator[tuple[str, Ranking]]:
-    """The rankings of the split's queries; raises UserError for a document that the collection does not have."""
-    for query, ranking in iterate_run(path, depth):
+    """The rankings of the split's queries, ties in the order of the file.
+
+    Raises UserError for a document that the collection does not have.
+    """
+    for query, ranking in iterate_run(path, depth, ties_by_line=True):
         if query not in queries:
             continue
         for document, _ in ranking:
             if document not in documents:
                 raise UnknownId(f"{path}: query {query} names document {document!r}, which {documents.path} has not")
-        yield query, ranking
+        yield query, strictly_decreasing(ranking)

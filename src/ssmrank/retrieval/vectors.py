@@ -80,10 +80,19 @@ def encode_collection(
     with atomic_directory(output) as folder:
         for number in range(len(shards)):
             _move(state / _shard_name(number), folder / _shard_name(number))
-        np.save(folder / "ids.npy", np.array([id.encode() for id in store.ids()]))
+        _write_ids(folder / "ids.npy", store)
         (folder / _DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(state, ignore_errors=True)
     return description
+
+
+def _write_ids(path: Path, store: TextStore) -> None:
+    """All ids as bytes [N], without holding them as objects."""
+    width = max(len(id.encode()) for id in store.ids())
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=f"S{width}", shape=(len(store),))
+    for row, id in enumerate(store.ids()):
+        array[row] = id.encode()
+    array.flush()
 
 
 class Vectors:

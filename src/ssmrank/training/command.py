@@ -144,7 +144,7 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
                 workers=workers,
             )
             outcome = _summary(history, device_name(device), precision)
-        except OutOfMemory:
+        except (OutOfMemory, torch.OutOfMemoryError):
             log.warning("%s: does not fit into the memory of %s; the result is OOM", arguments.model.name, device)
             outcome = {"status": "oom", "device": device_name(device)}
         if outcome["status"] == "ok":
@@ -223,10 +223,12 @@ def _summary(history: History, device: str, precision: str) -> dict:
 
 
 def _fingerprint(arguments: argparse.Namespace, settings: TrainSettings) -> str:
-    parts = [settings.model_dump_json(), arguments.kind, sha256(arguments.negatives), str(arguments.model)]
-    parts.append(
-        sha256(arguments.model / "model.safetensors") if (arguments.model / "model.safetensors").exists() else ""
-    )
+    splits = {settings.split, *([settings.validation.split] if settings.validation else [])}
+    texts = [arguments.collection / "documents.jsonl"]
+    texts += [arguments.collection / "splits" / split / "queries.jsonl" for split in sorted(splits)]
+    model = sorted(path for path in arguments.model.rglob("*") if path.is_file())
+    parts = [settings.model_dump_json(), arguments.kind, str(arguments.model)]
+    parts += [sha256(path) for path in (arguments.negatives, *texts, *model)]
     held_out = (arguments.validation_run, arguments.validation_qrels) if settings.validation else ()
     parts += [sha256(path) for path in held_out]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -13,7 +13,7 @@ import pytrec_eval
 from ssmrank.config import Evaluation, check
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import Metric, evaluate
-from ssmrank.io.trec import Qrels, read_run
+from ssmrank.io.trec import Qrels, iterate_run, read_run, strictly_decreasing
 
 NAMES = ["nDCG@10", "nDCG", "MRR@10", "MRR@100", "MRR", "MAP", "MAP@10", "P@5", "Recall@100", "R@10"]
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).parents[4] / "shared"))
@@ -198,3 +198,16 @@ def test_official_runs_of_dl19(run_name: str, published: float) -> None:
     run = read_run(folder / f"runs/{run_name}.trec")
     assert round(evaluate(qrels, run, ["nDCG@10"]).mean()["nDCG@10"], 4) == published
     assert_agrees(qrels, run)
+
+
+@pytest.mark.skipif(not (SHARED / "collections/msmarco-dl19").is_dir(), reason="the shared collections are not here")
+def test_the_official_run_of_many_ties_as_it_was_ranked() -> None:
+    """What `import-run` makes of it: its authors' order, and so their value."""
+    folder = SHARED / "collections/msmarco-dl19"
+    qrels: Qrels = {}
+    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        qrels.setdefault(query, {})[document] = int(grade)
+    ranked = iterate_run(folder / "runs/repllama.trec", ties_by_line=True)
+    run = {query: strictly_decreasing(ranking) for query, ranking in ranked}
+    assert round(evaluate(qrels, run, ["nDCG@10"]).mean()["nDCG@10"], 4) == 0.7439

@@ -13,7 +13,7 @@ from ssmrank import cli
 from ssmrank.config import Negatives
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run, write_qrels, write_run
-from ssmrank.negatives.sampling import Group, sample_negatives
+from ssmrank.negatives.sampling import Group, NoGroup, sample_negatives
 
 
 def settings(depth: int = 10, count: int = 2, **others: object) -> Negatives:
@@ -102,6 +102,14 @@ def test_some_are_any_documents_of_the_collection() -> None:
         counts.update(sample.groups[0].negatives)
     assert sorted(counts) == ["a", "b", "c", "d"]
     assert min(counts.values()) > 70
+
+
+def test_a_collection_of_hardly_anything_but_relevant_documents_gives_no_group() -> None:
+    judged = {"q": {"p": 1, "a": 1}}
+    run, collection = [("q", ranking("p", "a", "b"))], ["p", "a", "b"]
+    assert sample_negatives(run, judged, settings(count=1, random=1), collection).groups
+    with pytest.raises(NoGroup):
+        sample_negatives(run, judged, settings(count=2, random=2), collection)
 
 
 def test_the_draw_stays_the_same_over_versions() -> None:

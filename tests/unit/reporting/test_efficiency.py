@@ -65,6 +65,20 @@ def test_exponents(measurements):
     assert rows["SSD (Mamba-2)"][-1] == ""
 
 
+def test_tables_in_each_form(measurements, tmp_path, capsys):
+    for verb in ("table5", "table6"):
+        outputs = [str(tmp_path / f"{verb}.{form}") for form in ("tex", "csv", "md", "html")]
+        assert main([verb, "--csv", str(measurements), "--output", *outputs]) == 0
+        with (tmp_path / f"{verb}.csv").open() as stream:
+            header, *rows = csv.reader(stream)
+        assert {len(row) for row in rows} == {len(header)}
+        markdown = (tmp_path / f"{verb}.md").read_text().splitlines()
+        assert markdown[2] == f"| {' | '.join(header)} |" and len(markdown) == 4 + len(rows)
+        assert (tmp_path / f"{verb}.html").read_text().count("<tr>") == 1 + len(rows)
+    assert main(["table5", "--csv", str(measurements), "--output", str(tmp_path / "table5.doc")]) == 2
+    assert "must end in one of .tex, .csv, .md, .html" in capsys.readouterr().err
+
+
 def test_tables_as_latex(measurements, tmp_path):
     for verb in ("table5", "table6"):
         assert main([verb, "--csv", str(measurements), "--output", str(tmp_path / f"{verb}.tex")]) == 0

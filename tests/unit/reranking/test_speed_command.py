@@ -12,6 +12,7 @@ from ssmrank.collections.store import StoreWriter
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.trec import write_run
 from ssmrank.models.reranker import new_reranker
+from ssmrank.reporting.costs import cost_sentence, cost_texts
 
 
 @pytest.mark.parametrize(("model_type", "kind"), [("bert", "E"), ("llama", "D")])
@@ -39,3 +40,15 @@ def test_both_ways_are_measured_over_the_same_pairs(tiny_model, tmp_path: Path, 
     else:
         # Three documents of four queries each.
         assert result["reuse"]["tokens"] < whole["tokens"] / 2
+
+
+def test_a_model_that_did_not_fit_in_training_has_no_speed(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/outcome.json").write_text('{"status": "oom"}')
+    options = ["--checkpoint", str(tmp_path / "checkpoint"), "--collection", str(tmp_path), "--split", "test"]
+    options += ["--run", str(tmp_path / "run.trec"), "--output", str(tmp_path / "speed.json")]
+    assert main(["rerank-speed", "--settings", json.dumps({"retriever": "bm25", "depth": 10}), *options]) == 0
+    speed = json.loads((tmp_path / "speed.json").read_text())
+    outcomes = [{"status": "oom", "device": "Card"}]
+    assert cost_texts(None, outcomes, speed)[-2:] == ("OOM", "OOM")
+    assert "pairs/s" not in cost_sentence(outcomes, [speed])

@@ -44,7 +44,12 @@ def test_a_run_of_the_split_s_queries(folder: Path, name: str) -> None:
 
 def test_a_query_does_not_find_itself(folder: Path) -> None:
     assert take(folder, RUN, "run.trec", 2, "--leave-out-own-document") == 0
-    assert read_run(folder / "out.trec")["q1"] == [("d2", 5.0)]
+    assert read_run(folder / "out.trec")["q1"] == [("d2", 5.0), ("d1", 4.0)]
+
+
+def test_ties_stay_in_the_order_of_the_file(folder: Path) -> None:
+    assert take(folder, "q1 Q0 d3 1 2.5 x\nq1 Q0 d1 2 2.5 x\nq1 Q0 d2 3 2.5 x\n") == 0
+    assert [document for document, _ in read_run(folder / "out.trec")["q1"]] == ["d3", "d1", "d2"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
 from tiny_training import DOCUMENTS
 
 from ssmrank.cli import main
+from ssmrank.config import TrainSettings, read_settings
 from ssmrank.models.reranker import load_reranker
+from ssmrank.training.command import _fingerprint, configure
 
 
 def test_train_writes_a_checkpoint_and_leaves_no_state(options, tmp_path):
@@ -36,6 +39,24 @@ def test_what_starts_from_a_training_that_ran_out_of_memory_is_oom_too(options, 
     command[command.index("--model") + 1] = str(tmp_path / "first")
     assert main(command) == 0
     assert json.loads((tmp_path / "output" / "outcome.json").read_text())["status"] == "oom"
+
+
+@pytest.mark.parametrize("change", ["documents.jsonl", "queries.jsonl", "tokenizer_config.json", "config.json"])
+def test_what_was_trained_on_other_inputs_is_not_gone_on_from(options, change):
+    command = options()
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    arguments = parser.parse_args(command[1:])
+    settings = read_settings(TrainSettings, arguments.settings)
+    before = _fingerprint(arguments, settings)
+    assert _fingerprint(arguments, settings) == before
+    [file] = [path for folder in (arguments.collection, arguments.model) for path in folder.rglob(change)]
+    text = file.read_text()
+    try:
+        file.write_text(text + "\n")
+        assert _fingerprint(arguments, settings) != before
+    finally:
+        file.write_text(text)
 
 
 def test_a_distillation_loss_without_a_teacher_is_one_line(options, capsys):

@@ -395,7 +395,9 @@ class Experiment:
         """Files on this machine that the checkpoint is made of."""
         model = self.params.models[name]
         folders = [Path(source.path) for source in (model.source, model.tokenizer) if isinstance(source, ModelFolder)]
-        return [path for folder in folders for path in sorted(folder.rglob("*"))]
+        # What only describes it is left out: a card that is worded anew trains nothing again.
+        files = [path for folder in folders for path in sorted(folder.rglob("*"))]
+        return [path for path in files if path.suffix != ".md" and path.name not in ("sweep.json", "pretraining.json")]
 
     def retriever_settings(self, name: str, collection: str) -> str:
         """For the verbs that retrieve."""
