@@ -2,7 +2,7 @@
 
 Here, `python workflow/scripts/carry_jobs.py list JOBS.json -- SNAKEMAKE ARGUMENTS` writes down what Snakemake would
 run: each job's command with its inputs and outputs. There, in a copy of the repository with the files that they need,
-`python3 workflow/scripts/carry_jobs.py run JOBS.json --seconds 520` runs those whose outputs are missing as soon as
+`python3 workflow/scripts/carry_jobs.py run JOBS.json --seconds 3000` runs those whose outputs are missing as soon as
 their inputs are there; the same command goes on where time or a kill ended the last one. Bring the outputs back to the
 same paths, then `snakemake --touch ARGUMENTS` accepts them. `run` needs the standard library alone.
 """

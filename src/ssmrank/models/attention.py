@@ -24,9 +24,9 @@ _LONGEST_PRODUCT = 1024
 """Keys up to which a CPU may hold all attention weights of a head at once."""
 
 
-def backend(device: torch.device | str) -> str:
-    """Name of what computes attention on this device, for the log."""
-    if torch.device(device).type != "cuda":
+def backend(device: torch.device | str, precision: str) -> str:
+    """Name of what computes attention on this device in this precision, for the log."""
+    if torch.device(device).type != "cuda" or precision == "fp32":
         return "torch scaled_dot_product_attention by length"
     return "flash-attn" if importlib.util.find_spec("flash_attn") else "torch varlen_attn (FlashAttention-2)"
 

@@ -70,9 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
         first_stage, reranker = read_run(arguments.run), load_reranker(arguments.checkpoint)
         work = _plan(arguments, settings, first_stage, reranker)
         device = default_device()
+        attention = backend(device, resolve_precision(settings.precision, device))
         log.info(
             "%d pairs: %d tokens to compute, %.1f times fewer than all; %s, attention: %s",
-            *(len(work.pairs), work.tokens, work.all_tokens / max(1, work.tokens), device, backend(device)),
+            *(len(work.pairs), work.tokens, work.all_tokens / max(1, work.tokens), device, attention),
         )
         state = _state(arguments, settings, work, device)
         state.begin()

@@ -117,7 +117,7 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
         sum(parameter.numel() for parameter in reranker.parameters()),
         device,
         precision,
-        backend(device),
+        backend(device, precision),
         f", process {workers.rank} of {workers.size}" if workers.size > 1 else "",
     )
     state = TrainingState(arguments.state, _fingerprint(arguments, settings))
