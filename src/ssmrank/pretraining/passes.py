@@ -31,10 +31,13 @@ class Passes:
     None.
     """
 
-    def __init__(self, model: LanguageModel, precision: Precision, device: torch.device, longest: int) -> None:
+    def __init__(
+        self, model: LanguageModel, precision: Precision, device: torch.device, longest: int, *, graphs: bool = True
+    ) -> None:
+        """longest: tokens of the longest text; graphs: False does without."""
         self._model, self._precision, self._device, self._longest = model, precision, device, longest
         # float32 attends by length.
-        wanted = device.type == "cuda" and precision == "bf16"
+        wanted = graphs and device.type == "cuda" and precision == "bf16"
         self._captured = CapturedPasses(self._run, device) if wanted else None
 
     @property
