@@ -529,7 +529,7 @@ class Reranking(Section):
     token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
-    processes: int | None = Field(None, ge=1, description="each computes a part; null: one for each GPU")
+    processes: int | None = Field(None, ge=1, description="each computes a part on a GPU of its own; null: one")
 
 
 class TestSet(Section):

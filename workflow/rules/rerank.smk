@@ -24,7 +24,7 @@ rule rerank:
         "../envs/ssmrank.yaml"
     threads: 8
     resources:
-        gpu=1,
+        gpu=lambda w: experiment.rerank_processes(w.reranking),
     params:
         *code("ssmrank.reranking.command"),
         settings=lambda w: experiment.reranking_settings(w.reranking),

@@ -25,7 +25,7 @@ rule train:
         "../envs/ssmrank.yaml"
     threads: 8
     resources:
-        gpu=1,
+        gpu=lambda w: experiment.train_processes(w.training),
     params:
         *code("ssmrank.training.command", without=["ssmrank.training.validation"]),
         validation_code=lambda w: (code("ssmrank.training.validation") if experiment.validation(w.training) else []),

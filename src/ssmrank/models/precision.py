@@ -1,8 +1,12 @@
-"""Which number format the matrix products of a device run in."""
+"""Which device is computed on, and in which number format its matrix products run."""
 
 from __future__ import annotations
 
-from typing import Literal
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Literal
 
 import torch
 
@@ -29,5 +33,33 @@ def device_name(device: torch.device) -> str:
 
 
 def default_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A GPU if there is one, of several one that no other process of ours computes on; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ or torch.cuda.device_count() == 1:
+        return torch.device("cuda")  # each of several processes takes its own
+    device = torch.device("cuda", free_gpu(torch.cuda.device_count(), Path(tempfile.gettempdir())))
+    torch.cuda.set_device(device)
+    return device
+
+
+_held: list[IO[str]] = []
+"""Locks of this process: open files, which the system closes however it ends."""
+
+
+def free_gpu(count: int, folder: Path) -> int:
+    """The first of `count` GPUs that no process has taken, taken until this one ends; any of them where all are.
+
+    Jobs that a scheduler starts side by side so come to lie on different ones. Locks are files of `folder`.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-")
+    for index in range(count):
+        lock = (folder / f"ssmrank-{os.getuid()}-gpu-{visible}-{index}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _held.append(lock)
+        return index
+    return os.getpid() % count

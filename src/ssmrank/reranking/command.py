@@ -102,7 +102,7 @@ def _scores(
     device: torch.device,
     state: RerankingState,
 ) -> np.ndarray:
-    processes = settings.processes or max(1, torch.cuda.device_count())
+    processes = settings.processes or 1
     if processes == 1:
         return score(reranker, work, resolve_precision(settings.precision, device), device, state)
     launch(command_of(arguments), processes)

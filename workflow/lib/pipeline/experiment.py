@@ -391,6 +391,14 @@ class Experiment:
         """For `ssmrank download-model`."""
         return _json(self.params.models[name], label=name, kind="E", size="", pretraining="", training={})
 
+    def train_processes(self, training: str) -> int:
+        """GPUs that a training takes; those of a parallel one with all GPUs are not known here and count as one."""
+        return self.params.trainings[training.partition(SEED_SIGN)[0]].processes or 1
+
+    def rerank_processes(self, reranking: str) -> int:
+        """GPUs that a reranking takes."""
+        return self.params.rerankings[reranking].processes or 1
+
     def model_files(self, name: str) -> list[Path]:
         """Files on this machine that the checkpoint is made of."""
         model = self.params.models[name]

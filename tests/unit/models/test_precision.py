@@ -1,0 +1,43 @@
+"""Which GPU a process takes, without one: locks are files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ssmrank.models.precision import free_gpu
+
+HOLD = """
+import sys
+from pathlib import Path
+from ssmrank.models.precision import free_gpu
+print(free_gpu(int(sys.argv[1]), Path(sys.argv[2])), flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(count: int, folder: Path) -> tuple[subprocess.Popen, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(count), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    return process, int(process.stdout.readline())
+
+
+def test_processes_take_different_gpus_and_a_killed_one_gives_its_own_back(tmp_path: Path) -> None:
+    first, one = holder(3, tmp_path)
+    second, other = holder(3, tmp_path)
+    try:
+        assert (one, other) == (0, 1)
+        first.kill()
+        first.wait()
+        third, again = holder(3, tmp_path)
+        try:
+            assert again == 0
+            assert free_gpu(3, tmp_path) == 2
+            assert free_gpu(3, tmp_path) in range(3)  # all are taken
+        finally:
+            third.kill()
+    finally:
+        first.kill()
+        second.kill()
