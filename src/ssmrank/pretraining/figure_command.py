@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_file
+from ssmrank.reporting.plotting import plotting, save
+from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,25 +31,20 @@ def run(arguments: argparse.Namespace) -> None:
             curves[label] = [(tokens, loss) for _, tokens, loss in facts["curve"]["held_out"]]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read as what `ssmrank pretrain` writes ({error})") from error
-    draw(curves, arguments.output)
+    with track("pretraining-figure", arguments.output.stem, {}) as tracked:
+        draw(curves, arguments.output)
+        tracked.artifact_path("figure_path", arguments.output)
 
 
 def draw(curves: dict[str, list[tuple[int, float]]], output: Path) -> None:
     """Loss (nats a predicted token) against millions of tokens read, a line for each label; as PDF."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for label, points in curves.items():
-        tokens, losses = zip(*points, strict=True)
-        axes.plot([count / 1e6 for count in tokens], losses, label=label, marker="o", markersize=3)
-    axes.set_xlabel("tokens read (millions)")
-    axes.set_ylabel("loss on held-out text (nats a predicted token)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, frameon=False)
-    with atomic_file(output, "wb") as stream:
-        # Without the date of making, equal curves give equal bytes.
-        figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
-    pyplot.close(figure)
+    with plotting() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+        for label, points in curves.items():
+            tokens, losses = zip(*points, strict=True)
+            axes.plot([count / 1e6 for count in tokens], losses, label=label, marker="o", markersize=3)
+        axes.set_xlabel("tokens read (millions)")
+        axes.set_ylabel("loss on held-out text (nats a predicted token)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, frameon=False)
+        save(figure, [output])

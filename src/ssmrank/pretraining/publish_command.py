@@ -15,6 +15,7 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.reranker import load_reranker
 from ssmrank.pretraining.card import model_card
+from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +35,14 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(CardSettings, arguments.settings)
     facts = _read(arguments.pretrained / "pretraining.json")
     outcome = None if arguments.checkpoint is None else _read(arguments.checkpoint / "outcome.json")
+    if outcome is not None and outcome["status"] == "oom":
+        raise UserError(f"{arguments.checkpoint}: did not fit into memory in training, so there is nothing to publish")
     try:
         card = model_card(facts, settings, arguments.command, outcome)
     except KeyError as error:
         raise UserError(f"{arguments.pretrained}/pretraining.json: key {error} is missing; pretrain again") from error
-    with atomic_directory(arguments.output) as folder:
+    tags = {"model": settings.label}
+    with track("publish-model", str(arguments.output), tags), atomic_directory(arguments.output) as folder:
         if arguments.checkpoint is None:
             for file in arguments.pretrained.iterdir():
                 if file.suffix in {".json", ".safetensors"}:

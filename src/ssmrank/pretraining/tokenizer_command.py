@@ -14,6 +14,7 @@ from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.pretraining.corpus import corpus_files, is_held_out, language_model_text, read_texts
 from ssmrank.pretraining.tokenizer import train_tokenizer
+from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     if not texts:
         raise UserError(f"{corpus.path}: every text is held out; lower held_out in section corpora")
     tokenizer = train_tokenizer(texts, arguments.vocabulary, arguments.max_length)
-    with atomic_directory(arguments.output) as folder, quiet_transformers():
-        tokenizer.save_pretrained(folder)
+    tags, params = {"corpus": corpus.title}, {"vocabulary": arguments.vocabulary, "texts": arguments.texts}
+    with track("corpus-tokenizer", str(arguments.output), tags, params) as tracked:
+        with atomic_directory(arguments.output) as folder, quiet_transformers():
+            tokenizer.save_pretrained(folder)
+        tracked.metrics({"entries": len(tokenizer)})
     log.info("%d entries from %d texts", len(tokenizer), len(texts))
 
 

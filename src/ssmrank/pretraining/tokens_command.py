@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssmrank.config import Corpus, read_settings
 from ssmrank.pretraining.tokens import write_tokens
+from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,4 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the folder."""
     corpus = read_settings(Corpus, arguments.corpus)
-    write_tokens(corpus, arguments.tokenizer, arguments.max_length - 2, arguments.output, arguments.processes)
+    params = {"max_length": arguments.max_length}
+    with track("corpus-tokens", str(arguments.output), {"corpus": corpus.title}, params) as tracked:
+        write_tokens(corpus, arguments.tokenizer, arguments.max_length - 2, arguments.output, arguments.processes)
+        tracked.artifact_path("tokens_path", arguments.output)

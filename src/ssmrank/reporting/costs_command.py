@@ -11,6 +11,7 @@ from ssmrank.config import Section, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.costs import SPEED_TITLES, TITLES, cost_sentence, cost_texts
+from ssmrank.tracking import track
 
 
 class RowFiles(Section):
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
         "rows": rows,
         "sentence": cost_sentence(every_outcome, speeds),
     }
-    with atomic_file(arguments.output) as stream:
+    tags = {"table": arguments.output.stem}
+    with track("costs", tags["table"], tags, {"rows": len(rows)}), atomic_file(arguments.output) as stream:
         stream.write(json.dumps(result, indent=2) + "\n")
 
 

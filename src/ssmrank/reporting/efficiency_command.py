@@ -9,6 +9,7 @@ from ssmrank.config import Section, read_settings
 from ssmrank.errors import UserError
 from ssmrank.reporting.efficiency_figure import Point, draw_efficiency, read_speed
 from ssmrank.reporting.results import read_result
+from ssmrank.tracking import track
 
 
 class EfficiencyRow(Section):
@@ -46,4 +47,6 @@ def run(arguments: argparse.Namespace) -> None:
         whole, reuse, measured = read_speed(Path(row.speed))
         points.append(Point(row.label, result.mean[settings.metric], whole, reuse))
         places.add(measured)
-    draw_efficiency(points, settings.metric, f"{settings.title}. {'; '.join(sorted(places))}", arguments.output)
+    with track("efficiency", arguments.output.stem, {}) as tracked:
+        draw_efficiency(points, settings.metric, f"{settings.title}. {'; '.join(sorted(places))}", arguments.output)
+        tracked.artifact_path("figure_path", arguments.output)

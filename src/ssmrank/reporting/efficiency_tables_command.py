@@ -8,6 +8,7 @@ from pathlib import Path
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.efficiency_tables import PlainTable, complexity_table, read_timings, speed_table
+from ssmrank.tracking import track
 
 _FORMS = {
     ".tex": PlainTable.to_latex,
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     for path in arguments.output:
         if path.suffix not in _FORMS:
             raise UserError(f"--output {path}: the name must end in one of {', '.join(_FORMS)}")
-    for path in arguments.output:
-        with atomic_file(path) as stream:
-            stream.write(_FORMS[path.suffix](table))
+    with track(arguments.verb, arguments.output[0].stem, {"table": arguments.output[0].stem}) as tracked:
+        for path in arguments.output:
+            with atomic_file(path) as stream:
+                stream.write(_FORMS[path.suffix](table))
+        tracked.artifact_path("table_path", arguments.output[0])

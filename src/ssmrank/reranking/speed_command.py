@@ -22,6 +22,7 @@ from ssmrank.models.reranker import load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import plan_work, score
 from ssmrank.reranking.planner import pairs_of
+from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +91,11 @@ def run(arguments: argparse.Namespace) -> None:
         "device": device_name(device),
         "precision": precision,
     }
-    with atomic_file(arguments.output) as stream:
-        stream.write(json.dumps(result, indent=2) + "\n")
+    tags = {"collection": arguments.collection.name, "model": arguments.checkpoint.name}
+    with track("rerank-speed", str(arguments.output), tags, {"reranking": settings.model_dump()}) as tracked:
+        with atomic_file(arguments.output) as stream:
+            stream.write(json.dumps(result, indent=2) + "\n")
+        tracked.metrics({f"{name} pairs per second": result[name]["pairs_per_second"] for name in works})
 
 
 def _first(first_stage: Run, depth: int, pairs: int | None) -> Run:
