@@ -33,6 +33,15 @@ def test_default_experiment_plans(fresh, root: Path) -> None:
     assert jobs["train"] == jobs["rerank"] == jobs["evaluate"] == 11
 
 
+def test_measured_tables_and_figures_are_targets_of_their_own(fresh) -> None:
+    names = ["tables/table5.csv", "tables/table6.md", "figures/figure1.pdf", "figures/efficiency.pdf", "tables.pdf"]
+    jobs = fresh.planned(*(f"results/{name}" for name in names))
+    own = ("inference_speed", "training_throughput", "table5", "table6", "figure1", "efficiency", "tables_pdf")
+    assert {rule: jobs[rule] for rule in own} == {rule: 2 if rule == "inference_speed" else 1 for rule in own}
+    assert jobs["rerank_speed"] == jobs["train"] == 2
+    assert not set(own) & set(fresh.planned())
+
+
 def test_lint_and_format(fresh, root: Path) -> None:
     answer = fresh.snakemake("--lint")
     assert "your workflow is in a good condition" in answer.stdout
