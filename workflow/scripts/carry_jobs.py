@@ -65,7 +65,7 @@ def list_jobs(arguments: list[str], rules: list[str]) -> list[Job]:
             facts[match[1]] = match[2]
         elif line.startswith("Shell command: ") and facts:
             names = {key: facts[key].split(", ") if key in facts else [] for key in ("input", "output", "log")}
-            gpu = "gpu=1" in facts.get("resources", "")
+            gpu = re.search(r"\bgpu=[1-9]", facts.get("resources", "")) is not None
             command_line = line.removeprefix("Shell command: ")
             # A rule that only names targets has no command.
             if command_line != "None" and (not rules or facts["rule"] in rules):
