@@ -179,3 +179,13 @@ def test_dvc_watches_the_models_that_lie_in_the_repository(root: Path) -> None:
     assert files and all(file.parts[0] in watched for file in files)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in files}
     assert not {"README.md", "sweep.json", "pretraining.json"} & {file.name for file in files}
+
+
+def test_speed_is_measured_on_all_pairs_where_no_table_says_otherwise(params: Params) -> None:
+    experiment = Experiment(params)
+    assert experiment.speed_pairs("tiny", "test") == []
+    table = params.tables["table4"]
+    speed = {"collection": "tiny", "split": "test", "pairs": 40}
+    costs = type(table).model_validate(table.model_dump(exclude_unset=True) | {"costs": {"speed": speed}})
+    changed = params.model_copy(update={"tables": {"table4": costs}})
+    assert Experiment(changed).speed_pairs("tiny", "test") == ["--pairs", "40"]

@@ -507,11 +507,11 @@ class Experiment:
         return {"title": title, "metric": test.metric, "rows": rows}
 
     def speed_pairs(self, collection: str, split: str) -> list[str]:
-        """The option --pairs of a measurement of speed on this test."""
+        """The option --pairs of a measurement of speed on this test: what a table says, else all that are reranked."""
         costs = [table.costs for table in self.params.tables.values() if table.costs is not None]
         wanted = [cost.speed for cost in costs if cost.speed is not None]
         pairs = [speed.pairs for speed in wanted if (speed.collection, speed.split) == (collection, split)]
-        return [] if None in pairs else ["--pairs", str(max(filter(None, pairs), default=1))]
+        return [] if not pairs or None in pairs else ["--pairs", str(max(filter(None, pairs)))]
 
     def _cost_rows(self, name: str) -> Iterator[dict[str, Any]]:
         table = self.params.tables[name]
