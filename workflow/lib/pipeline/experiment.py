@@ -538,8 +538,9 @@ class Experiment:
         return [name for name, table in self.params.tables.items() if table.significance is not None]
 
     def numbered_tables(self) -> list[str]:
-        """Names of all tables, by the number at their end."""
-        names = [*self.overviews(), *self.tables()]
+        """Names of all tables, by the number at their end; beside overviews, as in the paper, also what is measured."""
+        measured = ["table5", "table6"] if self.overviews() else []
+        names = [*self.overviews(), *self.tables(), *measured]
         return sorted(names, key=lambda name: (int("".join(re.findall(r"[0-9]+$", name)) or 0), name))
 
     def compared_tables(self) -> list[str]:
