@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,49 @@ def test_a_partial_collection_is_an_error(written: tuple[Path, dict[str, Any]], 
     assert "beir/scifact/test: 4 judgments, but 339 are expected" in found["partial-qrels"]
     assert "beir/scifact/test: 2 queries with judgments, but 300 are expected" in found["partial-queries"]
     assert not any((folder / name).exists() for name in found)
+
+
+SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "collections"
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as stream:
+        yield from map(json.loads, stream)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared collections: set SSMRANK_SHARED")
+def test_real_collections_through_ir_datasets(paper: dict[str, Collection], tmp_path: Path) -> None:
+    """NFCorpus and SciFact with the paper's expected numbers; of MS MARCO's passages those judged in TREC DL 2019."""
+    home = tmp_path / "home"
+    for name in ("nfcorpus", "scifact"):
+        (home / "beir" / name).mkdir(parents=True)
+        with zipfile.ZipFile(home / f"beir/{name}/source.zip", "w") as archive:
+            for file in ("corpus.jsonl", "queries.jsonl"):
+                lines = records(SHARED / name / file)
+                full = (json.dumps({"metadata": dict.fromkeys(EVERYTHING, "")} | line) + "\n" for line in lines)
+                archive.writestr(f"{name}/{file}", "".join(full))
+            for file in (SHARED / name / "qrels").glob("*.tsv"):
+                archive.write(file, f"{name}/qrels/{file.name}")
+    judged = SHARED / "msmarco-dl19"
+    texts = records(judged / "corpus.jsonl")
+    passages = (f"{passage['_id']}\t{' '.join(passage['text'].split())}\n" for passage in texts)
+    lay_out_msmarco(home)
+    put(home / "msmarco-passage/collection.tsv", "".join(passages))
+    queries = (f"{query['_id']}\t{query['text']}\n" for query in records(judged / "queries.jsonl"))
+    put(home / "msmarco-passage/trec-dl-2019/queries.tsv", "".join(queries))
+    rows = (line.split("\t") for line in (judged / "qrels/test.tsv").read_text().splitlines()[1:])
+    put(home / "msmarco-passage/trec-dl-2019/qrels", "".join(f"{q} Q0 {d} {grade}\n" for q, d, grade in rows))
+    msmarco = paper["msmarco-passage"]
+    dl19 = msmarco.model_copy(update={"splits": ["dl19"], "expected": type(msmarco.expected)()})
+    found = write(tmp_path, {"nfcorpus": paper["nfcorpus"], "scifact": paper["scifact"], "dl19": dl19})
+    assert {name: facts["documents"] for name, facts in found.items()} == {
+        "nfcorpus": 3633,
+        "scifact": 5183,
+        "dl19": 15939,
+    }
+    assert found["nfcorpus"]["splits"]["test"]["queries"] == 323
+    assert found["scifact"]["splits"]["test"]["judgments"] == 339
+    assert found["dl19"]["splits"]["dl19"]["queries"] == 43
+    # Judged passages without text are of grade 0: what is relevant is all there.
+    relevant = read_qrels(tmp_path / "dl19/splits/dl19/qrels.txt")
+    assert sum(grade > 0 for grades in relevant.values() for grade in grades.values()) == 4102
