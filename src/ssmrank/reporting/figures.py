@@ -12,6 +12,8 @@ from ssmrank.reporting.plotting import plotting, save
 
 _NEEDED = ("model", "implementation", "precision", "batch", "device", "tokens_per_second")
 
+_LINES = {"ssmrank": "-", "transformers": "--"}
+
 
 @dataclass(frozen=True)
 class Throughput:
@@ -57,12 +59,11 @@ def draw_throughput(points: list[Throughput], caption: str, output: Path) -> Non
     colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(model for model, _ in lines))}
     several = len({implementation for _, implementation in lines}) > 1
     with plotting() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(7.4 if several else 5.2, 3.4), layout="constrained")
         for (model, implementation), measured in lines.items():
             label = f"{model}, {implementation}" if several else model
-            plain = implementation == "ssmrank"
             known = [(batches.index(p.batch), p.tokens_per_second) for p in measured if p.tokens_per_second is not None]
-            line = "-" if plain else "--"
+            line = _LINES.get(implementation, ":")
             places, speeds = zip(*known, strict=True) if known else ((), ())
             axes.plot(places, speeds, label=label, marker="o", markersize=4, color=colours[model], linestyle=line)
             for point in measured:
@@ -76,5 +77,6 @@ def draw_throughput(points: list[Throughput], caption: str, output: Path) -> Non
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
         axes.set_title(caption, fontsize=8)
-        axes.legend(fontsize=7, frameon=False)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if several else {}
+        axes.legend(fontsize=7, frameon=False, **beside)
         save(figure, [output])
