@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     try:
         parsed.run_verb(parsed)
+        sys.stdout.flush()  # here, and not when Python ends, is where a reader that is gone is no error
     except UserError as error:
         print(f"ssmrank {parsed.verb}: error: {error}", file=sys.stderr)
         return 2
