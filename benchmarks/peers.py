@@ -65,18 +65,18 @@ def training_step(
     return _padded_step(shape, _mixer_model(shape).to(device), batches, precision, device)
 
 
-def padded_tokens(lengths: Sequence[int], order: str = "") -> int:
-    """What a padded model computes for these sequences."""
-    return sum(len(batch) * max(lengths[place] for place in batch) for batch in _batches(lengths, order))
+def padded_tokens(lengths: Sequence[int], order: str = "", size: int = PADDED_BATCH) -> int:
+    """What a padded model computes for these sequences, in batches of `size` where they have an order."""
+    return sum(len(batch) * max(lengths[place] for place in batch) for batch in _batches(lengths, order, size))
 
 
-def _batches(lengths: Sequence[int], order: str) -> list[list[int]]:
+def _batches(lengths: Sequence[int], order: str, size: int = PADDED_BATCH) -> list[list[int]]:
     places = list(range(len(lengths)))
     if not order:
         return [places]
     if order == "sorted":
         places.sort(key=lambda place: lengths[place])
-    return [places[start : start + PADDED_BATCH] for start in range(0, len(places), PADDED_BATCH)]
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def _loss(scores: torch.Tensor) -> torch.Tensor:

@@ -100,8 +100,9 @@ def mixed(arguments: argparse.Namespace) -> list[Measurement]:
                         (row, step(model, _packed(model, shape, batch, device), precision, device), arguments.runs)
                     )
                 rows += measure(contenders, device)
-    print(f"padding of {len(lengths)} passages: random batches of 16 compute {_padding(lengths, False):.2f} tokens for")
-    print(f"each real one, length-sorted batches {_padding(lengths, True):.2f}; packed batches 1.00")
+    random, by_length = (padded_tokens(lengths, order, size=16) / sum(lengths) for order in ("random", "sorted"))
+    print(f"padding of {len(lengths)} passages: random batches of 16 compute {random:.2f} tokens for each real one,")
+    print(f"length-sorted batches {by_length:.2f}; packed batches 1.00")
     return rows
 
 
@@ -232,12 +233,6 @@ def _passage_lengths(path: Path | None, groups: int) -> list[int]:
             if len(lengths) == 16 * groups:
                 break
     return lengths
-
-
-def _padding(lengths: Sequence[int], sort: bool) -> float:
-    ordered = sorted(lengths) if sort else list(lengths)
-    batches = [ordered[start : start + 16] for start in range(0, len(ordered), 16)]
-    return sum(len(batch) * max(batch) for batch in batches) / sum(lengths)
 
 
 def print_table(rows: Sequence[Measurement]) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from ssmrank.config import check
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_file
+from ssmrank.reporting.plotting import plotting, save
 
 
 class _Way(BaseModel):
@@ -51,25 +51,18 @@ def read_speed(path: Path) -> tuple[float, float | None, str]:
 
 def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path) -> None:
     """A line from each reranker's speed without reuse (hollow) to that with it (filled), as PDF."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.6, 3.6), layout="constrained")
-    for place, point in enumerate(points):
-        colour = f"C{place % 10}"
-        axes.plot(point.whole, point.quality, "o", markerfacecolor="none", color=colour, label=point.label)
-        if point.reuse is not None:
-            axes.plot([point.whole, point.reuse], [point.quality] * 2, "-", color=colour, linewidth=1)
-            axes.plot(point.reuse, point.quality, "o", color=colour)
-    axes.set_xscale("log")
-    axes.set_xlabel("pairs/s (hollow: every pair whole; filled: with document reuse)")
-    axes.set_ylabel(metric)
-    axes.grid(alpha=0.3)
-    axes.set_title(caption, fontsize=8)
-    axes.legend(fontsize=6, frameon=False)
-    with atomic_file(output, "wb") as stream:
-        # Without the date of making, equal measurements give equal bytes.
-        figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
-    pyplot.close(figure)
+    with plotting() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(5.6, 3.6), layout="constrained")
+        for place, point in enumerate(points):
+            colour = f"C{place % 10}"
+            axes.plot(point.whole, point.quality, "o", markerfacecolor="none", color=colour, label=point.label)
+            if point.reuse is not None:
+                axes.plot([point.whole, point.reuse], [point.quality] * 2, "-", color=colour, linewidth=1)
+                axes.plot(point.reuse, point.quality, "o", color=colour)
+        axes.set_xscale("log")
+        axes.set_xlabel("pairs/s (hollow: every pair whole; filled: with document reuse)")
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        axes.set_title(caption, fontsize=8)
+        axes.legend(fontsize=6, frameon=False)
+        save(figure, [output])

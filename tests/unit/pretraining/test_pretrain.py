@@ -16,8 +16,13 @@ from ssmrank.config import read_params
 from ssmrank.models.backbones import load_backbone
 from ssmrank.models.reranker import load_tokenizer, new_reranker
 from ssmrank.pretraining.cross_entropy import IGNORED, vocabulary_cross_entropy
-from ssmrank.pretraining.model import language_model_config, new_language_model, non_embedding_parameters
-from ssmrank.pretraining.objectives import MaskedTokens, cut, next_token
+from ssmrank.pretraining.model import (
+    LanguageModel,
+    language_model_config,
+    new_language_model,
+    non_embedding_parameters,
+)
+from ssmrank.pretraining.objectives import MaskedTokens, Task, cut, next_token
 from ssmrank.pretraining.passes import Passes, filled_up
 from ssmrank.pretraining.prefetch import on_device
 from ssmrank.pretraining.rates import choose_rate
@@ -101,6 +106,14 @@ def test_cross_entropy_in_pieces_is_the_plain_one(monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(one.grad, other.grad)
 
 
+def gradients_of(model: LanguageModel, pieces: list[Task], share: float = 1.0) -> list[torch.Tensor]:
+    """Of share times the sum of the pieces' losses, by every weight that has one."""
+    model.zero_grad()
+    for piece in pieces:
+        (model(*on_device(piece, CPU)) * share).backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
 def test_rows_that_fill_up_count_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 8), (50, 8)))
@@ -127,11 +140,7 @@ def test_a_filled_up_step_has_the_same_gradients(
     filled = filled_up(task)
     assert len(filled.lengths) % 16 == 0 and filled.lengths.sum() == len(task.ids) and filled.lengths.min() > 0
     assert len(filled.places) > len(task.places)
-    gradients = []
-    for piece in (task, filled):
-        model.zero_grad()
-        model(*on_device(piece, CPU)).backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    gradients = [gradients_of(model, [piece]) for piece in (task, filled)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -168,12 +177,7 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(
     tokenizer = load_tokenizer(tokenizer_folder)
     model = new_language_model(language_model_config(settings(model_type)["config"], tokenizer, 64), seed=1).eval()
     task = next_token(steps_of(tokens_folder)[0], np.random.default_rng(0))
-    gradients = []
-    for budget in (256, 96):
-        model.zero_grad()
-        for piece in cut(task, budget):
-            (model(*on_device(piece, CPU)) / len(task.places)).backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    gradients = [gradients_of(model, cut(task, budget), 1 / len(task.places)) for budget in (256, 96)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
