@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import IO, Literal
 
@@ -38,9 +39,15 @@ def default_device() -> torch.device:
         return torch.device("cpu")
     if "LOCAL_RANK" in os.environ or torch.cuda.device_count() == 1:
         return torch.device("cuda")  # each of several processes takes its own
-    device = torch.device("cuda", free_gpu(torch.cuda.device_count(), Path(tempfile.gettempdir())))
+    device = torch.device("cuda", _own_gpu(torch.cuda.device_count(), Path(tempfile.gettempdir())))
     torch.cuda.set_device(device)
     return device
+
+
+@cache
+def _own_gpu(count: int, folder: Path) -> int:
+    """The GPU of this process, the same whenever it asks."""
+    return free_gpu(count, folder)
 
 
 _held: list[IO[str]] = []

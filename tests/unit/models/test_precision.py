@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ssmrank.models.precision import free_gpu
+import pytest
+import torch
+
+from ssmrank.models.precision import default_device, free_gpu
 
 HOLD = """
 import sys
@@ -41,3 +44,16 @@ def test_processes_take_different_gpus_and_a_killed_one_gives_its_own_back(tmp_p
     finally:
         first.kill()
         second.kill()
+
+
+def test_a_process_that_asks_again_keeps_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in {"is_available": True, "device_count": 3, "set_device": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    other, taken = holder(3, tmp_path)
+    try:
+        assert taken == 0
+        assert [default_device() for _ in range(3)] == [torch.device("cuda", 1)] * 3
+    finally:
+        other.kill()
