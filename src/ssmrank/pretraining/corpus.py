@@ -62,8 +62,11 @@ def fraction(id: str, purpose: str) -> float:
 
 
 def language_model_text(text: Text) -> str:
-    """What a language model reads of a text."""
-    return f"{text.title}\n{text.text}"
+    """What a language model reads of a text: the title last, since predicting it takes what came before.
+
+    That is what a decoder which reads the document before the query has to know.
+    """
+    return f"{text.text}\n{text.title}"
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -45,9 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
         rows[row.run] = cost_texts(pretraining, outcomes, speed)
         every_outcome += outcomes
         speeds += [] if speed is None else [speed]
+    titles = TITLES + SPEED_TITLES if speeds else TITLES
     result = {
-        "titles": TITLES + SPEED_TITLES if speeds else TITLES,
-        "rows": rows,
+        "titles": titles,
+        "rows": {run: (*texts, *[""] * (len(titles) - len(texts))) for run, texts in rows.items()},
         "sentence": cost_sentence(every_outcome, speeds),
     }
     tags = {"table": arguments.output.stem}

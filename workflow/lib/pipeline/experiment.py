@@ -517,13 +517,16 @@ class Experiment:
         table = self.params.tables[name]
         if table.costs is None:
             return
+        timed_models: set[str] = set()
         for row in (row for section in table.sections for row in section.rerankers):
             source = self.params.models[row.model].source
             pretrained = self.parents(row.model)["pretrained"] if isinstance(source, PretrainedModel) else None
             trainings = self.params.seeded(row.training)
             timed = table.costs.speed
             speed = None
-            if timed is not None:
+            # What a model's speed is does not depend on how it was trained: its first row stands for all.
+            if timed is not None and row.model not in timed_models:
+                timed_models.add(row.model)
                 test = f"{timed.collection}/{timed.split}/{table.reranking}"
                 speed = f"results/speed/{test}/{trainings[0]}/{row.model}.json"
             yield {
