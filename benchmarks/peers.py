@@ -62,7 +62,9 @@ def training_step(
         return _padded_step(shape, backbone, batches, precision, device)
     if shape.config["model_type"] not in ("mamba", "mamba2") or not is_available("mamba_ssm"):
         return None
-    return _padded_step(shape, _mixer_model(shape).to(device), batches, precision, device)
+    with torch.device(device):
+        backbone = _mixer_model(shape)
+    return _padded_step(shape, backbone, batches, precision, device)
 
 
 def padded_tokens(lengths: Sequence[int], order: str = "", size: int = PADDED_BATCH) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ from ssmrank.models.backbones import packed_forward
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast, default_device
 
+Rows = Iterator[list[Measurement]]
+"""Rows as they are measured: what is there is written, should the rest be cut off."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,60 +36,64 @@ def main() -> None:
     parser.add_argument("--device", default=str(default_device()))
     parser.add_argument("--size", choices=CLASSES, help="class of models (default: the suite's)")
     parser.add_argument("--models", nargs="*", help="names of the class's models (default: all)")
+    parser.add_argument(
+        "--batches", type=int, nargs="*", help="of figure1 (default: 1 to 8, on a GPU also 16, 64, 128)"
+    )
     parser.add_argument("--precision", nargs="*", choices=["fp32", "bf16"], help="default: the suite's")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each contender (default: 5)")
     parser.add_argument("--passages", type=Path, help="documents.jsonl or corpus.jsonl whose lengths `mixed` takes")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
     arguments = parser.parse_args()
-    rows = SUITES[arguments.suite](arguments)
-    write_csv(arguments.output, rows)
+    rows: list[Measurement] = []
+    for part in SUITES[arguments.suite](arguments):
+        rows += part
+        write_csv(arguments.output, rows)
     print_table(rows)
 
 
-def small(arguments: argparse.Namespace) -> list[Measurement]:
+def small(arguments: argparse.Namespace) -> Rows:
     return _beside_transformers(arguments, "small", "4M", [256] * 8, ["fp32"], train=True)
 
 
-def forward(arguments: argparse.Namespace) -> list[Measurement]:
+def forward(arguments: argparse.Namespace) -> Rows:
     return _beside_transformers(arguments, "forward", "130M", [512], ["fp32", "bf16"], train=False)
 
 
-def figure1(arguments: argparse.Namespace) -> list[Measurement]:
+def figure1(arguments: argparse.Namespace) -> Rows:
     if torch.device(arguments.device).type == "cuda":
-        return _steps_on_gpu(arguments)
-    rows = []
-    for batch in (1, 2, 4, 8):
-        rows += _beside_transformers(arguments, "figure1", "4M", [512] * batch, ["bf16"], train=True, ours_only=True)
-    return rows
+        yield from _steps_on_gpu(arguments)
+        return
+    for batch in arguments.batches or (1, 2, 4, 8):
+        yield from _beside_transformers(arguments, "figure1", "4M", [512] * batch, ["bf16"], train=True, ours_only=True)
 
 
-def _steps_on_gpu(arguments: argparse.Namespace) -> list[Measurement]:
+def _steps_on_gpu(arguments: argparse.Namespace) -> Rows:
     """Whole training steps; the peers at some of the batches alone."""
-    rows = []
     for shape in _shapes(arguments, "330M"):
-        for batch in (1, 2, 4, 8, 16, 64, 128):
+        for batch in arguments.batches or (1, 2, 4, 8, 16, 64, 128):
             for name in IMPLEMENTATIONS if batch in (1, 16, 64) else IMPLEMENTATIONS[:1]:
-                rows.append(_step_alone("figure1", shape, name, name, [512] * batch, arguments.runs))
-    return [row for row in rows if row is not None]
+                yield from _step_alone("figure1", shape, name, name, [512] * batch, arguments.runs)
 
 
 def _step_alone(
     benchmark: str, shape: Shape, implementation: str, label: str, lengths: Sequence[int], runs: int, order: str = ""
-) -> Measurement | None:
+) -> Rows:
     device = torch.device("cuda")
     computed = sum(lengths) if implementation == "ssmrank" else padded_tokens(lengths, order)
     row = _row(benchmark, shape, label, "bf16", lengths, computed, device)
-    return measure_alone(row, lambda: training_step(shape, implementation, lengths, "bf16", device, order), runs)
+    measured = measure_alone(row, lambda: training_step(shape, implementation, lengths, "bf16", device, order), runs)
+    if measured is not None:
+        yield [measured]
 
 
-def mixed(arguments: argparse.Namespace) -> list[Measurement]:
+def mixed(arguments: argparse.Namespace) -> Rows:
     """Groups of 16 passages of real lengths against the same number of tokens in equal lengths."""
     device = torch.device(arguments.device)
     lengths = _passage_lengths(arguments.passages, groups=2 if device.type == "cpu" else 32)
     equal = [round(sum(lengths) / len(lengths))] * len(lengths)
     if device.type == "cuda":
-        return _mixed_on_gpu(arguments, lengths, equal)
-    rows = []
+        yield from _mixed_on_gpu(arguments, lengths, equal)
+        return
     for precision in arguments.precision or ["fp32"]:
         for train in (True, False):
             for shape in _shapes(arguments, "4M"):
@@ -99,25 +106,22 @@ def mixed(arguments: argparse.Namespace) -> list[Measurement]:
                     contenders.append(
                         (row, step(model, _packed(model, shape, batch, device), precision, device), arguments.runs)
                     )
-                rows += measure(contenders, device)
+                yield measure(contenders, device)
     random, by_length = (padded_tokens(lengths, order, size=16) / sum(lengths) for order in ("random", "sorted"))
     print(f"padding of {len(lengths)} passages: random batches of 16 compute {random:.2f} tokens for each real one,")
     print(f"length-sorted batches {by_length:.2f}; packed batches 1.00")
-    return rows
 
 
-def _mixed_on_gpu(arguments: argparse.Namespace, lengths: list[int], equal: list[int]) -> list[Measurement]:
+def _mixed_on_gpu(arguments: argparse.Namespace, lengths: list[int], equal: list[int]) -> Rows:
     """Whole training steps, the padded peers' in batches of 64 as they come and sorted by length."""
-    rows = []
     for shape in _shapes(arguments, "330M"):
         contenders = [("ssmrank", "equal lengths", equal, ""), ("ssmrank", "mixed lengths", lengths, "")]
         contenders += [("transformers", f"{order} batches", lengths, order) for order in ("random", "sorted")]
         for name, label, batch, order in contenders:
-            rows.append(_step_alone("mixed", shape, name, f"{name}, {label}", batch, arguments.runs, order))
-    return [row for row in rows if row is not None]
+            yield from _step_alone("mixed", shape, name, f"{name}, {label}", batch, arguments.runs, order)
 
 
-SUITES: dict[str, Callable[[argparse.Namespace], list[Measurement]]] = {
+SUITES: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "small": small,
     "forward": forward,
     "mixed": mixed,
@@ -133,9 +137,8 @@ def _beside_transformers(
     precisions: list[Precision],
     train: bool,
     ours_only: bool = False,
-) -> list[Measurement]:
+) -> Rows:
     device = torch.device(arguments.device)
-    rows = []
     for precision in arguments.precision or precisions:
         for shape in _shapes(arguments, size):
             step = _step_of(train)
@@ -158,8 +161,7 @@ def _beside_transformers(
                         1 if slow else arguments.runs,
                     )
                 )
-            rows += measure(contenders, device)
-    return rows
+            yield measure(contenders, device)
 
 
 Forward = Callable[[], torch.Tensor]
