@@ -67,11 +67,12 @@ def without_dropout(folder, copy):
 def test_two_processes_give_what_one_gives(results, tmp_path, parallel, model_type, kind):
     case, result = results[parallel, model_type]
     loss, gradients = step_gradients(model(case["model"], kind), Workers(), 30)
-    their_loss, their_gradients = result["step"]
-    assert their_loss == pytest.approx(loss, abs=1e-6)
-    assert their_gradients.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        assert (gradient - their_gradients[name]).abs().max() <= 1e-6, name
+    for step in result.keys() & {"step", "repeated step"}:
+        their_loss, their_gradients = result[step]
+        assert their_loss == pytest.approx(loss, abs=1e-6), step
+        assert their_gradients.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            assert (gradient - their_gradients[name]).abs().max() <= 1e-6, (step, name)
     losses, weights = final_weights(model(case["model"], kind), Workers(), tmp_path, None)
     their_losses, their_weights = result["training"]
     assert their_losses == pytest.approx(losses, abs=1e-5)
