@@ -7,6 +7,7 @@ those of one process at the same global batch: sums over processes, never means 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -163,9 +164,11 @@ class Replicated(Workers):
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise alike
+            # Without the file of their source before it, and the advice behind.
+            reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
             raise UserError(
                 f"process {self.rank} of {self.size}: another process of this training has ended or did not answer "
-                f"({str(error).splitlines()[0][:200]}); start again to go on from the last state"
+                f"({reason[:200]}); start again to go on from the last state"
             ) from error
 
 
