@@ -27,6 +27,7 @@ from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
 from ssmrank.errors import UserError
+from ssmrank.launch import LAUNCHED, LOST
 from ssmrank.models.reranker import Reranker
 from ssmrank.training.memory import layers_of
 
@@ -164,6 +165,8 @@ class Replicated(Workers):
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise alike
+            if LAUNCHED in os.environ:
+                raise SystemExit(LOST) from error  # who started the processes says which one has ended, and how
             # Without the file of their source before it, and the advice behind.
             reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
             raise UserError(

@@ -12,7 +12,9 @@ import pytest
 import torch
 from parallel_training import final_weights, model, step_gradients
 
-from ssmrank.training.parallel import Workers
+from ssmrank.errors import UserError
+from ssmrank.launch import LAUNCHED, LOST
+from ssmrank.training.parallel import Replicated, Workers
 
 SCRIPT = Path(__file__).with_name("parallel_training.py")
 
@@ -81,3 +83,20 @@ def test_two_processes_give_what_one_gives(results, tmp_path, parallel, model_ty
         # Adam makes steps of the rounding errors of what the loss does not see, such as the head's bias.
         if gradients[name].abs().max() > 1e-5:
             assert (weight - their_weights[name]).abs().max() <= 1e-4, name
+
+
+def test_a_process_left_alone_says_so_where_nobody_else_does(monkeypatch):
+    workers = Replicated.__new__(Replicated)
+    workers.rank, workers.size = 0, 2
+
+    def lose():
+        with workers._others():
+            raise RuntimeError("[/src/gloo/tcp/pair.cc:537] Read error: Connection reset. This is typically caused by")
+
+    monkeypatch.delenv(LAUNCHED, raising=False)
+    with pytest.raises(UserError, match=r"^process 0 of 2: another .*\(Read error: Connection reset\); start again"):
+        lose()
+    monkeypatch.setenv(LAUNCHED, "1")
+    with pytest.raises(SystemExit) as left:
+        lose()
+    assert left.value.code == LOST
