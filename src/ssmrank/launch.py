@@ -75,7 +75,8 @@ def launch(command: Sequence[str], processes: int) -> None:
             ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             if status == LOST:
                 ended = "ended, as another one no longer answered"
-            last = _last_line(f"{folder}/{dead}") if dead else ""
+            # What a process wrote before it was killed from outside is not why it ended.
+            last = _last_line(f"{folder}/{dead}") if dead and status != -signal.SIGKILL else ""
             raise UserError(
                 f"process {dead} of {processes} {ended}{f' ({last})' if last else ''}; the others were stopped; "
                 "start again to go on from the last state"

@@ -32,7 +32,7 @@ def test_processes_are_told_who_they_are(tmp_path):
 )
 def test_a_dead_process_ends_the_others_with_one_line(tmp_path, monkeypatch, death, line):
     monkeypatch.setattr("ssmrank.launch._GRACE_SECONDS", 0.1)
-    code = f"open(rf'{tmp_path}/{{rank}}', 'w').write(str(os.getpid())); "
+    code = f"open(rf'{tmp_path}/{{rank}}', 'w').write(str(os.getpid())); print('at work', file=sys.stderr); "
     with pytest.raises(UserError, match=line):
         launch(command(code + f"{death} if rank == 1 else time.sleep(600)"), 3)
 
