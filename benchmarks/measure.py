@@ -127,17 +127,21 @@ def _alone(
         several()
         torch.cuda.synchronize()
         times.append((time.perf_counter() - start) / steps)
-    row.kernels, busy = _kernels(step)
-    return times, busy
+    found = kernels(step)
+    row.kernels = len(found)
+    return times, sum(spent for _, spent in found)
 
 
-def _kernels(step: Callable[[], None]) -> tuple[int, float]:
-    """Number of kernels and copies of a pass, and the seconds that they take together."""
+def kernels(step: Callable[[], None]) -> list[tuple[str, float]]:
+    """Names of a pass' kernels and copies, and the seconds that each takes."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step()
         torch.cuda.synchronize()
-    spent = [event.device_time for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    return len(spent), sum(spent) / 1e6
+    return [
+        (event.name, event.device_time / 1e6)
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
 
 
 def _time(step: Callable[[], None], device: torch.device) -> tuple[float, float | None]:

@@ -35,6 +35,14 @@ class Scorer(nn.Module):
         return self.head(pooled_forward(self.backbone, packed, self.pooling)).squeeze(-1).float()
 
 
+def packed_scorer(shape: Shape, device: torch.device) -> Scorer:
+    """A scorer of random weights, the same whenever it is asked for."""
+    with torch.device(device):
+        backbone = shape.ours()
+        width = shape.config.get("word_embed_proj_dim", shape.config["hidden_size"])
+        return Scorer(backbone, shape.pools_first, width)
+
+
 PADDED_BATCH = 64
 """Sequences that a padded model pads together, where their lengths differ."""
 
@@ -46,16 +54,18 @@ def training_step(
     precision: Precision,
     device: torch.device,
     order: str = "",
+    workers: Workers | None = None,
 ) -> Callable[[], None] | None:
     """A step on sequences of these lengths; None where the contender has no such model.
 
-    order: of a padded model's batches of sequences, `random` or `sorted` by length; empty: all are one batch.
+    order: of a padded model's batches of sequences, `random` or `sorted` by length; empty: all are one batch. Of
+    several workers, with ssmrank, each has as many sequences.
     """
     generator = np.random.default_rng(0)
     sequences = [generator.integers(10, shape.config["vocab_size"], length) for length in lengths]
     batches = [[sequences[place] for place in batch] for batch in _batches(lengths, order)]
     if implementation == "ssmrank":
-        return _packed_step(shape, sequences, precision, device)
+        return _packed_step(shape, sequences, precision, device, workers or Workers())
     if implementation == "transformers":
         with torch.device(device):
             backbone = shape.theirs()
@@ -86,27 +96,25 @@ def _loss(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _packed_step(
-    shape: Shape, sequences: list[np.ndarray], precision: Precision, device: torch.device
+    shape: Shape, sequences: list[np.ndarray], precision: Precision, device: torch.device, workers: Workers
 ) -> Callable[[], None]:
     """As the training loop does it: packed, and on a GPU as a CUDA graph where that pays."""
-    with torch.device(device):
-        backbone = shape.ours()
-    width = shape.config.get("word_embed_proj_dim", shape.config["hidden_size"])
-    scorer = Scorer(backbone, shape.pools_first, width).to(device).train()
+    scorer = packed_scorer(shape, device).train()
+    workers.prepare(scorer)
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-5, fused=True)
     group_size = min(16, len(sequences))
     groups = [sequences[start : start + group_size] for start in range(0, len(sequences), group_size)]
     loss = Loss(lambda scores: _loss(scores).mean(dim=-1))
     tokens = sum(map(len, sequences))
-    accumulator = Accumulator(scorer, loss, precision, device, tokens, Workers())
-    if device.type == "cuda" and precision == "bf16":
+    accumulator = Accumulator(scorer, loss, precision, device, tokens, workers)
+    if device.type == "cuda" and precision == "bf16" and workers.may_repeat:
         accumulator.use_graphs(group_size, len(groups), max(map(len, sequences)))
 
     def step() -> None:
-        accumulator(groups, len(groups))
+        accumulator(groups, len(groups) * workers.size)
         nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=accumulator.graphs is None)
+        optimizer.zero_grad(set_to_none=accumulator.drops_gradients)
 
     return step
 

@@ -84,6 +84,20 @@ def _mamba2(width: int, layers: int, vocabulary: int = 50288, state: int = 128) 
     }
 
 
+def _llama(width: int, layers: int, heads: int, kept: int, inner: int, vocabulary: int = 128256) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kept,
+        "head_dim": width // heads,
+        "intermediate_size": inner,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 8192,
+    }
+
+
 CLASSES: dict[str, list[Shape]] = {
     "4M": [
         Shape("BERT", _bert(256, 4, 4, 8192)),
@@ -102,6 +116,11 @@ CLASSES: dict[str, list[Shape]] = {
         Shape("OPT-350M", _opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False)),
         Shape("Mamba-1-370M", _mamba1(1024, 48)),
         Shape("Mamba-2-370M", _mamba2(1024, 48)),
+    ],
+    "1.3B": [
+        Shape("OPT-1.3B", _opt(2048, 24, 32)),
+        Shape("Llama-3.2-1B", _llama(2048, 16, 32, 8, 8192)),
+        Shape("Mamba-2-1.3B", _mamba2(2048, 48)),
     ],
 }
 """For each class of size its models."""

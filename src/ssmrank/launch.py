@@ -1,12 +1,14 @@
 """Starts the processes of a parallel training or reranking on this machine.
 
 They get what torchrun would give them, so `torchrun --nproc-per-node N -m ssmrank train …` is the same training, and
-the way to several machines. Started here, a process that dies ends the others within a second, with one line.
+the way to several machines. Started here, a process that dies ends the others within a second, with one line: those
+that only notice its end leave with status LOST and say nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import socket
@@ -18,6 +20,12 @@ from collections.abc import Sequence
 from typing import IO
 
 from ssmrank.errors import UserError
+
+LAUNCHED = "SSMRANK_LAUNCHED"
+"""Variable of the environment that processes have which were started here."""
+
+LOST = 3
+"""Exit status of a process started here that another process has left alone."""
 
 _GRACE_SECONDS = 5.0
 """Processes that fail alike (a wrong setting) get this long to say so themselves."""
@@ -49,6 +57,7 @@ def launch(command: Sequence[str], processes: int) -> None:
                     "WORLD_SIZE": str(processes),
                     "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(port),
+                    LAUNCHED: "1",
                 }
                 environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
                 stderr: IO[bytes] | None = open(f"{folder}/{rank}", "wb") if rank else None  # noqa: SIM115
@@ -58,12 +67,16 @@ def launch(command: Sequence[str], processes: int) -> None:
             dead = _wait(workers)
             if dead is None:
                 return
-            _wait_a_while(workers[0])
-            if workers[0].poll() == 2:
-                raise SystemExit(2)
             status = workers[dead].returncode
+            if status > 0:
+                _wait_a_while(workers[0])
+                if workers[0].poll() == 2:
+                    raise SystemExit(2)
             ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            last = _last_line(f"{folder}/{dead}") if dead else ""
+            if status == LOST:
+                ended = "ended, as another one no longer answered"
+            # What a process wrote before it was killed from outside is not why it ended.
+            last = _last_line(f"{folder}/{dead}") if dead and status != -signal.SIGKILL else ""
             raise UserError(
                 f"process {dead} of {processes} {ended}{f' ({last})' if last else ''}; the others were stopped; "
                 "start again to go on from the last state"
@@ -73,13 +86,19 @@ def launch(command: Sequence[str], processes: int) -> None:
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """The rank of the first process that fails; None when all have ended well."""
+    """The rank of the process that fails, rather than of one that it left alone; None when all have ended well."""
+    end = math.inf
     while True:
         states = [worker.poll() for worker in workers]
-        failed = next((rank for rank, status in enumerate(states) if status), None)
-        if failed is not None:
-            return failed
-        if all(status == 0 for status in states):
+        failed = [rank for rank, status in enumerate(states) if status]
+        by_itself = next((rank for rank in failed if states[rank] != LOST), None)
+        if by_itself is not None:
+            return by_itself
+        if failed:
+            end = min(end, time.monotonic() + _GRACE_SECONDS)
+            if time.monotonic() >= end:
+                return failed[0]
+        elif all(status == 0 for status in states):
             return None
         time.sleep(0.1)
 

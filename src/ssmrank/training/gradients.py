@@ -47,11 +47,13 @@ class Accumulator:
         self.graphs: Graphs | None = None
 
     def use_graphs(self, group_size: int, groups: int, longest: int) -> None:
-        """Lets micro-batches of at most so many groups, of sequences of at most `longest` tokens, be CUDA graphs.
-
-        From then on gradients are set to zero, not to None, between steps.
-        """
+        """Lets micro-batches of at most so many groups, of sequences of at most `longest` tokens, be CUDA graphs."""
         self.graphs = Graphs(self._run, group_size, groups, longest, self.device)
+
+    @property
+    def drops_gradients(self) -> bool:
+        """Whether gradients may be set to None between steps, not only to zero: graphs and workers keep the tensors."""
+        return self.graphs is None and not self.workers.keeps_gradients
 
     def __call__(
         self, groups: Sequence[list[np.ndarray]], step_groups: int, teacher: torch.Tensor | None = None
@@ -75,7 +77,7 @@ class Accumulator:
                         "or activation_checkpointing: full"
                     ) from error
                 self.graphs = None  # their memory is wanted
-                self.reranker.zero_grad(set_to_none=True)
+                self.reranker.zero_grad(set_to_none=self.drops_gradients)
                 if not self._use_less(lengths):
                     break
                 randomness.restore(random_state, self.device)

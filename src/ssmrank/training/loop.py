@@ -102,7 +102,7 @@ def train(
         loss = gradients([data[index] for index in own], len(indices), data.teacher(own))
         torch.nn.utils.clip_grad_norm_(reranker.parameters(), settings.clip_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=gradients.graphs is None)
+        optimizer.zero_grad(set_to_none=gradients.drops_gradients)
         losses.take(step, indices, loss)
         progress.count(sum(data.length(index) for index in indices))
         done = step + 1

@@ -7,6 +7,7 @@ those of one process at the same global batch: sums over processes, never means 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +27,7 @@ from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
 from ssmrank.errors import UserError
+from ssmrank.launch import LAUNCHED, LOST
 from ssmrank.models.reranker import Reranker
 from ssmrank.training.memory import layers_of
 
@@ -34,8 +36,8 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others; a process that dies is seen at once by whoever started it."""
 
-_BUCKET = 32 * 2**20
-"""Elements of the gradients that are sent at a time."""
+_ALIGNED = 64
+"""Elements to a multiple of which each gradient begins, so that kernels read it in whole vectors."""
 
 
 class Workers:
@@ -47,6 +49,8 @@ class Workers:
     """Whether a process may do its part of a step again by itself."""
     gradient_scale = 1.0
     """Factor of the loss whose gradients are summed."""
+    keeps_gradients = False
+    """Whether gradients are the same tensors in all steps, to be set to zero between them, not to None."""
 
     def prepare(self, reranker: Reranker) -> None:
         """Readies the model, on its device, before the optimizer is made."""
@@ -110,11 +114,23 @@ class Replicated(Workers):
 
     Gradients are summed once a step, behind the last micro-batch, not during the backward pass as
     DistributedDataParallel does it: so a process that runs out of memory halves its micro-batches and does its part
-    again while the others wait, and the number of micro-batches may differ.
+    again while the others wait, the number of micro-batches may differ, and a pass can be a CUDA graph. They lie end to
+    end in one tensor from the beginning, which is summed where it is: nothing is copied.
     """
+
+    keeps_gradients = True
+    _gradients: torch.Tensor
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    @override
+    def prepare(self, reranker: Reranker) -> None:
+        parameters = [parameter for parameter in reranker.parameters() if parameter.requires_grad]
+        sizes = [-(-parameter.numel() // _ALIGNED) * _ALIGNED for parameter in parameters]
+        self._gradients = torch.zeros(sum(sizes), device=parameters[0].device)
+        for parameter, part in zip(parameters, self._gradients.split(sizes), strict=True):
+            parameter.grad = part[: parameter.numel()].view_as(parameter)
 
     @override
     def any(self, flag: bool) -> bool:
@@ -123,11 +139,7 @@ class Replicated(Workers):
     @override
     def add_up(self, reranker: Reranker, loss: torch.Tensor) -> torch.Tensor:
         with self._others():
-            for bucket in _buckets([p.grad for p in reranker.parameters() if p.grad is not None]):
-                flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-                dist.all_reduce(flat)
-                for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                    gradient.copy_(part.view_as(gradient))
+            dist.all_reduce(self._gradients)
             dist.all_reduce(loss)
         return loss
 
@@ -153,9 +165,13 @@ class Replicated(Workers):
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise alike
+            if LAUNCHED in os.environ:
+                raise SystemExit(LOST) from error  # who started the processes says which one has ended, and how
+            # Without the file of their source before it, and the advice behind.
+            reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
             raise UserError(
                 f"process {self.rank} of {self.size}: another process of this training has ended or did not answer "
-                f"({str(error).splitlines()[0][:200]}); start again to go on from the last state"
+                f"({reason[:200]}); start again to go on from the last state"
             ) from error
 
 
@@ -167,6 +183,7 @@ class Sharded(Replicated):
     """
 
     may_repeat = False
+    keeps_gradients = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,16 +262,3 @@ def _units(backbone: Any) -> list[nn.Module]:
     if not backbone.config.model_type.startswith("mamba"):
         return layers
     return [unit for layer in layers for unit in (layer.mixer.in_proj, layer.mixer.out_proj)]
-
-
-def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    elements = 0
-    for gradient in gradients:
-        if bucket and elements + gradient.numel() > _BUCKET:
-            yield bucket
-            bucket, elements = [], 0
-        bucket.append(gradient)
-        elements += gradient.numel()
-    if bucket:
-        yield bucket

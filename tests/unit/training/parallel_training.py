@@ -1,8 +1,9 @@
 """One process of a parallel training; a script of test_parallel.py.
 
 The variable WORK holds cases as JSON, each {"parallel", "model", "kind", "folder"}. Each takes the gradients of one
-step, then trains from the same weights through a stop and a resume, and writes what the first process has to
-`folder`/result.pt. The imports take seconds, so the cases share them.
+step, with ddp also of one that runs out of memory in the first process, then trains from the same weights through a
+stop and a resume, and writes what the first process has to `folder`/result.pt. The imports take seconds, so the cases
+share them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def model(folder, kind):
     return new_reranker(folder, kind, 32)
 
 
-def step_gradients(reranker, workers: Workers, token_budget: int):
+def step_gradients(reranker, workers: Workers, token_budget: int, loss=LOSSES["cross_entropy"]):
     """Loss and whole gradients of one step of all groups."""
     data = sequences(reranker)
     workers.prepare(reranker.train())
-    accumulator = Accumulator(reranker, LOSSES["cross_entropy"], "fp32", CPU, token_budget, workers)
+    accumulator = Accumulator(reranker, loss, "fp32", CPU, token_budget, workers)
     own = workers.share(range(len(data)))
     loss = accumulator([data[index] for index in own], len(data))
     whole = {}
@@ -48,6 +49,19 @@ def step_gradients(reranker, workers: Workers, token_budget: int):
         gradient = parameter.grad
         whole[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
     return loss.item(), whole
+
+
+class FullOnce:
+    """The loss of a process whose memory runs out in its first pass, when some gradients have been added."""
+
+    full = True
+
+    def __call__(self, scores, targets):
+        if self.full:
+            self.full = False
+            scores.sum().backward(retain_graph=True)
+            raise torch.OutOfMemoryError("full")
+        return LOSSES["cross_entropy"](scores, targets)
 
 
 def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | None = None):
@@ -81,6 +95,9 @@ def main() -> None:
 def run(workers: Workers, folder: Path, new) -> None:
     # The first process has more micro-batches than the second where a step is cut by tokens.
     result = {"step": step_gradients(new(), workers, 30)}
+    if workers.may_repeat:
+        loss = FullOnce() if workers.rank == 0 else LOSSES["cross_entropy"]
+        result["repeated step"] = step_gradients(new(), workers, 200, loss)
     result["training"] = final_weights(new(), workers, folder / "state", new, stop=3)
     if workers.rank == 0:
         torch.save(result, folder / "result.pt")

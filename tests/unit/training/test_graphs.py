@@ -67,7 +67,7 @@ def test_replayed_passes_add_the_gradients_of_passes_without_graphs(tiny_model, 
     def gradients(accumulator):
         loss = accumulator(groups, len(groups))
         found = {n: p.grad.clone() for n, p in reranker.named_parameters() if p.grad is not None}
-        reranker.zero_grad(set_to_none=accumulator.graphs is None)
+        reranker.zero_grad(set_to_none=accumulator.drops_gradients)
         return loss.item(), found
 
     plain = Accumulator(reranker, LOSSES["cross_entropy"], "bf16", device, 100, Workers())

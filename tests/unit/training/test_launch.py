@@ -7,7 +7,7 @@ import pytest
 
 from ssmrank.cli import main
 from ssmrank.errors import UserError
-from ssmrank.launch import launch
+from ssmrank.launch import LOST, launch
 from ssmrank.models.reranker import load_reranker
 
 
@@ -32,9 +32,22 @@ def test_processes_are_told_who_they_are(tmp_path):
 )
 def test_a_dead_process_ends_the_others_with_one_line(tmp_path, monkeypatch, death, line):
     monkeypatch.setattr("ssmrank.launch._GRACE_SECONDS", 0.1)
-    code = f"open(rf'{tmp_path}/{{rank}}', 'w').write(str(os.getpid())); "
+    code = f"open(rf'{tmp_path}/{{rank}}', 'w').write(str(os.getpid())); print('at work', file=sys.stderr); "
     with pytest.raises(UserError, match=line):
         launch(command(code + f"{death} if rank == 1 else time.sleep(600)"), 3)
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ("time.sleep(0.5); sys.exit('no such device')", r"process 1 of 2 ended with status 1 \(no such device\); the"),
+        ("time.sleep(600)", r"process 0 of 2 ended, as another one no longer answered; the others were stopped; start"),
+    ],
+)
+def test_the_line_is_about_the_process_that_left_the_others_alone(monkeypatch, other, line):
+    monkeypatch.setattr("ssmrank.launch._GRACE_SECONDS", 2.0)
+    with pytest.raises(UserError, match=line):
+        launch(command(f"sys.exit({LOST}) if rank == 0 else None; {other}"), 2)
 
 
 def test_what_the_first_process_said_is_not_said_again():

@@ -1,0 +1,117 @@
+"""Training and reranking on two GPUs beside one: the same results, how much faster, and what a killed worker does.
+
+    python benchmarks/several_gpus.py --output benchmarks/results/several-gpus-h100.csv
+
+Parts: `gradients` (loss and gradients of DDP and FSDP2 are one card's at the same global batch), `reranking` (pairs/s,
+the same scores, and the same bytes from `ssmrank rerank`), `training` (tokens/s of whole steps; `batch` is a card's:
+with the same batch a card the scaling is weak, with the same batch in all strong), `kill` (a worker of `ssmrank train`
+dies: the others stop, and the training goes on to the same weights). Random weights. Exit status 1 where a check fails.
+With `--device cpu` tiny models in two processes show that everything runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import several_gpus_verbs
+import torch
+from several_gpus_report import Report
+from shapes import CLASSES
+
+from ssmrank.errors import UserError
+from ssmrank.launch import launch
+
+CARDS = several_gpus_verbs.CARDS
+SIDE_BY_SIDE = ("gradients", "reranking", "training")
+"""Parts of several_gpus_process.py, in this order."""
+VERBS: dict[str, Callable[[Report, several_gpus_verbs.Collection], None]] = {
+    "reranking": several_gpus_verbs.rerank,
+    "kill": several_gpus_verbs.kill,
+}
+PARTS = [*SIDE_BY_SIDE, "kill"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", nargs="*", help="names of benchmarks/shapes.py (default: of 330M; on a CPU of 4M)")
+    parser.add_argument(
+        "--large", nargs="*", help="models trained in small batches (default: Mamba-2-1.3B; on a CPU none)"
+    )
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for the parts side by side (default: 300)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and torch.cuda.device_count() < CARDS:
+        parser.error(f"{CARDS} GPUs are needed; --device cpu runs on a CPU")
+    cpu = arguments.device == "cpu"
+    arguments.models = arguments.models or (["OPT", "Mamba-2"] if cpu else ["OPT-350M", "Mamba-2-370M"])
+    arguments.large = arguments.large if arguments.large is not None else [] if cpu else ["Mamba-2-1.3B"]
+    known = [shape.name for shapes in CLASSES.values() for shape in shapes]
+    unknown = [name for name in (*arguments.models, *arguments.large) if name not in known]
+    if unknown:
+        parser.error(f"{unknown[0]} is no model of benchmarks/shapes.py")
+    arguments.output.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        report = Report(Path(name), arguments.output)
+        _side_by_side(arguments, report)
+        _verbs(arguments, report, Path(name))
+        return 0 if report.print_summary() else 1
+
+
+def _side_by_side(arguments: argparse.Namespace, report: Report) -> None:
+    """Runs the parts in one pair of processes, and where one fails the parts behind it in another pair."""
+    left = [part for part in SIDE_BY_SIDE if part in arguments.parts]
+    end = time.monotonic() + arguments.limit
+    script = Path(__file__).with_name("several_gpus_process.py")
+    options = ["--device", arguments.device, "--folder", str(report.folder), "--output", str(arguments.output)]
+    options += ["--models", *arguments.models, "--large", *arguments.large]
+    signal.signal(signal.SIGALRM, _too_long)
+    while left:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(1.0, end - time.monotonic()))
+            launch([sys.executable, str(script), *options, "--parts", *left], CARDS)
+        except (UserError, SystemExit, TimeoutError) as error:
+            failed = next((part for part in left if part not in report.parts_done), left[-1])
+            report.check(failed, False, str(error))
+        else:
+            return
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        left = left[left.index(failed) + 1 :]
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("stopped: it took longer than --limit says")
+
+
+def _verbs(arguments: argparse.Namespace, report: Report, folder: Path) -> None:
+    parts = [part for part in VERBS if part in arguments.parts]
+    if not parts:
+        return
+    collection = several_gpus_verbs.Collection(folder, arguments.device)
+
+    def run(part: str) -> None:
+        started = time.monotonic()
+        try:
+            VERBS[part](report, collection)
+        except Exception as error:
+            traceback.print_exc()
+            report.check(f"{part} by the command line", False, str(error))
+        print(f"{part} by the command line: {time.monotonic() - started:.0f} s", flush=True)
+
+    # Nothing is timed here but the end of the killed, so GPUs may be shared; a CPU of few cores would be too slow.
+    with ThreadPoolExecutor(len(parts) if arguments.device == "cuda" else 1) as pool:
+        list(pool.map(run, parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

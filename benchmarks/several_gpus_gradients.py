@@ -1,0 +1,127 @@
+"""Loss and gradients of one step on several cards beside one card's at the same global batch.
+
+In float32 they differ by the order of summation. In bf16 the rounding of the matrix products differs as well, as a
+card's micro-batches do: the bound is the distance of one card's bf16 gradients from its float32 ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from peers import packed_scorer
+from several_gpus_report import Report
+from shapes import Shape
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from ssmrank.models.precision import Precision
+from ssmrank.training.gradients import Accumulator
+from ssmrank.training.loss import LOSSES
+from ssmrank.training.parallel import Replicated, Sharded, Workers
+
+_SMALLEST = 1e-4
+"""Share of the norm of all gradients below which a parameter's own difference says nothing."""
+
+Groups = list[list[np.ndarray]]
+
+
+class Step(NamedTuple):
+    """A step's loss and its whole gradients by name; whether passes were CUDA graphs."""
+
+    loss: float
+    gradients: dict[str, torch.Tensor]
+    graphs: bool = False
+
+
+class Distance(NamedTuple):
+    """Of two steps: the losses', the relative one of all gradients together, and the largest of a parameter."""
+
+    loss: float
+    whole: float
+    worst: float
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.1e}, gradients {self.whole:.1e}, worst parameter {self.worst:.1e}"
+
+
+_FP32 = Distance(loss=1e-5, whole=1e-5, worst=1e-3)
+"""The bound in float32, or twice what one card differs from itself in other micro-batches, where that is more."""
+
+
+def check(shape: Shape, device: torch.device, workers: Workers, report: Report | None) -> None:
+    """Checks DDP and FSDP2 in both precisions; all processes take part, the first reports."""
+    small = device.type == "cpu"
+    groups = _groups(shape, *((6, 3, 8, 32) if small else (12, 8, 64, 256)))
+    budget = sum(len(sequence) for group in groups for sequence in group) // 3
+    model = _model(shape, device)
+    one: dict[Precision, Step] = {name: _step(model, Workers(), groups, budget, name) for name in ("fp32", "bf16")}
+    other_order = _distance(_step(model, Workers(), groups, budget // 2, "fp32"), one["fp32"])
+    noise = _distance(one["bf16"], one["fp32"])
+    exact = Distance(_FP32.loss, max(_FP32.whole, 2 * other_order.whole), max(_FP32.worst, 2 * other_order.worst))
+    bounds = {"fp32": exact, "bf16": Distance(max(2**-8, noise.loss), noise.whole, noise.worst)}
+    del model
+    if report is not None:
+        print(f"  {shape.name}: one card in other micro-batches: {other_order}", flush=True)
+        print(f"  {shape.name}: one card, bf16 against fp32: {noise}", flush=True)
+    for several in (Replicated(), Sharded()):
+        model = _model(shape, device)
+        several.prepare(model)
+        for precision, bound in bounds.items():
+            for graphs in (False, True) if precision == "bf16" and several.may_repeat and not small else (False,):
+                step = _step(model, several, groups, budget, precision, graphs)
+                found = _distance(step, one[precision])
+                if report is not None:
+                    label = f"{'ddp' if several.may_repeat else 'fsdp2'} {precision}{', CUDA graphs' if graphs else ''}"
+                    within = all(value <= limit for value, limit in zip(found, bound, strict=True))
+                    report.check(f"gradients {shape.name}, {label}", within and step.graphs == graphs, f"{found}")
+                del step
+        del model
+    workers.wait()
+
+
+def _groups(shape: Shape, count: int, size: int, shortest: int, longest: int) -> Groups:
+    generator = np.random.default_rng(1)
+    return [
+        [
+            generator.integers(10, shape.config["vocab_size"], generator.integers(shortest, longest + 1))
+            for _ in range(size)
+        ]
+        for _ in range(count)
+    ]
+
+
+def _model(shape: Shape, device: torch.device) -> nn.Module:
+    return packed_scorer(shape, device).eval()  # no dropout, of which processes draw their own
+
+
+def _step(
+    model: nn.Module, workers: Workers, groups: Groups, budget: int, precision: Precision, graphs: bool = False
+) -> Step:
+    """One step from zero; with graphs the third one, in which passes are replayed."""
+    device = next(model.parameters()).device
+    accumulator = Accumulator(model, LOSSES["cross_entropy"], precision, device, budget, workers)
+    own = workers.share(groups)
+    if graphs:
+        longest = max(len(sequence) for group in groups for sequence in group)
+        accumulator.use_graphs(len(groups[0]), len(own), longest)
+    for _ in range(3 if graphs else 1):
+        model.zero_grad(set_to_none=accumulator.drops_gradients)
+        loss = accumulator(own, len(groups))
+    whole = {}
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        whole[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
+    used = accumulator.graphs is not None and accumulator.graphs.active
+    model.zero_grad(set_to_none=not workers.keeps_gradients)
+    return Step(loss.item(), whole, used)
+
+
+def _distance(step: Step, reference: Step) -> Distance:
+    apart = {name: (step.gradients[name] - gradient).norm().item() for name, gradient in reference.gradients.items()}
+    norms = {name: gradient.norm().item() for name, gradient in reference.gradients.items()}
+    whole = math.hypot(*norms.values())
+    worst = max(apart[name] / norm for name, norm in norms.items() if norm > _SMALLEST * whole)
+    return Distance(abs(step.loss - reference.loss), math.hypot(*apart.values()) / whole, worst)
