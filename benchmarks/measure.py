@@ -43,14 +43,27 @@ class Measurement:
     """Of a pass."""
 
 
+@dataclass
+class PairsRow(Measurement):
+    """A line of a reranking; `tokens` are those of all sequences, `computed` those that are run, padding included."""
+
+    pairs: int = 0
+    max_length: int = 0
+    pairs_per_second: float | None = None
+
+
 Contender = tuple[Measurement, Callable[[], None], int]
 """What is measured, one pass of it, and how often it is run."""
 
 
 def measure(contenders: Sequence[Contender], device: torch.device, warmups: int = 1) -> list[Measurement]:
-    """Runs the contenders in turn and fills in their medians; one that runs out of memory keeps empty times."""
+    """Runs the contenders in turn and fills in their medians.
+
+    One that runs out of memory keeps empty times; one that fails otherwise is left out, with a line that says why.
+    """
     times: dict[int, list[float]] = {place: [] for place in range(len(contenders))}
     failed: set[int] = set()
+    broken: set[int] = set()
     rounds = warmups + max(runs for *_, runs in contenders)
     for turn in range(rounds):
         for place, (row, step, runs) in enumerate(contenders):
@@ -63,6 +76,11 @@ def measure(contenders: Sequence[Contender], device: torch.device, warmups: int 
                 gc.collect()
                 torch.cuda.empty_cache()
                 continue
+            except Exception as error:  # of another library: the others' rows are worth having
+                print(f"  {row.model} {row.implementation}: left out ({first_line(error)})", flush=True)
+                failed.add(place)
+                broken.add(place)
+                continue
             row.peak_memory_mib = memory
             if turn >= warmups or runs == 1:
                 times[place].append(seconds)
@@ -73,7 +91,12 @@ def measure(contenders: Sequence[Contender], device: torch.device, warmups: int 
             row.seconds = round(statistics.median(times[place]), 6)
             row.fastest, row.slowest = round(min(times[place]), 6), round(max(times[place]), 6)
             row.tokens_per_second = round(row.tokens / row.seconds, 1)
-    return [row for row, _, _ in contenders]
+    return [row for place, (row, _, _) in enumerate(contenders) if place not in broken]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def measure_alone(

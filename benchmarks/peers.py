@@ -72,9 +72,7 @@ def training_step(
         return _padded_step(shape, backbone, batches, precision, device)
     if shape.config["model_type"] not in ("mamba", "mamba2") or not is_available("mamba_ssm"):
         return None
-    with torch.device(device):
-        backbone = _mixer_model(shape)
-    return _padded_step(shape, backbone, batches, precision, device)
+    return _padded_step(shape, mixer_model(shape, device), batches, precision, device)
 
 
 def padded_tokens(lengths: Sequence[int], order: str = "", size: int = PADDED_BATCH) -> int:
@@ -156,7 +154,8 @@ def _padded(sequences: Sequence[np.ndarray], device: torch.device) -> tuple[torc
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device), last
 
 
-def _mixer_model(shape: Shape) -> nn.Module:
+def mixer_model(shape: Shape, device: torch.device) -> nn.Module:
+    """mamba_ssm's model of this shape, random weights, with its fused norm."""
     from mamba_ssm.models.mixer_seq_simple import MixerModel
 
     config = shape.config
@@ -172,4 +171,5 @@ def _mixer_model(shape: Shape) -> nn.Module:
         rms_norm=True,
         fused_add_norm=True,
         residual_in_fp32=True,
+        device=device,
     )

@@ -21,7 +21,7 @@ class Shape:
 
     @property
     def pools_first(self) -> bool:
-        return self.config["model_type"] in ("bert", "roberta", "electra")
+        return self.config["model_type"] in ("bert", "roberta", "electra", "bart")
 
     def ours(self, **changes: Any) -> nn.Module:
         torch.manual_seed(0)
@@ -84,6 +84,21 @@ def _mamba2(width: int, layers: int, vocabulary: int = 50288, state: int = 128) 
     }
 
 
+def _bart(width: int, layers: int, heads: int, vocabulary: int = 50265) -> dict[str, Any]:
+    return {
+        "model_type": "bart",
+        "d_model": width,
+        "encoder_layers": layers,
+        "decoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": 4 * width,
+        "decoder_ffn_dim": 4 * width,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 1024,
+    }
+
+
 def _llama(width: int, layers: int, heads: int, kept: int, inner: int, vocabulary: int = 128256) -> dict[str, Any]:
     return {
         "model_type": "llama",
@@ -122,5 +137,8 @@ CLASSES: dict[str, list[Shape]] = {
         Shape("Llama-3.2-1B", _llama(2048, 16, 32, 8, 8192)),
         Shape("Mamba-2-1.3B", _mamba2(2048, 48)),
     ],
+    # In classes of their own, as the training benchmarks run every model of a class.
+    "400M": [Shape("BART-large", _bart(1024, 12, 16))],
+    "1.4B": [Shape("Mamba-1-1.4B", _mamba1(2048, 48))],
 }
 """For each class of size its models."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,10 @@ _ALIKE = 2
 
 @dataclass(frozen=True)
 class Workload:
-    """documents, queries: tokens of each document and query side; asked: for each document the queries that ask it."""
+    """documents, queries: tokens of each document and query side; asked: for each document the queries that ask it.
+
+    A file may say by `counts` only how many queries ask each document: which ones is then drawn, by seed 0.
+    """
 
     name: str
     note: str
@@ -80,7 +83,22 @@ class _RandomTemplate(Template):
 def read_workload(name: str) -> Workload:
     """A workload of this folder, or of another file."""
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    return Workload(name=path.stem, **json.loads(path.read_text()))
+    values = json.loads(path.read_text())
+    if "counts" in values:
+        generator, queries = np.random.default_rng(0), len(values["queries"])
+        counts = values.pop("counts")
+        values["asked"] = [np.sort(generator.choice(queries, count, replace=False)).tolist() for count in counts]
+    return Workload(name=path.stem, **values)
+
+
+def fewer_documents(workload: Workload, count: int) -> Workload:
+    """The workload of so many of its documents, evenly over their lengths, each with all of its queries."""
+    if count >= len(workload.documents):
+        return workload
+    order = np.argsort(workload.documents, kind="stable")
+    kept = order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)].tolist()
+    documents, asked = ([values[place] for place in kept] for values in (workload.documents, workload.asked))
+    return replace(workload, documents=documents, asked=asked)
 
 
 def sample(pairs: Sequence[Pair], lengths: Sequence[int], count: int, together: int) -> list[Pair]:
@@ -109,6 +127,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="folder of a decoder's tokenizer")
     parser.add_argument("--documents", type=int, help="how many, drawn by seed 0 (default: all of the run)")
     parser.add_argument("--longest", type=int, default=2048, help="tokens at which documents are cut")
+    parser.add_argument("--counts", action="store_true", help="only how many queries ask each document: a small file")
     parser.add_argument("--note", required=True, help="where it is from")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -129,7 +148,7 @@ def main() -> None:
         "note": arguments.note,
         "documents": [min(len(side), arguments.longest) for side in sides],
         "queries": [len(side) for side in template.tokenize_queries([queries[query] for query in run])],
-        "asked": list(asked.values()),
+        **({"counts": list(map(len, asked.values()))} if arguments.counts else {"asked": list(asked.values())}),
     }
     arguments.output.write_text(json.dumps(workload, separators=(",", ":")) + "\n")
 

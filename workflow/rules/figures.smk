@@ -63,7 +63,10 @@ rule training_curves:
 
 # Targets of their own, outside `all`: what they show depends on the machine, and measuring takes it for minutes.
 RERANKING_SCRIPTS = [
-    *(Path("benchmarks", f"{name}.py") for name in ["reranking", "contenders", "measure", "shapes", "workloads"]),
+    *(
+        Path("benchmarks", f"{name}.py")
+        for name in ["reranking", "contenders", "measure", "peers", "shapes", "workloads"]
+    ),
     Path("benchmarks/workloads/msmarco-documents.json"),
 ]
 

@@ -31,15 +31,17 @@ def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]
 
 def strictly_decreasing(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     """The ranking in its order; a score that is not below the one before it becomes the next smaller float32."""
-    previous = np.float32(np.inf)
-    lowered = []
-    for document, score in ranking:
-        written = np.float32(score)
-        if not written < previous:
-            written = np.nextafter(previous, np.float32(-np.inf))
-        lowered.append((document, float(written)))
-        previous = written
-    return lowered
+    pairs = list(ranking)
+    written = np.array([np.inf, *(score for _, score in pairs)], dtype=np.float32)
+    ties = np.flatnonzero(~(written[1:] < written[:-1])) + 1
+    while len(ties):
+        # A lowered score may reach those behind it.
+        place = int(ties[0])
+        while place < len(written) and not written[place] < written[place - 1]:
+            written[place] = np.nextafter(written[place - 1], np.float32(-np.inf))
+            place += 1
+        ties = ties[ties > place]
+    return [(document, score) for (document, _), score in zip(pairs, written[1:].tolist(), strict=True)]
 
 
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
@@ -107,9 +109,12 @@ def _rankings(path: str | Path) -> Iterator[tuple[str, list[tuple[str, float]], 
     """Lines of one query that stand together, with the number of the last."""
     ranking: list[tuple[str, float]] = []
     documents: set[str] = set()
+    names: dict[str, str] = {}
     last, number = "", 0
     for line, fields in _fields(path, 6, "qid Q0 docid rank score tag"):
         query, _, document, _, text, _ = fields
+        # Queries share documents: one string of each, not one a line, is a fraction of the memory.
+        document = names.setdefault(document, document)
         if query != last and ranking:
             yield last, ranking, number
             ranking, documents = [], set()

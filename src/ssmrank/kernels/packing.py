@@ -17,7 +17,7 @@ def sequence_index(cu_seqlens: Tensor, tokens: int) -> Tensor:
 
 @cache
 def is_available(package: str) -> bool:
-    """Whether an optional package can be imported: mamba_ssm, causal_conv1d, triton."""
+    """Whether an optional package can be imported: mamba_ssm, causal_conv1d, flash_attn, triton."""
     if importlib.util.find_spec(package) is None:
         return False
     try:

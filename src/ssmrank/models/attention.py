@@ -6,7 +6,6 @@ torch's own); on a CPU scaled dot-product attention over groups of sequences of 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
+from ssmrank.kernels.packing import is_available
 from ssmrank.models.forks import Wave
 from ssmrank.models.packing import LengthGrid, Packed
 
@@ -28,7 +28,7 @@ def backend(device: torch.device | str, precision: str) -> str:
     """Name of what computes attention on this device in this precision, for the log."""
     if torch.device(device).type != "cuda" or precision == "fp32":
         return "torch scaled_dot_product_attention by length"
-    return "flash-attn" if importlib.util.find_spec("flash_attn") else "torch varlen_attn (FlashAttention-2)"
+    return "flash-attn" if is_available("flash_attn") else "torch varlen_attn (FlashAttention-2)"
 
 
 def packed_attention(
@@ -293,9 +293,8 @@ def _flash_part(
     scaling: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention [T, heads, head size] and the logarithm of its weights' sum, float32 [T, heads]."""
-    bounds = queries.cu_seqlens.to(torch.int32), keys.cu_seqlens.to(torch.int32)
-    longest = max(queries.lengths), max(keys.lengths)
-    if importlib.util.find_spec("flash_attn"):
+    bounds, longest = (queries.bounds, keys.bounds), (queries.longest, keys.longest)
+    if is_available("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
         output, sums, _ = flash_attn_varlen_func(
@@ -304,15 +303,20 @@ def _flash_part(
         return output, sums.transpose(0, 1)
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
-    if k.shape[1] != q.shape[1]:
-        repeats = q.shape[1] // k.shape[1]
-        k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
+    k, v = (_for_all_heads(x, q.shape[1]) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
     result = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window, return_aux=AuxRequest(lse=True))
     assert isinstance(result, tuple)
     # Its documentation says [T, heads], its kernels return [heads, T].
     heads_first = result[1].shape[0] == q.shape[1]
     return result[0], result[1].transpose(0, 1) if heads_first else result[1]
+
+
+def _for_all_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Keys or values [T, heads, head size], repeated where several heads share them: torch 2.11 has no enable_gqa."""
+    repeats = heads // x.shape[1]
+    # repeat_interleave would bring the number from the CPU: the GPU waits, and a CUDA graph cannot hold it.
+    return x if repeats == 1 else x.unsqueeze(2).expand(-1, -1, repeats, -1).flatten(1, 2)
 
 
 def _merge(first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -330,18 +334,14 @@ def _flash(
     scaling: float | None,
 ) -> torch.Tensor:
     memory = _memory(packed, across)
-    bounds = packed.bounds, memory.bounds
-    longest = max(packed.lengths), max(memory.lengths)
-    if importlib.util.find_spec("flash_attn"):
+    bounds, longest = (packed.bounds, memory.bounds), (packed.longest, memory.longest)
+    if is_available("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
         return flash_attn_varlen_func(q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal)
     from torch.nn.attention.varlen import varlen_attn
 
-    if k.shape[1] != q.shape[1]:  # torch 2.11 has no enable_gqa
-        repeats = q.shape[1] // k.shape[1]
-        # repeat_interleave would bring the number from the CPU, which a CUDA graph cannot hold.
-        k, v = (x.unsqueeze(2).expand(-1, -1, repeats, -1).flatten(1, 2) for x in (k, v))
+    k, v = (_for_all_heads(x, q.shape[1]) for x in (k, v))
     window = (-1, 0) if causal else (-1, -1)
     output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window)
     assert isinstance(output, torch.Tensor)

@@ -8,14 +8,15 @@ looks at how they hang together, and no state leaves the layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from ssmrank.models.packing import Packed, moved, pack
+from ssmrank.kernels.packing import sequence_index
+from ssmrank.models.packing import Packed, layout, pack_tokens, places_of
 
 TILE = 64
 """Tokens of short segments that attention without FlashAttention takes at once."""
@@ -28,9 +29,9 @@ CONVOLUTION_REACH = 3
 class Paths:
     """What the segments of a wave continue: for each group of neighbours with one parent all tokens before it.
 
-    tokens: int64 [K], for group after group the batch's tokens that stand before it, from the beginning on; keys: as
-    many sequences of these lengths; queries: the wave's tokens as one sequence for each group; segments: the same with
-    one token for each segment.
+    tokens: int64 [K], for group after group the batch's tokens that stand before it, from the beginning on; keys: the
+    layout of these; queries: that of the wave's tokens as one sequence for each group; segments: the same with one
+    token for each segment.
     """
 
     tokens: torch.Tensor
@@ -43,8 +44,8 @@ class Paths:
 class Wave:
     """Neighbouring segments of a batch that can be computed together.
 
-    segments, tokens: where they lie in the batch; packed: they as a batch of their own, each beginning anew; parents:
-    int64 [segments], the place in the batch of what each continues, None where all begin anew; paths: None as well.
+    segments, tokens: where they lie in the batch; packed: the layout of them alone; parents: int64 [segments], the
+    place in the batch of what each continues, None where all begin anew; paths: None as well.
     """
 
     segments: slice
@@ -61,7 +62,7 @@ class Wave:
             if lengths[-1] and lengths[-1] + length > TILE:
                 lengths.append(0)
             lengths[-1] += length
-        return moved(_of_lengths(lengths), self.packed.input_ids.device)
+        return layout(np.array(lengths), self.packed.cu_seqlens.device)
 
     @cached_property
     def hidden(self) -> list[torch.Tensor]:
@@ -70,7 +71,8 @@ class Wave:
         Those behind it and those of other segments.
         """
         masks, first = [], 0
-        owners = self.tiles.grid.spread(self.packed.sequence_ids)
+        tokens = self.tokens.stop - self.tokens.start
+        owners = self.tiles.grid.spread(sequence_index(self.packed.cu_seqlens, tokens))
         for rows, longest in self.tiles.grid.shapes:
             own = owners[first : first + rows * longest].view(rows, longest)
             later = torch.ones(longest, longest, dtype=torch.bool, device=own.device).triu(1)
@@ -97,111 +99,106 @@ class Forks:
         return self.stems + self.ends
 
 
-def pack_forked(segments: Sequence[np.ndarray], parents: Sequence[int]) -> tuple[Packed, np.ndarray]:
-    """Packs segments into a batch on the CPU.
+def pack_forked(tokens: np.ndarray, lengths: np.ndarray, parents: np.ndarray) -> tuple[Packed, np.ndarray]:
+    """Packs segments that lie end to end into a batch on the CPU.
 
     Args:
-        segments: token ids, at least one each.
-        parents: for each segment the place of the one that it continues, which stands before it; -1: it begins anew.
+        tokens: ids of all segments.
+        lengths: int64 [S], of each segment, at least one.
+        parents: int64 [S], for each the place of the one that it continues, which stands before it; -1: it begins anew.
 
     Returns:
         The batch, whose `last` are the last tokens of the segments that nothing continues, and for each of these its
-        place in `segments`. Without any parent it is an ordinary batch.
+        place among the segments. Without any parent it is an ordinary batch.
     """
-    above = np.asarray(parents, dtype=np.int64)
-    if (above < 0).all():
-        return pack(segments), np.arange(len(segments))
-    if (above >= np.arange(len(segments))).any():
+    if (parents < 0).all():
+        return pack_tokens(tokens, lengths), np.arange(len(lengths))
+    if (parents >= np.arange(len(lengths))).any():
         raise ValueError("a segment continues one that does not stand before it")
-    levels = np.zeros(len(segments), dtype=np.int64)
-    for place in np.flatnonzero(above >= 0):
-        levels[place] = levels[above[place]] + 1
-    continued = np.zeros(len(segments), dtype=bool)
-    continued[above[above >= 0]] = True
+    continued = np.zeros(len(lengths), dtype=bool)
+    continued[parents[parents >= 0]] = True
     # Stems by level, then sequences without a stem, then the ends of stems; neighbours have one parent.
-    kind = np.where(continued, levels, np.where(above < 0, len(segments), len(segments) + 1))
-    stem_place = np.full(len(segments), -1)
-    order: list[int] = []
-    for value in np.unique(kind):
-        members = np.flatnonzero(kind == value)
-        ranks = np.where(above[members] < 0, -1, stem_place[above[members]])
-        members = members[np.argsort(ranks, kind="stable")]
-        stem_place[members] = np.arange(len(order), len(order) + len(members))
-        order.extend(members.tolist())
-    places = np.asarray(order)
-    placed_above = np.where(above[places] < 0, -1, stem_place[above[places]])
-    packed = pack([segments[place] for place in order])
-    lengths = np.asarray(packed.lengths)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    kind = np.where(continued, _levels(parents), np.where(parents < 0, len(lengths), len(lengths) + 1))
+    places, placed_above = _ordered(kind, parents)
+    ordered = lengths[places]
+    packed = pack_tokens(tokens[places_of((np.cumsum(lengths) - lengths)[places], ordered)], ordered)
+    starts = packed.cu_seqlens.numpy()
     paths = _paths(starts, placed_above)
+    kinds, firsts = np.unique(kind[places], return_index=True)
     waves = [
-        _wave(packed, starts, placed_above, paths, int(members[0]), int(members[-1]) + 1)
-        for value in np.unique(kind)
-        for members in [np.flatnonzero(kind[places] == value)]
+        _wave(starts, ordered, placed_above, paths, first, last)
+        for first, last in pairwise([*firsts.tolist(), len(lengths)])
     ]
-    stems = int((np.unique(kind) < len(segments)).sum())
-    before = np.array([0 if path is None else len(path) for path in paths])
-    history = np.full((len(segments), CONVOLUTION_REACH), -1, dtype=np.int64)
-    for segment, path in enumerate(paths):
-        if path is not None:
-            nearest = path[: -CONVOLUTION_REACH - 1 : -1]
-            history[segment, : len(nearest)] = nearest
+    stems = int((kinds < len(lengths)).sum())
+    before = np.zeros(len(lengths), dtype=np.int64)
+    history = np.full((len(lengths), CONVOLUTION_REACH), -1, dtype=np.int64)
+    for stem, path in paths.items():
+        nearest = path[: -CONVOLUTION_REACH - 1 : -1]
+        before[stem], history[stem, : len(nearest)] = len(path), nearest
+    continues = placed_above >= 0
+    before = np.where(continues, before[placed_above], 0)
+    history = np.where(continues[:, None], history[placed_above], -1)
     packed = replace(
         packed,
-        position_ids=packed.position_ids + torch.from_numpy(np.repeat(before, lengths)),
+        position_ids=packed.position_ids + torch.from_numpy(np.repeat(before, ordered)),
         forks=Forks(tuple(waves[:stems]), tuple(waves[stems:]), torch.from_numpy(history)),
     )
     return packed, places[~continued[places]]
 
 
-def _paths(starts: np.ndarray, parents: np.ndarray) -> list[np.ndarray | None]:
-    """For each segment the tokens before it, from the beginning on; None where it begins anew."""
-    paths: list[np.ndarray | None] = []
-    below: dict[int, np.ndarray] = {}
-    for parent in parents.tolist():
-        if parent < 0:
-            paths.append(None)
-            continue
-        if parent not in below:
-            own = np.arange(starts[parent], starts[parent + 1])
-            above = paths[parent]
-            below[parent] = own if above is None else np.concatenate([above, own])
-        paths.append(below[parent])
+def _levels(parents: np.ndarray) -> np.ndarray:
+    """How many segments stand above each, int64 [S]."""
+    levels, above = np.zeros(len(parents), dtype=np.int64), parents
+    while (above >= 0).any():
+        levels += above >= 0
+        above = np.where(above >= 0, parents[above], -1)
+    return levels
+
+
+def _ordered(kind: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The segments by kind and, within one, by the new place of what they continue; and these places (-1: none)."""
+    new_places = np.full(len(parents), -1)
+    order, above, count = [], [], 0
+    for value in np.unique(kind):
+        members = np.flatnonzero(kind == value)
+        ranks = np.where(parents[members] < 0, -1, new_places[parents[members]])
+        by_rank = np.argsort(ranks, kind="stable")
+        order.append(members[by_rank])
+        above.append(ranks[by_rank])
+        new_places[order[-1]] = np.arange(count, count + len(members))
+        count += len(members)
+    return np.concatenate(order), np.concatenate(above)
+
+
+def _paths(starts: np.ndarray, parents: np.ndarray) -> dict[int, np.ndarray]:
+    """For each segment that others continue the tokens up to its end, from the beginning on."""
+    paths: dict[int, np.ndarray] = {}
+    for stem in np.unique(parents[parents >= 0]).tolist():
+        own, above = np.arange(starts[stem], starts[stem + 1]), int(parents[stem])
+        paths[stem] = own if above < 0 else np.concatenate([paths[above], own])
     return paths
 
 
 def _wave(
-    packed: Packed, starts: np.ndarray, parents: np.ndarray, paths: list[np.ndarray | None], first: int, last: int
+    starts: np.ndarray, lengths: np.ndarray, parents: np.ndarray, paths: dict[int, np.ndarray], first: int, last: int
 ) -> Wave:
     tokens = slice(int(starts[first]), int(starts[last]))
-    own = Packed(
-        input_ids=packed.input_ids[tokens],
-        position_ids=packed.position_ids[tokens],
-        sequence_ids=packed.sequence_ids[tokens] - first,
-        cu_seqlens=packed.cu_seqlens[first : last + 1] - tokens.start,
-        lengths=packed.lengths[first:last],
-    )
+    own = layout(lengths[first:last])
     if parents[first] < 0:
         return Wave(slice(first, last), tokens, own, None, None)
     above = parents[first:last]
     groups = first + np.flatnonzero(np.diff(above, prepend=-1))
-    group_paths = [path for group in groups if (path := paths[group]) is not None]
+    group_paths = [paths[parent] for parent in parents[groups].tolist()]
     bounds = np.append(groups, last)
-    tokens_of = torch.from_numpy(np.concatenate(group_paths))
     return Wave(
         slice(first, last),
         tokens,
         own,
         torch.from_numpy(above.copy()),
         Paths(
-            tokens_of,
-            _of_lengths([len(path) for path in group_paths]),
-            _of_lengths(np.diff(starts[bounds]).tolist()),
-            _of_lengths(np.diff(bounds).tolist()),
+            torch.from_numpy(np.concatenate(group_paths)),
+            layout(np.array([len(path) for path in group_paths])),
+            layout(np.diff(starts[bounds])),
+            layout(np.diff(bounds)),
         ),
     )
-
-
-def _of_lengths(lengths: list[int]) -> Packed:
-    """A batch of which only where its sequences begin is read."""
-    return pack([np.zeros(length, dtype=np.int64) for length in lengths])

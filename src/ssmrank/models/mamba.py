@@ -147,7 +147,7 @@ def _forked(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packe
         options: dict[str, Any] = {"cu_seqlens": wave.packed.cu_seqlens, "out": y[wave.tokens]}
         if wave.parents is not None:
             options |= {"initial_states": _rows(states), "initial_index": wave.parents}
-            options["longest"] = max(wave.packed.lengths)
+            options["longest"] = wave.packed.longest
         if wave in packed.forks.stems:
             states.append(scan(*part, return_final_states=True, **options)[1])
         else:

@@ -45,14 +45,19 @@ class Packed:
 
     @cached_property
     def singles(self) -> Packed:
-        """A batch of one token for each sequence, which attends across to this one."""
-        single = pack([np.zeros(1, dtype=np.int64)] * len(self.lengths), self.input_ids.device)
-        return replace(single, memory=self)
+        """A layout of one token for each sequence, which attends across to this one."""
+        count, device = len(self.lengths), self.cu_seqlens.device
+        return replace(_layout(torch.arange(count + 1, device=device), (1,) * count), memory=self)
 
     @cached_property
     def bounds(self) -> torch.Tensor:
         """`cu_seqlens` as FlashAttention reads it, int32."""
         return self.cu_seqlens.to(torch.int32)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths)
 
     def clone(self, lengths: tuple[int, ...]) -> Packed:
         """The same in tensors of its own, as sequences of other lengths for whoever looks at the host's."""
@@ -159,24 +164,46 @@ class _Collect(torch.autograd.Function):
 
 def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device | str = "cpu") -> Packed:
     """Packs token id sequences (each at least one token) in the order given."""
-    lengths = tuple(len(sequence) for sequence in sequences)
-    if not lengths or min(lengths) == 0:
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    tokens = np.concatenate([np.asarray(sequence) for sequence in sequences]) if len(lengths) else lengths
+    return pack_tokens(tokens, lengths, device)
+
+
+def pack_tokens(tokens: np.ndarray, lengths: np.ndarray, device: torch.device | str = "cpu") -> Packed:
+    """Packs sequences of these lengths (each at least one), int64 [S], that already lie end to end."""
+    if len(lengths) == 0 or lengths.min() == 0:
         raise ValueError("pack needs at least one sequence, and at least one token in each")
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    repeats = np.repeat(np.arange(len(lengths)), lengths)
 
-    def move(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        tensor = torch.as_tensor(array, dtype=dtype)
+    def move(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
         # From pinned memory, so that the CPU does not wait for what the GPU still has to do.
         return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
     return Packed(
-        input_ids=move(np.concatenate([np.asarray(sequence) for sequence in sequences]), torch.int64),
-        position_ids=move(np.arange(starts[-1]) - starts[:-1][repeats], torch.int64),
-        sequence_ids=move(repeats, torch.int32),
-        cu_seqlens=move(starts, torch.int64),
-        lengths=lengths,
+        input_ids=move(tokens.astype(np.int64)),
+        position_ids=move(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
+        sequence_ids=move(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)),
+        cu_seqlens=move(starts),
+        lengths=tuple(lengths.tolist()),
     )
+
+
+def layout(lengths: np.ndarray, device: torch.device | str = "cpu") -> Packed:
+    """Where sequences of these lengths, int64 [S], begin: a batch without tokens, positions and sequence numbers."""
+    starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+    return _layout(starts.to(device, non_blocking=True), tuple(lengths.tolist()))
+
+
+def _layout(starts: torch.Tensor, lengths: tuple[int, ...]) -> Packed:
+    nothing = starts.new_empty(0)
+    return Packed(nothing, nothing, nothing.int(), starts, lengths)
+
+
+def places_of(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The places of all elements of ranges, one range behind the other, int64; starts and lengths int64 [ranges]."""
+    ends = np.cumsum(lengths)
+    return np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)
 
 
 MAX_WASTE = 1.15

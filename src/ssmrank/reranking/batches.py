@@ -9,6 +9,7 @@ import numpy as np
 from ssmrank.models.forks import pack_forked
 from ssmrank.models.packing import Packed
 from ssmrank.reranking.planner import plan
+from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
 from ssmrank.reranking.sharing import NOTHING, Planted, Planter, Tree
 
@@ -35,18 +36,20 @@ class Batch:
 
     def pack(self, sequences: PairSequences) -> tuple[Packed, np.ndarray]:
         """The packed batch on the CPU, and the pair of each score that it gives, int64."""
-        segments = [sequences[pair] for pair in self.alone.tolist()]
-        parents = [np.full(len(segments), -1)]
-        pairs = [self.alone]
-        for tree in self.trees:
-            tokens, above = tree.parts(sequences)
-            parents.append(np.where(above < 0, -1, above + len(segments)))
-            of_segment = np.full(len(tokens), -1)
-            of_segment[tree.ends] = tree.pairs
-            pairs.append(of_segment)
-            segments.extend(tokens)
-        packed, places = pack_forked(segments, np.concatenate(parents).tolist())
-        return packed, np.concatenate(pairs)[places]
+        alone, sizes = len(self.alone), np.array([len(tree.segments) for tree in self.trees], dtype=np.int64)
+        segments = np.concatenate([whole_segments(sequences, self.alone), *(tree.segments for tree in self.trees)])
+        documents = np.array([tree.document for tree in self.trees], dtype=np.int64)
+        documents = np.concatenate([sequences.document[self.alone], np.repeat(documents, sizes)])
+        # Where each tree's segments begin, by which what its numbers say of places is shifted.
+        begins = alone + np.cumsum(sizes) - sizes
+        parents = segments[:, PARENT].copy()
+        parents[alone:] += np.where(parents[alone:] < 0, 0, np.repeat(begins, sizes))
+        pairs = np.full(len(segments), -1)
+        pairs[:alone] = self.alone
+        for tree, begin in zip(self.trees, begins.tolist(), strict=True):
+            pairs[begin + tree.ends] = tree.pairs
+        packed, places = pack_forked(*segment_tokens(sequences, documents, segments), parents)
+        return packed, pairs[places]
 
 
 def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> list[Batch]:

@@ -23,7 +23,7 @@ from ssmrank.models.precision import default_device, resolve_precision
 from ssmrank.models.reranker import Reranker, load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import Passages, Work, fingerprint, plan_work, reranked, score
-from ssmrank.reranking.planner import pairs_of
+from ssmrank.reranking.planner import documents_of
 from ssmrank.reranking.state import RerankingState
 from ssmrank.tracking import track
 
@@ -130,7 +130,7 @@ def _plan(arguments: argparse.Namespace, settings: Reranking, first_stage: Run, 
         arguments.collection / "documents.jsonl",
         reranker.template,
         arguments.token_cache or arguments.state / "tokens",
-        {pair.document for pair in pairs_of(first_stage, settings.depth)},
+        documents_of(first_stage, settings.depth),
         # Passages reach to a document's end.
         None if settings.passages else reranker.settings.max_length,
     )

@@ -18,6 +18,7 @@ from ssmrank.io.trec import Run
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import Batch, plan_batches
+from ssmrank.reranking.collector import collector_blind_to_the_past, collector_paused
 from ssmrank.reranking.passages import PassageTokens, best_passage
 from ssmrank.reranking.planner import Pair, pairs_of
 from ssmrank.reranking.scoring import Scorer
@@ -60,6 +61,7 @@ class Work:
         return int(self.sequences.lengths.sum())
 
 
+@collector_paused()
 def plan_work(
     reranker: Reranker,
     run: Run,
@@ -112,11 +114,12 @@ def score(
     left = [(number, batch) for number, batch in enumerate(work.batches) if number % processes == process]
     left = [(number, batch) for number, batch in left if number not in done]
     progress = _Progress(batch for _, batch in left)
-    for number, pairs, found in Scorer(reranker, work.sequences, precision, device).run(left):
-        if state is not None:
-            state.add(process, number, pairs, found)
-        scores[pairs] = found
-        progress.count(work.batches[number])
+    with collector_blind_to_the_past():
+        for number, pairs, found in Scorer(reranker, work.sequences, precision, device).run(left):
+            if state is not None:
+                state.add(process, number, pairs, found)
+            scores[pairs] = found
+            progress.count(work.batches[number])
     return scores
 
 

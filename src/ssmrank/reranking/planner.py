@@ -7,15 +7,14 @@ into memory shows at once and the sequences of a batch are of about equal length
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ssmrank.io.trec import Run
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A query and a document by id."""
 
     query: str
@@ -25,6 +24,11 @@ class Pair:
 def pairs_of(run: Run, depth: int) -> list[Pair]:
     """The first `depth` documents of each query, in the run's order."""
     return [Pair(query, document) for query, ranking in run.items() for document, _ in ranking[:depth]]
+
+
+def documents_of(run: Run, depth: int) -> set[str]:
+    """The documents of these pairs."""
+    return {document for ranking in run.values() for document, _ in ranking[:depth]}
 
 
 def plan(

@@ -41,6 +41,26 @@ class _Ready(NamedTuple):
     pairs: np.ndarray
 
 
+class _Launched:
+    """Scores that the device computes, on their way to the host."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._scores = scores
+        if scores.is_cuda:
+            # The copy stands behind this batch, not behind the next one, for which the GPU then has its orders already.
+            self._scores = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+            self._scores.copy_(scores, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def fetched(self) -> np.ndarray:
+        """The scores, float32, when they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._scores.numpy()
+
+
 class Scorer:
     """Scores batches with a model on a device; takes the model over."""
 
@@ -59,7 +79,7 @@ class Scorer:
         Where a GPU's memory does not suffice for a batch, it and all later ones are run in halves, or halves of these.
         Raises UserError where one pair alone is too much.
         """
-        waiting: tuple[_Ready, torch.Tensor] | None = None
+        waiting: tuple[_Ready, _Launched] | None = None
         for ready in self._made_ready(batches):
             scores = None
             if self._limit is None or ready.batch.cost <= self._limit:
@@ -72,7 +92,7 @@ class Scorer:
                     waiting = None
                 yield self._in_parts(ready)
                 continue
-            # The device already works on this batch while the scores of the last one are fetched.
+            # The device already has this batch to work on while the scores of the last one are waited for.
             if waiting is not None:
                 yield _fetched(*waiting)
             waiting = ready, scores
@@ -80,11 +100,11 @@ class Scorer:
             yield _fetched(*waiting)
 
     @torch.inference_mode()
-    def _launch(self, packed: Packed) -> torch.Tensor | None:
-        """The batch's scores on the device; None where memory does not suffice."""
+    def _launch(self, packed: Packed) -> _Launched | None:
+        """The batch's scores, soon; None where memory does not suffice."""
         try:
             with autocast(self.precision, self.device):
-                return self.reranker.scores(moved(packed, self.device))
+                return _Launched(self.reranker.scores(moved(packed, self.device)))
         except torch.OutOfMemoryError:
             pass  # what the failed pass holds is freed only outside of this clause
         gc.collect()
@@ -107,7 +127,7 @@ class Scorer:
                 result = self._launch(packed)
                 if result is not None:
                     pairs.append(members)
-                    scores.append(result.cpu().numpy())
+                    scores.append(result.fetched())
                     continue
                 if batch.size == 1:
                     [pair] = members.tolist()
@@ -124,11 +144,15 @@ class Scorer:
         made = (_Ready(number, batch, *batch.pack(self.sequences)) for number, batch in batches)
         if self.device.type != "cuda":
             return made
-        return _ahead((ready._replace(packed=mapped(ready.packed, torch.Tensor.pin_memory)) for ready in made), _AHEAD)
+        return _ahead((ready._replace(packed=mapped(ready.packed, _pinned)) for ready in made), _AHEAD)
 
 
-def _fetched(ready: _Ready, scores: torch.Tensor) -> Scored:
-    return Scored(ready.number, ready.pairs, scores.cpu().numpy())
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.pin_memory() if tensor.numel() else tensor
+
+
+def _fetched(ready: _Ready, launched: _Launched) -> Scored:
+    return Scored(ready.number, ready.pairs, launched.fetched())
 
 
 def _ahead(items: Iterable[_Ready], count: int) -> Iterator[_Ready]:

@@ -23,7 +23,9 @@ class PairSequences:
 
     query, document: int64 [P], number of each pair's query and document in `queries` and `documents`, ids that are read
     by one of the pairs; lengths: int64 [P], tokens of each sequence; whole: of them int64 [P], those of the document;
-    cut: bool [P], whether the document lost any; endings: for each query what stands behind the document, int32 ids.
+    cut: bool [P], whether the document lost any; endings: for each of Q queries what stands behind the document (and,
+    where the query comes first, the query), int32 ids; all_endings: they end to end; ending_lengths, ending_starts:
+    int64 [Q], how many each has and where in `all_endings` it begins.
     """
 
     def __init__(
@@ -44,6 +46,9 @@ class PairSequences:
             )
         self._asked = template.tokenize_queries([queries[query] for query in self.queries])
         self.endings = [np.concatenate([asked, template.after]).astype(np.int32) for asked in self._asked]
+        self.all_endings = np.concatenate([np.empty(0, dtype=np.int32), *self.endings])
+        self.ending_lengths = np.array([len(ending) for ending in self.endings], dtype=np.int64)
+        self.ending_starts = np.cumsum(self.ending_lengths) - self.ending_lengths
         rooms = [
             template.room(len(asked), max_length, query) for asked, query in zip(self._asked, self.queries, strict=True)
         ]

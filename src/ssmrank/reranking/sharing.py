@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ssmrank.reranking.segments import CUT, END, FROM, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
 
 FORK_TOKENS = 24
@@ -23,51 +24,25 @@ FORK_TOKENS = 24
 MOST_LEVELS = 4
 """Forks one behind the other: each is one more step of a layer's mixer for the whole batch."""
 
-PARENT, FROM, TO, CUT, QUERY, START, END = range(7)
-"""Columns of a tree's segments: what it continues; tokens FROM to TO of the document, the separator where CUT, tokens
-START to END of the ending of a query."""
-
 
 @dataclass(frozen=True, eq=False)
 class Tree:
     """The sequences of a document's pairs.
 
-    document: its number; segments: int64 [N, 7], parents before children; ends: int64 [P], the segment that ends each
-    pair's sequence; pairs: int64 [P]; lengths: int64 [N].
+    document: its number; segments: int64 [N, 7] (see `segments`), parents before children; ends: int64 [P], the segment
+    that ends each pair's sequence; pairs: int64 [P]; tokens: that are computed.
     """
 
     document: int
     segments: np.ndarray
     ends: np.ndarray
     pairs: np.ndarray
-    lengths: np.ndarray
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are computed."""
-        return int(self.lengths.sum())
+    tokens: int
 
     @property
     def cost(self) -> int:
         """Tokens, and what stands for the states of forks."""
         return self.tokens + FORK_TOKENS * (len(self.segments) - len(self.ends))
-
-    def parts(self, sequences: PairSequences) -> tuple[list[np.ndarray], np.ndarray]:
-        """The segments' token ids, and their parents (-1: none)."""
-        text, template = sequences.text(self.document), sequences.template
-        before = np.asarray(template.before, dtype=np.int32)
-        separator = np.asarray(template.separator, dtype=np.int32)
-        tokens = []
-        for parent, first, last, cut, query, start, end in self.segments.tolist():
-            pieces = [before] if parent < 0 else []
-            if first < last:
-                pieces.append(text[first:last])
-            if cut:
-                pieces.append(separator)
-            if start < end:
-                pieces.append(sequences.endings[query][start:end])
-            tokens.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
-        return tokens, self.segments[:, PARENT]
 
 
 Planted = tuple[list[Tree], np.ndarray]
@@ -133,47 +108,51 @@ class Planter:
         sequences, template = self.sequences, self.sequences.template
         whole = sequences.whole[pairs]
         bounds = np.flatnonzero(np.diff(whole, prepend=-1, append=-1))
-        rows: list[list[int]] = [[-1, 0, trunk[0], 0, 0, 0, 0]]
-        ends: list[int] = []
+        stem_row = np.array([[-1, 0, trunk[0], 0, 0, 0, 0]], dtype=np.int64)
+        rows, count, ends = [stem_row], 1, []
         stem, reached, forks = 0, trunk[0], iter(trunk[1:])
         following = next(forks, None)
         for low, high in pairwise(bounds.tolist()):
             kept, fresh = int(whole[low]), low == 0
             if following == kept:
-                rows.append([stem, reached, kept, 0, 0, 0, 0])
-                stem, reached, fresh = len(rows) - 1, kept, True
+                stem_row = np.array([[stem, reached, kept, 0, 0, 0, 0]], dtype=np.int64)
+                rows.append(stem_row)
+                stem, reached, fresh = count, kept, True
+                count += 1
                 following = next(forks, None)
-            members = pairs[low:high]
-            cut, queries = int(sequences.cut[members[0]]), sequences.query[members].tolist()
-            common = self._common(queries)
+            cut, queries = int(sequences.cut[pairs[low]]), sequences.query[pairs[low:high]]
+            first, common = int(queries[0]), self._common(queries)
             parent, begin = stem, [reached, kept, cut]
             separators = len(template.separator) * cut
             if fresh and high == len(pairs) and reached == kept:
                 # Nothing else hangs on this part of the trunk: it goes on as far as all its sequences do.
-                rows[stem][CUT], rows[stem][QUERY], rows[stem][END] = cut, queries[0], common
+                stem_row[0, [CUT, QUERY, END]] = cut, first, common
                 begin = [0, 0, 0]
-            elif (len(members) - 1) * (kept - reached + separators + common) > FORK_TOKENS:
-                rows.append([stem, reached, kept, cut, queries[0], 0, common])
-                parent, begin = len(rows) - 1, [0, 0, 0]
+            elif (len(queries) - 1) * (kept - reached + separators + common) > FORK_TOKENS:
+                rows.append(np.array([[stem, reached, kept, cut, first, 0, common]], dtype=np.int64))
+                parent, begin = count, [0, 0, 0]
+                count += 1
             else:
                 common = 0
-            for query in queries:
-                ends.append(len(rows))
-                rows.append([parent, *begin, query, common, len(sequences.endings[query])])
-        segments = np.array(rows, dtype=np.int64)
-        lengths = segments[:, TO] - segments[:, FROM] + segments[:, END] - segments[:, START]
-        lengths = lengths + segments[:, CUT] * len(template.separator)
-        lengths[0] += len(template.before)
-        return Tree(int(sequences.document[pairs[0]]), segments, np.array(ends), pairs, lengths)
+            leaves = np.empty((len(queries), 7), dtype=np.int64)
+            leaves[:, : CUT + 1] = [parent, *begin]
+            leaves[:, QUERY], leaves[:, START], leaves[:, END] = queries, common, sequences.ending_lengths[queries]
+            rows.append(leaves)
+            ends.append(np.arange(count, count + len(queries)))
+            count += len(queries)
+        segments = np.concatenate(rows)
+        sums = segments.sum(0)
+        tokens = sums[TO] - sums[FROM] + sums[END] - sums[START] + sums[CUT] * len(template.separator)
+        tokens += len(template.before)
+        return Tree(int(sequences.document[pairs[0]]), segments, np.concatenate(ends), pairs, int(tokens))
 
-    def _common(self, queries: list[int]) -> int:
+    def _common(self, queries: np.ndarray) -> int:
         """How many tokens the endings of queries, in the order of ranks, have in common; each keeps its last one."""
         if len(queries) == 1:
             return 0
         endings = self.sequences.endings
-        first, last = endings[queries[0]], endings[queries[-1]]
-        shortest = min(len(endings[query]) for query in queries)
-        same = first[: shortest - 1] == last[: shortest - 1]
+        shortest = int(self.sequences.ending_lengths[queries].min())
+        same = endings[queries[0]][: shortest - 1] == endings[queries[-1]][: shortest - 1]
         return len(same) if same.all() else int(np.argmin(same))
 
 

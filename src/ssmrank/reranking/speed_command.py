@@ -21,7 +21,7 @@ from ssmrank.models.precision import default_device, device_name, resolve_precis
 from ssmrank.models.reranker import load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import plan_work, score
-from ssmrank.reranking.planner import pairs_of
+from ssmrank.reranking.planner import documents_of
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     reranker = load_reranker(arguments.checkpoint)
     first_stage = _first(read_run(arguments.run), settings.depth, arguments.pairs)
     queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
-    wanted = {pair.document for pair in pairs_of(first_stage, settings.depth)}
+    wanted = documents_of(first_stage, settings.depth)
     with tempfile.TemporaryDirectory() as cache:
         documents = token_store(
             arguments.collection / "documents.jsonl", reranker.template, cache, wanted, reranker.settings.max_length

@@ -23,6 +23,11 @@ def random_forest(seed, size=60):
     return [generator.integers(4, 80, length).astype(np.int32) for length in lengths], parents
 
 
+def forked(segments, parents):
+    lengths = np.array([len(segment) for segment in segments])
+    return pack_forked(np.concatenate(segments), lengths, np.array(parents))
+
+
 def whole(segments, parents, place):
     own = segments[place]
     return own if parents[place] < 0 else np.concatenate([whole(segments, parents, parents[place]), own])
@@ -31,7 +36,7 @@ def whole(segments, parents, place):
 @pytest.mark.parametrize("seed", range(4))
 def test_layout(seed):
     segments, parents = random_forest(seed)
-    packed, places = pack_forked(segments, parents)
+    packed, places = forked(segments, parents)
     assert sorted(places) == [place for place in range(len(segments)) if place not in parents]
     assert [int(packed.input_ids[last]) for last in packed.last] == [segments[place][-1] for place in places]
     assert [int(packed.position_ids[last]) + 1 for last in packed.last] == [
@@ -50,7 +55,7 @@ def test_layout(seed):
 def test_states_are_those_of_whole_sequences(tiny_model, shape, seed):
     backbone = load_backbone(tiny_model(shape)).eval()
     segments, parents = random_forest(seed)
-    packed, places = pack_forked(segments, parents)
+    packed, places = forked(segments, parents)
     plain = pack([whole(segments, parents, place) for place in places])
     with torch.inference_mode():
         expected = pooled_forward(backbone, plain, "last")
@@ -63,7 +68,7 @@ def test_states_are_those_of_whole_sequences(tiny_model, shape, seed):
 def test_bf16_differs_no_more_than_bf16_itself(tiny_model, shape):
     backbone = load_backbone(tiny_model(shape)).eval()
     segments, parents = random_forest(5)
-    packed, places = pack_forked(segments, parents)
+    packed, places = forked(segments, parents)
     plain = pack([whole(segments, parents, place) for place in places])
     with torch.inference_mode():
         exact = pooled_forward(backbone, plain, "last")
@@ -82,7 +87,7 @@ def test_encoders_pooled_token(tiny_model, shape, pooling):
         difference = scored_forward(backbone, packed, pooling) - pooled_forward(backbone, packed, pooling)
     assert difference.abs().max() < 1e-5
     with pytest.raises(ValueError, match="cannot share"):
-        scored_forward(backbone, pack_forked(*random_forest(2))[0], pooling)
+        scored_forward(backbone, forked(*random_forest(2))[0], pooling)
 
 
 @pytest.mark.gpu
@@ -92,7 +97,7 @@ def test_encoders_pooled_token(tiny_model, shape, pooling):
 def test_forked_batch_on_a_gpu(tiny_model, shape, precision):
     backbone = load_backbone(tiny_model(shape)).eval()
     segments, parents = random_forest(3)
-    packed, places = pack_forked(segments, parents)
+    packed, places = forked(segments, parents)
     plain = pack([whole(segments, parents, place) for place in places])
     with torch.inference_mode():
         exact = pooled_forward(backbone, plain, "last")

@@ -8,6 +8,7 @@ import pytest
 from ssmrank.models.templates import Template
 from ssmrank.reranking.batches import divided, plan_batches
 from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
 from ssmrank.reranking.sharing import FORK_TOKENS, MOST_LEVELS
 
@@ -30,8 +31,8 @@ QUERIES = {
 }
 
 
-def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D"):
-    template = Template.of(tokenizer, kind)
+def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D", template=None):
+    template = template or Template.of(tokenizer, kind)
     tokens = dict(zip(documents, template.tokenize_documents(list(documents.values())), strict=True))
     pairs = pairs or [Pair(query, document) for query in queries for document in documents]
     return PairSequences(template, max_length, pairs, queries, tokens), pairs
@@ -40,12 +41,15 @@ def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D"
 def paths(batch, sequences):
     """The token ids that each pair of a batch's trees reads."""
     for tree in batch.trees:
-        tokens, parents = tree.parts(sequences)
+        documents = np.full(len(tree.segments), tree.document)
+        ids, lengths = segment_tokens(sequences, documents, tree.segments)
+        assert lengths.sum() == tree.tokens
+        tokens = np.split(ids, np.cumsum(lengths)[:-1])
         for end, pair in zip(tree.ends, tree.pairs, strict=True):
             pieces = []
             while end >= 0:
                 pieces.insert(0, tokens[end])
-                end = parents[end]
+                end = tree.segments[end, PARENT]
             yield int(pair), np.concatenate(pieces)
 
 
@@ -70,8 +74,11 @@ def test_paths_are_the_sequences_of_their_pairs(byte_level_tokenizer, tiny_token
     for batch in plan_batches(sequences, budget, True):
         assert batch.cost <= budget or batch.size == 1
         assert batch.tokens(sequences) <= batch.cost
-        for pair in batch.alone.tolist():
-            assert sequences[pair].tolist() == expected[pair].tolist()
+        ids, lengths = segment_tokens(
+            sequences, sequences.document[batch.alone], whole_segments(sequences, batch.alone)
+        )
+        for pair, read in zip(batch.alone.tolist(), np.split(ids, np.cumsum(lengths)[:-1]), strict=False):
+            assert read.tolist() == sequences[pair].tolist() == expected[pair].tolist()
         for pair, ids in paths(batch, sequences):
             assert ids.tolist() == expected[pair].tolist()
         packed, order = batch.pack(sequences)
@@ -141,6 +148,18 @@ def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
     while single.size > 1:
         single = divided(single, sequences)[0]
     assert divided(single, sequences) == [single]
+
+
+@pytest.mark.parametrize(("kind", "order"), [("E", None), ("E", "document-first"), ("D", "query-first")])
+def test_packed_are_the_sequences_of_the_pairs(tiny_tokenizer, kind, order):
+    template = Template.of(tiny_tokenizer, kind, order)
+    sequences, pairs = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 24, template=template)
+    for batch in plan_batches(sequences, 200, False):
+        packed, order_of = batch.pack(sequences)
+        for pair, ids in zip(order_of.tolist(), packed.input_ids.split(packed.lengths), strict=True):
+            [query] = template.tokenize_queries([QUERIES[pairs[pair].query]])
+            [document] = template.tokenize_documents([HOSTILE[pairs[pair].document]])
+            assert ids.tolist() == template.join(query, document, 24).tolist()
 
 
 def test_encoders_sequences(tiny_tokenizer):

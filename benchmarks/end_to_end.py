@@ -1,0 +1,157 @@
+"""From texts to a run file: every stage of `ssmrank rerank` but starting Python and loading the model.
+
+The collection is made of words that the tokenizer of models/minis knows, in the real lengths and with the real sharing
+of a workload; the model has random weights. A row for the whole, with the share of its time in which the GPU runs a
+kernel (kernels' times from a profiled pass, over the seconds of one that is not), and a row for each stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import PairsRow, device_name, first_line, kernels
+from shapes import Shape
+from workloads import Workload, fewer_documents, read_workload
+
+from ssmrank.collections.store import StoreWriter, read_queries
+from ssmrank.io.trec import Run, read_run, write_run
+from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
+from ssmrank.models.templates import Template
+from ssmrank.models.tokens import token_store
+from ssmrank.reranking.engine import plan_work, reranked, score
+from ssmrank.reranking.planner import documents_of
+from ssmrank.reranking.state import RerankingState
+
+DEPTH = 1000
+TOKENIZER = Path(__file__).parents[1] / "models/minis/mamba2"
+
+
+def endtoend(arguments: argparse.Namespace, shapes: Sequence[Shape]) -> Iterator[list[PairsRow]]:
+    """Each decoder on each workload, with document reuse."""
+    for shape in (shape for shape in shapes if not shape.pools_first):
+        for name in arguments.workloads:
+            workload = fewer_documents(read_workload(name), arguments.documents or 10**9)
+            print(f"endtoend, {name}, {shape.name}: {workload.note}", flush=True)
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    yield _Task(Path(folder), workload, shape, arguments).measured()
+            except Exception as error:  # the other models' rows are worth having
+                print(f"  left out ({first_line(error)})", flush=True)
+
+
+class _Task:
+    """A collection, a first-stage run and a reranker of random weights."""
+
+    def __init__(self, folder: Path, workload: Workload, shape: Shape, arguments: argparse.Namespace) -> None:
+        self.folder, self.workload, self.shape, self.arguments = folder, workload, shape, arguments
+        self.device = torch.device(arguments.device)
+        tokenizer = load_tokenizer(TOKENIZER)
+        with torch.device(self.device):
+            settings = RerankerSettings("D", arguments.max_length)
+            self.reranker = Reranker(shape.ours(), tokenizer, settings).eval()
+        self.run = _make_collection(folder, workload, self.reranker.template)
+        self.tokens = 0
+        self.all_tokens = 0
+
+    def measured(self) -> list[PairsRow]:
+        """The rows of the whole and of its stages: medians of the runs."""
+        whole, few = self.folder / "run.trec", self.folder / "few.trec"
+        write_run(few, dict(list(self.run.items())[: max(1, len(self.run) // 16)]), "few")
+        write_run(whole, self.run, "first")
+        self.ranked(few)  # kernels are compiled, files are in memory
+        passes = [self.ranked(whole) for _ in range(self.arguments.runs)]
+        found = kernels(lambda: self.ranked(whole)) if self.device.type == "cuda" else []
+        rows = [self._row("text to run file", [sum(stages.values()) for stages in passes])]
+        seconds = rows[0].seconds
+        assert seconds is not None
+        if found:
+            rows[0].kernels, rows[0].gpu_busy = len(found), round(sum(spent for _, spent in found) / seconds, 3)
+        rows += [self._row(stage, [stages[stage] for stages in passes]) for stage in passes[0]]
+        for row in rows:
+            share = "" if row.gpu_busy is None else f", GPU busy {row.gpu_busy:.0%}"
+            print(f"  {row.implementation}: {row.seconds:.3f} s{share}", flush=True)
+        return rows
+
+    def ranked(self, path: Path) -> dict[str, float]:
+        """Reranks a first-stage run; the seconds of each stage."""
+        stages: dict[str, float] = {}
+        last = time.perf_counter()
+
+        def took(stage: str) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            stages[stage], last = now - last, now
+
+        collection, state_folder = self.folder / "collection", self.folder / "state"
+        run = read_run(path)
+        queries = read_queries(collection / "splits/test/queries.jsonl")
+        took("read the run and queries")
+        shutil.rmtree(self.folder / "tokens", ignore_errors=True)
+        documents = token_store(
+            collection / "documents.jsonl",
+            self.reranker.template,
+            self.folder / "tokens",
+            documents_of(run, DEPTH),
+            self.arguments.max_length,
+        )
+        took("tokenize documents")
+        work = plan_work(self.reranker, run, queries, documents, DEPTH, self.arguments.token_budget)
+        self.tokens, self.all_tokens = work.tokens, work.all_tokens
+        took("tokenize queries and plan")
+        state = RerankingState(state_folder, "benchmark")
+        state.begin()
+        scores = score(self.reranker, work, self.arguments.precision, self.device, state)
+        state.clear()
+        took("pack and score")
+        write_run(self.folder / "reranked.trec", reranked(run, work, scores), "benchmark")
+        took("write the run")
+        return stages
+
+    def _row(self, stage: str, seconds: list[float]) -> PairsRow:
+        pairs, median = sum(map(len, self.run.values())), statistics.median(seconds)
+        return PairsRow(
+            *(f"endtoend {self.workload.name}", self.shape.name, f"ssmrank, {stage}", self.arguments.precision),
+            *(f"{pairs} pairs", self.all_tokens, self.tokens, device_name(self.device)),
+            runs=len(seconds),
+            seconds=round(median, 6),
+            fastest=round(min(seconds), 6),
+            slowest=round(max(seconds), 6),
+            tokens_per_second=round(self.all_tokens / median, 1),
+            pairs=pairs,
+            max_length=self.arguments.max_length,
+            pairs_per_second=round(pairs / median, 3),
+        )
+
+
+def _make_collection(folder: Path, workload: Workload, template: Template) -> Run:
+    """Writes the collection of a workload; gives the run in which each query asks for its documents."""
+    words = [token[1:] for token in template.tokenizer.get_vocab() if re.fullmatch("Ġ[a-z]{3,}", token)]
+    random = np.random.default_rng(0)
+    [document], [query] = template.tokenize_documents([""]), template.tokenize_queries([""])
+
+    def text(tokens: int) -> str:
+        return " ".join(random.choice(words, max(1, tokens)).tolist())
+
+    collection = folder / "collection"
+    (collection / "splits/test").mkdir(parents=True)
+    with StoreWriter(collection / "documents.jsonl") as writer:
+        for number, length in enumerate(workload.documents):
+            writer.add(f"d{number}", text(length - len(document)))
+    with (collection / "splits/test/queries.jsonl").open("w") as stream:
+        for number, length in enumerate(workload.queries):
+            stream.write(json.dumps({"id": f"q{number}", "text": text(length - len(query))}) + "\n")
+    run: Run = {}
+    for number, asked in enumerate(workload.asked):
+        for asking in asked:
+            run.setdefault(f"q{asking}", []).append((f"d{number}", float(random.random())))
+    return {query: sorted(ranking, key=lambda pair: -pair[1]) for query, ranking in run.items()}
