@@ -1062,8 +1062,10 @@ def _siblings(kind: type[BaseModel], location: tuple[int | str, ...], values: An
         elif isinstance(part, int):
             node = node.get("items", {})
         else:
-            node = node.get("properties", {}).get(part) or node.get("additionalProperties") or next(
-                iter(node.get("patternProperties", {}).values()), {}
+            node = (
+                node.get("properties", {}).get(part)
+                or node.get("additionalProperties")
+                or next(iter(node.get("patternProperties", {}).values()), {})
             )
     return list(_resolve(node, schema).get("properties", {}))
 

@@ -39,9 +39,7 @@ def overview_settings(params: Params, name: str) -> OverviewSettings:
         sections = [
             OverviewSection(
                 title=section.title,
-                rows=[
-                    OverviewRow(cells=_model_cells(params.models[model]), counted=model) for model in section.models
-                ],
+                rows=[OverviewRow(cells=_model_cells(params.models[model]), counted=model) for model in section.models],
             )
             for section in overview.sections
         ]

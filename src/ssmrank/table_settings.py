@@ -98,9 +98,7 @@ class SignificanceSettings(Tests):
 def table_settings(params: Params, name: str) -> TableSettings:
     """What table `name` prints, with every name resolved to what is printed for it."""
     table = params.defined_table(name)
-    sections = [
-        ResultSection(title=section.title, rows=_rows(params, table, section)) for section in table.sections
-    ]
+    sections = [ResultSection(title=section.title, rows=_rows(params, table, section)) for section in table.sections]
     rows = [row for section in sections for row in section.rows]
     collections = [params.collections[name].title for test in table.tests for name in test.collections]
     tests, baseline = table.significance, table.baseline_row

@@ -166,7 +166,6 @@ class StoreWriter:
         for name, values in zip(_names(self.path), arrays, strict=True):
             np.save(name, values)
 
-
     def _drop_repeated(self) -> None:
         keys = np.frombuffer(self._keys, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")

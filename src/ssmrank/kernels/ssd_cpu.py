@@ -341,9 +341,7 @@ def ssd_suffixes(table: int) -> None:
                 rows = min(4, length - row)
                 source, target = c_rows + 4 * (first + row) * states, grid + (first + row) * grid_row
                 covered = (row + rows + LANES - 1) // LANES
-                multiply(
-                    source, 4 * states, 4, b_columns + 4 * first, line, target, grid_row, rows, covered, states, 0
-                )
+                multiply(source, 4 * states, 4, b_columns + 4 * first, line, target, grid_row, rows, covered, states, 0)
         for head in range(first_head, last_head):
             offset = 4 * (start * heads + head)
             skip = load_scalar(D + 4 * head)

@@ -47,6 +47,7 @@ _MARKS = {
     WORSE: r"\downarrow",
 }
 
+
 def escape(text: str) -> str:
     """Plain text as LaTeX: no command, no ligature, one line."""
     escaped = "".join(_ESCAPES.get(sign, sign) for sign in " ".join(text.split()))

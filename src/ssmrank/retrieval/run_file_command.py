@@ -49,9 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         tracked.artifact_path("run_path", output)
 
 
-def _known(
-    path: Path, queries: dict[str, str], documents: TextStore, depth: int
-) -> Iterator[tuple[str, Ranking]]:
+def _known(path: Path, queries: dict[str, str], documents: TextStore, depth: int) -> Iterator[tuple[str, Ranking]]:
     """The rankings of the split's queries, ties in the order of the file.
 
     Raises UserError for a document that the collection does not have.

@@ -130,9 +130,7 @@ def test_rows_that_fill_up_count_nothing() -> None:
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
-def test_a_filled_up_step_has_the_same_gradients(
-    model_type: str, tokenizer_folder: Path, tokens_folder: Path
-) -> None:
+def test_a_filled_up_step_has_the_same_gradients(model_type: str, tokenizer_folder: Path, tokens_folder: Path) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
     model = new_language_model(language_model_config(settings(model_type)["config"], tokenizer, 64), seed=1).eval()
     step = steps_of(tokens_folder, 512)[1]
@@ -301,9 +299,10 @@ def test_a_published_reranker_scores_and_is_fine_tuned_further(
     outcome = {"status": "ok", "steps": 40, "tokens": 9000, "seconds": 3.0, "device": "cpu", "loss": [2.0] * 39 + [1.5]}
     (tmp_path / "checkpoint" / "outcome.json").write_text(json.dumps(outcome))
     folder = published(tmp_path, "--checkpoint", str(tmp_path / "checkpoint"))
-    assert "on titles; 40 steps, 9,000 tokens, 3 s on cpu, loss 2.000 at the first step and 1.750" in (
-        folder / "README.md"
-    ).read_text()
+    assert (
+        "on titles; 40 steps, 9,000 tokens, 3 s on cpu, loss 2.000 at the first step and 1.750"
+        in (folder / "README.md").read_text()
+    )
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     model = {"label": "x", "kind": "D", "size": "1", "source": {"kind": "folder", "path": str(folder)}}
     options = ["--archives", str(tmp_path), "--output", str(tmp_path / "copy")]

@@ -76,8 +76,6 @@ def test_pieces_of_a_step_are_the_step() -> None:
     assert len(pieces) > 4
     assert max(len(piece.ids) for piece in pieces) <= 48
     assert sum(len(piece.places) for piece in pieces) == len(task.places)
-    np.testing.assert_array_equal(
-        np.concatenate([piece.ids[piece.places] for piece in pieces]), task.ids[task.places]
-    )
+    np.testing.assert_array_equal(np.concatenate([piece.ids[piece.places] for piece in pieces]), task.ids[task.places])
     np.testing.assert_array_equal(np.concatenate([piece.targets for piece in pieces]), task.targets)
     assert cut(task, 256) == [task]
