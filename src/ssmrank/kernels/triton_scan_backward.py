@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssmrank.kernels.triton_scan_forward import steps_and_drives
+from ssmrank.kernels.triton_scan_forward import run_tile, steps_and_drives
 from ssmrank.kernels.triton_scan_tiles import (
     LN_2,
     LOG2_E,
@@ -22,20 +22,20 @@ from ssmrank.kernels.triton_scan_tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "sequences", "groups"])
 def backward_kernel(  # type: ignore[no-untyped-def]
     u, delta, A, D, z, bias, starts, initial, tiles, stored, scratch, grad_y, grad_final,
     grad_u, grad_delta, grad_A, parts, grad_D, grad_z, grad_bias, grad_initial,
     slots, sequences, groups,
     u_stride: tl.constexpr, delta_stride: tl.constexpr, z_stride: tl.constexpr, grad_stride: tl.constexpr,
-    channels: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
+    channels: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_FINAL: tl.constexpr, EVEN: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
+    HAS_FINAL: tl.constexpr, NEED_INITIAL: tl.constexpr, EVEN: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """A block of channels through one sequence after another, from their ends, tile by tile.
 
     `scratch` `[groups, CHUNK / TILE, N, channels]` holds the states' gradients between tiles, and the states at the
-    beginnings of a chunk's tiles, but for the first, whose states are in `stored`.
+    beginnings of a chunk's tiles, but for the first, whose states are in `stored`. `grad_A` comes zeroed.
     """
     PER_CHUNK: tl.constexpr = CHUNK // TILE
     block, group = tl.program_id(0), tl.program_id(1)
@@ -58,8 +58,6 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     parts += block.to(tl.int64) * slots * (2 * N * TILE)
     own = scratch + group * (PER_CHUNK * plane)
     rates_grad = grad_A + group * plane
-    for n in range(N):
-        tl.store(rates_grad + n * channels + d, tl.zeros([BLOCK], tl.float32), mask=d_mask)
     skip_grad = tl.zeros([BLOCK], tl.float32)
     shift_grad = tl.zeros([BLOCK], tl.float32)
     for sequence in range(group, sequences, groups):
@@ -88,18 +86,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                 before, begun = opening, opened
                 if tile > 0:
                     before, begun = own + tile * plane, chunk >= 0
-                ahead = load_start(before, A, d, d_mask, begun)
-                for n in range(N):
-                    place = n * channels + d
-                    if AHEAD:
-                        state, rate = ahead
-                        ahead = load_start(before, A, place + channels, d_mask & (n + 1 < N), begun)
-                    else:
-                        state, rate = load_start(before, A, place, d_mask, begun)
-                    b = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
-                    for t in tl.static_range(TILE):
-                        state = exp2(steps[t] * (rate * LOG2_E), PTX) * state + drives[t] * b[t]
-                    tl.store(own + (tile + 1) * plane + place, state, mask=d_mask)
+                run_tile(
+                    before, begun, own + (tile + 1) * plane, A, steps, drives, vectors, lane, d, d_mask,
+                    channels, N, TILE, AHEAD, PTX,
+                )  # fmt: skip
             for tile_back in range(0, in_chunk):
                 tile = in_chunk - 1 - tile_back
                 first = start + chunk * CHUNK + tile * TILE
@@ -125,7 +115,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     before, begun = own + tile * plane, chunk >= 0
                 target, handed = own, chunk >= 0
                 if (chunk == 0) & (tile == 0):
-                    if HAS_INITIAL:
+                    if NEED_INITIAL:
                         target = grad_initial + sequence * plane
                     else:
                         handed = chunk < 0
@@ -202,7 +192,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                 store_rows(grad_delta + first * channels + d, channels, count, d_mask, delta_grads, TILE)
                 if HAS_Z:
                     store_rows(grad_z + first * channels + d, channels, count, d_mask, gate_grads, TILE)
-        if HAS_INITIAL:
+        if NEED_INITIAL:
             if chunks == 0:
                 for n in range(N):
                     carry = tl.load(source + n * channels + d, mask=d_mask & known, other=0.0)

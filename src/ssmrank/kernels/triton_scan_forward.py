@@ -5,7 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssmrank.kernels.triton_scan_tiles import LOG2_E, exp2, load_rows, load_start, load_vector, sigmoid, softplus, store_rows
+from ssmrank.kernels.triton_scan_tiles import (
+    LOG2_E,
+    exp2,
+    load_rows,
+    load_start,
+    load_vector,
+    sigmoid,
+    softplus,
+    store_rows,
+)
 
 
 @triton.jit
@@ -20,6 +29,27 @@ def steps_and_drives(delta, u, shift, count, TILE: tl.constexpr, PTX: tl.constex
 
 
 @triton.jit
+def run_tile(  # type: ignore[no-untyped-def]
+    source, known, target, A, steps, drives, vectors, lane, d, d_mask,
+    channels: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """States from before a tile, zeros unless they are known, to behind it."""
+    ahead = load_start(source, A, d, d_mask, known)
+    for n in range(N):
+        place = n * channels + d
+        if AHEAD:
+            state, rate = ahead
+            ahead = load_start(source, A, place + channels, d_mask & (n + 1 < N), known)
+        else:
+            state, rate = load_start(source, A, place, d_mask, known)
+        rate *= LOG2_E
+        b = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
+        for t in tl.static_range(TILE):
+            state = exp2(steps[t] * rate, PTX) * state + drives[t] * b[t]
+        tl.store(target + place, state, mask=d_mask)
+
+
+@triton.jit(do_not_specialize=["sequences", "groups"])
 def forward_kernel(  # type: ignore[no-untyped-def]
     u, delta, A, D, z, bias, starts, initial, index, tiles, y, final, stored, running,
     sequences, groups,

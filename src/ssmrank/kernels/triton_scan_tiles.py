@@ -57,6 +57,7 @@ def softplus(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def sigmoid(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """1 / (1 + e^-x)."""
     return _reciprocal(1.0 + exp2(-x * LOG2_E, PTX), PTX)
 
 
@@ -75,6 +76,7 @@ def load_rows(pointers, stride, count, mask, TILE: tl.constexpr):  # type: ignor
 
 @triton.jit
 def store_rows(pointers, stride, count, mask, rows, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The first `count` rows, at most TILE, to `pointers` and on."""
     for t in tl.static_range(TILE):
         tl.store(pointers, rows[t].to(pointers.dtype.element_ty), mask=mask & (t < count))
         pointers += stride
@@ -192,7 +194,7 @@ def projections_kernel(  # type: ignore[no-untyped-def]
         tl.store(target + TILE, c.to(tl.float32), mask=(n < N)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "size"])
 def projections_backward_kernel(  # type: ignore[no-untyped-def]
     parts, starts, grad_B, grad_C, blocks, size,
     N: tl.constexpr, NP: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,

@@ -1,32 +1,34 @@
 """The selective scan over packed sequences on a GPU, in Triton, forward and backward.
 
 `mamba_ssm`'s scan knows neither where packed sequences start nor an initial state. A program here takes a block of
-channels through one sequence after another: channels lie in the lanes of a warp and the N states of a channel in the
-registers of its lane, so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections
-leave them. Nothing waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
+channels through one sequence after another: channels lie in the lanes of a warp and tokens in the registers of a lane,
+so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
 
-The backward pass goes through a sequence from its end in chunks, whose first states the forward pass stored. It runs
-a chunk forward once more, stores the state of every second step in scratch memory (small enough for the L2 cache), and
-then takes two steps at a time back with all that they need in registers.
+The tokens of a tile are worked on together: their rows are loaded at once, and what depends on no state is computed
+once. Then a loop goes over the states; each takes its steps through the tile in registers, and is kept in memory till
+the next tile. The backward pass goes through a sequence from its end in chunks, whose first states the forward pass
+stored, and runs a chunk's tiles but the last forward once more. Sums over the channels for the gradients of B and C are
+written for each tile and block of channels, and summed last, so that the result is the same in every run. Where there
+are few sequences, segments of them are run in parallel (see `triton_scan_segments`).
 
-On one H100 in bfloat16, 64 sequences of 512 tokens, 2048 channels and 16 states take 0.9 ms forward and 4.4 ms
-backward (255 registers a thread). Slower: states spread over lanes, more warps a program, sums over channels on tensor
-cores, fewer registers for more programs at a time (5.0 ms with 208, 6.0 with 168, 8.6 with 128), chunks of 16 or 64.
+Kernels are compiled for the numbers of channels and states and for strides, all of which are a model's.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.packing import chosen_states
 from ssmrank.kernels.triton_scan_backward import backward_kernel
 from ssmrank.kernels.triton_scan_forward import forward_kernel
+from ssmrank.kernels.triton_scan_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
 from ssmrank.kernels.triton_scan_tiles import SPREAD, projections_backward_kernel, projections_kernel
 
 CHUNK = 32
@@ -39,8 +41,15 @@ BACKWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "AHEAD": 1, "maxnreg": 208}
 PTX = torch.version.hip is None
 """Whether to load four values at once, and to sum over the lanes of a warp, with NVIDIA's own instructions."""
 
+SEGMENT = 64
+"""Tokens of a segment, a multiple of CHUNK, where sequences are too few to fill the GPU; 0: none are cut."""
+
+ENOUGH = 24 * 2048
+"""Sequences times channels that do fill it."""
+
 PROGRAMS = 8192
 """About how many programs a launch should have where there are sequences enough."""
+
 
 def selective_scan(
     u: Tensor,
@@ -93,6 +102,10 @@ def _slots(tokens: int, sequences: int, size: int) -> int:
     return tokens // size + sequences + 1
 
 
+def _stored(A: Tensor, starts: Tensor, tokens: int) -> Tensor:
+    return A.new_empty(_slots(tokens, len(starts) - 1, CHUNK), *A.shape)
+
+
 def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
     """B and C as `[slots, N, 2, tile]`, see `triton_scan_tiles`."""
     (tokens, states), sequences = B.shape, len(starts) - 1
@@ -104,72 +117,168 @@ def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
     return tiles
 
 
+class _Kept(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    stored: Tensor | None
+    """States at the beginnings of chunks, but for the first of a sequence."""
+    segments: Tensor | None = None
+    """Where segments start, if there are too few sequences."""
+    states: Tensor | None = None
+    """The states that segments begin with."""
+    totals: Tensor | None = None
+    """Sums of the segments' step sizes."""
+
+
+def _segments(starts: Tensor, tokens: int, channels: int) -> Tensor | None:
+    """Where segments start, `[segments + 1]`; None where there are sequences enough."""
+    sequences = len(starts) - 1
+    if not SEGMENT or tokens < 2 * SEGMENT * sequences or channels * sequences >= ENOUGH:
+        return None
+    segments = starts.new_empty(_slots(tokens, sequences, SEGMENT))
+    table_kernel[(sequences,)](starts, segments, sequences, SEGMENT=SEGMENT, BLOCK=64, num_warps=1)
+    return segments
+
+
 def _forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
     initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, _Kept]:  # fmt: skip
     (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
     y = u.new_empty(tokens, channels) if out is None else out
     final = A.new_empty(sequences, states, channels) if need_final else None
-    stored = A.new_empty(_slots(tokens, sequences, CHUNK), states, channels) if keep else None
-    grid = _grid(channels, sequences, FORWARD["BLOCK"])
-    if sequences:
-        tiles = _tiles(B, C, starts, FORWARD["TILE"])
-        running = A.new_empty(grid[1], states, channels)
-        forward_kernel[grid](
-            u, delta, A, D, z, bias, starts, initial, index, tiles, y, final, stored, running,
-            sequences, grid[1], u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), channels,
-            N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
-            HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_FINAL=need_final, STORE=keep,
-            EVEN=channels % FORWARD["BLOCK"] == 0, PTX=PTX and u.is_cuda, num_warps=1, **FORWARD,
-        )  # fmt: skip
-    return y, final, stored
+    if not sequences:
+        return y, final, _Kept(None)
+    segments = _segments(starts, tokens, channels)
+    if segments is not None:
+        if index is not None:
+            initial = chosen_states(initial, index)
+        tiles = _tiles(B, C, segments, FORWARD["TILE"])
+        begun, totals = _segment_states(u, delta, A, bias, initial, starts, segments, tiles, final)
+        stored = _stored(A, segments, tokens) if keep else None
+        _launch_forward(u, delta, A, tiles, D, z, bias, begun, segments, None, y, None, stored)
+        return y, final, _Kept(stored, segments, begun, totals)
+    stored = _stored(A, starts, tokens) if keep else None
+    tiles = _tiles(B, C, starts, FORWARD["TILE"])
+    _launch_forward(u, delta, A, tiles, D, z, bias, initial, starts, index, y, final, stored)
+    return y, final, _Kept(stored)
+
+
+def _launch_forward(
+    u: Tensor, delta: Tensor, A: Tensor, tiles: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
+    initial: Tensor | None, starts: Tensor, index: Tensor | None, y: Tensor, final: Tensor | None,
+    stored: Tensor | None,
+) -> None:  # fmt: skip
+    channels, states, sequences = u.shape[1], A.shape[0], len(starts) - 1
+    _, groups = grid = _grid(channels, sequences, FORWARD["BLOCK"])
+    running = A.new_empty(groups, states, channels)
+    forward_kernel[grid](
+        u, delta, A, D, z, bias, starts, initial, index, tiles, y, final, stored, running,
+        sequences, groups, u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), channels,
+        N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
+        HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_FINAL=final is not None,
+        STORE=stored is not None, **_options(FORWARD, u),
+    )  # fmt: skip
+
+
+def _options(settings: dict[str, int], u: Tensor) -> dict[str, Any]:
+    return {**settings, "EVEN": u.shape[1] % settings["BLOCK"] == 0, "PTX": PTX and u.is_cuda, "num_warps": 1}
+
+
+def _segment_states(
+    u: Tensor, delta: Tensor, A: Tensor, bias: Tensor | None, initial: Tensor | None, starts: Tensor,
+    segments: Tensor, tiles: Tensor, final: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The states that segments begin with, and the sums of their step sizes; fills the final states."""
+    channels, states, count = u.shape[1], A.shape[0], len(segments) - 1
+    ends, totals = A.new_empty(count, states, channels), A.new_empty(count, channels)
+    ends_kernel[(triton.cdiv(channels, FORWARD["BLOCK"]), count)](
+        u, delta, A, bias, segments, tiles, ends, totals, u.stride(0), delta.stride(0), channels,
+        N=states, HAS_BIAS=bias is not None, **_options(FORWARD, u),
+    )  # fmt: skip
+    return _joined(A, starts, totals, ends, initial, final, back=False), totals
+
+
+def _segment_gradients(
+    delta: Tensor, A: Tensor, z: Tensor | None, bias: Tensor | None, starts: Tensor, kept: _Kept, tiles: Tensor,
+    grad_y: Tensor, grad_final: Tensor | None, grad_initial: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The gradients of segments' last states; fills those of the initial states."""
+    assert kept.segments is not None and kept.totals is not None
+    channels, states, count = delta.shape[1], A.shape[0], len(kept.segments) - 1
+    beginnings = A.new_empty(count, states, channels)
+    beginnings_kernel[(triton.cdiv(channels, BACKWARD["BLOCK"]), count)](
+        delta, A, z, bias, kept.segments, tiles, grad_y, beginnings,
+        delta.stride(0), 0 if z is None else z.stride(0), grad_y.stride(0), channels,
+        N=states, HAS_Z=z is not None, HAS_BIAS=bias is not None, **_options(BACKWARD, delta),
+    )  # fmt: skip
+    return _joined(A, starts, kept.totals, beginnings, grad_final, grad_initial, back=True)
+
+
+def _joined(
+    A: Tensor, starts: Tensor, totals: Tensor, parts: Tensor, outer: Tensor | None, result: Tensor | None, *, back: bool
+) -> Tensor:
+    (states, channels), sequences = A.shape, len(starts) - 1
+    joined = torch.empty_like(parts)
+    join_kernel[(triton.cdiv(channels, 32), sequences)](
+        A, starts, totals, parts, outer, joined, result, channels,
+        N=states, NP=triton.next_power_of_2(states), BLOCK=32, SEGMENT=SEGMENT, BACK=back,
+        HAS_OUTER=outer is not None, HAS_RESULT=result is not None, PTX=PTX and A.is_cuda, num_warps=4,
+    )  # fmt: skip
+    return joined
 
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        y, final, stored = _forward(*arguments, keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(*arguments[:-1], stored)
+        y, final, kept = _forward(*arguments, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.set_materialize_grads(False)
         return y, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, z, bias, initial, starts, stored = ctx.saved_tensors
-        (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
+        u, delta, A, B, C, D, z, bias, initial, starts, *saved = ctx.saved_tensors
+        kept = _Kept(*saved)
+        (tokens, channels), states = u.shape, A.shape[0]
         grad_y = u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
         grad_final = None if grad_final is None else grad_final.float().contiguous()
-        tile = BACKWARD["TILE"]
-        blocks, groups = grid = _grid(channels, sequences, BACKWARD["BLOCK"])
-        padded = triton.next_power_of_2(states)
         grad_u, grad_delta = u.new_empty(tokens, channels), delta.new_empty(tokens, channels)
         grad_z = None if z is None else z.new_empty(tokens, channels)
         grad_B, grad_C = B.new_empty(tokens, states), C.new_empty(tokens, states)
-        grad_A = A.new_empty(groups, states, channels)
-        grad_D, grad_bias = A.new_empty(groups, channels), A.new_empty(groups, channels)
         grad_initial = None if initial is None else torch.empty_like(initial)
+        ordinary = starts if kept.segments is None else kept.segments
+        sequences, tile = len(ordinary) - 1, BACKWARD["TILE"]
+        blocks, groups = grid = _grid(channels, sequences, BACKWARD["BLOCK"])
+        grad_A = A.new_zeros(groups, states, channels)
+        filled = A.new_empty if sequences else A.new_zeros
+        grad_D, grad_bias = filled(groups, channels), filled(groups, channels)
         if sequences:
-            tiles = _tiles(B, C, starts, tile)
+            padded = triton.next_power_of_2(states)
+            tiles = _tiles(B, C, ordinary, tile)
             parts = A.new_empty(blocks, *tiles.shape)
             scratch = A.new_empty(groups, CHUNK // tile, states, channels)
+            grad_outer = grad_initial
+            if kept.segments is not None:
+                grad_final = _segment_gradients(
+                    delta, A, z, bias, starts, kept, tiles, grad_y, grad_final, grad_initial
+                )
+                initial, grad_outer = kept.states, None
             backward_kernel[grid](
-                u, delta, A, D, z, bias, starts, initial, tiles, stored, scratch, grad_y, grad_final,
-                grad_u, grad_delta, grad_A, parts, grad_D, grad_z, grad_bias, grad_initial,
+                u, delta, A, D, z, bias, ordinary, initial, tiles, kept.stored, scratch, grad_y, grad_final,
+                grad_u, grad_delta, grad_A, parts, grad_D, grad_z, grad_bias, grad_outer,
                 len(tiles), sequences, groups,
                 u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), grad_y.stride(0), channels,
-                N=states, NP=padded, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None,
-                HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
-                EVEN=channels % BACKWARD["BLOCK"] == 0, PTX=PTX and u.is_cuda, num_warps=1, **BACKWARD,
+                N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
+                HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
+                NEED_INITIAL=grad_outer is not None, **_options(BACKWARD, u),
             )  # fmt: skip
             projections_backward_kernel[(sequences, SPREAD)](
-                parts, starts, grad_B, grad_C, blocks, tiles.numel(), N=states, NP=padded, TILE=tile, PARTS=8,
+                parts, ordinary, grad_B, grad_C, blocks, tiles.numel(), N=states, NP=padded, TILE=tile, PARTS=8,
                 num_warps=4,
             )  # fmt: skip
-        else:
-            grad_A, grad_D, grad_bias = grad_A.zero_(), grad_D.zero_(), grad_bias.zero_()
         return (
             grad_u,
             grad_delta,
