@@ -2,7 +2,8 @@
 
 `mamba_ssm`'s scan knows neither where packed sequences start nor an initial state. A program here takes a block of
 channels through one sequence after another: channels lie in the lanes of a warp and tokens in the registers of a lane,
-so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
+so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing
+waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
 
 The tokens of a tile are worked on together: their rows are loaded at once, and what depends on no state is computed
 once. Then a loop goes over the states; each takes its steps through the tile in registers, and is kept in memory till
