@@ -157,7 +157,9 @@ def _time(run: Run, inputs: dict[str, Tensor], title: str) -> None:
         torch.cuda.synchronize()
     times: dict[str, list[float]] = defaultdict(list)
     for event in profiler.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA and event.name.startswith("_"):
+        if event.device_type == torch.autograd.DeviceType.CUDA and (
+            event.name.startswith("_") or event.name.endswith("_kernel")
+        ):
             times[event.name].append(event.device_time)
     for name, spent in times.items():
         calls = len(spent) // 10

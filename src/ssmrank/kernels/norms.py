@@ -1,4 +1,4 @@
-"""Root-mean-square norms (Zhang & Sennrich 2019)."""
+"""Root-mean-square norms (Zhang & Sennrich 2019) and layer norms (Ba et al. 2016)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,29 @@ def add_rms_norm(
         return triton_norms.add_rms_norm(residual, update, weight, eps, dtype)
     total = residual if update is None else residual + update
     return rms_norm(total, weight, eps).to(dtype), total
+
+
+def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The layer norm of `[..., C]` residual + update over the last dimension.
+
+    Args:
+        residual: `[..., C]`.
+        update: `[..., C]` or None: there is nothing to add.
+        weight, bias: `[C]`.
+        eps: added to the variance.
+
+    Returns:
+        `[..., C]` in the wider dtype of the two, or float32 under autocast, as PyTorch's layer norm is.
+    """
+    if _triton_runs(residual, residual.shape[-1]):
+        from ssmrank.kernels import triton_norms
+
+        dtype = residual.dtype if update is None else torch.promote_types(residual.dtype, update.dtype)
+        if torch.is_autocast_enabled(residual.device.type):
+            dtype = torch.float32
+        return triton_norms.add_layer_norm(residual, update, weight, bias, eps, dtype)
+    total = residual if update is None else residual + update
+    return torch.nn.functional.layer_norm(total, weight.shape, weight, bias, eps)
 
 
 def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size: int | None = None) -> Tensor:

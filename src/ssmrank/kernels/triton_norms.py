@@ -1,12 +1,12 @@
-"""Root-mean-square norms on a GPU, in Triton, forward and backward, one kernel each.
+"""Root-mean-square and layer norms on a GPU, in Triton, forward and backward, one kernel each.
 
 The norm of a residual stream adds the layer's update to the stream as it reads it, and its backward pass adds the two
 gradients of the stream and rounds the sum for the update, so that a layer's residual costs no kernel besides its norm.
 Mamba-2's norm applies its gate as it reads.
 
 A program takes a whole row, or a group of channels of it. In the backward pass it takes a strided set of rows and sums
-the gradient of the weight over them in registers; what the programs have is summed last, in an order that depends on
-shapes alone. Everything is computed in float32, whatever the tensors hold. Nothing waits for the device, and the
+the gradients of weight and bias over them in registers; what the programs have is summed last, in an order that depends
+on shapes alone. Everything is computed in float32, whatever the tensors hold. Nothing waits for the device, and the
 launch depends on shapes alone, so a CUDA graph can hold it.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
@@ -90,6 +90,59 @@ def _add_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _layer_forward(  # type: ignore[no-untyped-def]
+    residual, update, weight, bias, y, total, means, scales, residual_stride, update_stride, channels, eps,
+    BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < channels
+    value = _load(residual, row, residual_stride, columns, mask)
+    if HAS_UPDATE:
+        # As in _add_forward.
+        rounded = (value + _load(update, row, update_stride, columns, mask)).to(total.dtype.element_ty)
+        if KEEP:
+            tl.store(total + row * channels + columns, rounded, mask=mask)
+        value = rounded.to(tl.float32)
+    mean = tl.sum(value, axis=0) / channels
+    value = tl.where(mask, value - mean, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / channels + eps)
+    if KEEP:
+        tl.store(means + row, mean)
+        tl.store(scales + row, scale)
+    value = value * scale * _load(weight, 0, 0, columns, mask) + _load(bias, 0, 0, columns, mask)
+    _store(y, row, channels, columns, value, mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _layer_backward(  # type: ignore[no-untyped-def]
+    total, weight, means, scales, grad_y, grad_residual, grad_update, grad_weight, grad_bias,
+    total_stride, grad_y_stride, rows, channels, BLOCK: tl.constexpr, HAS_GRAD_UPDATE: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < channels
+    factor = _load(weight, 0, 0, columns, mask)
+    weight_sum = tl.zeros([BLOCK], tl.float32)
+    bias_sum = tl.zeros([BLOCK], tl.float32)
+    for row in range(first, rows, tl.num_programs(0)):
+        mean, scale = tl.load(means + row), tl.load(scales + row)
+        grad = _load(grad_y, row, grad_y_stride, columns, mask)
+        # Behind the last channel the gradient is zero, whatever the unit.
+        unit = (_load(total, row, total_stride, columns, mask) - mean) * scale
+        weight_sum += grad * unit
+        bias_sum += grad
+        grad *= factor
+        along, shift = tl.sum(grad * unit, axis=0) / channels, tl.sum(grad, axis=0) / channels
+        grad = scale * (grad - shift - unit * along)
+        _store(grad_residual, row, channels, columns, grad, mask)
+        if HAS_GRAD_UPDATE:
+            _store(grad_update, row, channels, columns, grad, mask)
+    tl.store(grad_weight + first * channels + columns, weight_sum, mask=mask)
+    tl.store(grad_bias + first * channels + columns, bias_sum, mask=mask)
+
+
+@triton.jit
 def _gated_forward(  # type: ignore[no-untyped-def]
     x, z, weight, y, scales, x_stride, z_stride, channels, size, eps, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -140,6 +193,16 @@ def add_rms_norm(
         _rows(residual), None if update is None else _rows(update), weight.contiguous(), eps, dtype
     )
     return normed.view(shape), total.view(shape)
+
+
+def add_layer_norm(
+    residual: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """See `norms.add_layer_norm`; any leading dimensions, at most WIDEST channels, no float64."""
+    y: Tensor = _LayerNorm.apply(
+        _rows(residual), None if update is None else _rows(update), weight.contiguous(), bias.contiguous(), eps, dtype
+    )
+    return y.view(residual.shape)
 
 
 def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -> Tensor:
@@ -209,6 +272,51 @@ class _AddNorm(torch.autograd.Function):
         if update_dtype == residual_dtype:
             grad_update = grad_residual
         return grad_residual, grad_update, grad_weight.sum(0).to(weight.dtype), None, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, residual: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    ) -> Tensor:
+        rows, channels = residual.shape
+        keep, total = any(ctx.needs_input_grad), residual
+        if update is not None:
+            total_dtype = torch.promote_types(residual.dtype, update.dtype)
+            total = residual.new_empty(rows if keep else 0, channels, dtype=total_dtype)
+        y = residual.new_empty(rows, channels, dtype=dtype)
+        means, scales = residual.new_empty(2, rows, dtype=torch.float32)
+        if rows:
+            _layer_forward[(rows,)](
+                residual, update, weight, bias, y, total, means, scales,
+                residual.stride(0), 0 if update is None else update.stride(0), channels, eps,
+                HAS_UPDATE=update is not None, KEEP=keep, **_launch(channels),
+            )  # fmt: skip
+        ctx.save_for_backward(total, weight, bias, means, scales)
+        ctx.dtypes = residual.dtype, None if update is None else update.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        total, weight, bias, means, scales = ctx.saved_tensors
+        residual_dtype, update_dtype = ctx.dtypes
+        (rows, channels), programs = total.shape, min(len(total), PROGRAMS)
+        grad_y = _rows(grad_y)
+        grad_residual = total.new_empty(rows, channels, dtype=residual_dtype)
+        # Where the two have one dtype, they have one gradient.
+        apart = update_dtype not in (None, residual_dtype)
+        grad_update = total.new_empty(rows, channels, dtype=update_dtype) if apart else None
+        grad_weight, grad_bias = scales.new_empty(2, programs, channels)
+        if rows:
+            _layer_backward[(programs,)](
+                total, weight, means, scales, grad_y, grad_residual, grad_update, grad_weight, grad_bias,
+                total.stride(0), grad_y.stride(0), rows, channels, HAS_GRAD_UPDATE=apart, **_launch(channels),
+            )  # fmt: skip
+        if update_dtype == residual_dtype:
+            grad_update = grad_residual
+        weight_sum, bias_sum = grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(bias.dtype)
+        return grad_residual, grad_update, weight_sum, bias_sum, None, None
 
 
 class _GatedNorm(torch.autograd.Function):

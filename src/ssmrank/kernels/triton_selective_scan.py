@@ -1,297 +1,55 @@
 """The selective scan over packed sequences on a GPU, in Triton, forward and backward.
 
 `mamba_ssm`'s scan knows neither where packed sequences start nor an initial state. A program here takes a block of
-channels through one sequence after another: channels lie in the lanes of a warp and the N states of a channel in the
-registers of its lane, so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections
-leave them. Nothing waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
+channels through one sequence after another: channels lie in the lanes of a warp and tokens in the registers of a lane,
+so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing
+waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
 
-The backward pass goes through a sequence from its end in chunks, whose first states the forward pass stored. It runs
-a chunk forward once more, stores the state of every second step in scratch memory (small enough for the L2 cache), and
-then takes two steps at a time back with all that they need in registers.
+The tokens of a tile are worked on together: their rows are loaded at once, and what depends on no state is computed
+once. Then a loop goes over the states; each takes its steps through the tile in registers, and is kept in memory till
+the next tile. The backward pass goes through a sequence from its end in chunks, whose first states the forward pass
+stored, and runs a chunk's tiles but the last forward once more. Sums over the channels for the gradients of B and C are
+written for each tile and block of channels, and summed last, so that the result is the same in every run. Where there
+are few sequences, segments of them are run in parallel (see `triton_scan_segments`).
 
-On one H100 in bfloat16, 64 sequences of 512 tokens, 2048 channels and 16 states take 0.9 ms forward and 4.4 ms
-backward (255 registers a thread). Slower: states spread over lanes, more warps a program, sums over channels on tensor
-cores, fewer registers for more programs at a time (5.0 ms with 208, 6.0 with 168, 8.6 with 128), chunks of 16 or 64.
+Kernels are compiled for the numbers of channels and states and for strides, all of which are a model's.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.packing import chosen_states
+from ssmrank.kernels.triton_scan_backward import backward_kernel
+from ssmrank.kernels.triton_scan_forward import forward_kernel
+from ssmrank.kernels.triton_scan_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
+from ssmrank.kernels.triton_scan_tiles import SPREAD, projections_backward_kernel, projections_kernel
+
 CHUNK = 32
-"""Steps between stored states, a multiple of 2."""
+"""Steps between stored states, a multiple of both tiles."""
 
-BLOCK = 32
-"""Channels of a program: the lanes of a warp."""
+FORWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "AHEAD": 1}
+BACKWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "AHEAD": 1, "maxnreg": 208}
+"""Channels of a program, 32 or 64; steps of a tile, 4, 8 or 16; whether the next state's numbers are loaded early."""
 
-FOLD = torch.version.hip is None
-"""Whether sums over the lanes of a warp are folded with NVIDIA's exchange between lanes."""
+PTX = torch.version.hip is None
+"""Whether to load four values at once, and to sum over the lanes of a warp, with NVIDIA's own instructions."""
+
+SEGMENT = 64
+"""Tokens of a segment, a multiple of CHUNK, where sequences are too few to fill the GPU; 0: none are cut."""
+
+ENOUGH = 24 * 2048
+"""Sequences times channels that do fill it."""
 
 PROGRAMS = 8192
 """About how many programs a launch should have where there are sequences enough."""
-
-LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
-LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def _softplus(x):  # type: ignore[no-untyped-def]
-    """log(1 + e^x) with a small relative error at both ends (Kahan's log1p)."""
-    small = tl.exp2(-tl.abs(x) * LOG2_E)
-    one = 1.0 + small
-    rest = tl.where(one == 1.0, small, tl.log(one) * (small / tl.where(one == 1.0, 1.0, one - 1.0)))
-    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) + rest
-
-
-@triton.jit
-def _sigmoid(x):  # type: ignore[no-untyped-def]
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2_E))
-
-
-@triton.jit
-def _row(base, token, stride, columns, mask):  # type: ignore[no-untyped-def]
-    return tl.load(base + token * stride + columns, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _fold(values, lane, HALF: tl.constexpr, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`[2 HALF, 32]` to `[HALF, 32]`: lanes DISTANCE apart add their values and keep half of the rows each."""
-    low, high = tl.split(tl.permute(tl.reshape(values, [2, HALF, 32]), [1, 2, 0]))
-    upper = (lane & DISTANCE)[None, :] != 0
-    return tl.where(upper, high, low) + _from_lane(tl.where(upper, low, high), DISTANCE)
-
-
-@triton.jit
-def _from_lane(values, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The values of the lane whose number differs in the bit DISTANCE."""
-    return tl.inline_asm_elementwise(
-        "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;",
-        "=f,f,r",
-        [values, DISTANCE],
-        dtype=tl.float32,
-        is_pure=True,
-        pack=1,
-    )
-
-
-@triton.jit
-def _store_sums(base, values, lane, n, N: tl.constexpr, NP: tl.constexpr, real, FOLD: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Stores the sums over lanes of `values`, `[NP, 32]`.
-
-    A sum of NP rows over 32 lanes takes 5 NP exchanges between lanes when each row is summed by itself. Here lanes
-    halve between them the rows that they sum: NP exchanges, and a lane ends with one row's sum.
-    """
-    if FOLD and NP == 16:
-        folded = _fold(_fold(_fold(_fold(values, lane, 8, 16), lane, 4, 8), lane, 2, 4), lane, 1, 2)
-        folded += _from_lane(folded, 1)
-        row = lane // 2
-        mask = real & (lane % 2 == 0) & (row < N)
-        tl.store(base + row[None, :], folded, mask=mask[None, :])
-    else:
-        tl.store(base + n, tl.sum(values, axis=1), mask=real & (n < N))
-
-
-@triton.jit
-def _lanes(values):  # type: ignore[no-untyped-def]
-    """Number of the lane that holds each of the values."""
-    return tl.inline_asm_elementwise("mov.u32 $0, %laneid;", "=r,f", [values], dtype=tl.int32, is_pure=True, pack=1)
-
-
-@triton.jit(do_not_specialize=["channels"])
-def _forward_kernel(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, D, z, bias, starts, initial, index, y, final, stored,
-    u_stride, delta_stride, B_stride, C_stride, z_stride, sequences, groups, channels,
-    N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr,
-    NEED_FINAL: tl.constexpr, STORE: tl.constexpr,
-):  # fmt: skip
-    d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    n = tl.arange(0, NP)
-    d_mask, n_mask = d < channels, n < N
-    mask = n_mask[:, None] & d_mask[None, :]
-    place = n[:, None] * channels + d[None, :]
-    plane = channels.to(tl.int64) * N
-    rates = tl.load(A + place, mask=mask, other=0.0) * LOG2_E
-    skip = tl.zeros([BLOCK], tl.float32)
-    if HAS_D:
-        skip = tl.load(D + d, mask=d_mask, other=0.0)
-    shift = tl.zeros([BLOCK], tl.float32)
-    if HAS_BIAS:
-        shift = tl.load(bias + d, mask=d_mask, other=0.0)
-    for sequence in range(tl.program_id(1), sequences, groups):
-        start = tl.load(starts + sequence)
-        end = tl.load(starts + sequence + 1)
-        state = tl.zeros([NP, BLOCK], tl.float32)
-        if HAS_INDEX:
-            row = tl.load(index + sequence)
-            state = tl.load(initial + row * plane + place, mask=mask & (row >= 0), other=0.0)
-        elif HAS_INITIAL:
-            state = tl.load(initial + sequence * plane + place, mask=mask, other=0.0)
-        for chunk in range(0, tl.cdiv(end - start, CHUNK)):
-            if STORE:
-                tl.store(stored + (start // CHUNK + sequence + chunk) * plane + place, state, mask=mask)
-            first = start + chunk * CHUNK
-            for token in range(first, tl.minimum(first + CHUNK, end)):
-                step = _softplus(_row(delta, token, delta_stride, d, d_mask) + shift)
-                value = _row(u, token, u_stride, d, d_mask)
-                b = _row(B, token, B_stride, n, n_mask)
-                c = _row(C, token, C_stride, n, n_mask)
-                state = tl.exp2(step[None, :] * rates) * state + (step * value)[None, :] * b[:, None]
-                out = tl.sum(state * c[:, None], axis=0) + skip * value
-                if HAS_Z:
-                    gate = _row(z, token, z_stride, d, d_mask)
-                    out = out * gate * _sigmoid(gate)
-                tl.store(y + token * channels + d, out.to(y.dtype.element_ty), mask=d_mask)
-        if NEED_FINAL:
-            tl.store(final + sequence * plane + place, state, mask=mask)
-
-
-@triton.jit
-def _again(  # type: ignore[no-untyped-def]
-    token, end, state, rates, shift, u, delta, B, u_stride, delta_stride, B_stride, channels, d, n,
-    N: tl.constexpr,
-):  # fmt: skip
-    """One step forward again; behind the sequence's end nothing decays and nothing is added."""
-    real = token < end
-    inside, n_inside = d < tl.where(real, channels, 0), n < tl.where(real, N, 0)
-    pre = _row(delta, token, delta_stride, d, inside) + shift
-    step = tl.where(real, _softplus(pre), 0.0)
-    value = _row(u, token, u_stride, d, inside)
-    b = _row(B, token, B_stride, n, n_inside)
-    decay = tl.exp2(step[None, :] * rates)
-    decayed = decay * state
-    return decayed + (step * value)[None, :] * b[:, None], decay, decayed, pre, step, value
-
-
-@triton.jit
-def _back(  # type: ignore[no-untyped-def]
-    token, end, carry, rates_grad, skip_grad, shift_grad, decay, decayed, pre, step, value, rates, skip,
-    B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z, B_stride, C_stride, z_stride, grad_stride,
-    channels, d, n, lane, N: tl.constexpr, NP: tl.constexpr, HAS_Z: tl.constexpr, FOLD: tl.constexpr,
-):  # fmt: skip
-    """One step back: writes the gradients at a token, returns those that go on."""
-    real = token < end
-    inside, n_inside = d < tl.where(real, channels, 0), n < tl.where(real, N, 0)
-    b = _row(B, token, B_stride, n, n_inside)
-    c = _row(C, token, C_stride, n, n_inside)
-    grad = _row(grad_y, token, grad_stride, d, inside)
-    drive = step * value
-    state = decayed + drive[None, :] * b[:, None]
-    if HAS_Z:
-        gate = _row(z, token, z_stride, d, inside)
-        open_ = _sigmoid(gate)
-        out = tl.sum(state * c[:, None], axis=0) + skip * value
-        slope = open_ * (1.0 + gate * (1.0 - open_))
-        tl.store(grad_z + token * channels + d, (grad * out * slope).to(grad_z.dtype.element_ty), mask=inside)
-        grad = grad * gate * open_
-    carry += grad[None, :] * c[:, None]
-    _store_sums(grad_C + token * N, grad[None, :] * state, lane, n, N, NP, real, FOLD)
-    _store_sums(grad_B + token * N, carry * drive[None, :], lane, n, N, NP, real, FOLD)
-    drive_grad = tl.sum(carry * b[:, None], axis=0)
-    product = carry * decayed
-    rates_grad += product * step[None, :]
-    step_grad = tl.sum(product * rates, axis=0) * LN_2 + drive_grad * value
-    pre_grad = tl.where(real, step_grad * _sigmoid(pre), 0.0)
-    u_grad = drive_grad * step + grad * skip
-    tl.store(grad_delta + token * channels + d, pre_grad.to(grad_delta.dtype.element_ty), mask=inside)
-    tl.store(grad_u + token * channels + d, u_grad.to(grad_u.dtype.element_ty), mask=inside)
-    return carry * decay, rates_grad, skip_grad + grad * value, shift_grad + pre_grad
-
-
-@triton.jit(do_not_specialize=["channels"])
-def _backward_kernel(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, D, z, bias, starts, stored, scratch, grad_y, grad_final,
-    grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial,
-    u_stride, delta_stride, B_stride, C_stride, z_stride, grad_stride, tokens, sequences, groups, channels,
-    N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr,
-    FOLD: tl.constexpr,
-):  # fmt: skip
-    block, group = tl.program_id(0), tl.program_id(1)
-    d = block * BLOCK + tl.arange(0, BLOCK)
-    n = tl.arange(0, NP)
-    d_mask, n_mask = d < channels, n < N
-    mask = n_mask[:, None] & d_mask[None, :]
-    place = n[:, None] * channels + d[None, :]
-    plane = channels.to(tl.int64) * N
-    rates = tl.load(A + place, mask=mask, other=0.0) * LOG2_E
-    skip = tl.zeros([BLOCK], tl.float32)
-    if HAS_D:
-        skip = tl.load(D + d, mask=d_mask, other=0.0)
-    shift = tl.zeros([BLOCK], tl.float32)
-    if HAS_BIAS:
-        shift = tl.load(bias + d, mask=d_mask, other=0.0)
-    # Each block of channels sums the gradients of B and C for itself.
-    grad_B += block.to(tl.int64) * tokens * N
-    grad_C += block.to(tl.int64) * tokens * N
-    # Rows of an odd length: the compiler then gives each lane one channel, not four.
-    PLANE: tl.constexpr = NP * (BLOCK + 1)
-    own = (group.to(tl.int64) * tl.num_programs(0) + block) * (CHUNK // 2 * PLANE)
-    kept = scratch + own + n[:, None] * (BLOCK + 1) + tl.arange(0, BLOCK)[None, :]
-    rates_grad = tl.zeros([NP, BLOCK], tl.float32)
-    lane = tl.arange(0, BLOCK)
-    if FOLD:
-        # Lanes exchange values by their numbers: where the compiler has not laid a channel into each, all is NaN.
-        misplaced = tl.sum((_lanes(rates) != lane[None, :]).to(tl.int32))
-        rates = tl.where(misplaced == 0, rates, float("nan"))
-    skip_grad = tl.zeros([BLOCK], tl.float32)
-    shift_grad = tl.zeros([BLOCK], tl.float32)
-    for sequence in range(group, sequences, groups):
-        start = tl.load(starts + sequence)
-        end = tl.load(starts + sequence + 1)
-        carry = tl.zeros([NP, BLOCK], tl.float32)
-        if HAS_FINAL:
-            carry = tl.load(grad_final + sequence * plane + place, mask=mask, other=0.0)
-        chunks = tl.cdiv(end - start, CHUNK)
-        for chunk_back in range(0, chunks):
-            chunk = chunks - 1 - chunk_back
-            first = start + chunk * CHUNK
-            pairs = tl.cdiv(tl.minimum(end - first, CHUNK), 2)
-            state = tl.load(stored + (start // CHUNK + sequence + chunk) * plane + place, mask=mask, other=0.0)
-            for pair in range(0, pairs):
-                tl.store(kept + pair * PLANE, state)
-                for token in range(first + pair * 2, first + pair * 2 + 2):
-                    state, _, _, _, _, _ = _again(
-                        token, end, state, rates, shift, u, delta, B, u_stride, delta_stride, B_stride,
-                        channels, d, n, N,
-                    )  # fmt: skip
-            tl.debug_barrier()
-            for pair_back in range(0, pairs):
-                pair = pairs - 1 - pair_back
-                token = first + pair * 2
-                state = tl.load(kept + pair * PLANE)
-                state, decay0, decayed0, pre0, step0, value0 = _again(
-                    token, end, state, rates, shift, u, delta, B, u_stride, delta_stride, B_stride,
-                    channels, d, n, N,
-                )  # fmt: skip
-                state, decay1, decayed1, pre1, step1, value1 = _again(
-                    token + 1, end, state, rates, shift, u, delta, B, u_stride, delta_stride, B_stride,
-                    channels, d, n, N,
-                )  # fmt: skip
-                carry, rates_grad, skip_grad, shift_grad = _back(
-                    token + 1, end, carry, rates_grad, skip_grad, shift_grad, decay1, decayed1, pre1, step1,
-                    value1, rates, skip, B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z,
-                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, lane, N, NP, HAS_Z, FOLD,
-                )  # fmt: skip
-                carry, rates_grad, skip_grad, shift_grad = _back(
-                    token, end, carry, rates_grad, skip_grad, shift_grad, decay0, decayed0, pre0, step0,
-                    value0, rates, skip, B, C, z, grad_y, grad_u, grad_delta, grad_B, grad_C, grad_z,
-                    B_stride, C_stride, z_stride, grad_stride, channels, d, n, lane, N, NP, HAS_Z, FOLD,
-                )  # fmt: skip
-            tl.debug_barrier()
-        if HAS_INITIAL:
-            tl.store(grad_initial + sequence * plane + place, carry, mask=mask)
-    tl.store(grad_A + group * plane + place, rates_grad, mask=mask)
-    tl.store(grad_D + group * channels + d, skip_grad, mask=d_mask)
-    tl.store(grad_bias + group * channels + d, shift_grad, mask=d_mask)
 
 
 def selective_scan(
@@ -334,76 +92,200 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _grid(channels: int, sequences: int) -> tuple[int, int]:
+def _grid(channels: int, sequences: int, block: int) -> tuple[int, int]:
     """Blocks of channels, and groups of sequences."""
-    blocks = triton.cdiv(channels, BLOCK)
+    blocks = triton.cdiv(channels, block)
     return blocks, max(1, min(sequences, triton.cdiv(PROGRAMS, blocks)))
+
+
+def _slots(tokens: int, sequences: int, size: int) -> int:
+    """How many tiles or chunks of this size sequences of any lengths have, numbered start // size + sequence + own."""
+    return tokens // size + sequences + 1
+
+
+def _stored(A: Tensor, starts: Tensor, tokens: int) -> Tensor:
+    return A.new_empty(_slots(tokens, len(starts) - 1, CHUNK), *A.shape)
+
+
+def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
+    """B and C as `[slots, N, 2, tile]`, see `triton_scan_tiles`."""
+    (tokens, states), sequences = B.shape, len(starts) - 1
+    tiles = B.new_empty(_slots(tokens, sequences, tile), states, 2, tile, dtype=torch.float32)
+    projections_kernel[(sequences, SPREAD)](
+        B, C, starts, tiles, B.stride(0), C.stride(0), N=states, NP=triton.next_power_of_2(states), TILE=tile,
+        num_warps=1,
+    )  # fmt: skip
+    return tiles
+
+
+class _Kept(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    stored: Tensor | None
+    """States at the beginnings of chunks, but for the first of a sequence."""
+    segments: Tensor | None = None
+    """Where segments start, if there are too few sequences."""
+    states: Tensor | None = None
+    """The states that segments begin with."""
+    totals: Tensor | None = None
+    """Sums of the segments' step sizes."""
+
+
+def _segments(starts: Tensor, tokens: int, channels: int) -> Tensor | None:
+    """Where segments start, `[segments + 1]`; None where there are sequences enough."""
+    sequences = len(starts) - 1
+    if not SEGMENT or tokens < 2 * SEGMENT * sequences or channels * sequences >= ENOUGH:
+        return None
+    segments = starts.new_empty(_slots(tokens, sequences, SEGMENT))
+    table_kernel[(sequences,)](starts, segments, sequences, SEGMENT=SEGMENT, BLOCK=64, num_warps=1)
+    return segments
 
 
 def _forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
     initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, _Kept]:  # fmt: skip
     (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
     y = u.new_empty(tokens, channels) if out is None else out
     final = A.new_empty(sequences, states, channels) if need_final else None
-    # A sequence's stored states begin at start // CHUNK + its number: apart from the next one's, whatever lengths.
-    stored = A.new_empty(tokens // CHUNK + sequences + 1, states, channels) if keep else None
-    grid = _grid(channels, sequences)
-    if sequences:
-        _forward_kernel[grid](
-            u, delta, A, B, C, D, z, bias, starts, initial, index, y, final, stored,
-            u.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
-            sequences, grid[1], channels,
-            N=states, NP=triton.next_power_of_2(states), BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None,
-            HAS_Z=z is not None, HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None,
-            HAS_INDEX=index is not None, NEED_FINAL=need_final, STORE=keep, num_warps=BLOCK // 32,
-        )  # fmt: skip
-    return y, final, stored
+    if not sequences:
+        return y, final, _Kept(None)
+    segments = _segments(starts, tokens, channels)
+    if segments is not None:
+        if index is not None:
+            initial = chosen_states(initial, index)
+        tiles = _tiles(B, C, segments, FORWARD["TILE"])
+        begun, totals = _segment_states(u, delta, A, bias, initial, starts, segments, tiles, final)
+        stored = _stored(A, segments, tokens) if keep else None
+        _launch_forward(u, delta, A, tiles, D, z, bias, begun, segments, None, y, None, stored)
+        return y, final, _Kept(stored, segments, begun, totals)
+    stored = _stored(A, starts, tokens) if keep else None
+    tiles = _tiles(B, C, starts, FORWARD["TILE"])
+    _launch_forward(u, delta, A, tiles, D, z, bias, initial, starts, index, y, final, stored)
+    return y, final, _Kept(stored)
+
+
+def _launch_forward(
+    u: Tensor, delta: Tensor, A: Tensor, tiles: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
+    initial: Tensor | None, starts: Tensor, index: Tensor | None, y: Tensor, final: Tensor | None,
+    stored: Tensor | None,
+) -> None:  # fmt: skip
+    channels, states, sequences = u.shape[1], A.shape[0], len(starts) - 1
+    _, groups = grid = _grid(channels, sequences, FORWARD["BLOCK"])
+    running = A.new_empty(groups, states, channels)
+    forward_kernel[grid](
+        u, delta, A, D, z, bias, starts, initial, index, tiles, y, final, stored, running,
+        sequences, groups, u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), channels,
+        N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
+        HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_FINAL=final is not None,
+        STORE=stored is not None, **_options(FORWARD, u),
+    )  # fmt: skip
+
+
+def _options(settings: dict[str, int], u: Tensor) -> dict[str, Any]:
+    return {**settings, "EVEN": u.shape[1] % settings["BLOCK"] == 0, "PTX": PTX and u.is_cuda, "num_warps": 1}
+
+
+def _segment_states(
+    u: Tensor, delta: Tensor, A: Tensor, bias: Tensor | None, initial: Tensor | None, starts: Tensor,
+    segments: Tensor, tiles: Tensor, final: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The states that segments begin with, and the sums of their step sizes; fills the final states."""
+    channels, states, count = u.shape[1], A.shape[0], len(segments) - 1
+    ends, totals = A.new_empty(count, states, channels), A.new_empty(count, channels)
+    ends_kernel[(triton.cdiv(channels, FORWARD["BLOCK"]), count)](
+        u, delta, A, bias, segments, tiles, ends, totals, u.stride(0), delta.stride(0), channels,
+        N=states, HAS_BIAS=bias is not None, **_options(FORWARD, u),
+    )  # fmt: skip
+    return _joined(A, starts, totals, ends, initial, final, back=False), totals
+
+
+def _segment_gradients(
+    delta: Tensor, A: Tensor, z: Tensor | None, bias: Tensor | None, starts: Tensor, kept: _Kept, tiles: Tensor,
+    grad_y: Tensor, grad_final: Tensor | None, grad_initial: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The gradients of segments' last states; fills those of the initial states."""
+    assert kept.segments is not None and kept.totals is not None
+    channels, states, count = delta.shape[1], A.shape[0], len(kept.segments) - 1
+    beginnings = A.new_empty(count, states, channels)
+    beginnings_kernel[(triton.cdiv(channels, BACKWARD["BLOCK"]), count)](
+        delta, A, z, bias, kept.segments, tiles, grad_y, beginnings,
+        delta.stride(0), 0 if z is None else z.stride(0), grad_y.stride(0), channels,
+        N=states, HAS_Z=z is not None, HAS_BIAS=bias is not None, **_options(BACKWARD, delta),
+    )  # fmt: skip
+    return _joined(A, starts, kept.totals, beginnings, grad_final, grad_initial, back=True)
+
+
+def _joined(
+    A: Tensor, starts: Tensor, totals: Tensor, parts: Tensor, outer: Tensor | None, result: Tensor | None, *, back: bool
+) -> Tensor:
+    (states, channels), sequences = A.shape, len(starts) - 1
+    joined = torch.empty_like(parts)
+    join_kernel[(triton.cdiv(channels, 32), sequences)](
+        A, starts, totals, parts, outer, joined, result, channels,
+        N=states, NP=triton.next_power_of_2(states), BLOCK=32, SEGMENT=SEGMENT, BACK=back,
+        HAS_OUTER=outer is not None, HAS_RESULT=result is not None, PTX=PTX and A.is_cuda, num_warps=4,
+    )  # fmt: skip
+    return joined
 
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        y, final, stored = _forward(*arguments, keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(*arguments[:-1], stored)
+        y, final, kept = _forward(*arguments, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.set_materialize_grads(False)
         return y, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, z, bias, initial, starts, stored = ctx.saved_tensors
-        (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
+        u, delta, A, B, C, D, z, bias, initial, starts, *saved = ctx.saved_tensors
+        kept = _Kept(*saved)
+        (tokens, channels), states = u.shape, A.shape[0]
         grad_y = u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
         grad_final = None if grad_final is None else grad_final.float().contiguous()
-        grid = _grid(channels, sequences)
-        blocks, groups = grid
-        padded = triton.next_power_of_2(states)
-        scratch = A.new_empty(blocks * groups, CHUNK // 2, padded, BLOCK + 1)
         grad_u, grad_delta = u.new_empty(tokens, channels), delta.new_empty(tokens, channels)
         grad_z = None if z is None else z.new_empty(tokens, channels)
-        grad_B, grad_C = A.new_empty(blocks, tokens, states), A.new_empty(blocks, tokens, states)
-        grad_A = A.new_empty(groups, states, channels)
-        grad_D, grad_bias = A.new_empty(groups, channels), A.new_empty(groups, channels)
+        grad_B, grad_C = B.new_empty(tokens, states), C.new_empty(tokens, states)
         grad_initial = None if initial is None else torch.empty_like(initial)
+        ordinary = starts if kept.segments is None else kept.segments
+        sequences, tile = len(ordinary) - 1, BACKWARD["TILE"]
+        blocks, groups = grid = _grid(channels, sequences, BACKWARD["BLOCK"])
+        grad_A = A.new_zeros(groups, states, channels)
+        filled = A.new_empty if sequences else A.new_zeros
+        grad_D, grad_bias = filled(groups, channels), filled(groups, channels)
         if sequences:
-            _backward_kernel[grid](
-                u, delta, A, B, C, D, z, bias, starts, stored, scratch, grad_y, grad_final,
-                grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial,
-                u.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
-                grad_y.stride(0), tokens, sequences, groups, channels,
-                N=states, NP=padded, BLOCK=BLOCK, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None,
-                HAS_BIAS=bias is not None, HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
-                FOLD=FOLD and u.is_cuda, num_warps=BLOCK // 32,
+            padded = triton.next_power_of_2(states)
+            tiles = _tiles(B, C, ordinary, tile)
+            parts = A.new_empty(blocks, *tiles.shape)
+            scratch = A.new_empty(groups, CHUNK // tile, states, channels)
+            grad_outer = grad_initial
+            if kept.segments is not None:
+                grad_final = _segment_gradients(
+                    delta, A, z, bias, starts, kept, tiles, grad_y, grad_final, grad_initial
+                )
+                initial, grad_outer = kept.states, None
+            backward_kernel[grid](
+                u, delta, A, D, z, bias, ordinary, initial, tiles, kept.stored, scratch, grad_y, grad_final,
+                grad_u, grad_delta, grad_A, parts, grad_D, grad_z, grad_bias, grad_outer,
+                len(tiles), sequences, groups,
+                u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), grad_y.stride(0), channels,
+                N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
+                HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
+                NEED_INITIAL=grad_outer is not None, **_options(BACKWARD, u),
+            )  # fmt: skip
+            projections_backward_kernel[(sequences, SPREAD)](
+                parts, ordinary, grad_B, grad_C, blocks, tiles.numel(), N=states, NP=padded, TILE=tile, PARTS=8,
+                num_warps=4,
             )  # fmt: skip
         return (
             grad_u,
             grad_delta,
             grad_A.sum(0),
-            grad_B.sum(0).to(B.dtype),
-            grad_C.sum(0).to(C.dtype),
+            grad_B,
+            grad_C,
             None if D is None else grad_D.sum(0),
             grad_z,
             None if bias is None else grad_bias.sum(0),

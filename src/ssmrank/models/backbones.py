@@ -13,10 +13,13 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.bert.modeling_bert import BertOutput, BertSelfOutput
+from transformers.models.electra.modeling_electra import ElectraOutput, ElectraSelfOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.roberta.modeling_roberta import RobertaOutput, RobertaSelfOutput
 
 from ssmrank.errors import UserError
-from ssmrank.kernels.norms import rms_norm
+from ssmrank.kernels.norms import add_layer_norm, rms_norm
 from ssmrank.models import attention, last_layer, mamba_ssm_format
 from ssmrank.models.bart import bart_first, bart_forward
 from ssmrank.models.mamba import mamba1_forward, mamba2_forward
@@ -101,10 +104,39 @@ class _RMSNorm(LlamaRMSNorm):
         return rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
+class _LayerNorm(torch.nn.LayerNorm):
+    """PyTorch's layer norm, with a faster backward pass on a GPU."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return add_layer_norm(hidden_states, None, self.weight, self.bias, self.eps)
+
+
+class _AddNorm:
+    """BERT's layer norm of what a layer's parts put out and what went in, the addition within the norm."""
+
+    dense: torch.nn.Linear
+    dropout: torch.nn.Dropout
+    LayerNorm: torch.nn.LayerNorm
+
+    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+        update, norm = self.dropout(self.dense(hidden_states)), self.LayerNorm
+        return add_layer_norm(input_tensor, update, norm.weight, norm.bias, norm.eps)
+
+
+_ADD_NORMS: dict[type[torch.nn.Module], type] = {
+    kind: type(f"_{kind.__name__}", (_AddNorm, kind), {})
+    for kind in (BertOutput, BertSelfOutput, ElectraOutput, ElectraSelfOutput, RobertaOutput, RobertaSelfOutput)
+}
+
+
 def _with_own_norms(backbone: PreTrainedModel) -> PreTrainedModel:
     for module in backbone.modules():
         if type(module) is LlamaRMSNorm:
             module.__class__ = _RMSNorm
+        elif type(module) is torch.nn.LayerNorm and module.elementwise_affine:
+            module.__class__ = _LayerNorm
+        elif type(module) in _ADD_NORMS:
+            module.__class__ = _ADD_NORMS[type(module)]
     return backbone
 
 

@@ -46,6 +46,87 @@ def check_add(device: str, rows: int, channels: int, update: bool) -> None:
         assert_close(got, expected, 2e-6)
 
 
+def leaf(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    return tensor.to(device, dtype).requires_grad_()
+
+
+def wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double().requires_grad_()
+
+
+def near(got: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> None:
+    """As close as rounding the result to `dtype` leaves it (the interpreter truncates): computed in float32."""
+    assert got is not None and expected is not None
+    assert got.dtype == dtype
+    scale = float(expected.detach().abs().max())
+    relative = 0.0 if dtype != BF16 else 2**-8 if got.is_cuda else 2**-7
+    torch.testing.assert_close(got.detach().cpu().double(), expected.detach(), rtol=relative, atol=3e-6 * scale)
+
+
+def layer_reference(residual: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    total = residual if update is None else residual + update
+    return torch.nn.functional.layer_norm(total, weight.shape, weight, bias, EPS)
+
+
+def check_layer(device: str, rows: int, channels: int, update: bool) -> None:
+    random = Random(channels)
+    wide_shape, shape = (rows, channels), (channels,)
+    shapes = {"residual": wide_shape, "update": wide_shape, "weight": shape, "bias": shape}
+    inputs = {name: random(*shape) for name, shape in shapes.items() if update or name != "update"}
+    inputs["residual"] = inputs["residual"] + 5
+
+    def kernel(residual: Tensor, weight: Tensor, bias: Tensor, update: Tensor | None = None) -> Tensor:
+        assert torch.empty(3).isnan().all()
+        moved = residual.to(device), None if update is None else update.to(device), weight.to(device), bias.to(device)
+        return triton_norms.add_layer_norm(*moved, EPS, torch.float32).cpu()
+
+    def plain(residual: Tensor, weight: Tensor, bias: Tensor, update: Tensor | None = None) -> Tensor:
+        return layer_reference(residual, update, weight, bias)
+
+    expected = values_and_gradients(plain, inputs, torch.float64)
+    assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, 4e-6)
+    with torch.no_grad():
+        single = {name: tensor.float() for name, tensor in inputs.items()}
+        near(kernel(**single), plain(**inputs), torch.float32)
+
+
+def check_layer_of_mixed_types(device: str, stream: torch.dtype, weights: torch.dtype) -> None:
+    """A bfloat16 update to a stream, both strided; the norm in bfloat16."""
+    rows, channels = 9, 40
+    random = Random(0)
+    residual = leaf(random(rows, channels), stream, device)
+    joint = leaf(random(rows, 2 * channels), BF16, device)
+    weight, bias = (leaf(random(channels), weights, device) for _ in range(2))
+    exact = [wide(tensor) for tensor in (residual, joint, weight, bias)]
+    normed = triton_norms.add_layer_norm(residual, joint[:, channels:], weight, bias, EPS, BF16)
+    summed = exact[0] + exact[1][:, channels:]
+    # A bfloat16 stream is normed as it is rounded.
+    total = (residual + joint[:, channels:]).detach().cpu()
+    if stream == BF16 and device == "cpu":
+        total = triton_norms.add_rms_norm(residual, joint[:, channels:], weight, EPS, BF16)[1].detach()
+    summed = summed + (total.double() - summed).detach()
+    expected = layer_reference(summed, None, exact[2], exact[3])
+    near(normed, expected, BF16)
+    grad = random(rows, channels).to(BF16)
+    normed.backward(grad.to(device))
+    expected.backward(grad.double())
+    for got, want, dtype in zip((residual, joint, weight, bias), exact, (stream, BF16, weights, weights), strict=True):
+        near(got.grad, want.grad, dtype)
+
+
+def check_layer_edges(device: str) -> None:
+    """No rows, more than two dimensions, and a gradient that is broadcast."""
+    ones = torch.ones(16, device=device)
+    for shape in ((0, 16), (2, 3, 16)):
+        residual = Random(0)(*shape).float().to(device).requires_grad_()
+        normed = triton_norms.add_layer_norm(residual, None, ones, ones, EPS, torch.float32)
+        assert normed.shape == shape
+        normed.sum().backward()
+        assert residual.grad is not None and residual.grad.shape == shape and residual.grad.isfinite().all()
+    zeros = torch.zeros(2, 16, device=device)
+    assert torch.equal(triton_norms.add_layer_norm(zeros, zeros, ones, ones, 1e-5, torch.float32), zeros + 1)
+
+
 def check_gated(device: str, rows: int, channels: int, size: int) -> None:
     random = Random(channels + size)
     inputs: dict[str, Tensor | None] = {
@@ -64,23 +145,6 @@ def check_gated(device: str, rows: int, channels: int, size: int) -> None:
 
     expected = values_and_gradients(plain, inputs, torch.float64)
     assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, 2e-6)
-
-
-def leaf(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    return tensor.to(device, dtype).requires_grad_()
-
-
-def wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().double().requires_grad_()
-
-
-def near(got: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> None:
-    """As close as rounding the result to `dtype` leaves it (the interpreter truncates): computed in float32."""
-    assert got is not None and expected is not None
-    assert got.dtype == dtype
-    scale = float(expected.detach().abs().max())
-    relative = 0.0 if dtype != BF16 else 2**-8 if got.is_cuda else 2**-7
-    torch.testing.assert_close(got.detach().cpu().double(), expected.detach(), rtol=relative, atol=3e-6 * scale)
 
 
 def check_add_of_mixed_types(device: str, stream: torch.dtype, weights: torch.dtype) -> None:
@@ -205,26 +269,73 @@ def check_models() -> None:
     assert calls
 
 
+def check_encoders() -> None:
+    """Small encoders and an OPT on the CPU with these layer norms equal those without."""
+    from transformers import AutoConfig
+
+    from ssmrank.models import backbones
+    from ssmrank.models.packing import pack
+
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 11}
+    dropouts = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"), 0.0)
+    sizes: dict[str, dict[str, Any]] = {
+        "bert": {"intermediate_size": 24},
+        "electra": {"intermediate_size": 24, "embedding_size": 16},
+        "roberta": {"intermediate_size": 24, "max_position_embeddings": 20},
+        "opt": {"ffn_dim": 24, "word_embed_proj_dim": 16, "do_layer_norm_before": False, "max_position_embeddings": 20},
+    }
+    packed = pack([torch.arange(5).numpy(), torch.arange(3, 10).numpy()])
+    for kind, own in sizes.items():
+        torch.manual_seed(0)
+        model = backbones.random_backbone(AutoConfig.for_model(kind, **small, **own, **dropouts)).train()
+        calls: list[int] = []
+        found: list[dict[str, Tensor]] = []
+        for triton_runs in (False, True):
+            model.zero_grad()
+            original = norms._triton_runs
+            if triton_runs:
+                norms._triton_runs = lambda x, size, calls=calls: calls.append(size) is None  # type: ignore[assignment]
+            try:
+                hidden = backbones.packed_forward(model, packed)
+                (hidden * Random(5)(*hidden.shape).float()).sum().backward()
+            finally:
+                norms._triton_runs = original
+            found.append({name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None})
+            found[-1]["hidden"] = hidden.detach().double()
+        assert len(calls) >= 4, kind
+        for name, expected in found[0].items():
+            # A bias that moves all keys alike has no gradient but rounding.
+            error = float((found[1][name] - expected).abs().max() / expected.abs().max().clamp(min=1e-4))
+            assert error <= 2e-5, f"{kind} {name}: {error:.2e}"
+
+
 def main(device: str) -> None:
     programs, triton_norms.PROGRAMS = triton_norms.PROGRAMS, 7
     for rows, channels in ((1, 1), (1, 40), (3, 129), (23, 64), (40, 100)):
         check_add(device, rows, channels, update=True)
+        check_layer(device, rows, channels + 7, update=True)  # of few, little is left
     check_add(device, 8, 5, update=False)
+    check_layer(device, 8, 5, update=False)
     for rows, channels, size in ((1, 40, 40), (3, 129, 43), (23, 64, 8), (40, 100, 100), (9, 6, 1)):
         check_gated(device, rows, channels, size)
     for stream in (torch.float32, BF16):
         for weights in (torch.float32, BF16):
             check_add_of_mixed_types(device, stream, weights)
+            check_layer_of_mixed_types(device, stream, weights)
     for weights in (torch.float32, BF16):
         check_gated_of_mixed_types(device, weights)
     check_edges(device)
+    check_layer_edges(device)
     triton_norms.PROGRAMS = programs
     check_add(device, 2, 33, update=True)
     check_gated(device, 2, 66, 33)
     if device == "cpu":
         check_models()
+        check_encoders()
         return
     check_add(device, 5000, 768, update=True)
+    check_layer(device, 5000, 768, update=True)
+    check_layer(device, 300, triton_norms.WIDEST, update=True)
     check_add(device, 300, triton_norms.WIDEST, update=True)
     check_gated(device, 5000, 1536, 1536)
     check_gated(device, 300, 5120, 640)

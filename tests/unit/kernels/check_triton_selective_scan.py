@@ -53,12 +53,52 @@ def check(
     assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, tolerance)
 
 
+def check_settings(device: str) -> None:
+    """Sizes of blocks, tiles and chunks other than the usual ones."""
+    module = triton_selective_scan
+    usual = dict(module.FORWARD), dict(module.BACKWARD), module.CHUNK
+    lengths = [17, 0, 9]
+    for number, (block, tile, chunk) in enumerate(((32, 16, 32), (64, 8, 8), (64, 4, 16))):
+        for settings in (module.FORWARD, module.BACKWARD):
+            settings |= {"BLOCK": block, "TILE": tile, "AHEAD": number % 2}
+        module.CHUNK = chunk
+        check(device, lengths, inputs_of(lengths, 40 + 24 * number, 16, True), final=True)
+    module.FORWARD, module.BACKWARD, module.CHUNK = usual
+
+
+def check_segments(device: str, lengths: list[int], channels: int, states: int) -> None:
+    module = triton_selective_scan
+    usual = module.SEGMENT, module.ENOUGH
+    module.SEGMENT, module.ENOUGH = 32, 1 << 30
+    assert module._segments(cu_seqlens(lengths).to(device), sum(lengths), channels) is not None
+    check(device, lengths, inputs_of(lengths, channels, states, True), final=True)
+    plain = inputs_of(lengths, channels, states, False) | dict.fromkeys(("D", "z", "delta_bias"))
+    check(device, lengths, plain, final=False)
+    moved = {name: tensor if tensor is None else tensor.to(device).float() for name, tensor in plain.items()}
+    moved["initial_states"] = Random(3)(2, channels, states).to(device).float()
+    index = torch.tensor([-1 if length == 0 else number % 2 for number, length in enumerate(lengths)])
+    results = []
+    for segment in (32, 0):
+        module.SEGMENT = segment
+        with torch.no_grad():
+            results.append(
+                module.selective_scan(
+                    **moved, cu_seqlens=cu_seqlens(lengths), initial_index=index.to(device), need_final=True
+                )
+            )
+    for segmented, whole in zip(*results, strict=True):
+        torch.testing.assert_close(segmented, whole, rtol=1e-5, atol=1e-5)
+    module.SEGMENT, module.ENOUGH = usual
+
+
 def main(device: str) -> None:
     mixed = [1, 2, 0, 31, 32, 33]
     check(device, mixed, inputs_of(mixed, 40, 16, True), final=True)
     check(
         device, [3, 0, 36], inputs_of([3, 0, 36], 16, 5, False) | dict.fromkeys(("D", "z", "delta_bias")), final=False
     )
+    check_settings(device)
+    check_segments(device, [130, 0, 1, 190], 5, 3)
     extreme = inputs_of([14, 3], 32, 16, False)
     extreme["delta"] = extreme["delta"] * 30  # type: ignore[operator]
     check(device, [14, 3], extreme, final=True, tolerance=3e-5)
@@ -83,6 +123,7 @@ def main(device: str) -> None:
         return
     long = [300, 1, 257, 64]
     check(device, long, inputs_of(long, 256, 16, True), final=True, tolerance=1e-5)
+    check_segments(device, [130, 0, 1, 190], 256, 16)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""What both directions of the Triton selective scan share: tiles of TILE tokens, rows of a tile, sums over lanes.
+
+A row is a tensor of one token's channels, `[BLOCK]` float32, one or more channels to each lane of one warp. The rows of
+a tile are a tuple of TILE of them: loops over tokens are unrolled, so that all of a tile's loads are under way at once
+and what is computed stays in registers.
+
+B and C are read as tiles too, float32 `[slots, N, 2, TILE]`: for each state the B and the C of TILE tokens, beside each
+other, aligned, and zero behind the sequence's end. So a lane gets the values of four tokens in one load. A sequence's
+tiles begin in slot start // TILE + its number, apart from the next one's whatever the lengths are.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
+
+SPREAD = 32
+"""Programs among which the kernels that rearrange B, C and their gradients share out one sequence's tiles."""
+
+
+@triton.jit
+def exp2(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """2^x. The plain one takes three more instructions to yield denormal numbers, which here may as well be zeros."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
+def _reciprocal(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return 1.0 / x
+
+
+@triton.jit
+def softplus(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """log(1 + e^x) with a small relative error at both ends.
+
+    log(1 + s) = 2 artanh(t) with t = s / (2 + s) between 0 and 1/3, where the polynomial's relative error is 4e-9.
+    """
+    small = exp2(-tl.abs(x) * LOG2_E, PTX)
+    t = small * _reciprocal(2.0 + small, PTX)
+    w = t * t
+    series = 0.6666631698608398 + w * (0.40024852752685547 + w * (0.2796141803264618 + w * 0.2817465662956238))
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) + (t * (w * series) + 2.0 * t)
+
+
+@triton.jit
+def sigmoid(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """1 / (1 + e^-x)."""
+    return _reciprocal(1.0 + exp2(-x * LOG2_E, PTX), PTX)
+
+
+@triton.jit
+def load_rows(pointers, stride, count, mask, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows of a tile as they are stored, from `pointers` to the first one's channels; zeros from row `count` on.
+
+    Pointers go from row to row, so that the compiler has no TILE offsets to compute beforehand and keep.
+    """
+    rows = ()
+    for t in tl.static_range(TILE):
+        rows = rows + (tl.load(pointers, mask=mask & (t < count), other=0.0),)
+        pointers += stride
+    return rows
+
+
+@triton.jit
+def store_rows(pointers, stride, count, mask, rows, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The first `count` rows, at most TILE, to `pointers` and on."""
+    for t in tl.static_range(TILE):
+        tl.store(pointers, rows[t].to(pointers.dtype.element_ty), mask=mask & (t < count))
+        pointers += stride
+
+
+@triton.jit
+def load_start(first, second, place, mask, known):  # type: ignore[no-untyped-def]
+    """What a state begins a tile with: of the first tensor, or zeros unless it is known, and of the second."""
+    return tl.load(first + place, mask=mask & known, other=0.0), tl.load(second + place, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_vector(base, lane, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """TILE float32 in a row, each in all lanes; `base` is aligned to 16 bytes."""
+    values = ()
+    if PTX:
+        address = base.to(tl.int64) + lane * 0
+        for _ in tl.static_range(TILE // 4):
+            values = values + tl.inline_asm_elementwise(
+                "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];",
+                "=f,=f,=f,=f,l",
+                [address],
+                dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+                is_pure=True,
+                pack=1,
+            )
+            address += 16
+    else:
+        for t in tl.static_range(TILE):
+            values = values + (tl.load(base + t),)
+    return values
+
+
+@triton.jit
+def lanes(values):  # type: ignore[no-untyped-def]
+    """Number of the lane that holds each of the values."""
+    return tl.inline_asm_elementwise("mov.u32 $0, %laneid;", "=r,f", [values], dtype=tl.int32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _from_lane(values, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The values of the lane whose number differs in the bit DISTANCE."""
+    return tl.inline_asm_elementwise(
+        "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;",
+        "=f,f,r",
+        [values, DISTANCE],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _exchange(low, high, upper, DISTANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Lanes DISTANCE apart add their values: the upper ones those of `high`, the others those of `low`."""
+    return tl.where(upper, high, low) + _from_lane(tl.where(upper, low, high), DISTANCE)
+
+
+@triton.jit
+def fold(rows, lane, TILE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One value a lane: of a tuple of TILE rows, row l // (32 / TILE), summed over lanes of equal l % (32 / TILE).
+
+    A sum of each row by itself takes 5 TILE exchanges between lanes. Here lanes halve between them the rows that they
+    sum: fewer than TILE exchanges.
+    """
+    if BLOCK > 32:
+        narrow = ()
+        for row in tl.static_range(TILE):
+            narrow = narrow + (tl.sum(tl.reshape(rows[row], [32, BLOCK // 32]), axis=1),)
+        rows = narrow
+    for level in tl.static_range(4):
+        if (TILE >> level) > 1:
+            upper = (lane & (16 >> level)) != 0
+            halved = ()
+            for row in tl.static_range(TILE >> (level + 1)):
+                halved = halved + (_exchange(rows[row], rows[row + (TILE >> (level + 1))], upper, 16 >> level),)
+            rows = halved
+    return rows[0]
+
+
+@triton.jit
+def store_sums(base, first, second, lane, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Stores `[2, TILE]`: the sums over all lanes of two tuples of rows that `fold` has folded."""
+    GROUP: tl.constexpr = 32 // TILE
+    both = _exchange(first, second, (lane & (GROUP // 2)) != 0, GROUP // 2)
+    for level in tl.static_range(2, 5):
+        if (GROUP >> level) > 0:
+            both += _from_lane(both, GROUP >> level)
+    place = lane % GROUP // (GROUP // 2) * TILE + lane // GROUP
+    tl.store(base + place, both, mask=lane % (GROUP // 2) == 0)
+
+
+@triton.jit
+def store_plain_sums(base, rows, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Stores `[TILE]`: the sums of rows, where lanes cannot exchange values."""
+    for t in tl.static_range(TILE):
+        tl.store(base + t, tl.sum(rows[t], axis=0))
+
+
+@triton.jit
+def projections_kernel(  # type: ignore[no-untyped-def]
+    B, C, starts, tiles, B_stride, C_stride, N: tl.constexpr, NP: tl.constexpr, TILE: tl.constexpr
+):
+    """Writes B and C as tiles."""
+    sequence = tl.program_id(0)
+    start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
+    inside, n = tl.arange(0, TILE), tl.arange(0, NP)
+    for tile in range(tl.program_id(1), tl.cdiv(end - start, TILE), tl.num_programs(1)):
+        rows = start + tile * TILE + inside
+        mask = (rows < end)[None, :] & (n < N)[:, None]
+        target = tiles + (start // TILE + sequence + tile) * (2 * N * TILE) + n[:, None] * (2 * TILE) + inside[None, :]
+        b = tl.load(B + rows[None, :] * B_stride + n[:, None], mask=mask, other=0.0)
+        c = tl.load(C + rows[None, :] * C_stride + n[:, None], mask=mask, other=0.0)
+        tl.store(target, b.to(tl.float32), mask=(n < N)[:, None])
+        tl.store(target + TILE, c.to(tl.float32), mask=(n < N)[:, None])
+
+
+@triton.jit(do_not_specialize=["blocks", "size"])
+def projections_backward_kernel(  # type: ignore[no-untyped-def]
+    parts, starts, grad_B, grad_C, blocks, size,
+    N: tl.constexpr, NP: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of B and C, `[T, N]`, from the tiles `[blocks, slots, N, 2, TILE]` that blocks of channels summed."""
+    sequence = tl.program_id(0)
+    start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
+    place = tl.arange(0, 2 * NP * TILE)
+    n, inside = place // (2 * TILE), place % TILE
+    for tile in range(tl.program_id(1), tl.cdiv(end - start, TILE), tl.num_programs(1)):
+        own = parts + (start // TILE + sequence + tile) * (2 * N * TILE) + place
+        total = tl.zeros([2 * NP * TILE], tl.float32)
+        for block in range(0, blocks, PARTS):
+            part = block + tl.arange(0, PARTS)
+            mask = (part < blocks)[:, None] & (n < N)[None, :]
+            total += tl.sum(tl.load(own[None, :] + part[:, None] * size, mask=mask, other=0.0), axis=0)
+        row = start + tile * TILE + inside
+        real = (row < end) & (n < N)
+        first = place % (2 * TILE) < TILE
+        tl.store(grad_B + row * N + n, total.to(grad_B.dtype.element_ty), mask=real & first)
+        tl.store(grad_C + row * N + n, total.to(grad_C.dtype.element_ty), mask=real & (first == 0))
