@@ -24,6 +24,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.triton_sums import add_columns
+
 CHUNK = 64
 """Tokens of a chunk."""
 
@@ -247,13 +249,13 @@ class _Ssd(torch.autograd.Function):
         grad_y = head_major(grad_y if grad_y.stride(-1) == 1 else grad_y.contiguous())
         grad_final = None if grad_final is None else grad_final.float().contiguous()
         out = x.new_empty(x.shape), dt.new_empty(dt.shape), x.new_empty(B.shape), x.new_empty(B.shape)
-        sums, grad_initial = A.new_zeros(3, 1, len(A)), None if initial is None else torch.empty_like(initial)
+        sums, grad_initial = A.new_zeros(1, 3 * len(A)), None if initial is None else torch.empty_like(initial)
         if len(starts) > 1:
             sums, grad_initial = triton_ssd_backward.run(
                 x, dt, A, B, C, D, bias, starts, initial, grad_y, grad_final, out, log=False
             )
         grad_x, grad_dt, grad_B, grad_C = out
-        grad_A, grad_D, grad_bias = sums.sum(1)
+        grad_A, grad_D, grad_bias = add_columns(sums)[0].view(3, -1)
         return (
             *(grad_x, grad_dt, grad_A, grad_B, grad_C),
             None if D is None else grad_D,

@@ -53,24 +53,18 @@ def _pass_on(  # type: ignore[no-untyped-def]
     dtype: tl.constexpr = kept.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     place = n[:, None] * P + p[None, :]
-    ahead = 1
-    first = 0
-    if BACK:
-        ahead = -1
-        first = tl.maximum(chunks - 1, 0)
-    vectors += first.to(tl.int64) * Q * vector_stride if BACK else 0
-    tiles += first.to(tl.int64) * Q * tile_stride if BACK else 0
-    decays += first.to(tl.int64) * heads * (2 * Q) if BACK else 0
-    kept += (first + ahead).to(tl.int64) * heads * (N * P) if BACK else heads * (N * P)
+    ahead: tl.constexpr = -1 if BACK else 1
+    first = tl.maximum(chunks - 1, 0) if BACK else chunks * 0
+    vectors += first.to(tl.int64) * Q * vector_stride
+    tiles += first.to(tl.int64) * Q * tile_stride
+    decays += first.to(tl.int64) * heads * (2 * Q)
+    kept += (first + ahead).to(tl.int64) * heads * (N * P)
     for number in range(0, chunks if TO_THE_START else chunks - 1):
         left = length - (first + ahead * number) * Q
         values = _tile(vectors, inside, vector_stride, p, left)
         tile = _tile(tiles, inside, tile_stride, n, left)
         last = tl.load(decays + Q - 1)
-        if BACK:
-            weights = tl.exp2(tl.load(decays + inside))
-        else:
-            weights = tl.exp2(last - tl.load(decays + Q + inside))
+        weights = tl.exp2(tl.load(decays + inside)) if BACK else tl.exp2(last - tl.load(decays + Q + inside))
         weighed = (values.to(tl.float32) * weights[:, None]).to(dtype)
         state = tl.dot(tl.trans(tile), weighed, state * tl.exp2(last), input_precision=PRECISION)
         if TO_THE_START:
@@ -252,7 +246,7 @@ def _projections_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _steps_kernel(  # type: ignore[no-untyped-def]
-    dt, A, bias, starts, owners, decays, flows, inner, grad_dt, sums, dt_stride, grad_dt_stride, slots, heads,
+    dt, A, bias, starts, owners, decays, flows, inner, grad_dt, sums, dt_stride, grad_dt_stride, heads,
     Q: tl.constexpr, BLOCK: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
     """The gradient of dt of some heads in one chunk, and the chunk's part of those of A, D and the bias (`sums`)."""
@@ -293,10 +287,10 @@ def _steps_kernel(  # type: ignore[no-untyped-def]
         tl.store(target, grad.to(grad_dt.dtype.element_ty), mask=real)
         if HAS_D:
             skip_grad = tl.sum(tl.load(plane + 4 * Q, mask=known[None, :], other=0.0), axis=0)
-    own = sums + slot * heads + head
+    own = sums + slot * 3 * heads + head
     tl.store(own, rate_grad, mask=known)
-    tl.store(own + slots * heads, skip_grad, mask=known)
-    tl.store(own + 2 * slots * heads, shift_grad, mask=known)
+    tl.store(own + heads, skip_grad, mask=known)
+    tl.store(own + 2 * heads, shift_grad, mask=known)
 
 
 def run(
@@ -320,7 +314,7 @@ def run(
     Inputs as `triton_ssd` has made them ready, grad_y `[T, H, P]` in x's dtype likewise; there is a sequence at least.
 
     Returns:
-        Parts of the gradients of A (or its logarithm), D and the bias, float32 `[3, parts, H]`, to be summed, and the
+        Parts of the gradients of A (or its logarithm), D and the bias, float32 `[parts, 3 H]`, to be summed, and the
         gradient of the initial states.
     """
     (tokens, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
@@ -354,9 +348,9 @@ def run(
         x, decays, B, C, D, starts, owners, kept, grad_kept, grad_y, grad_x, flows,
         *strides, grad_x.stride(0), heads, per_group, count, HAS_D=D is not None, **flags, **launch(x, INPUTS),
     )  # fmt: skip
-    sums = decays.new_empty(3, slots, heads)
+    sums = decays.new_empty(slots, 3 * heads)
     _steps_kernel[slots, triton.cdiv(heads, BLOCK)](
-        dt, A, bias, starts, owners, decays, flows, inner, grad_dt, sums, dt.stride(0), grad_dt.stride(0), slots, heads,
+        dt, A, bias, starts, owners, decays, flows, inner, grad_dt, sums, dt.stride(0), grad_dt.stride(0), heads,
         Q=CHUNK, BLOCK=BLOCK, HAS_D=D is not None, HAS_BIAS=bias is not None, LOG=log, num_warps=4,
     )  # fmt: skip
     if not whole:
