@@ -19,6 +19,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.triton_sums import add_columns
+
 TOKENS = 16
 """Tokens of a tile."""
 
@@ -187,12 +189,14 @@ def _conv_backward(  # type: ignore[no-untyped-def]
                 bias_sum, s0, s1, s2, s3, grad_x, grad_x_stride, columns, inside, SILU,
             )  # fmt: skip
             x1, x2, x3 = xa, x0, x1
-    base = sums + (tl.program_id(0).to(tl.int64) * channels + columns) * 5
-    tl.store(base, bias_sum, mask=inside)
-    tl.store(base + 1, s0, mask=inside)
-    tl.store(base + 2, s1, mask=inside)
-    tl.store(base + 3, s2, mask=inside)
-    tl.store(base + 4, s3, mask=inside)
+    sums += tl.program_id(0).to(tl.int64) * channels * (W + 1)
+    own = sums + columns * W
+    tl.store(own + W - 1, s0, mask=inside)
+    tl.store(own + W - 2, s1, mask=inside)
+    if W == 4:
+        tl.store(own + 1, s2, mask=inside)
+        tl.store(own, s3, mask=inside)
+    tl.store(sums + channels * W + columns, bias_sum, mask=inside)
 
 
 def supports(width: int) -> bool:
@@ -208,14 +212,15 @@ def causal_conv1d(
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()
     if history is not None:
-        return _forward(x, weight, bias, starts, silu, history.contiguous())
+        return forward(x, weight, bias, starts, silu, history.contiguous())
     y: Tensor = _CausalConv.apply(x, weight, bias, starts, silu)
     return y
 
 
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, history: Tensor | None
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, history: Tensor | None = None
 ) -> Tensor:
+    """`[T, C]`, of x whose rows may lie apart; all else is contiguous."""
     (tokens, channels), sequences = x.shape, len(starts) - 1
     y = x.new_empty(tokens, channels)
     if tokens:
@@ -227,35 +232,44 @@ def _forward(
     return y
 
 
+def backward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, grad_y: Tensor, grad_x: Tensor
+) -> Tensor:
+    """Writes x's gradient to `grad_x`; the rows of x, grad_y and grad_x may lie apart.
+
+    Returns parts of the other gradients to be summed, float32 `[parts, C W + C]`: the weight's, then the bias's.
+    """
+    (tokens, channels), sequences, width = x.shape, len(starts) - 1, weight.shape[1]
+    blocks = triton.cdiv(channels, LANES)
+    programs = min(triton.cdiv(tokens, RUN), max(1, PROGRAMS // blocks))
+    sums = x.new_empty(programs, channels * (width + 1), dtype=torch.float32)
+    if tokens:
+        _conv_backward[programs, blocks](
+            x, weight, bias, starts, grad_y, grad_x, sums,
+            x.stride(0), grad_y.stride(0), grad_x.stride(0), tokens, channels, sequences, sequences.bit_length(),
+            W=width, RUN=RUN, CHANNELS=LANES, HAS_BIAS=bias is not None, SILU=silu, num_warps=1,
+        )  # fmt: skip
+    return sums
+
+
+def parameter_gradients(sums: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The gradients of weight and bias, each in its dtype, of what `backward` returned, summed."""
+    own, rest = sums.split([weight.numel(), len(weight)])
+    return own.view(weight.shape).to(weight.dtype), None if bias is None else rest.to(bias.dtype)
+
+
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool) -> Tensor:
         ctx.save_for_backward(x, weight, bias, starts)
         ctx.silu = silu
-        return _forward(x, weight, bias, starts, silu, None)
+        return forward(x, weight, bias, starts, silu)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, starts = ctx.saved_tensors
-        (tokens, channels), sequences, width = x.shape, len(starts) - 1, weight.shape[1]
         grad_y = grad_y if grad_y.stride(1) == 1 else grad_y.contiguous()
-        grad_x = x.new_empty(tokens, channels)
-        blocks = triton.cdiv(channels, LANES)
-        programs = max(1, min(triton.cdiv(tokens, RUN), PROGRAMS // blocks))
-        sums = x.new_empty(programs, channels, 5, dtype=torch.float32)
-        if tokens == 0:
-            return torch.zeros_like(x), torch.zeros_like(weight), None if bias is None else bias * 0, None, None
-        _conv_backward[programs, blocks](
-            x, weight, bias, starts, grad_y, grad_x, sums,
-            x.stride(0), grad_y.stride(0), grad_x.stride(0), tokens, channels, sequences, sequences.bit_length(),
-            W=width, RUN=RUN, CHANNELS=LANES, HAS_BIAS=bias is not None, SILU=ctx.silu, num_warps=1,
-        )  # fmt: skip
-        sums = sums.sum(0)
-        return (
-            grad_x,
-            sums[:, 1 : 1 + width].flip(1).to(weight.dtype),
-            None if bias is None else sums[:, 0].to(bias.dtype),
-            None,
-            None,
-        )
+        grad_x = x.new_empty(x.shape)
+        sums = backward(x, weight, bias, starts, ctx.silu, grad_y, grad_x)
+        return grad_x, *parameter_gradients(add_columns(sums)[0], weight, bias), None, None

@@ -22,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.triton_sums import add_columns
+
 WIDEST = 16384
 """The most channels that are normed together: a program holds them all in registers."""
 
@@ -159,8 +161,8 @@ def _gated_forward(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["rows"])
 def _gated_backward(  # type: ignore[no-untyped-def]
-    x, z, weight, scales, grad_y, grad_x, grad_z, grad_weight, x_stride, z_stride, grad_y_stride, rows, channels, size,
-    BLOCK: tl.constexpr,
+    x, z, weight, scales, grad_y, y, grad_x, grad_z, grad_weight,
+    x_stride, z_stride, grad_y_stride, grad_z_stride, rows, channels, size, BLOCK: tl.constexpr, AGAIN: tl.constexpr,
 ):  # fmt: skip
     first, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     inside = tl.arange(0, BLOCK)
@@ -175,12 +177,14 @@ def _gated_backward(  # type: ignore[no-untyped-def]
         open_ = _sigmoid(gate)
         silu = gate * open_
         unit = value * silu * scale
+        if AGAIN:
+            _store(y, row, channels, columns, unit * factor, mask)
         grad = _load(grad_y, row, grad_y_stride, columns, mask)
         weight_sum += grad * unit
         grad *= factor
         grad = scale * (grad - unit * (tl.sum(grad * unit, axis=0) / size))
         _store(grad_x, row, channels, columns, grad * silu, mask)
-        _store(grad_z, row, channels, columns, grad * value * (open_ + silu * (1.0 - open_)), mask)
+        _store(grad_z, row, grad_z_stride, columns, grad * value * (open_ + silu * (1.0 - open_)), mask)
     tl.store(grad_weight + first * channels + columns, weight_sum, mask=mask)
 
 
@@ -271,7 +275,7 @@ class _AddNorm(torch.autograd.Function):
             )  # fmt: skip
         if update_dtype == residual_dtype:
             grad_update = grad_residual
-        return grad_residual, grad_update, grad_weight.sum(0).to(weight.dtype), None, None
+        return grad_residual, grad_update, add_columns(grad_weight)[0].to(weight.dtype), None, None
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -322,29 +326,52 @@ class _LayerNorm(torch.autograd.Function):
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -> Tensor:
-        (rows, channels), groups = x.shape, x.shape[1] // size
-        y = x.new_empty(rows, channels)
-        scales = x.new_empty(rows, groups, dtype=torch.float32)
-        if rows:
-            _gated_forward[(rows, groups)](
-                x, z, weight, y, scales, x.stride(0), z.stride(0), channels, size, eps, **_launch(size)
-            )
+        y, scales = gated_forward(x, z, weight, eps, size)
         ctx.save_for_backward(x, z, weight, scales)
-        ctx.size = size
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, z, weight, scales = ctx.saved_tensors
-        (rows, channels), groups = x.shape, scales.shape[1]
-        programs = min(rows, max(PROGRAMS // groups, 1))
-        grad_y = _rows(grad_y)
-        grad_x, grad_z = x.new_empty(rows, channels), z.new_empty(rows, channels)
-        grad_weight = scales.new_empty(programs, channels)
-        if rows:
-            _gated_backward[(programs, groups)](
-                x, z, weight, scales, grad_y, grad_x, grad_z, grad_weight,
-                x.stride(0), z.stride(0), grad_y.stride(0), rows, channels, ctx.size, **_launch(ctx.size),
-            )  # fmt: skip
-        return grad_x, grad_z, grad_weight.sum(0).to(weight.dtype), None, None
+        grad_x, grad_z = x.new_empty(x.shape), z.new_empty(z.shape)
+        sums = gated_backward(x, z, weight, scales, _rows(grad_y), grad_x, grad_z)
+        return grad_x, grad_z, add_columns(sums)[0].to(weight.dtype), None, None
+
+
+def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -> tuple[Tensor, Tensor]:
+    """The norm of x, z `[rows, C]`, whose rows may lie apart, and its groups' scales, float32 `[rows, groups]`."""
+    (rows, channels), groups = x.shape, x.shape[1] // size
+    y = x.new_empty(rows, channels)
+    scales = x.new_empty(rows, groups, dtype=torch.float32)
+    if rows:
+        _gated_forward[(rows, groups)](
+            x, z, weight, y, scales, x.stride(0), z.stride(0), channels, size, eps, **_launch(size)
+        )
+    return y, scales
+
+
+def gated_backward(
+    x: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    grad_y: Tensor,
+    grad_x: Tensor,
+    grad_z: Tensor,
+    y: Tensor | None = None,
+) -> Tensor:
+    """Writes to grad_x, contiguous, to grad_z, whose rows may lie apart, and to y the norm once more if it is given.
+
+    Returns parts of the weight's gradient to be summed, float32 `[parts, C]`.
+    """
+    (rows, channels), groups = x.shape, scales.shape[1]
+    programs, size = min(rows, max(PROGRAMS // groups, 1)), channels // groups
+    sums = scales.new_empty(programs, channels)
+    if rows:
+        _gated_backward[(programs, groups)](
+            x, z, weight, scales, grad_y, y, grad_x, grad_z, sums,
+            x.stride(0), z.stride(0), grad_y.stride(0), grad_z.stride(0), rows, channels, size,
+            AGAIN=y is not None, **_launch(size),
+        )  # fmt: skip
+    return sums

@@ -1,17 +1,13 @@
-"""Mamba-2's mixer over packed sequences on a GPU, in Triton, forward and backward.
+"""Mamba-2's mixer over packed sequences on a GPU, in Triton; its backward pass is in `triton_ssd_backward`.
 
 A sequence is cut into chunks of Q tokens. Within a chunk the mixer is masked attention without softmax, y = (C Bᵀ ∘
-decays) Δx; between chunks a head hands on its state `[N, P]` (Dao & Gu 2024, section 6). Here a program takes one
-head through one sequence, chunk after chunk, with the state in registers: the forward pass writes
-nothing but y, and a sequence of one chunk, as most passages are, touches no state at all.
+decays) Δx; between chunks a head hands on its state `[N, P]` (Dao & Gu 2024, section 6). A small kernel first sums the
+decays up within each chunk. Then a program takes one head through one sequence, chunk after chunk, with the state in
+registers and the next chunk's tiles on their way to shared memory: it writes nothing but y, and a sequence of one
+chunk, as most passages are, touches no state at all.
 
-The backward pass runs the states forward once more and their gradients backward, and stores both where chunks meet (of
-one layer at a time, in the inputs' dtype). Then each head of each chunk is by itself, for the gradients of x and dt;
-and a program for each chunk sums over heads what the projections B and C get, so that nothing is added atomically and
-the result is the same in every run.
-
-The gradient of the decays: with M the masked matrix, E = M ∘ dM, token t's log decay gets the sum of E over rows from t
-on and columns before t, which is a running sum of row sums less column sums of the same E.
+Chunks lie in slots: sequence s, which starts at token t, has those from t // Q + s on, as many as it needs, so that
+where they lie depends on nothing but the starts, and their number on shapes alone.
 
 Matrix products take operands in the inputs' dtype (float32: without TF32) and sum in float32. Nothing waits for the
 device, launches depend on shapes alone, and nothing is tuned at run time: a CUDA graph can hold it all, and the first
@@ -28,16 +24,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.triton_sums import add_columns
+
 CHUNK = 64
 """Tokens of a chunk."""
 
-HEADS = 8
-"""Heads over which one program sums the gradients of B and C, where there are chunks enough to fill the GPU."""
+BLOCK = 16
+"""Heads of whose decays a program takes the sums."""
 
-FORWARD: dict[str, int] = {"num_warps": 4, "num_stages": 1}
-STATES: dict[str, int] = {"num_warps": 8, "num_stages": 1}
-INPUTS: dict[str, int] = {"num_warps": 4, "num_stages": 1}
-PROJECTIONS: dict[str, int] = {"num_warps": 8, "num_stages": 1}
+FORWARD: dict[str, int] = {"num_warps": 4, "num_stages": 2}
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -73,34 +68,72 @@ def _steps(dt, rows, stride, head, shift, real):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _decays(total, rows, columns):  # type: ignore[no-untyped-def]
-    """Lower triangle of 2^(total_i - total_j), `[Q, Q]`."""
-    difference = tl.minimum(total[:, None] - total[None, :], 0.0)
-    return tl.where(rows[:, None] >= columns[None, :], tl.exp2(difference), 0.0)
+def _tile(base, rows, stride, columns, left):  # type: ignore[no-untyped-def]
+    """`[rows, columns]` from the row at `base` on, zero from row `left` on."""
+    return tl.load(base + rows[:, None] * stride + columns[None, :], mask=(rows < left)[:, None], other=0.0)
+
+
+@triton.jit
+def _owner(starts, slot, sequences, halvings, Q: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The last sequence whose slots do not begin behind this one."""
+    low = slot * 0
+    high = low + sequences
+    for _ in range(0, halvings):
+        middle = (low + high) // 2
+        found = tl.load(starts + middle) // Q + middle <= slot
+        low = tl.where(found & (high - low > 1), middle, low)
+        high = tl.where(found, high, tl.maximum(middle, low + 1))
+    return low
+
+
+@triton.jit
+def _decays_kernel(  # type: ignore[no-untyped-def]
+    dt, A, bias, starts, decays, owners, dt_stride, heads, sequences, halvings,
+    Q: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    """Of a chunk's tokens and some heads the log2 decay from the chunk's start, and that less log2 Δ.
+
+    What token j adds to token i decays by 2^(first of i - second of j), Δ included. A token behind the end has no Δ.
+    """
+    slot = tl.program_id(0)
+    sequence = _owner(starts, slot, sequences, halvings, Q)
+    start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
+    first = start + (slot - start // Q - sequence) * Q
+    if tl.program_id(1) == 0:
+        tl.store(owners + slot, tl.where(first < end, sequence, -1))
+    if first < end:
+        inside, head = tl.arange(0, Q), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        known = head < heads
+        real = (inside < end - first)[:, None] & known[None, :]
+        value = tl.load(dt + first * dt_stride + inside[:, None] * dt_stride + head[None, :], mask=real, other=0.0)
+        value = value.to(tl.float32)
+        if HAS_BIAS:
+            value += tl.load(bias + head, mask=known, other=0.0)[None, :]
+        rate = tl.load(A + head, mask=known, other=0.0)
+        if LOG:
+            rate = -tl.exp2(rate * LOG2_E)
+        step = tl.where(real, _softplus(value), 0.0)
+        total = tl.cumsum(step * (rate * LOG2_E)[None, :], axis=0)
+        place = decays + slot.to(tl.int64) * heads * (2 * Q) + head[None, :] * (2 * Q) + inside[:, None]
+        tl.store(place, total, mask=known[None, :])
+        tl.store(place + Q, total - tl.log2(step), mask=known[None, :])
 
 
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
-    x_stride, dt_stride, B_stride, C_stride, heads, per_group,
-    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr, NEED_Y: tl.constexpr, NEED_FINAL: tl.constexpr,
-    KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    x, decays, B, C, D, starts, initial, index, y, final, x_stride, B_stride, C_stride, heads, per_group,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    HAS_INDEX: tl.constexpr, NEED_FINAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y and the last state; or, without y, the state that each chunk starts from, and whose chunk it is."""
+    """y and the last state."""
     head, sequence = tl.program_id(0), tl.program_id(1)
     dtype: tl.constexpr = x.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
-    chunks = tl.cdiv(end - start, Q)
-    rate = tl.load(A + head) * LOG2_E
-    shift = 0.0
-    if HAS_BIAS:
-        shift = tl.load(bias + head)
+    length = (end - start).to(tl.int32)
     skip = 0.0
     if HAS_D:
         skip = tl.load(D + head)
-    place = n[:, None] * P + p[None, :]
     outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
     state = tl.zeros([N, P], tl.float32)
     if HAS_INDEX:
@@ -109,211 +142,36 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         state = tl.load(initial + origin, mask=(row >= 0) & (origin == origin), other=0.0)
     elif HAS_INITIAL:
         state = tl.load(initial + outside)
-    x += head * P
-    B += head // per_group * N
-    C += head // per_group * N
-    slot = start // Q + sequence
-    for chunk in range(0, chunks):
-        rows = start + chunk * Q + inside
-        real = rows < end
-        _, step = _steps(dt, rows, dt_stride, head, shift, real)
-        total = tl.cumsum(step * rate, axis=0)
-        values = _rows(x, rows, x_stride, p, real)
-        driven = values.to(tl.float32) * step[:, None]
-        b = _rows(B, rows, B_stride, n, real)
-        has_past = (chunk > 0) | HAS_INITIAL
-        if KEEP:
-            if tl.program_id(0) == 0:
-                tl.store(owners + slot + chunk, sequence)
-            if has_past:
-                matrix = ((slot + chunk) * heads + head).to(tl.int64) * (N * P)
-                tl.store(kept + matrix + place, state.to(kept.dtype.element_ty))
-        if NEED_Y:
-            c = _rows(C, rows, C_stride, n, real)
-            scores = tl.dot(c, tl.trans(b), input_precision=PRECISION)
-            mixing = (scores * _decays(total, inside, inside)).to(dtype)
-            out = tl.dot(mixing, driven.to(dtype), input_precision=PRECISION)
-            if has_past:
-                out += tl.dot(c, state.to(dtype), input_precision=PRECISION) * tl.exp2(total)[:, None]
-            if HAS_D:
-                out += skip * values.to(tl.float32)
-            target = y + rows[:, None] * (heads * P) + head * P + p[None, :]
-            tl.store(target, out.to(y.dtype.element_ty), mask=real[:, None])
-        if (chunk + 1 < chunks) | NEED_FINAL:
-            last = tl.sum(step, axis=0) * rate
-            weighed = (driven * tl.exp2(last - total)[:, None]).to(dtype)
-            state = state * tl.exp2(last) + tl.dot(tl.trans(b), weighed, input_precision=PRECISION)
+    x += start * x_stride + head * P
+    y += start * heads * P + head * P
+    B += start * B_stride + head // per_group * N
+    C += start * C_stride + head // per_group * N
+    decays += ((start // Q + sequence) * heads + head) * (2 * Q)
+    for first in range(0, length, Q):
+        left = length - first
+        values = _tile(x, inside, x_stride, p, left)
+        b, c = _tile(B, inside, B_stride, n, left), _tile(C, inside, C_stride, n, left)
+        total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
+        mixing = tl.dot(c, tl.trans(b), input_precision=PRECISION) * tl.exp2(total[:, None] - source[None, :])
+        mixing = tl.where(inside[:, None] >= inside[None, :], mixing, 0.0).to(dtype)
+        out = tl.zeros([Q, P], tl.float32)
+        if (first > 0) | HAS_INITIAL:
+            out = tl.dot(c, state.to(dtype), input_precision=PRECISION) * tl.exp2(total)[:, None]
+        out = tl.dot(mixing, values, out, input_precision=PRECISION)
+        if HAS_D:
+            out += skip * values.to(tl.float32)
+        target = y + inside[:, None] * (heads * P) + p[None, :]
+        tl.store(target, out.to(y.dtype.element_ty), mask=(inside < left)[:, None])
+        if (left > Q) | NEED_FINAL:
+            weighed = (values.to(tl.float32) * tl.exp2(last - source)[:, None]).to(dtype)
+            state = tl.dot(tl.trans(b), weighed, state * tl.exp2(last), input_precision=PRECISION)
+        x += Q * x_stride
+        y += Q * heads * P
+        B += Q * B_stride
+        C += Q * C_stride
+        decays += heads * (2 * Q)
     if NEED_FINAL:
         tl.store(final + outside, state)
-
-
-@triton.jit
-def _states_backward_kernel(  # type: ignore[no-untyped-def]
-    dt, A, C, bias, starts, grad_y, grad_final, grad_initial, grad_kept,
-    dt_stride, C_stride, grad_stride, heads, per_group,
-    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The state's gradient at the end of each chunk, and at the sequence's start."""
-    head, sequence = tl.program_id(0), tl.program_id(1)
-    dtype: tl.constexpr = grad_kept.dtype.element_ty
-    inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
-    start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
-    chunks = tl.cdiv(end - start, Q)
-    rate = tl.load(A + head) * LOG2_E
-    shift = 0.0
-    if HAS_BIAS:
-        shift = tl.load(bias + head)
-    place = n[:, None] * P + p[None, :]
-    outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
-    carry = tl.zeros([N, P], tl.float32)
-    if HAS_FINAL:
-        carry = tl.load(grad_final + outside)
-    C += head // per_group * N
-    for back in range(0, chunks):
-        chunk = chunks - 1 - back
-        if (back > 0) | HAS_FINAL:
-            matrix = ((start // Q + sequence + chunk) * heads + head).to(tl.int64) * (N * P)
-            tl.store(grad_kept + matrix + place, carry.to(dtype))
-        if (chunk > 0) | HAS_INITIAL:
-            rows = start + chunk * Q + inside
-            real = rows < end
-            _, step = _steps(dt, rows, dt_stride, head, shift, real)
-            total = tl.cumsum(step * rate, axis=0)
-            grad = _rows(grad_y + head * P, rows, grad_stride, p, real).to(tl.float32)
-            scaled = (grad * tl.exp2(total)[:, None]).to(dtype)
-            c = _rows(C, rows, C_stride, n, real)
-            through = tl.exp2(tl.sum(step, axis=0) * rate)
-            carry = carry * through + tl.dot(tl.trans(c), scaled, input_precision=PRECISION)
-    if HAS_INITIAL:
-        tl.store(grad_initial + outside, carry)
-
-
-@triton.jit
-def _inputs_backward_kernel(  # type: ignore[no-untyped-def]
-    x, dt, A, B, C, D, bias, starts, owners, kept, grad_kept, grad_y, grad_x, grad_dt, sums,
-    x_stride, dt_stride, B_stride, C_stride, grad_stride, grad_x_stride, grad_dt_stride, slots, heads, per_group,
-    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Gradients of x and dt of one head in one chunk, and the chunk's part of those of A, D and the bias (`sums`)."""
-    head, slot = tl.program_id(0), tl.program_id(1)
-    dtype: tl.constexpr = x.dtype.element_ty
-    sequence = tl.load(owners + slot)
-    rate_grad, skip_grad, shift_grad = 0.0, 0.0, 0.0
-    if sequence >= 0:
-        inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
-        start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
-        first = start + (slot - start // Q - sequence) * Q
-        rows = first + inside
-        real = rows < end
-        has_past = (first > start) | HAS_INITIAL
-        has_future = (first + Q < end) | HAS_FINAL
-        decay_rate = tl.load(A + head)
-        shift = 0.0
-        if HAS_BIAS:
-            shift = tl.load(bias + head)
-        before, step = _steps(dt, rows, dt_stride, head, shift, real)
-        total = tl.cumsum(step * (decay_rate * LOG2_E), axis=0)
-        last = tl.sum(step, axis=0) * (decay_rate * LOG2_E)
-        b = _rows(B + head // per_group * N, rows, B_stride, n, real)
-        c = _rows(C + head // per_group * N, rows, C_stride, n, real)
-        values = _rows(x + head * P, rows, x_stride, p, real)
-        driven = (values.to(tl.float32) * step[:, None]).to(dtype)
-        grad = _rows(grad_y + head * P, rows, grad_stride, p, real).to(dtype)
-        matrix = (slot * heads + head).to(tl.int64) * (N * P) + n[:, None] * P + p[None, :]
-        mixing = tl.dot(c, tl.trans(b), input_precision=PRECISION) * _decays(total, inside, inside)
-        driven_grad = tl.dot(tl.trans(mixing.to(dtype)), grad, input_precision=PRECISION)
-        slopes = tl.dot(grad, tl.trans(driven), input_precision=PRECISION) * mixing
-        decay_grad = tl.sum(slopes, axis=1) - tl.sum(slopes, axis=0)
-        after = 0.0
-        if has_past:
-            # What the chunk took over: y += 2^total C · state before.
-            state = tl.load(kept + matrix)
-            taken = tl.dot(c, state, input_precision=PRECISION) * tl.exp2(total)[:, None]
-            decay_grad += tl.sum(taken * grad.to(tl.float32), axis=1)
-            if has_future:
-                carry = tl.load(grad_kept + matrix)
-                after += tl.exp2(last) * tl.sum(carry.to(tl.float32) * state.to(tl.float32))
-        if has_future:
-            # What the chunk handed on: state = kept · state before + Bᵀ (weighed Δx).
-            added = tl.dot(b, tl.load(grad_kept + matrix), input_precision=PRECISION) * tl.exp2(last - total)[:, None]
-            driven_grad += added
-            handed = tl.sum(added * driven.to(tl.float32), axis=1)
-            decay_grad -= handed
-            after += tl.sum(handed, axis=0)
-        decay_grad = tl.cumsum(decay_grad, axis=0, reverse=True) + after
-        wide = values.to(tl.float32)
-        rate_grad += tl.sum(decay_grad * step, axis=0)
-        step_grad = decay_grad * decay_rate + tl.sum(driven_grad * wide, axis=1)
-        step_grad = tl.where(real, step_grad / (1.0 + tl.exp2(-before * LOG2_E)), 0.0)
-        shift_grad += tl.sum(step_grad, axis=0)
-        tl.store(grad_dt + rows * grad_dt_stride + head, step_grad.to(grad_dt.dtype.element_ty), mask=real)
-        x_grad = driven_grad * step[:, None]
-        if HAS_D:
-            x_grad += tl.load(D + head) * grad.to(tl.float32)
-            skip_grad += tl.sum(wide * grad.to(tl.float32))
-        target = grad_x + rows[:, None] * grad_x_stride + head * P + p[None, :]
-        tl.store(target, x_grad.to(grad_x.dtype.element_ty), mask=real[:, None])
-    own = sums + slot * heads + head
-    tl.store(own, rate_grad)
-    tl.store(own + slots * heads, skip_grad)
-    tl.store(own + 2 * slots * heads, shift_grad)
-
-
-@triton.jit
-def _projections_backward_kernel(  # type: ignore[no-untyped-def]
-    x, dt, A, B, C, bias, starts, owners, kept, grad_kept, grad_y, grad_B, grad_C,
-    x_stride, dt_stride, B_stride, C_stride, grad_stride, grad_B_stride, grad_C_stride, part_size, heads, per_group,
-    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HEADS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Gradients of B and C of one chunk, summed over some heads of one group."""
-    slot, group, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    dtype: tl.constexpr = x.dtype.element_ty
-    sequence = tl.load(owners + slot)
-    if sequence >= 0:
-        inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
-        start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
-        first = start + (slot - start // Q - sequence) * Q
-        rows = first + inside
-        real = rows < end
-        has_past = (first > start) | HAS_INITIAL
-        has_future = (first + Q < end) | HAS_FINAL
-        score_grads = tl.zeros([Q, Q], tl.float32)
-        b_grads = tl.zeros([Q, N], tl.float32)
-        c_grads = tl.zeros([Q, N], tl.float32)
-        for number in range(0, HEADS):
-            head = group * per_group + part * HEADS + number
-            shift = 0.0
-            if HAS_BIAS:
-                shift = tl.load(bias + head)
-            rate = tl.load(A + head) * LOG2_E
-            _, step = _steps(dt, rows, dt_stride, head, shift, real)
-            total = tl.cumsum(step * rate, axis=0)
-            driven = _rows(x + head * P, rows, x_stride, p, real).to(tl.float32) * step[:, None]
-            grad = _rows(grad_y + head * P, rows, grad_stride, p, real).to(dtype)
-            slopes = tl.dot(grad, tl.trans(driven.to(dtype)), input_precision=PRECISION)
-            score_grads += slopes * _decays(total, inside, inside)
-            matrix = (slot * heads + head).to(tl.int64) * (N * P) + n[:, None] * P + p[None, :]
-            if has_past:
-                scaled = (grad.to(tl.float32) * tl.exp2(total)[:, None]).to(dtype)
-                c_grads += tl.dot(scaled, tl.trans(tl.load(kept + matrix)), input_precision=PRECISION)
-            if has_future:
-                weights = tl.exp2(tl.sum(step, axis=0) * rate - total)
-                weighed = (driven * weights[:, None]).to(dtype)
-                b_grads += tl.dot(weighed, tl.trans(tl.load(grad_kept + matrix)), input_precision=PRECISION)
-        b = _rows(B + group * N, rows, B_stride, n, real)
-        c = _rows(C + group * N, rows, C_stride, n, real)
-        rounded = score_grads.to(dtype)
-        b_grads += tl.dot(tl.trans(rounded), c, input_precision=PRECISION)
-        c_grads += tl.dot(rounded, b, input_precision=PRECISION)
-        part_start = part.to(tl.int64) * part_size
-        columns = group * N + n[None, :]
-        target = grad_B + part_start + rows[:, None] * grad_B_stride + columns
-        tl.store(target, b_grads.to(grad_B.dtype.element_ty), mask=real[:, None])
-        target = grad_C + part_start + rows[:, None] * grad_C_stride + columns
-        tl.store(target, c_grads.to(grad_C.dtype.element_ty), mask=real[:, None])
 
 
 def ssd(
@@ -337,7 +195,7 @@ def ssd(
     Not differentiable with an index or into `out`.
     """
     x, dt, B, C = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (x, dt, B, C))
-    x, B, C = (_head_major(tensor) for tensor in (x, B, C))
+    x, B, C = (head_major(tensor) for tensor in (x, B, C))
     A = A.float().contiguous()
     D, dt_bias = (None if tensor is None else tensor.float().contiguous() for tensor in (D, dt_bias))
     initial = None if initial_states is None else initial_states.float().contiguous()
@@ -354,7 +212,7 @@ def ssd(
         if longest <= triton_ssd_suffixes.TILE:
             triton_ssd_suffixes.run(*inputs, initial, starts, index, y)
             return y, None
-    _run_forward(*inputs, initial, starts, index=index, y=y, final=final, kept=None)
+    run(*inputs, starts, initial, index, y=y, final=final)
     return y, final
 
 
@@ -366,25 +224,17 @@ def _outputs(
     return x.new_empty(x.shape) if out is None else out, final
 
 
-def _head_major(tensor: Tensor) -> Tensor:
+def head_major(tensor: Tensor) -> Tensor:
     """A tensor `[T, heads, width]` whose heads follow one another within a row."""
     return tensor if tensor.stride(1) == tensor.shape[2] or tensor.shape[1] == 1 else tensor.contiguous()
-
-
-def _parts(slots: int, groups: int, per_group: int) -> int:
-    """Into how many programs the heads of a group are split: few, unless there are few chunks."""
-    part = per_group
-    while part % 2 == 0 and (part > HEADS or (part > 1 and slots * groups * (per_group // part) < 256)):
-        part //= 2
-    return per_group // part
 
 
 class _Ssd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        x, starts, need_final = arguments[0], *arguments[-2:]
-        y, final = _outputs(x, arguments[3], starts, None, need_final)
-        _run_forward(*arguments[:-1], y=y, final=final, kept=None)
+        x, dt, A, B, C, D, bias, initial, starts, need_final = arguments
+        y, final = _outputs(x, B, starts, None, need_final)
+        run(x, dt, A, B, C, D, bias, starts, initial, y=y, final=final)
         ctx.save_for_backward(*arguments[:-1])
         ctx.set_materialize_grads(False)
         return y, final
@@ -392,59 +242,29 @@ class _Ssd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
+        from ssmrank.kernels import triton_ssd_backward
+
         x, dt, A, B, C, D, bias, initial, starts = ctx.saved_tensors
-        (tokens, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
-        if grad_y is None:
-            grad_y = x.new_zeros(tokens, heads, width)
-        grad_y = _head_major(grad_y if grad_y.stride(-1) == 1 else grad_y.contiguous())
+        grad_y = x.new_zeros(x.shape) if grad_y is None else grad_y.to(x.dtype)
+        grad_y = head_major(grad_y if grad_y.stride(-1) == 1 else grad_y.contiguous())
         grad_final = None if grad_final is None else grad_final.float().contiguous()
-        grad_x, grad_dt = x.new_empty(tokens, heads, width), dt.new_empty(tokens, heads)
-        grad_initial = None if initial is None else torch.empty_like(initial)
-        slots = tokens // CHUNK + sequences
-        sums = A.new_empty(3, slots, heads)
-        parts = _parts(slots, groups, heads // groups)
-        grad_B, grad_C = (
-            x.new_empty(parts, tokens, groups, states, dtype=x.dtype if parts == 1 else torch.float32) for _ in range(2)
-        )
-        if sequences:
-            owners = torch.full((slots,), -1, dtype=torch.int32, device=x.device)
-            kept, grad_kept = (x.new_empty(slots, heads, states, width) for _ in range(2))
-            _run_forward(x, dt, A, B, C, D, bias, initial, starts, y=None, final=None, kept=kept, owners=owners)
-            flags = {
-                "P": width, "N": states, "Q": CHUNK, "HAS_BIAS": bias is not None, "HAS_INITIAL": initial is not None,
-                "HAS_FINAL": grad_final is not None, "PRECISION": _precision(x),
-            }  # fmt: skip
-            _states_backward_kernel[heads, sequences](
-                dt, A, C, bias, starts, grad_y, grad_final, grad_initial, grad_kept,
-                dt.stride(0), C.stride(0), grad_y.stride(0), heads, heads // groups,
-                **flags, **STATES,
-            )  # fmt: skip
-            strides = x.stride(0), dt.stride(0), B.stride(0), C.stride(0), grad_y.stride(0)
-            _inputs_backward_kernel[heads, slots](
-                x, dt, A, B, C, D, bias, starts, owners, kept, grad_kept, grad_y, grad_x, grad_dt, sums,
-                *strides, grad_x.stride(0), grad_dt.stride(0), slots, heads, heads // groups,
-                HAS_D=D is not None, **flags, **INPUTS,
-            )  # fmt: skip
-            _projections_backward_kernel[slots, groups, parts](
-                x, dt, A, B, C, bias, starts, owners, kept, grad_kept, grad_y, grad_B, grad_C,
-                *strides, grad_B.stride(1), grad_C.stride(1), grad_B.stride(0), heads, heads // groups,
-                HEADS=heads // groups // parts, **flags, **PROJECTIONS,
-            )  # fmt: skip
-        grad_A, grad_D, grad_bias = sums.sum(1)
+        out = x.new_empty(x.shape), dt.new_empty(dt.shape), x.new_empty(B.shape), x.new_empty(B.shape)
+        sums, grad_initial = A.new_zeros(1, 3 * len(A)), None if initial is None else torch.empty_like(initial)
+        if len(starts) > 1:
+            sums, grad_initial = triton_ssd_backward.run(
+                x, dt, A, B, C, D, bias, starts, initial, grad_y, grad_final, out, log=False
+            )
+        grad_x, grad_dt, grad_B, grad_C = out
+        grad_A, grad_D, grad_bias = add_columns(sums)[0].view(3, -1)
         return (
-            grad_x,
-            grad_dt,
-            grad_A,
-            *(grad[0] if parts == 1 else grad.sum(0).to(x.dtype) for grad in (grad_B, grad_C)),
+            *(grad_x, grad_dt, grad_A, grad_B, grad_C),
             None if D is None else grad_D,
             None if bias is None else grad_bias,
-            grad_initial,
-            None,
-            None,
+            *(grad_initial, None, None),
         )
 
 
-def _run_forward(
+def run(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -452,27 +272,55 @@ def _run_forward(
     C: Tensor,
     D: Tensor | None,
     bias: Tensor | None,
-    initial: Tensor | None,
     starts: Tensor,
-    *,
+    initial: Tensor | None = None,
     index: Tensor | None = None,
-    y: Tensor | None,
-    final: Tensor | None,
-    kept: Tensor | None,
-    owners: Tensor | None = None,
+    *,
+    y: Tensor,
+    final: Tensor | None = None,
+    log: bool = False,
 ) -> None:
+    """Writes y and, where wanted, the final states; `log`: A is the logarithm of its negative.
+
+    Rows of x, dt, B and C may lie apart, their heads (groups) follow one another; y and the rest is contiguous.
+    """
     (_, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
     if sequences == 0:
         return
+    decays, _ = chunk_decays(dt, A, bias, starts, CHUNK, log=log)
     _forward_kernel[heads, sequences](
-        x, dt, A, B, C, D, bias, starts, initial, index, y, final, kept, owners,
-        x.stride(0), dt.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
-        P=width, N=states, Q=CHUNK, HAS_D=D is not None, HAS_BIAS=bias is not None,
-        HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_Y=y is not None,
-        NEED_FINAL=final is not None, KEEP=kept is not None, PRECISION=_precision(x),
-        **(STATES if y is None else FORWARD),
+        x, decays, B, C, D, starts, initial, index, y, final,
+        x.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
+        P=width, N=states, Q=CHUNK, HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_INDEX=index is not None,
+        NEED_FINAL=final is not None, PRECISION=precision_of(x), **launch(x, FORWARD),
     )  # fmt: skip
 
 
-def _precision(x: Tensor) -> str:
+def slots_of(tokens: int, sequences: int, chunk: int) -> int:
+    """Slots of chunks that so many tokens in so many sequences may need."""
+    return tokens // chunk + sequences
+
+
+def chunk_decays(
+    dt: Tensor, A: Tensor, bias: Tensor | None, starts: Tensor, chunk: int, *, log: bool
+) -> tuple[Tensor, Tensor]:
+    """What `_decays_kernel` sums up, float32 `[slots, H, 2, chunk]`, and the sequence of each slot or -1, int32."""
+    (tokens, heads), sequences = dt.shape, len(starts) - 1
+    slots = slots_of(tokens, sequences, chunk)
+    decays = dt.new_empty(slots, heads, 2, chunk, dtype=torch.float32)
+    owners = starts.new_empty(slots, dtype=torch.int32)
+    _decays_kernel[slots, triton.cdiv(heads, BLOCK)](
+        dt, A, bias, starts, decays, owners, dt.stride(0), heads, sequences, sequences.bit_length(),
+        Q=chunk, BLOCK=BLOCK, HAS_BIAS=bias is not None, LOG=log, num_warps=4,
+    )  # fmt: skip
+    return decays, owners
+
+
+def precision_of(x: Tensor) -> str:
+    """How matrix products of operands in x's dtype are taken."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def launch(x: Tensor, options: dict[str, int]) -> dict[str, int]:
+    """Launch options; tiles of float32 fill shared memory without the next ones."""
+    return options | {"num_stages": 1} if x.dtype == torch.float32 else options

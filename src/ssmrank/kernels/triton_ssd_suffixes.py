@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmrank.kernels.packing import sequence_index
-from ssmrank.kernels.triton_ssd import LOG2_E, _precision, _rows, _steps
+from ssmrank.kernels.triton_ssd import LOG2_E, _rows, _steps, precision_of
 
 TILE = 64
 """Tokens of a tile, which the longest sequence has to fit."""
@@ -92,6 +92,6 @@ def run(
     _suffix_kernel[heads, len(initial)](
         x, dt, A, B, C, D, bias, starts, sequence_index(starts, tokens), bounds, initial, y,
         x.stride(0), dt.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
-        P=width, N=states, Q=TILE, HAS_D=D is not None, HAS_BIAS=bias is not None, PRECISION=_precision(x),
+        P=width, N=states, Q=TILE, HAS_D=D is not None, HAS_BIAS=bias is not None, PRECISION=precision_of(x),
         num_warps=4, num_stages=1,
     )  # fmt: skip

@@ -7,17 +7,21 @@ checkpoints of either library's layout load; only the computation is ours, witho
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm
+from ssmrank.kernels.packing import is_available
 from ssmrank.kernels.selective_scan import packed_selective_scan
 from ssmrank.kernels.ssd import packed_ssd
 from ssmrank.models.packing import Packed
+
+if TYPE_CHECKING:
+    from ssmrank.kernels import triton_mamba2
 
 
 def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
@@ -94,7 +98,10 @@ def _mamba1_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | N
 def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
-        gate, xbc, step = mixer.in_proj(hidden).split([width, mixer.conv_dim, heads], dim=-1)
+        projected = mixer.in_proj(hidden)
+        if packed.forks is None and _runs_as_one(mixer, projected):
+            return _as_one(mixer, projected, packed)
+        gate, xbc, step = projected.split([width, mixer.conv_dim, heads], dim=-1)
     else:
         gate = _project(mixer.in_proj, hidden.index_select(0, wanted), slice(0, width))
         xbc, step = _project(mixer.in_proj, hidden, slice(width, None)).split([mixer.conv_dim, heads], dim=-1)
@@ -116,6 +123,42 @@ def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | N
         y = y.index_select(0, wanted)
     y = gated_rms_norm(y, gate, mixer.norm.weight, mixer.norm.variance_epsilon, width // mixer.n_groups)
     return mixer.out_proj(y)
+
+
+def _runs_as_one(mixer: Any, projected: Tensor) -> bool:
+    """Whether a GPU has one function for all of Mamba-2's mixer behind its input projection."""
+    if not projected.is_cuda or projected.dtype == torch.float64 or not is_available("triton"):
+        return False
+    from ssmrank.kernels import triton_mamba2
+
+    return triton_mamba2.supports(_sizes(mixer), mixer.conv1d.weight.shape[-1])
+
+
+def _as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
+    from ssmrank.kernels import triton_mamba2
+
+    # A module of another kind, as FSDP's, has its weight in one piece only while it is called itself.
+    plain = type(mixer.out_proj) is nn.Linear and mixer.out_proj.bias is None
+    y = triton_mamba2.mixer(
+        projected,
+        mixer.conv1d.weight.squeeze(1),
+        mixer.conv1d.bias,
+        mixer.A_log,
+        mixer.D,
+        mixer.dt_bias,
+        mixer.norm.weight,
+        mixer.out_proj.weight.to(projected.dtype) if plain else None,
+        packed.cu_seqlens,
+        _sizes(mixer),
+    )
+    return y if plain else mixer.out_proj(y)
+
+
+def _sizes(mixer: Any) -> triton_mamba2.Sizes:
+    from ssmrank.kernels import triton_mamba2
+
+    states, eps = mixer.ssm_state_size, mixer.norm.variance_epsilon
+    return triton_mamba2.Sizes(mixer.num_heads, mixer.head_dim, mixer.n_groups, states, eps)
 
 
 def _project(linear: Any, hidden: Tensor, rows: slice) -> Tensor:
