@@ -1,8 +1,8 @@
 """Mamba's GPU kernels at a model's real shapes: right against float64, and how long each takes.
 
-    python benchmarks/kernels.py --kernel ssd --set PART=32 FORWARD.num_warps=4
+    python benchmarks/kernels.py --kernel ssd --set HEADS=16 FORWARD.num_warps=8
 
-`--set` changes settings of the kernel's module, so that each is tried by itself, in a process of its own. Inputs are
+`--set` changes settings of the kernel's modules, so that each is tried by itself, in a process of its own. Inputs are
 random bfloat16, outputs are poisoned with NaN before they are written; the error is ‖out - ref‖ / ‖ref‖ against float64
 arithmetic on the same inputs. Prints one line for values and each gradient, then each kernel's median time.
 """
@@ -23,7 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 from ssmrank.kernels import reference
 from ssmrank.kernels.ssd_chunked import ssd_chunked
 
-MODULES = {"ssd": "triton_ssd", "scan": "triton_selective_scan", "conv": "triton_causal_conv"}
+MODULES = {
+    "ssd": ("triton_ssd", "triton_ssd_backward"),
+    "scan": ("triton_selective_scan",),
+    "conv": ("triton_causal_conv",),
+}
 
 
 def main() -> None:
@@ -34,20 +38,24 @@ def main() -> None:
     parser.add_argument("--states", type=int, help="default: 128 for ssd, 16 for scan")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME[.KEY]=VALUE")
     arguments = parser.parse_args()
-    module = importlib.import_module(f"ssmrank.kernels.{MODULES[arguments.kernel]}")
+    modules = [importlib.import_module(f"ssmrank.kernels.{name}") for name in MODULES[arguments.kernel]]
     for change in arguments.set:
         name, value = change.split("=")
         name, _, key = name.partition(".")
-        if key:
-            getattr(module, name)[key] = ast.literal_eval(value)
-        else:
-            setattr(module, name, ast.literal_eval(value))
+        changed = [module for module in modules if hasattr(module, name)]
+        if not changed:
+            raise SystemExit(f"{arguments.kernel} has no setting {name}")
+        for module in changed:
+            if key:
+                getattr(module, name)[key] = ast.literal_eval(value)
+            else:
+                setattr(module, name, ast.literal_eval(value))
     lengths = arguments.lengths or [512] * 64
     states = arguments.states or {"ssd": 128, "scan": 16, "conv": 0}[arguments.kernel]
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     run, inputs = {"ssd": _ssd, "scan": _scan, "conv": _conv}[arguments.kernel](
-        module, lengths, arguments.width, states
+        modules[0], lengths, arguments.width, states
     )
     title = f"{arguments.kernel} {' '.join(arguments.set)}"
     print(f"{title}: {len(lengths)} sequences, {sum(lengths)} tokens, width {arguments.width}", flush=True)

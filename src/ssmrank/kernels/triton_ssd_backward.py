@@ -133,6 +133,8 @@ def _inputs_kernel(  # type: ignore[no-untyped-def]
     """The gradient of x of some heads of a group in one chunk, and what each token gives and takes there (`flows`)."""
     slot, head = tl.program_id(0).to(tl.int64), tl.program_id(1) * count
     dtype: tl.constexpr = x.dtype.element_ty
+    # In float32 both states of 128 by 128 would not fit into shared memory.
+    together: tl.constexpr = dtype != tl.float32
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     sequence = tl.load(owners + slot)
     if sequence < 0:
@@ -155,12 +157,15 @@ def _inputs_kernel(  # type: ignore[no-untyped-def]
         values = _tile(x, inside, x_stride, p, left)
         grad = _tile(grad_y, inside, grad_stride, p, left)
         state = _tile(kept, n, P, p, past)
-        carry = _tile(grad_kept, n, P, p, future)
+        if together:
+            carry = _tile(grad_kept, n, P, p, future)
         total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
         # What the chunk took over: y += 2^total C · state before.
         out = tl.dot(c, state, input_precision=PRECISION)
         tl.store(flows + inside, tl.sum(out * grad.to(tl.float32), axis=1) * tl.exp2(total))
         # What the chunk handed on: state = kept · state before + Bᵀ (weighed x).
+        if not together:
+            carry = _tile(grad_kept, n, P, p, future)
         x_grad = tl.dot(b, carry, input_precision=PRECISION) * tl.exp2(last - source)[:, None]
         tl.store(flows + Q + inside, tl.sum(x_grad * values.to(tl.float32), axis=1))
         weights = tl.exp2(total[None, :] - source[:, None])
@@ -354,8 +359,7 @@ def run(
         Q=CHUNK, BLOCK=BLOCK, HAS_D=D is not None, HAS_BIAS=bias is not None, LOG=log, num_warps=4,
     )  # fmt: skip
     if not whole:
-        add_parts(B_parts, grad_B)
-        add_parts(C_parts, grad_C)
+        add_parts(B_parts, C_parts, grad_B, grad_C)
     return sums, grad_initial
 
 

@@ -61,23 +61,28 @@ def add_columns(*parts: Tensor) -> tuple[Tensor, ...]:
 
 
 @triton.jit
-def _parts_kernel(parts, out, count, part_size, row_size, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _parts_kernel(  # type: ignore[no-untyped-def]
+    a, b, out_a, out_b, count, part_size, row_size, stride_a, stride_b, BLOCK: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < row_size
-    parts += row * row_size + column
+    parts, target = a + row * row_size, out_a + row * stride_a
+    if tl.program_id(2) == 1:
+        parts, target = b + row * row_size, out_b + row * stride_b
     total = tl.zeros([BLOCK], tl.float32)
     for _ in range(0, count):
-        total += tl.load(parts, mask=inside, other=0.0)
+        total += tl.load(parts + column, mask=inside, other=0.0)
         parts += part_size
-    tl.store(out + row * stride + column, total.to(out.dtype.element_ty), mask=inside)
+    tl.store(target + column, total.to(out_a.dtype.element_ty), mask=inside)
 
 
-def add_parts(parts: Tensor, out: Tensor) -> None:
-    """Writes the sum of `parts`, float32 `[K, rows, ...]`, to `out`, `[rows, ...]`, whose rows may lie apart."""
-    count, rows = parts.shape[:2]
-    size = parts.stride(1)
+def add_parts(a: Tensor, b: Tensor, out_a: Tensor, out_b: Tensor) -> None:
+    """Writes sums of parts, both contiguous float32 `[K, rows, ...]`, to `[rows, ...]`, whose rows may lie apart."""
+    count, rows = a.shape[:2]
     if rows:
-        _parts_kernel[rows, triton.cdiv(size, 1024)](
-            parts, out, count, parts.stride(0), size, out.stride(0), BLOCK=min(triton.next_power_of_2(size), 1024)
+        size = a.stride(1)
+        block = min(triton.next_power_of_2(size), 1024)
+        _parts_kernel[rows, triton.cdiv(size, block), 2](
+            a, b, out_a, out_b, count, a.stride(0), size, out_a.stride(0), out_b.stride(0), BLOCK=block
         )
