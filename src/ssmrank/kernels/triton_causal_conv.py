@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.triton_sums import add_columns
 
-TOKENS = 16
+TOKENS = 32
 """Tokens of a tile."""
 
 CHANNELS = 128

@@ -32,11 +32,11 @@ from ssmrank.kernels.triton_scan_forward import forward_kernel
 from ssmrank.kernels.triton_scan_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
 from ssmrank.kernels.triton_scan_tiles import SPREAD, projections_backward_kernel, projections_kernel
 
-CHUNK = 32
+CHUNK = 16
 """Steps between stored states, a multiple of both tiles."""
 
-FORWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "AHEAD": 1}
-BACKWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "AHEAD": 1, "maxnreg": 208}
+FORWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "AHEAD": 1}
+BACKWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "AHEAD": 1, "maxnreg": 208}
 """Channels of a program, 32 or 64; steps of a tile, 4, 8 or 16; whether the next state's numbers are loaded early."""
 
 PTX = torch.version.hip is None

@@ -26,7 +26,7 @@ CHUNK = 64
 HEADS = 32
 """Heads over which a program sums the gradients of B and C, at most, where there are chunks enough to fill the GPU."""
 
-INPUT_HEADS = 4
+INPUT_HEADS = 16
 """Heads of whose inputs a program takes the gradients, at most."""
 
 PROGRAMS = 128
