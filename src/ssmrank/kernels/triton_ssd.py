@@ -29,6 +29,9 @@ from ssmrank.kernels.triton_sums import add_columns
 CHUNK = 64
 """Tokens of a chunk."""
 
+FLOAT32_CHUNK = 16
+"""Tokens of a chunk of float32 tensors, at most: their products are unrolled, and longer ones compile for minutes."""
+
 BLOCK = 16
 """Heads of whose decays a program takes the sums."""
 
@@ -287,11 +290,12 @@ def run(
     (_, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
     if sequences == 0:
         return
-    decays, _ = chunk_decays(dt, A, bias, starts, CHUNK, log=log)
+    chunk = chunk_of(x, CHUNK)
+    decays, _ = chunk_decays(dt, A, bias, starts, chunk, log=log)
     _forward_kernel[heads, sequences](
         x, decays, B, C, D, starts, initial, index, y, final,
         x.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
-        P=width, N=states, Q=CHUNK, HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_INDEX=index is not None,
+        P=width, N=states, Q=chunk, HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_INDEX=index is not None,
         NEED_FINAL=final is not None, PRECISION=precision_of(x), **launch(x, FORWARD),
     )  # fmt: skip
 
@@ -314,6 +318,11 @@ def chunk_decays(
         Q=chunk, BLOCK=BLOCK, HAS_BIAS=bias is not None, LOG=log, num_warps=4,
     )  # fmt: skip
     return decays, owners
+
+
+def chunk_of(x: Tensor, chunk: int) -> int:
+    """Tokens of a chunk in x's dtype, of which `chunk` would be the best."""
+    return min(chunk, FLOAT32_CHUNK) if x.dtype == torch.float32 else chunk
 
 
 def precision_of(x: Tensor) -> str:

@@ -17,7 +17,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssmrank.kernels.triton_ssd import BLOCK, LOG2_E, _softplus, _tile, chunk_decays, launch, precision_of, slots_of
+from ssmrank.kernels.triton_ssd import (
+    BLOCK,
+    LOG2_E,
+    _softplus,
+    _tile,
+    chunk_decays,
+    chunk_of,
+    launch,
+    precision_of,
+    slots_of,
+)
 from ssmrank.kernels.triton_sums import add_parts
 
 CHUNK = 64
@@ -324,11 +334,12 @@ def run(
     """
     (tokens, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
     grad_x, grad_dt, grad_B, grad_C = out
-    per_group, slots = heads // groups, slots_of(tokens, sequences, CHUNK)
-    decays, owners = chunk_decays(dt, A, bias, starts, CHUNK, log=log)
+    chunk = chunk_of(x, CHUNK)
+    per_group, slots = heads // groups, slots_of(tokens, sequences, chunk)
+    decays, owners = chunk_decays(dt, A, bias, starts, chunk, log=log)
     kept, grad_kept = (x.new_empty(slots, heads, states, width) for _ in range(2))
     grad_initial = None if initial is None else torch.empty_like(initial)
-    sizes = {"P": width, "N": states, "Q": CHUNK, "PRECISION": precision_of(x)}
+    sizes = {"P": width, "N": states, "Q": chunk, "PRECISION": precision_of(x)}
     flags = sizes | {"HAS_INITIAL": initial is not None, "HAS_FINAL": grad_final is not None}
     strides = x.stride(0), B.stride(0), C.stride(0), grad_y.stride(0)
     _states_kernel[heads, sequences, 2](
@@ -347,7 +358,7 @@ def run(
         *strides, B_parts.stride(1), C_parts.stride(1), B_parts.stride(0), heads, per_group, count,
         **flags, **launch(x, PROJECTIONS),
     )  # fmt: skip
-    flows = decays.new_empty(slots, heads, PLANES.value, CHUNK)
+    flows = decays.new_empty(slots, heads, PLANES.value, chunk)
     count = _heads_at_once(slots * groups, per_group, INPUT_HEADS)
     _inputs_kernel[slots, heads // count](
         x, decays, B, C, D, starts, owners, kept, grad_kept, grad_y, grad_x, flows,
@@ -356,7 +367,7 @@ def run(
     sums = decays.new_empty(slots, 3 * heads)
     _steps_kernel[slots, triton.cdiv(heads, BLOCK)](
         dt, A, bias, starts, owners, decays, flows, inner, grad_dt, sums, dt.stride(0), grad_dt.stride(0), heads,
-        Q=CHUNK, BLOCK=BLOCK, HAS_D=D is not None, HAS_BIAS=bias is not None, LOG=log, num_warps=4,
+        Q=chunk, BLOCK=BLOCK, HAS_D=D is not None, HAS_BIAS=bias is not None, LOG=log, num_warps=4,
     )  # fmt: skip
     if not whole:
         add_parts(B_parts, C_parts, grad_B, grad_C)
