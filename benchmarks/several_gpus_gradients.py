@@ -56,11 +56,12 @@ def check(shape: Shape, device: torch.device, workers: Workers, report: Report |
     small = device.type == "cpu"
     groups = _groups(shape, *((6, 3, 8, 32) if small else (12, 8, 64, 256)))
     budget = sum(len(sequence) for group in groups for sequence in group) // 3
+    torch.set_float32_matmul_precision("highest")
     model = _model(shape, device)
     one: dict[Precision, Step] = {name: _step(model, Workers(), groups, budget, name) for name in ("fp32", "bf16")}
     other_order = _distance(_step(model, Workers(), groups, budget // 2, "fp32"), one["fp32"])
     noise = _distance(one["bf16"], one["fp32"])
-    exact = Distance(_FP32.loss, max(_FP32.whole, 2 * other_order.whole), max(_FP32.worst, 2 * other_order.worst))
+    exact = Distance(*(max(bound, 2 * own) for bound, own in zip(_FP32, other_order, strict=True)))
     bounds = {"fp32": exact, "bf16": Distance(max(2**-8, noise.loss), noise.whole, noise.worst)}
     del model
     if report is not None:
