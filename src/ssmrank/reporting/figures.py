@@ -42,6 +42,8 @@ def read_throughput(path: Path) -> tuple[list[Throughput], str]:
         raise UserError(f"{path}: column {missing[0]} is missing; make it with benchmarks/training.py --suite figure1")
     points = []
     for line, row in enumerate(rows, start=2):
+        if row.get("benchmark", "figure1") != "figure1":
+            continue  # another suite's, in one file
         batch, speed = row["batch"].split(" x ")[0], row["tokens_per_second"]
         try:
             points.append(Throughput(row["model"], row["implementation"], int(batch), float(speed) if speed else None))
@@ -53,7 +55,7 @@ def read_throughput(path: Path) -> tuple[list[Throughput], str]:
 def draw_throughput(points: list[Throughput], caption: str, output: Path) -> None:
     """Training throughput against batch size, a line for each model, OOM written where memory ran out; as PDF."""
     lines: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
-    for point in points:
+    for point in sorted(points, key=lambda point: point.batch):
         lines[point.model, point.implementation].append(point)
     batches = sorted({point.batch for point in points})
     colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(model for model, _ in lines))}

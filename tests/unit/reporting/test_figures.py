@@ -16,6 +16,13 @@ def test_points_of_a_csv(tmp_path):
     assert caption == "A card, bf16"
 
 
+def test_rows_of_other_suites_are_no_points(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = "figure1,OPT,ssmrank,bf16,16 x 512,A card,2000\nmixed,OPT,ssmrank,bf16,512 of 31 to 271,A card,3000\n"
+    path.write_text("benchmark," + HEADER + rows)
+    assert read_throughput(path)[0] == [Throughput("OPT", "ssmrank", 16, 2000.0)]
+
+
 def test_equal_measurements_give_equal_bytes(tmp_path):
     points = [
         Throughput("OPT", "ssmrank", 1, 10.0),
