@@ -23,6 +23,9 @@ MAX_TOKENS = 32768
 _STEPS = 16
 """Shapes an octave."""
 
+_BEHIND = 64
+"""Tokens by which shapes are longer than a round number, at most."""
+
 Pass = Callable[[Packed, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Adds the gradients of a micro-batch, given its groups' weights [G] and teacher's scores; returns its loss."""
 
@@ -43,6 +46,17 @@ def round_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
+def _next_shape(tokens: int) -> int:
+    """The least number of tokens of a shape that is not below `tokens`.
+
+    Shapes lie a little behind round numbers, because micro-batches are often as long as a power of two and have to be
+    filled up by a token at least.
+    """
+    octave = 2 ** math.floor(math.log2(max(tokens, 1)))
+    behind = min(_BEHIND, octave // _STEPS // 2)
+    return round_up(tokens - behind) + behind
+
+
 def fill_up(lengths: Sequence[int], group_size: int, groups: int, longest: int) -> tuple[Shape, list[int]]:
     """The shape that sequences of these lengths, in groups, are run in, and the lengths of those that fill it up.
 
@@ -50,10 +64,10 @@ def fill_up(lengths: Sequence[int], group_size: int, groups: int, longest: int) 
     """
     missing = groups * group_size - len(lengths)
     least = sum(lengths) + missing
-    tokens = round_up(least + 1)
+    tokens = _next_shape(least + 1)
     filling = -(-(tokens // _STEPS + 1) // longest) + 1
     while tokens - sum(lengths) < missing + filling:
-        tokens = round_up(tokens + 1)
+        tokens = _next_shape(tokens + 1)
     rest = tokens - sum(lengths) - missing - filling
     fillers = []
     for _ in range(missing + filling):

@@ -35,6 +35,12 @@ def test_filling_sequences_make_up_the_shape(seed):
     assert shape.tokens <= round_up(least) + round_up(least) // 15 + 1
 
 
+@pytest.mark.parametrize("sequences", [16, 32, 64])
+def test_powers_of_two_are_filled_up_by_little(sequences):
+    shape, fillers = fill_up([512] * sequences, 16, sequences // 16, 512)
+    assert sum(fillers) <= 64 and shape.tokens == 512 * sequences + sum(fillers)
+
+
 def test_sequences_that_fill_up_do_not_change_the_gradients(tiny_model):
     torch.manual_seed(0)
     reranker = new_reranker(tiny_model("mamba2"), "D", 32)
