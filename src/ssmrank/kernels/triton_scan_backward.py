@@ -25,17 +25,21 @@ from ssmrank.kernels.triton_scan_tiles import (
 @triton.jit(do_not_specialize=["slots", "sequences", "groups"])
 def backward_kernel(  # type: ignore[no-untyped-def]
     u, delta, A, D, z, bias, starts, initial, tiles, stored, scratch, grad_y, grad_final,
-    grad_u, grad_delta, grad_A, parts, grad_D, grad_z, grad_bias, grad_initial,
+    grad_u, grad_delta, grad_z, y, parts, sums, grad_initial,
     slots, sequences, groups,
     u_stride: tl.constexpr, delta_stride: tl.constexpr, z_stride: tl.constexpr, grad_stride: tl.constexpr,
-    channels: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_FINAL: tl.constexpr, NEED_INITIAL: tl.constexpr, EVEN: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
+    grad_z_stride: tl.constexpr, channels: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    CHUNK: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    HAS_FINAL: tl.constexpr, NEED_INITIAL: tl.constexpr, NEED_Y: tl.constexpr, EVEN: tl.constexpr,
+    AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """A block of channels through one sequence after another, from their ends, tile by tile.
 
     `scratch` `[groups, CHUNK / TILE, N, channels]` holds the states' gradients between tiles, and the states at the
-    beginnings of a chunk's tiles, but for the first, whose states are in `stored`. `grad_A` comes zeroed.
+    beginnings of a chunk's tiles, but for the first, whose states are in `stored`: of float32, or where a chunk is one
+    tile and no sequence has an initial state, of any dtype. `sums` `[groups, N + 2, channels]` gets the gradients of
+    A, D and the bias; A's come zeroed. `y` gets the gated output again. It may be where `grad_y` is, and `grad_delta`
+    where delta is: a tile is read before it is written, and then not read any more.
     """
     PER_CHUNK: tl.constexpr = CHUNK // TILE
     block, group = tl.program_id(0), tl.program_id(1)
@@ -57,7 +61,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     # Each block of channels sums the gradients of B and C for itself.
     parts += block.to(tl.int64) * slots * (2 * N * TILE)
     own = scratch + group * (PER_CHUNK * plane)
-    rates_grad = grad_A + group * plane
+    rates_grad = sums + group * (plane + 2 * channels)
     skip_grad = tl.zeros([BLOCK], tl.float32)
     shift_grad = tl.zeros([BLOCK], tl.float32)
     for sequence in range(group, sequences, groups):
@@ -77,19 +81,20 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     opened = chunk < 0
             in_chunk = tl.cdiv(tl.minimum(end - start - chunk * CHUNK, CHUNK), TILE).to(tl.int32)
             slot = start // TILE + sequence + chunk * PER_CHUNK
-            for tile in range(0, in_chunk - 1):
-                first = start + chunk * CHUNK + tile * TILE
-                delta_rows = load_rows(delta + first * delta_stride + d, delta_stride, TILE, d_mask, TILE)
-                u_rows = load_rows(u + first * u_stride + d, u_stride, TILE, d_mask, TILE)
-                steps, drives = steps_and_drives(delta_rows, u_rows, shift, TILE, TILE, PTX)
-                vectors = tiles + (slot + tile) * (2 * N * TILE)
-                before, begun = opening, opened
-                if tile > 0:
-                    before, begun = own + tile * plane, chunk >= 0
-                run_tile(
-                    before, begun, own + (tile + 1) * plane, A, steps, drives, vectors, lane, d, d_mask,
-                    channels, N, TILE, AHEAD, PTX,
-                )  # fmt: skip
+            if PER_CHUNK > 1:
+                for tile in range(0, in_chunk - 1):
+                    first = start + chunk * CHUNK + tile * TILE
+                    delta_rows = load_rows(delta + first * delta_stride + d, delta_stride, TILE, d_mask, TILE)
+                    u_rows = load_rows(u + first * u_stride + d, u_stride, TILE, d_mask, TILE)
+                    steps, drives = steps_and_drives(delta_rows, u_rows, shift, TILE, TILE, PTX)
+                    vectors = tiles + (slot + tile) * (2 * N * TILE)
+                    before, begun = opening, opened
+                    if tile > 0:
+                        before, begun = own + tile * plane, chunk >= 0
+                    run_tile(
+                        before, begun, own + (tile + 1) * plane, A, steps, drives, vectors, lane, d, d_mask,
+                        channels, N, TILE, AHEAD, PTX,
+                    )  # fmt: skip
             for tile_back in range(0, in_chunk):
                 tile = in_chunk - 1 - tile_back
                 first = start + chunk * CHUNK + tile * TILE
@@ -111,8 +116,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     drive_grads = drive_grads + (tl.zeros([BLOCK], tl.float32),)
                     step_grads = step_grads + (tl.zeros([BLOCK], tl.float32),)
                 before, begun = opening, opened
-                if tile > 0:
-                    before, begun = own + tile * plane, chunk >= 0
+                if PER_CHUNK > 1:
+                    if tile > 0:
+                        before, begun = own + tile * plane, chunk >= 0
                 target, handed = own, chunk >= 0
                 if (chunk == 0) & (tile == 0):
                     if NEED_INITIAL:
@@ -120,7 +126,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     else:
                         handed = chunk < 0
                 vectors = tiles + (slot + tile) * (2 * N * TILE)
-                sums = parts + (slot + tile) * (2 * N * TILE)
+                totals = parts + (slot + tile) * (2 * N * TILE)
                 ahead = load_start(before, A, d, d_mask, begun) + load_start(source, rates_grad, d, d_mask, known)
                 for n in range(N):
                     place = n * channels + d
@@ -132,6 +138,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     else:
                         state, rate = load_start(before, A, place, d_mask, begun)
                         carry, rate_grad = load_start(source, rates_grad, place, d_mask, known)
+                    state = state.to(tl.float32)
                     rate *= LOG2_E
                     b = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
                     c = load_vector(vectors + n * (2 * TILE) + TILE, lane, TILE, PTX)
@@ -148,7 +155,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     if PTX:
                         c_grad = fold(c_grads, fold_lane, TILE, BLOCK)
                     else:
-                        store_plain_sums(sums + n * (2 * TILE) + TILE, c_grads, TILE)
+                        store_plain_sums(totals + n * (2 * TILE) + TILE, c_grads, TILE)
                     b_grads, drives_added, steps_added = (), (), ()
                     for back in tl.static_range(TILE):
                         carry += grads[TILE - 1 - back] * c[TILE - 1 - back]
@@ -161,9 +168,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     drive_grads, step_grads = drives_added, steps_added
                     if PTX:
                         b_grad = fold(b_grads, fold_lane, TILE, BLOCK)
-                        store_sums(sums + n * (2 * TILE), b_grad, c_grad, fold_lane, TILE)
+                        store_sums(totals + n * (2 * TILE), b_grad, c_grad, fold_lane, TILE)
                     else:
-                        store_plain_sums(sums + n * (2 * TILE), b_grads, TILE)
+                        store_plain_sums(totals + n * (2 * TILE), b_grads, TILE)
                     tl.store(target + place, carry, mask=d_mask & handed)
                     tl.store(rates_grad + place, rate_grad, mask=d_mask)
                 source, known = target, True
@@ -174,7 +181,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                 if HAS_Z:
                     grad_rows = load_rows(grad_y + first * grad_stride + d, grad_stride, count, d_mask, TILE)
                     gates = load_rows(z + first * z_stride + d, z_stride, count, d_mask, TILE)
-                u_grads, delta_grads, gate_grads = (), (), ()
+                u_grads, delta_grads, gate_grads, gated = (), (), (), ()
                 for t in tl.static_range(TILE):
                     value = u_rows[t].to(tl.float32)
                     if HAS_Z:
@@ -182,6 +189,8 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                         open_ = sigmoid(gate, PTX)
                         slope = open_ * (1.0 + gate * (1.0 - open_))
                         gate_grads = gate_grads + (grad_rows[t].to(tl.float32) * outs[t] * slope,)
+                        if NEED_Y:
+                            gated = gated + (outs[t] * gate * open_,)
                     step_grad = step_grads[t] * LN_2 + drive_grads[t] * value
                     step_grad *= sigmoid(delta_rows[t].to(tl.float32) + shift, PTX)
                     shift_grad += tl.where(t < count, step_grad, 0.0)
@@ -191,11 +200,13 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                 store_rows(grad_u + first * channels + d, channels, count, d_mask, u_grads, TILE)
                 store_rows(grad_delta + first * channels + d, channels, count, d_mask, delta_grads, TILE)
                 if HAS_Z:
-                    store_rows(grad_z + first * channels + d, channels, count, d_mask, gate_grads, TILE)
+                    store_rows(grad_z + first * grad_z_stride + d, grad_z_stride, count, d_mask, gate_grads, TILE)
+                    if NEED_Y:
+                        store_rows(y + first * channels + d, channels, count, d_mask, gated, TILE)
         if NEED_INITIAL:
             if chunks == 0:
                 for n in range(N):
                     carry = tl.load(source + n * channels + d, mask=d_mask & known, other=0.0)
                     tl.store(grad_initial + sequence * plane + n * channels + d, carry, mask=d_mask)
-    tl.store(grad_D + group * channels + d, skip_grad, mask=d_mask)
-    tl.store(grad_bias + group * channels + d, shift_grad, mask=d_mask)
+    tl.store(rates_grad + plane + d, skip_grad, mask=d_mask)
+    tl.store(rates_grad + plane + channels + d, shift_grad, mask=d_mask)

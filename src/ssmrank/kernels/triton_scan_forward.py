@@ -56,13 +56,13 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     u_stride: tl.constexpr, delta_stride: tl.constexpr, z_stride: tl.constexpr, channels: tl.constexpr,
     N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr,
-    NEED_FINAL: tl.constexpr, STORE: tl.constexpr, EVEN: tl.constexpr, AHEAD: tl.constexpr,
+    NEED_FINAL: tl.constexpr, STORE: tl.constexpr, ROUNDED: tl.constexpr, EVEN: tl.constexpr, AHEAD: tl.constexpr,
     PTX: tl.constexpr,
 ):  # fmt: skip
     """A block of channels through one sequence after another, tile by tile.
 
     `running` `[groups, N, channels]` holds the states between tiles, unless `stored` does: that is where they go at the
-    ends of chunks if a backward pass is to come.
+    ends of chunks if a backward pass is to come. ROUNDED to a narrower dtype, they go to both.
     """
     group = tl.program_id(1)
     lane = tl.arange(0, BLOCK)
@@ -99,8 +99,11 @@ def forward_kernel(  # type: ignore[no-untyped-def]
                 outs = outs + (skip * u_rows[t].to(tl.float32),)
             target = own
             if STORE:
-                if (tile + 1) % (CHUNK // TILE) == 0:
-                    target = stored + (start // CHUNK + sequence + (tile + 1) // (CHUNK // TILE)) * plane
+                following = stored + (start // CHUNK + sequence + (tile + 1) // (CHUNK // TILE)) * plane
+                whole = (tile + 1) % (CHUNK // TILE) == 0
+                if not ROUNDED:
+                    if whole:
+                        target = following
             handed = True
             if NEED_FINAL:
                 if tile == last:
@@ -125,6 +128,9 @@ def forward_kernel(  # type: ignore[no-untyped-def]
                     added = added + (outs[t] + state * c[t],)
                 outs = added
                 tl.store(target + place, state, mask=d_mask & handed)
+                if ROUNDED:
+                    rounded = state.to(stored.dtype.element_ty)
+                    tl.store(following + place, rounded, mask=d_mask & whole & (tile < last))
             source, known = target, True
             if HAS_Z:
                 gated = ()

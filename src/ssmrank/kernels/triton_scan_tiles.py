@@ -196,7 +196,7 @@ def projections_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["blocks", "size"])
 def projections_backward_kernel(  # type: ignore[no-untyped-def]
-    parts, starts, grad_B, grad_C, blocks, size,
+    parts, starts, grad_B, grad_C, blocks, size, B_stride, C_stride,
     N: tl.constexpr, NP: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of B and C, `[T, N]`, from the tiles `[blocks, slots, N, 2, TILE]` that blocks of channels summed."""
@@ -214,5 +214,5 @@ def projections_backward_kernel(  # type: ignore[no-untyped-def]
         row = start + tile * TILE + inside
         real = (row < end) & (n < N)
         first = place % (2 * TILE) < TILE
-        tl.store(grad_B + row * N + n, total.to(grad_B.dtype.element_ty), mask=real & first)
-        tl.store(grad_C + row * N + n, total.to(grad_C.dtype.element_ty), mask=real & (first == 0))
+        tl.store(grad_B + row * B_stride + n, total.to(grad_B.dtype.element_ty), mask=real & first)
+        tl.store(grad_C + row * C_stride + n, total.to(grad_C.dtype.element_ty), mask=real & (first == 0))

@@ -31,6 +31,7 @@ from ssmrank.kernels.triton_scan_backward import backward_kernel
 from ssmrank.kernels.triton_scan_forward import forward_kernel
 from ssmrank.kernels.triton_scan_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
 from ssmrank.kernels.triton_scan_tiles import SPREAD, projections_backward_kernel, projections_kernel
+from ssmrank.kernels.triton_sums import add_columns
 
 CHUNK = 16
 """Steps between stored states, a multiple of both tiles."""
@@ -84,7 +85,7 @@ def selective_scan(
     if initial_index is None and out is None:
         y, final = _SelectiveScan.apply(*arguments)
     else:
-        y, final, _ = _forward(*arguments, keep=False, index=initial_index, out=out)
+        y, final, _ = forward(*arguments, keep=False, index=initial_index, out=out)
     return y, None if final is None else final.transpose(1, 2)
 
 
@@ -103,8 +104,8 @@ def _slots(tokens: int, sequences: int, size: int) -> int:
     return tokens // size + sequences + 1
 
 
-def _stored(A: Tensor, starts: Tensor, tokens: int) -> Tensor:
-    return A.new_empty(_slots(tokens, len(starts) - 1, CHUNK), *A.shape)
+def _stored(A: Tensor, starts: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+    return A.new_empty(_slots(tokens, len(starts) - 1, CHUNK), *A.shape, dtype=dtype)
 
 
 def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
@@ -118,7 +119,7 @@ def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
     return tiles
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     stored: Tensor | None
@@ -141,29 +142,43 @@ def _segments(starts: Tensor, tokens: int, channels: int) -> Tensor | None:
     return segments
 
 
-def _forward(
+def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
     initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, _Kept]:  # fmt: skip
+    out: Tensor | None = None, rounded: bool = False,
+) -> tuple[Tensor, Tensor | None, Kept]:  # fmt: skip
+    """Contiguous y in u's dtype or `out`, the final states if needed, and what the backward pass needs if it is kept.
+
+    Args:
+        u, delta, z: `[T, channels]`, whose rows may lie apart, as those of B and C `[T, N]` may.
+        A: `[N, channels]`, float32 and contiguous, as `D` and `bias` `[channels]` are.
+        initial: `[S, N, channels]`, float32 and contiguous, as the final states are.
+        starts: int64 `[S + 1]`.
+        need_final: whether final states are returned.
+        keep: whether a backward pass is to come.
+        index: see `packed_selective_scan`.
+        out: `[T, channels]`, contiguous.
+        rounded: whether states may be kept in u's dtype. The output does not change.
+    """
     (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
     y = u.new_empty(tokens, channels) if out is None else out
     final = A.new_empty(sequences, states, channels) if need_final else None
     if not sequences:
-        return y, final, _Kept(None)
+        return y, final, Kept(None)
     segments = _segments(starts, tokens, channels)
     if segments is not None:
         if index is not None:
             initial = chosen_states(initial, index)
         tiles = _tiles(B, C, segments, FORWARD["TILE"])
         begun, totals = _segment_states(u, delta, A, bias, initial, starts, segments, tiles, final)
-        stored = _stored(A, segments, tokens) if keep else None
+        stored = _stored(A, segments, tokens, A.dtype) if keep else None
         _launch_forward(u, delta, A, tiles, D, z, bias, begun, segments, None, y, None, stored)
-        return y, final, _Kept(stored, segments, begun, totals)
-    stored = _stored(A, starts, tokens) if keep else None
+        return y, final, Kept(stored, segments, begun, totals)
+    rounded = rounded and initial is None and BACKWARD["TILE"] == CHUNK  # then the kernel reads no other states
+    stored = _stored(A, starts, tokens, u.dtype if rounded else A.dtype) if keep else None
     tiles = _tiles(B, C, starts, FORWARD["TILE"])
     _launch_forward(u, delta, A, tiles, D, z, bias, initial, starts, index, y, final, stored)
-    return y, final, _Kept(stored)
+    return y, final, Kept(stored)
 
 
 def _launch_forward(
@@ -179,7 +194,7 @@ def _launch_forward(
         sequences, groups, u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), channels,
         N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
         HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_FINAL=final is not None,
-        STORE=stored is not None, **_options(FORWARD, u),
+        STORE=stored is not None, ROUNDED=stored is not None and stored.dtype != A.dtype, **_options(FORWARD, u),
     )  # fmt: skip
 
 
@@ -202,7 +217,7 @@ def _segment_states(
 
 
 def _segment_gradients(
-    delta: Tensor, A: Tensor, z: Tensor | None, bias: Tensor | None, starts: Tensor, kept: _Kept, tiles: Tensor,
+    delta: Tensor, A: Tensor, z: Tensor | None, bias: Tensor | None, starts: Tensor, kept: Kept, tiles: Tensor,
     grad_y: Tensor, grad_final: Tensor | None, grad_initial: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The gradients of segments' last states; fills those of the initial states."""
@@ -230,10 +245,63 @@ def _joined(
     return joined
 
 
+class Gradients(NamedTuple):
+    """Where the backward pass writes what each token has; rows of z, B and C may lie apart."""
+
+    u: Tensor
+    delta: Tensor
+    """May be delta itself."""
+    B: Tensor
+    C: Tensor
+    z: Tensor | None
+    y: Tensor | None
+    """The gated output again, if a tensor for it is given, which may be its gradient's."""
+
+
+def backward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
+    initial: Tensor | None, starts: Tensor, kept: Kept, grad_y: Tensor, grad_final: Tensor | None,
+    grad_initial: Tensor | None, into: Gradients,
+) -> Tensor:  # fmt: skip
+    """Fills `into` and `grad_initial`; of the arguments, grad_y, u, delta, B, C and z may have rows that lie apart.
+
+    Returns parts of the other gradients to be summed, float32 `[parts, N C + 2 C]`: those of A `[N, C]`, D and bias.
+    """
+    channels, states = u.shape[1], A.shape[0]
+    ordinary = starts if kept.segments is None else kept.segments
+    sequences, tile = len(ordinary) - 1, BACKWARD["TILE"]
+    blocks, groups = grid = _grid(channels, sequences, BACKWARD["BLOCK"])
+    sums = A.new_zeros(groups, (states + 2) * channels)
+    if not sequences:
+        return sums
+    tiles = _tiles(B, C, ordinary, tile)
+    parts = A.new_empty(blocks, *tiles.shape)
+    scratch = A.new_empty(groups, CHUNK // tile, states, channels)
+    grad_outer = grad_initial
+    if kept.segments is not None:
+        grad_final = _segment_gradients(delta, A, z, bias, starts, kept, tiles, grad_y, grad_final, grad_initial)
+        initial, grad_outer = kept.states, None
+    backward_kernel[grid](
+        u, delta, A, D, z, bias, ordinary, initial, tiles, kept.stored, scratch, grad_y, grad_final,
+        into.u, into.delta, into.z, into.y, parts, sums, grad_outer,
+        len(tiles), sequences, groups,
+        u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), grad_y.stride(0),
+        0 if into.z is None else into.z.stride(0), channels,
+        N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
+        HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
+        NEED_INITIAL=grad_outer is not None, NEED_Y=into.y is not None, **_options(BACKWARD, u),
+    )  # fmt: skip
+    projections_backward_kernel[(sequences, SPREAD)](
+        parts, ordinary, into.B, into.C, blocks, tiles.numel(), into.B.stride(0), into.C.stride(0),
+        N=states, NP=triton.next_power_of_2(states), TILE=tile, PARTS=8, num_warps=4,
+    )  # fmt: skip
+    return sums
+
+
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        y, final, kept = _forward(*arguments, keep=any(ctx.needs_input_grad))
+        y, final, kept = forward(*arguments, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.set_materialize_grads(False)
         return y, final
@@ -241,54 +309,32 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, z, bias, initial, starts, *saved = ctx.saved_tensors
-        kept = _Kept(*saved)
+        u, delta, A, B, C, D, z, bias, initial, starts, *kept = ctx.saved_tensors
         (tokens, channels), states = u.shape, A.shape[0]
         grad_y = u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
         grad_final = None if grad_final is None else grad_final.float().contiguous()
-        grad_u, grad_delta = u.new_empty(tokens, channels), delta.new_empty(tokens, channels)
-        grad_z = None if z is None else z.new_empty(tokens, channels)
-        grad_B, grad_C = B.new_empty(tokens, states), C.new_empty(tokens, states)
         grad_initial = None if initial is None else torch.empty_like(initial)
-        ordinary = starts if kept.segments is None else kept.segments
-        sequences, tile = len(ordinary) - 1, BACKWARD["TILE"]
-        blocks, groups = grid = _grid(channels, sequences, BACKWARD["BLOCK"])
-        grad_A = A.new_zeros(groups, states, channels)
-        filled = A.new_empty if sequences else A.new_zeros
-        grad_D, grad_bias = filled(groups, channels), filled(groups, channels)
-        if sequences:
-            padded = triton.next_power_of_2(states)
-            tiles = _tiles(B, C, ordinary, tile)
-            parts = A.new_empty(blocks, *tiles.shape)
-            scratch = A.new_empty(groups, CHUNK // tile, states, channels)
-            grad_outer = grad_initial
-            if kept.segments is not None:
-                grad_final = _segment_gradients(
-                    delta, A, z, bias, starts, kept, tiles, grad_y, grad_final, grad_initial
-                )
-                initial, grad_outer = kept.states, None
-            backward_kernel[grid](
-                u, delta, A, D, z, bias, ordinary, initial, tiles, kept.stored, scratch, grad_y, grad_final,
-                grad_u, grad_delta, grad_A, parts, grad_D, grad_z, grad_bias, grad_outer,
-                len(tiles), sequences, groups,
-                u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), grad_y.stride(0), channels,
-                N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
-                HAS_INITIAL=initial is not None, HAS_FINAL=grad_final is not None,
-                NEED_INITIAL=grad_outer is not None, **_options(BACKWARD, u),
-            )  # fmt: skip
-            projections_backward_kernel[(sequences, SPREAD)](
-                parts, ordinary, grad_B, grad_C, blocks, tiles.numel(), N=states, NP=padded, TILE=tile, PARTS=8,
-                num_warps=4,
-            )  # fmt: skip
+        grads = Gradients(
+            u.new_empty(tokens, channels),
+            delta.new_empty(tokens, channels),
+            B.new_empty(tokens, states),
+            C.new_empty(tokens, states),
+            None if z is None else z.new_empty(tokens, channels),
+            None,
+        )
+        sums = backward(
+            u, delta, A, B, C, D, z, bias, initial, starts, Kept(*kept), grad_y, grad_final, grad_initial, grads
+        )
+        grad_A, grad_D, grad_bias = add_columns(sums)[0].split([A.numel(), channels, channels])
         return (
-            grad_u,
-            grad_delta,
-            grad_A.sum(0),
-            grad_B,
-            grad_C,
-            None if D is None else grad_D.sum(0),
-            grad_z,
-            None if bias is None else grad_bias.sum(0),
+            grads.u,
+            grads.delta,
+            grad_A.view(A.shape),
+            grads.B,
+            grads.C,
+            None if D is None else grad_D,
+            grads.z,
+            None if bias is None else grad_bias,
             grad_initial,
             None,
             None,
