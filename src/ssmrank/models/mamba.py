@@ -75,7 +75,10 @@ def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor
 def _mamba1_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width = mixer.intermediate_size
     if wanted is None:
-        x, gate = mixer.in_proj(hidden).chunk(2, dim=-1)
+        projected = mixer.in_proj(hidden)
+        if packed.forks is None and _mamba1_runs_as_one(mixer, projected):
+            return _mamba1_as_one(mixer, projected, packed)
+        x, gate = projected.chunk(2, dim=-1)
     else:
         x = _project(mixer.in_proj, hidden, slice(0, width))
     x = _convolve(mixer, x, packed)
@@ -95,12 +98,41 @@ def _mamba1_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | N
     return mixer.out_proj(y * F.silu(_project(mixer.in_proj, hidden.index_select(0, wanted), slice(width, None))))
 
 
+def _mamba1_runs_as_one(mixer: Any, projected: Tensor) -> bool:
+    """Whether a GPU has one function for all of Mamba-1's mixer behind its input projection."""
+    if not _may_use_triton(projected):
+        return False
+    from ssmrank.kernels import triton_mamba1
+
+    inner = _is_plain(mixer.x_proj) and type(mixer.dt_proj) is nn.Linear  # whose bias is added to the steps
+    return inner and triton_mamba1.supports(mixer.conv1d.weight.shape[-1])
+
+
+def _mamba1_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
+    from ssmrank.kernels import triton_mamba1
+
+    plain, dtype = _is_plain(mixer.out_proj), projected.dtype
+    y = triton_mamba1.mixer(
+        projected,
+        mixer.conv1d.weight.squeeze(1),
+        mixer.conv1d.bias,
+        mixer.x_proj.weight.to(dtype),
+        mixer.dt_proj.weight.to(dtype),
+        mixer.dt_proj.bias,
+        mixer.A_log,
+        mixer.D,
+        mixer.out_proj.weight.to(dtype) if plain else None,
+        packed.cu_seqlens,
+    )
+    return y if plain else mixer.out_proj(y)
+
+
 def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
-        if packed.forks is None and _runs_as_one(mixer, projected):
-            return _as_one(mixer, projected, packed)
+        if packed.forks is None and _mamba2_runs_as_one(mixer, projected):
+            return _mamba2_as_one(mixer, projected, packed)
         gate, xbc, step = projected.split([width, mixer.conv_dim, heads], dim=-1)
     else:
         gate = _project(mixer.in_proj, hidden.index_select(0, wanted), slice(0, width))
@@ -125,20 +157,19 @@ def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | N
     return mixer.out_proj(y)
 
 
-def _runs_as_one(mixer: Any, projected: Tensor) -> bool:
+def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
     """Whether a GPU has one function for all of Mamba-2's mixer behind its input projection."""
-    if not projected.is_cuda or projected.dtype == torch.float64 or not is_available("triton"):
+    if not _may_use_triton(projected):
         return False
     from ssmrank.kernels import triton_mamba2
 
     return triton_mamba2.supports(_sizes(mixer), mixer.conv1d.weight.shape[-1])
 
 
-def _as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
+def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
     from ssmrank.kernels import triton_mamba2
 
-    # A module of another kind, as FSDP's, has its weight in one piece only while it is called itself.
-    plain = type(mixer.out_proj) is nn.Linear and mixer.out_proj.bias is None
+    plain = _is_plain(mixer.out_proj)
     y = triton_mamba2.mixer(
         projected,
         mixer.conv1d.weight.squeeze(1),
@@ -159,6 +190,16 @@ def _sizes(mixer: Any) -> triton_mamba2.Sizes:
 
     states, eps = mixer.ssm_state_size, mixer.norm.variance_epsilon
     return triton_mamba2.Sizes(mixer.num_heads, mixer.head_dim, mixer.n_groups, states, eps)
+
+
+def _may_use_triton(projected: Tensor) -> bool:
+    return projected.is_cuda and projected.dtype != torch.float64 and is_available("triton")
+
+
+def _is_plain(linear: Any) -> bool:
+    """Whether a projection is a product with its weight and nothing else."""
+    # A module of another kind, as FSDP's, has its weight in one piece only while it is called itself.
+    return type(linear) is nn.Linear and linear.bias is None
 
 
 def _project(linear: Any, hidden: Tensor, rows: slice) -> Tensor:

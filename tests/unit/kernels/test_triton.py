@@ -12,7 +12,7 @@ import pytest
 import torch
 
 SOURCE = Path(__file__).parents[3] / "src"
-KERNELS = ["causal_conv", "cross_entropy", "forks", "mamba2", "norms", "selective_scan", "ssd"]
+KERNELS = ["causal_conv", "cross_entropy", "forks", "mamba1", "mamba2", "norms", "selective_scan", "ssd"]
 
 
 def triton_version() -> tuple[int, ...]:
