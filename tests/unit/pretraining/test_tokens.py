@@ -46,7 +46,7 @@ def test_held_out_texts_are_in_their_own_part_alone(corpus: dict, tokenizer_fold
     expected: dict[bool, list[list[int]]] = {False: [], True: []}
     for name in corpus["files"]:
         for text in read_texts(Path(corpus["path"], name)):
-            ids = tokenizer.encode(f"{text.title}\n{text.text}", add_special_tokens=False)[:62]
+            ids = tokenizer.encode(f"{text.text}\n{text.title}", add_special_tokens=False)[:62]
             expected[is_held_out(text.id, corpus["held_out"])].append(ids)
     assert 10 < len(expected[True]) < 30
     for held_out, part in ((False, "train"), (True, "held-out")):
