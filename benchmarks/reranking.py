@@ -27,7 +27,7 @@ import torch
 from end_to_end import endtoend
 from measure import Contender, PairsRow, device_name, first_line, measure, write_csv
 from shapes import CLASSES, Shape
-from workloads import Workload, fewer_documents, read_workload, sample
+from workloads import Workload, equal_sequences, fewer_documents, read_workload, sample
 
 from ssmrank.models.precision import default_device
 
@@ -287,10 +287,7 @@ SUITES: dict[str, Callable[[argparse.Namespace, Sequence[Shape]], Iterable[list[
 
 
 def _equal(shape: Shape, count: int, length: int):
-    """So many pairs, each of another document, of this length: all but 16 tokens are the document's."""
-    workload = Workload("equal", "", [length - 17] * count, [16], [[0]] * count)
-    order = "query-first" if shape.pools_first else "document-first"
-    return workload.sequences(order, shape.config["vocab_size"], length)
+    return equal_sequences(count, length, shape.config["vocab_size"], shape.pools_first)
 
 
 def _longer(shape: Shape) -> Shape:

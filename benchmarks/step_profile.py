@@ -1,9 +1,11 @@
-"""Where the time of a training step goes: the kernels of a GPU, by the time that they take.
+"""Where the time of a training step or of a reranked batch goes: the kernels of a GPU, by the time that they take.
 
     python benchmarks/step_profile.py --model Mamba-2-370M --implementation ssmrank --sequences 64
+    python benchmarks/step_profile.py --rerank --model Mamba-2-370M --sequences 128
 
-A step is the benchmark's: forward, backward and AdamW on random tokens of equal length. Prints the share of the step in
-which the GPU is busy, the number of kernels, and the kernels that take the most.
+A step is the benchmarks': forward, backward and AdamW on random tokens of equal length, or with `--rerank` the scores
+of so many pairs in one batch. Prints the share of the step in which the GPU is busy, the number of kernels, and the
+kernels that take the most.
 """
 
 from __future__ import annotations
@@ -11,18 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
+import contenders
 import torch
 from peers import IMPLEMENTATIONS, training_step
-from shapes import CLASSES
+from shapes import CLASSES, Shape
 from torch.profiler import ProfilerActivity, profile
+from workloads import equal_sequences
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=[shape.name for shapes in CLASSES.values() for shape in shapes])
     parser.add_argument("--implementation", nargs="+", choices=IMPLEMENTATIONS, default=["ssmrank"])
+    parser.add_argument("--rerank", action="store_true", help="ours, forward only, as reranking does it")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64])
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--config", type=json.loads, default={}, help='changed keys, such as {"num_hidden_layers": 2}')
@@ -35,13 +41,22 @@ def main() -> None:
             for sequences in arguments.sequences:
                 shape = replace(shapes[name], config=shapes[name].config | arguments.config)
                 lengths = [arguments.length] * sequences
-                step = training_step(shape, implementation, lengths, "bf16", torch.device("cuda"))
+                if arguments.rerank:
+                    step = _reranking(shape, sequences, arguments.length)
+                else:
+                    step = training_step(shape, implementation, lengths, "bf16", torch.device("cuda"))
                 if step is not None:
                     print(f"\n{name}, {implementation}, {sequences} x {arguments.length} {arguments.config or ''}")
                     torch.cuda.reset_peak_memory_stats()
                     _profile(step, sequences * arguments.length, arguments.steps, arguments.kernels)
                 del step
                 torch.cuda.empty_cache()
+
+
+def _reranking(shape: Shape, count: int, length: int) -> Callable[[], None]:
+    engine = contenders.Ours(shape, length, "bf16", torch.device("cuda"))
+    pairs = equal_sequences(count, length, shape.config["vocab_size"], shape.pools_first)
+    return engine.step(pairs, count * length, share=False)[0]
 
 
 def _profile(step, tokens: int, steps: int, shown: int) -> None:

@@ -91,6 +91,12 @@ def read_workload(name: str) -> Workload:
     return Workload(name=path.stem, **values)
 
 
+def equal_sequences(count: int, length: int, vocabulary: int, query_first: bool) -> PairSequences:
+    """So many pairs, each of another document, of this length: all but 16 tokens are the document's."""
+    workload = Workload("equal", "", [length - 17] * count, [16], [[0]] * count)
+    return workload.sequences("query-first" if query_first else "document-first", vocabulary, length)
+
+
 def fewer_documents(workload: Workload, count: int) -> Workload:
     """The workload of so many of its documents, evenly over their lengths, each with all of its queries."""
     if count >= len(workload.documents):

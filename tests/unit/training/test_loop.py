@@ -14,12 +14,12 @@ from ssmrank.training.state import TrainingState
 CPU = torch.device("cpu")
 
 
-def run(tiny_model, tmp_path, model_type="bert", kind="E", options=None, **arguments):
+def run(tiny_model, tmp_path, model_type="bert", kind="E", options=None, device=CPU, **arguments):
     torch.manual_seed(0)
     reranker = new_reranker(tiny_model(model_type), kind, 32)
     data = sequences(reranker)
     state = TrainingState(tmp_path / "state", "a")
-    history = train(reranker, data, settings(**(options or {})), CPU, state, **arguments)
+    history = train(reranker, data, settings(**(options or {})), device, state, **arguments)
     return reranker, history
 
 
@@ -51,6 +51,27 @@ def test_a_killed_training_ends_bit_identical(tiny_model, tmp_path, killed_at):
     assert history.loss == whole_history.loss
     for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(
+    ("model_type", "kind"), [("bert", "E"), ("opt", "D"), ("llama", "D"), ("mamba", "D"), ("mamba2-wide", "D")]
+)
+def test_a_training_killed_on_a_gpu_goes_on_along_the_same_curve(tiny_model, tmp_path, model_type, kind):
+    # A resumed training captures its graphs anew, so its first steps run other kernels than the uninterrupted one's.
+    arguments = {"options": {"precision": "bf16", "learning_rate": 1e-3, "epochs": 10}, "device": torch.device("cuda")}
+    _, whole = run(tiny_model, tmp_path / "whole", model_type, kind, **arguments)
+
+    def kill(step, loss):
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tiny_model, tmp_path / "killed", model_type, kind, **arguments, save_seconds=0.0, on_step=kill)
+    _, resumed = run(tiny_model, tmp_path / "killed", model_type, kind, **arguments)
+    assert resumed.loss[:5] == pytest.approx(whole.loss[:5], abs=1e-5)
+    assert resumed.loss[5:] == pytest.approx(whole.loss[5:], abs=1e-2)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_batch(tiny_model, tmp_path):
