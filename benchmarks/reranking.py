@@ -164,7 +164,7 @@ def shapes(arguments: argparse.Namespace, shapes: Sequence[Shape]):
 def _of_length(arguments: argparse.Namespace, shape: Shape, length: int) -> Iterable[Made]:
     device, precision, runs = torch.device(arguments.device), arguments.precision, arguments.runs
     count = arguments.few * 512 // length
-    sequences = _equal(shape, count, length)
+    sequences = equal_sequences(shape, count, length)
 
     def row(name: str) -> PairsRow:
         tokens = count * length
@@ -211,7 +211,7 @@ def lengths(arguments: argparse.Namespace, shapes: Sequence[Shape]):
         steps = []
         for length in (512, 1024, 2048, 4096, 8192):
             count = max(1, tokens // length)
-            sequences = _equal(shape, count, length)
+            sequences = equal_sequences(shape, count, length)
             step, computed = ours.step(sequences, tokens, share=False)
             row = PairsRow(
                 *("lengths", shape.name, "ssmrank", arguments.precision, f"{count} x {length}"),
@@ -267,7 +267,7 @@ def llama(arguments: argparse.Namespace, shapes: Sequence[Shape]):
             )
 
         for count in (1, 4):
-            step, _ = ours.step(_equal(shape, count, 512), 512 * count, share=False)
+            step, _ = ours.step(equal_sequences(shape, count, 512), 512 * count, share=False)
             steps.append((row("ssmrank, no reuse", arguments.precision, count), step, arguments.runs))
         for kind in ("f32", "q8_0") if shape.config["model_type"] == "mamba2" else ("f32", "f16"):
             made = contenders.llama_cpp(shape, kind, 512, arguments.llama_python)
@@ -284,10 +284,6 @@ SUITES: dict[str, Callable[[argparse.Namespace, Sequence[Shape]], Iterable[list[
     "table5": table5,
     "llama": llama,
 }
-
-
-def _equal(shape: Shape, count: int, length: int):
-    return equal_sequences(count, length, shape.config["vocab_size"], shape.pools_first)
 
 
 def _longer(shape: Shape) -> Shape:

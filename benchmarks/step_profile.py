@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--kernels", type=int, default=25, help="how many are printed")
     arguments = parser.parse_args()
+    if arguments.rerank and arguments.implementation != ["ssmrank"]:
+        parser.error("--rerank profiles ssmrank alone; reranking.py times the others")
     shapes = {shape.name: shape for shapes in CLASSES.values() for shape in shapes}
     for name in arguments.model:
         for implementation in arguments.implementation:
@@ -55,8 +57,7 @@ def main() -> None:
 
 def _reranking(shape: Shape, count: int, length: int) -> Callable[[], None]:
     engine = contenders.Ours(shape, length, "bf16", torch.device("cuda"))
-    pairs = equal_sequences(count, length, shape.config["vocab_size"], shape.pools_first)
-    return engine.step(pairs, count * length, share=False)[0]
+    return engine.step(equal_sequences(shape, count, length), count * length, share=False)[0]
 
 
 def _profile(step, tokens: int, steps: int, shown: int) -> None:

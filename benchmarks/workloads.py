@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from shapes import Shape
 
 from ssmrank.models.templates import Template
 from ssmrank.reranking.planner import Pair
@@ -91,10 +92,11 @@ def read_workload(name: str) -> Workload:
     return Workload(name=path.stem, **values)
 
 
-def equal_sequences(count: int, length: int, vocabulary: int, query_first: bool) -> PairSequences:
+def equal_sequences(shape: Shape, count: int, length: int) -> PairSequences:
     """So many pairs, each of another document, of this length: all but 16 tokens are the document's."""
     workload = Workload("equal", "", [length - 17] * count, [16], [[0]] * count)
-    return workload.sequences("query-first" if query_first else "document-first", vocabulary, length)
+    order = "query-first" if shape.pools_first else "document-first"
+    return workload.sequences(order, shape.config["vocab_size"], length)
 
 
 def fewer_documents(workload: Workload, count: int) -> Workload:
