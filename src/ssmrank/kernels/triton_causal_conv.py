@@ -1,10 +1,9 @@
 """The short causal convolution over packed sequences on a GPU, in Triton, forward and backward.
 
-Forward a program takes a tile of tokens and channels; a channel's few past tokens are read again from the cache. The
-backward pass reads x and the output's gradient once: a program takes some channels through runs of tokens, computes
-again what stood before the activation, and holds the last few tokens in registers. It sums the filters' gradient there
-too; what the programs have is summed last, so that nothing is added atomically. Nothing waits for the device, and the
-launch depends on shapes alone.
+A program takes some channels through runs of tokens and holds the last few tokens in registers, so that each is read
+once. The backward pass reads x and the output's gradient, and computes again what stood before the activation. It sums
+the filters' gradient in registers too; what the programs have is summed last, so that nothing is added atomically.
+Nothing waits for the device, and the launch depends on shapes alone.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
@@ -19,13 +18,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.triton_scan_tiles import load_rows, sigmoid, store_rows
 from ssmrank.kernels.triton_sums import add_columns
 
-TOKENS = 32
-"""Tokens of a tile."""
-
-CHANNELS = 128
-"""Channels of a tile."""
+FORWARD: dict[str, int] = {"RUN": 64, "TILE": 4, "CHANNELS": 256, "num_warps": 2}
+"""Tokens that a program of the forward pass goes through, those that are loaded at once, and its channels."""
 
 LANES = 64
 """Channels that a program of the backward pass takes, two for each lane of a warp."""
@@ -35,6 +32,9 @@ RUN = 64
 
 PROGRAMS = 8448
 """Programs of a backward pass, at most: 64 of one warp for each processor of a large GPU."""
+
+PTX = torch.version.hip is None
+"""Whether to use NVIDIA's own instructions for the sigmoid."""
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -54,40 +54,83 @@ def _sequences(starts, tokens, sequences, halvings):  # type: ignore[no-untyped-
 
 
 @triton.jit
-def _tap(x, tokens, back, place, stride, columns, mask):  # type: ignore[no-untyped-def]
-    """x of the token `back` before each token, zero where that lies before the sequence's start (`place` < back)."""
-    real = mask & (place >= back)[:, None]
-    return tl.load(x + (tokens - back)[:, None] * stride + columns[None, :], mask=real, other=0.0).to(tl.float32)
+def _convolved(  # type: ignore[no-untyped-def]
+    x0, x1, x2, x3, f0, f1, f2, f3, offset, W: tl.constexpr, SILU: tl.constexpr, PTX: tl.constexpr
+):
+    """The output of a token whose x is x0, and of the tokens before it x1 to x3."""
+    total = offset + f0 * x0
+    total += f1 * x1
+    if W == 4:
+        total += f2 * x2
+        total += f3 * x3
+    if SILU:
+        total *= sigmoid(total, PTX)
+    return total
 
 
 @triton.jit
 def _conv_forward(  # type: ignore[no-untyped-def]
-    x, weight, bias, starts, history, y, x_stride, tokens, channels, sequences, halvings,
-    W: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_HISTORY: tl.constexpr,
-    SILU: tl.constexpr,
+    x, weight, bias, starts, y, x_stride, tokens, channels, sequences, halvings,
+    W: tl.constexpr, RUN: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    SILU: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    rows = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    """A program takes some channels through a run of tokens, with the last few of x in registers."""
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = columns < channels
-    mask = (rows < tokens)[:, None] & inside[None, :]
-    own = _sequences(starts, tl.minimum(rows, tokens - 1), sequences, halvings)
-    place = rows - tl.load(starts + own)
-    total = tl.zeros([TOKENS, CHANNELS], tl.float32)
+    offset = tl.zeros([CHANNELS], tl.float32)
     if HAS_BIAS:
-        total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-    for back in tl.static_range(W):
-        factor = tl.load(weight + columns * W + W - 1 - back, mask=inside, other=0.0).to(tl.float32)
-        total += _tap(x, rows, back, place, x_stride, columns, mask) * factor[None, :]
-        if HAS_HISTORY:
-            if back > 0:
-                before = (rows < tokens) & (place < back)
-                source = tl.load(history + own * (W - 1) + back - 1 - place, mask=before, other=-1)
-                known = mask & (source >= 0)[:, None]
-                past = tl.load(x + source[:, None] * x_stride + columns[None, :], mask=known, other=0.0)
-                total += past.to(tl.float32) * factor[None, :]
-    if SILU:
-        total = total / (1.0 + tl.exp2(-total * LOG2_E))
-    tl.store(y + rows[:, None] * channels + columns[None, :], total.to(y.dtype.element_ty), mask=mask)
+        offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    f0, f1, f2, f3 = _filters(weight, columns, inside, W, CHANNELS)
+    first = tl.program_id(0).to(tl.int64) * RUN
+    end = tl.minimum(first + RUN, tokens)
+    own = tl.sum(_sequences(starts, first + tl.zeros([1], tl.int64), sequences, halvings), axis=0)
+    start, following = tl.load(starts + own), tl.load(starts + own + 1)
+    x1 = _at(x, first - 1, x_stride, columns, inside, first >= 1)
+    x2 = _at(x, first - 2, x_stride, columns, inside, first >= 2)
+    x3 = _at(x, first - 3, x_stride, columns, inside, first >= 3)
+    ahead = load_rows(x + first * x_stride + columns, x_stride, (end - first).to(tl.int32), inside, TILE)
+    for token in range(first, end, TILE):
+        count = (end - token).to(tl.int32)
+        rows = ahead
+        ahead = load_rows(x + (token + TILE) * x_stride + columns, x_stride, count - TILE, inside, TILE)
+        own, start, following, place = _place(starts, token, own, start, following, sequences)
+        if token + TILE <= following:
+            # No sequence begins within the tile: nothing to look out for.
+            outs = ()
+            x1, x2, x3 = _since(x1, x2, x3, place)
+            for t in tl.static_range(TILE):
+                x0 = rows[t].to(tl.float32)
+                outs = outs + (_convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX),)
+                x1, x2, x3 = x0, x1, x2
+            store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
+        else:
+            outs = ()
+            for t in tl.static_range(TILE):
+                own, start, following, place = _place(starts, token + t, own, start, following, sequences)
+                x1, x2, x3 = _since(x1, x2, x3, place)
+                x0 = rows[t].to(tl.float32)
+                outs = outs + (_convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX),)
+                x1, x2, x3 = x0, x1, x2
+            store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
+
+
+@triton.jit
+def _filters(weight, columns, inside, W: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of each channel the taps of the present token and of the three before it, zero where there are none."""
+    f0 = tl.load(weight + columns * W + W - 1, mask=inside, other=0.0).to(tl.float32)
+    f1 = tl.load(weight + columns * W + W - 2, mask=inside, other=0.0).to(tl.float32)
+    f2 = tl.zeros([CHANNELS], tl.float32)
+    f3 = tl.zeros([CHANNELS], tl.float32)
+    if W == 4:
+        f2 = tl.load(weight + columns * W + 1, mask=inside, other=0.0).to(tl.float32)
+        f3 = tl.load(weight + columns * W, mask=inside, other=0.0).to(tl.float32)
+    return f0, f1, f2, f3
+
+
+@triton.jit
+def _since(x1, x2, x3, place):  # type: ignore[no-untyped-def]
+    """x of the tokens before the one at this place, zero where they lie before the sequence's start."""
+    return tl.where(place >= 1, x1, 0.0), tl.where(place >= 2, x2, 0.0), tl.where(place >= 3, x3, 0.0)
 
 
 @triton.jit
@@ -114,9 +157,7 @@ def _one_back(  # type: ignore[no-untyped-def]
 
     f0 and s0 belong to the tap of the present token, f3 and s3 to that of the token three before.
     """
-    x1 = tl.where(place >= 1, x1, 0.0)
-    x2 = tl.where(place >= 2, x2, 0.0)
-    x3 = tl.where(place >= 3, x3, 0.0)
+    x1, x2, x3 = _since(x1, x2, x3, place)
     if SILU:
         before = offset + f0 * x0 + f1 * x1 + f2 * x2 + f3 * x3
         open_ = 1.0 / (1.0 + tl.exp2(-before * LOG2_E))
@@ -146,13 +187,7 @@ def _conv_backward(  # type: ignore[no-untyped-def]
     offset = tl.zeros([CHANNELS], tl.float32)
     if HAS_BIAS:
         offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-    f0 = tl.load(weight + columns * W + W - 1, mask=inside, other=0.0).to(tl.float32)
-    f1 = tl.load(weight + columns * W + W - 2, mask=inside, other=0.0).to(tl.float32)
-    f2 = tl.zeros([CHANNELS], tl.float32)
-    f3 = tl.zeros([CHANNELS], tl.float32)
-    if W == 4:
-        f2 = tl.load(weight + columns * W + 1, mask=inside, other=0.0).to(tl.float32)
-        f3 = tl.load(weight + columns * W, mask=inside, other=0.0).to(tl.float32)
+    f0, f1, f2, f3 = _filters(weight, columns, inside, W, CHANNELS)
     bias_sum = tl.zeros([CHANNELS], tl.float32)
     s0 = tl.zeros([CHANNELS], tl.float32)
     s1 = tl.zeros([CHANNELS], tl.float32)
@@ -204,30 +239,23 @@ def supports(width: int) -> bool:
     return width in (2, 4)
 
 
-def causal_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool, history: Tensor | None = None
-) -> Tensor:
-    """See `packed_causal_conv1d`; any dtype but float64. Not differentiable with a history."""
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool) -> Tensor:
+    """See `packed_causal_conv1d`; any dtype but float64."""
     x = x if x.stride(1) == 1 else x.contiguous()
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()
-    if history is not None:
-        return forward(x, weight, bias, starts, silu, history.contiguous())
     y: Tensor = _CausalConv.apply(x, weight, bias, starts, silu)
     return y
 
 
-def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, history: Tensor | None = None
-) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool) -> Tensor:
     """`[T, C]`, of x whose rows may lie apart; all else is contiguous."""
     (tokens, channels), sequences = x.shape, len(starts) - 1
     y = x.new_empty(tokens, channels)
     if tokens:
-        _conv_forward[triton.cdiv(tokens, TOKENS), triton.cdiv(channels, CHANNELS)](
-            x, weight, bias, starts, history, y, x.stride(0), tokens, channels, sequences, sequences.bit_length(),
-            W=weight.shape[1], TOKENS=TOKENS, CHANNELS=CHANNELS, HAS_BIAS=bias is not None,
-            HAS_HISTORY=history is not None, SILU=silu, num_warps=4,
+        _conv_forward[triton.cdiv(tokens, FORWARD["RUN"]), triton.cdiv(channels, FORWARD["CHANNELS"])](
+            x, weight, bias, starts, y, x.stride(0), tokens, channels, sequences, sequences.bit_length(),
+            W=weight.shape[1], HAS_BIAS=bias is not None, SILU=silu, PTX=PTX and x.is_cuda, **FORWARD,
         )  # fmt: skip
     return y
 

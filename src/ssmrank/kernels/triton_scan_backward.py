@@ -14,7 +14,9 @@ from ssmrank.kernels.triton_scan_tiles import (
     lanes,
     load_rows,
     load_start,
-    load_vector,
+    load_words,
+    plane_of,
+    projections_of,
     sigmoid,
     store_plain_sums,
     store_rows,
@@ -30,8 +32,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     u_stride: tl.constexpr, delta_stride: tl.constexpr, z_stride: tl.constexpr, grad_stride: tl.constexpr,
     grad_z_stride: tl.constexpr, channels: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     CHUNK: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_FINAL: tl.constexpr, NEED_INITIAL: tl.constexpr, NEED_Y: tl.constexpr, EVEN: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr,
+    HAS_FINAL: tl.constexpr, NEED_INITIAL: tl.constexpr, NEED_Y: tl.constexpr, EVEN: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """A block of channels through one sequence after another, from their ends, tile by tile.
 
@@ -87,13 +88,13 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     delta_rows = load_rows(delta + first * delta_stride + d, delta_stride, TILE, d_mask, TILE)
                     u_rows = load_rows(u + first * u_stride + d, u_stride, TILE, d_mask, TILE)
                     steps, drives = steps_and_drives(delta_rows, u_rows, shift, TILE, TILE, PTX)
-                    vectors = tiles + (slot + tile) * (2 * N * TILE)
+                    vectors = tiles + (slot + tile) * plane_of(tiles, N, TILE)
                     before, begun = opening, opened
                     if tile > 0:
                         before, begun = own + tile * plane, chunk >= 0
                     run_tile(
                         before, begun, own + (tile + 1) * plane, A, steps, drives, vectors, lane, d, d_mask,
-                        channels, N, TILE, AHEAD, PTX,
+                        channels, N, TILE, PTX,
                     )  # fmt: skip
             for tile_back in range(0, in_chunk):
                 tile = in_chunk - 1 - tile_back
@@ -125,32 +126,28 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                         target = grad_initial + sequence * plane
                     else:
                         handed = chunk < 0
-                vectors = tiles + (slot + tile) * (2 * N * TILE)
+                vectors = tiles + (slot + tile) * plane_of(tiles, N, TILE)
                 totals = parts + (slot + tile) * (2 * N * TILE)
                 ahead = load_start(before, A, d, d_mask, begun) + load_start(source, rates_grad, d, d_mask, known)
                 for n in range(N):
                     place = n * channels + d
-                    if AHEAD:
-                        state, rate, carry, rate_grad = ahead
-                        mask = d_mask & (n + 1 < N)
-                        ahead = load_start(before, A, place + channels, mask, begun)
-                        ahead = ahead + load_start(source, rates_grad, place + channels, mask, known)
-                    else:
-                        state, rate = load_start(before, A, place, d_mask, begun)
-                        carry, rate_grad = load_start(source, rates_grad, place, d_mask, known)
+                    state, rate, carry, rate_grad = ahead
+                    mask = d_mask & (n + 1 < N)
+                    ahead = load_start(before, A, place + channels, mask, begun)
+                    ahead = ahead + load_start(source, rates_grad, place + channels, mask, known)
                     state = state.to(tl.float32)
                     rate *= LOG2_E
-                    b = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
-                    c = load_vector(vectors + n * (2 * TILE) + TILE, lane, TILE, PTX)
+                    words = load_words(vectors, n, lane, TILE, PTX)
                     decays, befores, c_grads, added = (), (), (), ()
                     for t in tl.static_range(TILE):
+                        b, c = projections_of(words, t, TILE)
                         decay = exp2(steps[t] * rate, PTX)
                         decays = decays + (decay,)
                         befores = befores + (state,)
-                        state = decay * state + drives[t] * b[t]
+                        state = decay * state + drives[t] * b
                         c_grads = c_grads + (grads[t] * state,)
                         if HAS_Z:
-                            added = added + (outs[t] + state * c[t],)
+                            added = added + (outs[t] + state * c,)
                     outs = added
                     if PTX:
                         c_grad = fold(c_grads, fold_lane, TILE, BLOCK)
@@ -158,9 +155,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                         store_plain_sums(totals + n * (2 * TILE) + TILE, c_grads, TILE)
                     b_grads, drives_added, steps_added = (), (), ()
                     for back in tl.static_range(TILE):
-                        carry += grads[TILE - 1 - back] * c[TILE - 1 - back]
+                        b, c = projections_of(words, TILE - 1 - back, TILE)
+                        carry += grads[TILE - 1 - back] * c
                         b_grads = (carry * drives[TILE - 1 - back],) + b_grads
-                        drives_added = (drive_grads[TILE - 1 - back] + carry * b[TILE - 1 - back],) + drives_added
+                        drives_added = (drive_grads[TILE - 1 - back] + carry * b,) + drives_added
                         carry *= decays[TILE - 1 - back]
                         product = carry * befores[TILE - 1 - back]
                         rate_grad += product * steps[TILE - 1 - back]

@@ -10,7 +10,9 @@ from ssmrank.kernels.triton_scan_tiles import (
     exp2,
     load_rows,
     load_start,
-    load_vector,
+    load_words,
+    plane_of,
+    projections_of,
     sigmoid,
     softplus,
     store_rows,
@@ -31,21 +33,19 @@ def steps_and_drives(delta, u, shift, count, TILE: tl.constexpr, PTX: tl.constex
 @triton.jit
 def run_tile(  # type: ignore[no-untyped-def]
     source, known, target, A, steps, drives, vectors, lane, d, d_mask,
-    channels: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
+    channels: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """States from before a tile, zeros unless they are known, to behind it."""
     ahead = load_start(source, A, d, d_mask, known)
     for n in range(N):
         place = n * channels + d
-        if AHEAD:
-            state, rate = ahead
-            ahead = load_start(source, A, place + channels, d_mask & (n + 1 < N), known)
-        else:
-            state, rate = load_start(source, A, place, d_mask, known)
+        state, rate = ahead
+        ahead = load_start(source, A, place + channels, d_mask & (n + 1 < N), known)
         rate *= LOG2_E
-        b = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
+        words = load_words(vectors, n, lane, TILE, PTX)
         for t in tl.static_range(TILE):
-            state = exp2(steps[t] * rate, PTX) * state + drives[t] * b[t]
+            b, _ = projections_of(words, t, TILE)
+            state = exp2(steps[t] * rate, PTX) * state + drives[t] * b
         tl.store(target + place, state, mask=d_mask)
 
 
@@ -56,7 +56,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     u_stride: tl.constexpr, delta_stride: tl.constexpr, z_stride: tl.constexpr, channels: tl.constexpr,
     N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_INDEX: tl.constexpr,
-    NEED_FINAL: tl.constexpr, STORE: tl.constexpr, ROUNDED: tl.constexpr, EVEN: tl.constexpr, AHEAD: tl.constexpr,
+    NEED_FINAL: tl.constexpr, STORE: tl.constexpr, ROUNDED: tl.constexpr, EVEN: tl.constexpr, UNROLL: tl.constexpr,
     PTX: tl.constexpr,
 ):  # fmt: skip
     """A block of channels through one sequence after another, tile by tile.
@@ -110,22 +110,21 @@ def forward_kernel(  # type: ignore[no-untyped-def]
                     target = final + sequence * plane
             else:
                 handed = tile < last
-            vectors = tiles + (start // TILE + sequence + tile) * (2 * N * TILE)
+            vectors = tiles + (start // TILE + sequence + tile) * plane_of(tiles, N, TILE)
             ahead = load_start(source, A, d, d_mask, known)
-            for n in range(N):
+            words_ahead = load_words(vectors, 0, lane, TILE, PTX)
+            for n in tl.range(N, loop_unroll_factor=UNROLL):
                 place = n * channels + d
-                if AHEAD:
-                    state, rate = ahead
-                    ahead = load_start(source, A, place + channels, d_mask & (n + 1 < N), known)
-                else:
-                    state, rate = load_start(source, A, place, d_mask, known)
+                state, rate = ahead
+                ahead = load_start(source, A, place + channels, d_mask & (n + 1 < N), known)
+                words = words_ahead
+                words_ahead = load_words(vectors, tl.minimum(n + 1, N - 1), lane, TILE, PTX)
                 rate *= LOG2_E
-                b = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
-                c = load_vector(vectors + n * (2 * TILE) + TILE, lane, TILE, PTX)
                 added = ()
                 for t in tl.static_range(TILE):
-                    state = exp2(steps[t] * rate, PTX) * state + drives[t] * b[t]
-                    added = added + (outs[t] + state * c[t],)
+                    b, c = projections_of(words, t, TILE)
+                    state = exp2(steps[t] * rate, PTX) * state + drives[t] * b
+                    added = added + (outs[t] + state * c,)
                 outs = added
                 tl.store(target + place, state, mask=d_mask & handed)
                 if ROUNDED:

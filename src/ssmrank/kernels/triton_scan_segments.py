@@ -14,7 +14,17 @@ import triton
 import triton.language as tl
 
 from ssmrank.kernels.triton_scan_forward import run_tile, steps_and_drives
-from ssmrank.kernels.triton_scan_tiles import LOG2_E, exp2, load_rows, load_start, load_vector, sigmoid, softplus
+from ssmrank.kernels.triton_scan_tiles import (
+    LOG2_E,
+    exp2,
+    load_rows,
+    load_start,
+    load_words,
+    plane_of,
+    projections_of,
+    sigmoid,
+    softplus,
+)
 
 
 @triton.jit(do_not_specialize=["sequences"])
@@ -35,7 +45,7 @@ def ends_kernel(  # type: ignore[no-untyped-def]
     u, delta, A, bias, segments, tiles, ends, totals,
     u_stride: tl.constexpr, delta_stride: tl.constexpr, channels: tl.constexpr,
     N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, HAS_BIAS: tl.constexpr, EVEN: tl.constexpr,
-    AHEAD: tl.constexpr, PTX: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """The last state of a segment that begins with zeros, and the sum of its step sizes."""
     segment = tl.program_id(1)
@@ -56,8 +66,8 @@ def ends_kernel(  # type: ignore[no-untyped-def]
         steps, drives = steps_and_drives(delta_rows, u_rows, shift, count, TILE, PTX)
         for t in tl.static_range(TILE):
             total += steps[t]
-        vectors = tiles + (start // TILE + segment + tile) * (2 * N * TILE)
-        run_tile(own, tile > 0, own, A, steps, drives, vectors, lane, d, d_mask, channels, N, TILE, AHEAD, PTX)
+        vectors = tiles + (start // TILE + segment + tile) * plane_of(tiles, N, TILE)
+        run_tile(own, tile > 0, own, A, steps, drives, vectors, lane, d, d_mask, channels, N, TILE, PTX)
     tl.store(totals + segment * channels + d, total, mask=d_mask)
 
 
@@ -66,7 +76,7 @@ def beginnings_kernel(  # type: ignore[no-untyped-def]
     delta, A, z, bias, segments, tiles, grad_y, beginnings,
     delta_stride: tl.constexpr, z_stride: tl.constexpr, grad_stride: tl.constexpr, channels: tl.constexpr,
     N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
-    EVEN: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
+    EVEN: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the state before a segment, where that of its last state is zero."""
     segment = tl.program_id(1)
@@ -95,20 +105,18 @@ def beginnings_kernel(  # type: ignore[no-untyped-def]
                 grad = grad * gate * sigmoid(gate, PTX)
             grads = grads + (grad,)
             steps = steps + (tl.where(t < count, softplus(delta_rows[t].to(tl.float32) + shift, PTX), 0.0),)
-        vectors = tiles + (start // TILE + segment + tile) * (2 * N * TILE) + TILE
+        vectors = tiles + (start // TILE + segment + tile) * plane_of(tiles, N, TILE)
         ahead = load_start(own, A, d, d_mask, tile_back > 0)
         for n in range(N):
             place = n * channels + d
-            if AHEAD:
-                carry, rate = ahead
-                ahead = load_start(own, A, place + channels, d_mask & (n + 1 < N), tile_back > 0)
-            else:
-                carry, rate = load_start(own, A, place, d_mask, tile_back > 0)
+            carry, rate = ahead
+            ahead = load_start(own, A, place + channels, d_mask & (n + 1 < N), tile_back > 0)
             rate *= LOG2_E
-            c = load_vector(vectors + n * (2 * TILE), lane, TILE, PTX)
+            words = load_words(vectors, n, lane, TILE, PTX)
             for back in tl.static_range(TILE):
                 decay = exp2(steps[TILE - 1 - back] * rate, PTX)
-                carry = decay * (carry + grads[TILE - 1 - back] * c[TILE - 1 - back])
+                _, c = projections_of(words, TILE - 1 - back, TILE)
+                carry = decay * (carry + grads[TILE - 1 - back] * c)
             tl.store(own + place, carry, mask=d_mask)
 
 

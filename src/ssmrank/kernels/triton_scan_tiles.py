@@ -4,9 +4,12 @@ A row is a tensor of one token's channels, `[BLOCK]` float32, one or more channe
 a tile are a tuple of TILE of them: loops over tokens are unrolled, so that all of a tile's loads are under way at once
 and what is computed stays in registers.
 
-B and C are read as tiles too, float32 `[slots, N, 2, TILE]`: for each state the B and the C of TILE tokens, beside each
-other, aligned, and zero behind the sequence's end. So a lane gets the values of four tokens in one load. A sequence's
-tiles begin in slot start // TILE + its number, apart from the next one's whatever the lengths are.
+B and C are read as tiles too, zero behind the sequence's end: for each state the values of TILE tokens beside each
+other, so that a lane gets those of four tokens in one load. A sequence's tiles begin in slot start // TILE + its
+number, apart from the next one's whatever the lengths are. All lanes read the same values, and what a processor can
+bring from its cache into registers is 128 bytes a cycle, which bounds the scan before its arithmetic does: so B and C
+in bfloat16 are packed as they are, int32 `[slots, N, TILE]` with B in the upper half of a word and C in the lower.
+Others are float32 `[slots, N, 2, TILE]`.
 """
 
 from __future__ import annotations
@@ -90,24 +93,70 @@ def load_start(first, second, place, mask, known):  # type: ignore[no-untyped-de
 
 @triton.jit
 def load_vector(base, lane, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
-    """TILE float32 in a row, each in all lanes; `base` is aligned to 16 bytes."""
+    """TILE float32 or int32 in a row, each in all lanes; `base` is aligned to 16 bytes."""
     values = ()
     if PTX:
         address = base.to(tl.int64) + lane * 0
         for _ in tl.static_range(TILE // 4):
-            values = values + tl.inline_asm_elementwise(
-                "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];",
-                "=f,=f,=f,=f,l",
-                [address],
-                dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
-                is_pure=True,
-                pack=1,
-            )
+            if base.dtype.element_ty == tl.int32:
+                values = values + tl.inline_asm_elementwise(
+                    "ld.global.v4.b32 {$0, $1, $2, $3}, [$4];",
+                    "=r,=r,=r,=r,l",
+                    [address],
+                    dtype=(tl.int32, tl.int32, tl.int32, tl.int32),
+                    is_pure=True,
+                    pack=1,
+                )
+            else:
+                values = values + tl.inline_asm_elementwise(
+                    "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];",
+                    "=f,=f,=f,=f,l",
+                    [address],
+                    dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+                    is_pure=True,
+                    pack=1,
+                )
             address += 16
     else:
         for t in tl.static_range(TILE):
             values = values + (tl.load(base + t),)
     return values
+
+
+@triton.jit
+def _upper(words):  # type: ignore[no-untyped-def]
+    return (words & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _lower(words):  # type: ignore[no-untyped-def]
+    return (words << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def plane_of(tiles, N: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Elements from one slot to the next."""
+    PLANES: tl.constexpr = 1 if tiles.dtype.element_ty == tl.int32 else 2
+    return PLANES * N * TILE
+
+
+@triton.jit
+def load_words(vectors, n, lane, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What a tile stores for state n: TILE words, or the TILE values of B and then those of C."""
+    if vectors.dtype.element_ty == tl.int32:
+        return load_vector(vectors + n * TILE, lane, TILE, PTX)
+    else:
+        own = vectors + n * (2 * TILE)
+        return load_vector(own, lane, TILE, PTX) + load_vector(own + TILE, lane, TILE, PTX)
+
+
+@triton.jit
+def projections_of(words, t: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """B and C of token t, the same in all lanes."""
+    if words[0].dtype == tl.int32:
+        return _upper(words[t]), _lower(words[t])
+    else:
+        return words[t], words[TILE + t]
 
 
 @triton.jit
@@ -187,11 +236,17 @@ def projections_kernel(  # type: ignore[no-untyped-def]
     for tile in range(tl.program_id(1), tl.cdiv(end - start, TILE), tl.num_programs(1)):
         rows = start + tile * TILE + inside
         mask = (rows < end)[None, :] & (n < N)[:, None]
-        target = tiles + (start // TILE + sequence + tile) * (2 * N * TILE) + n[:, None] * (2 * TILE) + inside[None, :]
+        target = tiles + (start // TILE + sequence + tile) * plane_of(tiles, N, TILE)
         b = tl.load(B + rows[None, :] * B_stride + n[:, None], mask=mask, other=0.0)
         c = tl.load(C + rows[None, :] * C_stride + n[:, None], mask=mask, other=0.0)
-        tl.store(target, b.to(tl.float32), mask=(n < N)[:, None])
-        tl.store(target + TILE, c.to(tl.float32), mask=(n < N)[:, None])
+        if tiles.dtype.element_ty == tl.int32:
+            upper, lower = b.to(tl.int16, bitcast=True).to(tl.int32), c.to(tl.int16, bitcast=True).to(tl.int32)
+            words = (upper << 16) | (lower & 65535)
+            tl.store(target + n[:, None] * TILE + inside[None, :], words, mask=(n < N)[:, None])
+        else:
+            own = target + n[:, None] * (2 * TILE) + inside[None, :]
+            tl.store(own, b.to(tl.float32), mask=(n < N)[:, None])
+            tl.store(own + TILE, c.to(tl.float32), mask=(n < N)[:, None])
 
 
 @triton.jit(do_not_specialize=["blocks", "size"])

@@ -36,9 +36,12 @@ from ssmrank.kernels.triton_sums import add_columns
 CHUNK = 16
 """Steps between stored states, a multiple of both tiles."""
 
-FORWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "AHEAD": 1}
-BACKWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "AHEAD": 1, "maxnreg": 208}
-"""Channels of a program, 32 or 64; steps of a tile, 4, 8 or 16; whether the next state's numbers are loaded early."""
+FORWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "maxnreg": 128}
+BACKWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "maxnreg": 208}
+"""Channels of a program, 32 or 64; steps of a tile, 4, 8 or 16; registers of a thread, at most."""
+
+UNROLL = 2
+"""States that the forward pass takes in one turn of its loop."""
 
 PTX = torch.version.hip is None
 """Whether to load four values at once, and to sum over the lanes of a warp, with NVIDIA's own instructions."""
@@ -109,9 +112,13 @@ def _stored(A: Tensor, starts: Tensor, tokens: int, dtype: torch.dtype) -> Tenso
 
 
 def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
-    """B and C as `[slots, N, 2, tile]`, see `triton_scan_tiles`."""
+    """B and C as `triton_scan_tiles` describes them."""
     (tokens, states), sequences = B.shape, len(starts) - 1
-    tiles = B.new_empty(_slots(tokens, sequences, tile), states, 2, tile, dtype=torch.float32)
+    slots = _slots(tokens, sequences, tile)
+    if B.dtype == C.dtype == torch.bfloat16:
+        tiles = B.new_empty(slots, states, tile, dtype=torch.int32)
+    else:
+        tiles = B.new_empty(slots, states, 2, tile, dtype=torch.float32)
     projections_kernel[(sequences, SPREAD)](
         B, C, starts, tiles, B.stride(0), C.stride(0), N=states, NP=triton.next_power_of_2(states), TILE=tile,
         num_warps=1,
@@ -194,7 +201,8 @@ def _launch_forward(
         sequences, groups, u.stride(0), delta.stride(0), 0 if z is None else z.stride(0), channels,
         N=states, CHUNK=CHUNK, HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=bias is not None,
         HAS_INITIAL=initial is not None, HAS_INDEX=index is not None, NEED_FINAL=final is not None,
-        STORE=stored is not None, ROUNDED=stored is not None and stored.dtype != A.dtype, **_options(FORWARD, u),
+        STORE=stored is not None, ROUNDED=stored is not None and stored.dtype != A.dtype, UNROLL=UNROLL,
+        **_options(FORWARD, u),
     )  # fmt: skip
 
 
@@ -275,7 +283,7 @@ def backward(
     if not sequences:
         return sums
     tiles = _tiles(B, C, ordinary, tile)
-    parts = A.new_empty(blocks, *tiles.shape)
+    parts = A.new_empty(blocks, len(tiles), states, 2, tile)
     scratch = A.new_empty(groups, CHUNK // tile, states, channels)
     grad_outer = grad_initial
     if kept.segments is not None:
@@ -292,7 +300,7 @@ def backward(
         NEED_INITIAL=grad_outer is not None, NEED_Y=into.y is not None, **_options(BACKWARD, u),
     )  # fmt: skip
     projections_backward_kernel[(sequences, SPREAD)](
-        parts, ordinary, into.B, into.C, blocks, tiles.numel(), into.B.stride(0), into.C.stride(0),
+        parts, ordinary, into.B, into.C, blocks, parts[0].numel(), into.B.stride(0), into.C.stride(0),
         N=states, NP=triton.next_power_of_2(states), TILE=tile, PARTS=8, num_warps=4,
     )  # fmt: skip
     return sums

@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ssmrank.kernels.triton_sums import add_columns
 
@@ -36,6 +37,9 @@ BLOCK = 16
 """Heads of whose decays a program takes the sums."""
 
 FORWARD: dict[str, int] = {"num_warps": 4, "num_stages": 2}
+
+COPIES = True
+"""Whether tiles of x, B and C are copied by Hopper's unit for that, which spares most of the registers of addresses."""
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -126,11 +130,15 @@ def _decays_kernel(  # type: ignore[no-untyped-def]
 def _forward_kernel(  # type: ignore[no-untyped-def]
     x, decays, B, C, D, starts, initial, index, y, final, x_stride, B_stride, C_stride, heads, per_group,
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_INDEX: tl.constexpr, NEED_FINAL: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_INDEX: tl.constexpr, NEED_FINAL: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """y and the last state."""
+    """y and the last state.
+
+    COPIED: x, B and C are tensor descriptors. Then rows behind the sequence's end are the next one's, where they are
+    otherwise zeros; they are weighed with zeros, for the decays are of no step there.
+    """
     head, sequence = tl.program_id(0), tl.program_id(1)
-    dtype: tl.constexpr = x.dtype.element_ty
+    dtype: tl.constexpr = y.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
     length = (end - start).to(tl.int32)
@@ -145,15 +153,25 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         state = tl.load(initial + origin, mask=(row >= 0) & (origin == origin), other=0.0)
     elif HAS_INITIAL:
         state = tl.load(initial + outside)
-    x += start * x_stride + head * P
+    group = head // per_group
+    if not COPIED:
+        x += start * x_stride + head * P
+        B += start * B_stride + group * N
+        C += start * C_stride + group * N
     y += start * heads * P + head * P
-    B += start * B_stride + head // per_group * N
-    C += start * C_stride + head // per_group * N
     decays += ((start // Q + sequence) * heads + head) * (2 * Q)
     for first in range(0, length, Q):
         left = length - first
-        values = _tile(x, inside, x_stride, p, left)
-        b, c = _tile(B, inside, B_stride, n, left), _tile(C, inside, C_stride, n, left)
+        if COPIED:
+            row = start.to(tl.int32) + first
+            values = x.load([row, head * P])
+            b, c = B.load([row, group * N]), C.load([row, group * N])
+        else:
+            values = _tile(x, inside, x_stride, p, left)
+            b, c = _tile(B, inside, B_stride, n, left), _tile(C, inside, C_stride, n, left)
+            x += Q * x_stride
+            B += Q * B_stride
+            C += Q * C_stride
         total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
         mixing = tl.dot(c, tl.trans(b), input_precision=PRECISION) * tl.exp2(total[:, None] - source[None, :])
         mixing = tl.where(inside[:, None] >= inside[None, :], mixing, 0.0).to(dtype)
@@ -168,10 +186,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         if (left > Q) | NEED_FINAL:
             weighed = (values.to(tl.float32) * tl.exp2(last - source)[:, None]).to(dtype)
             state = tl.dot(tl.trans(b), weighed, state * tl.exp2(last), input_precision=PRECISION)
-        x += Q * x_stride
         y += Q * heads * P
-        B += Q * B_stride
-        C += Q * C_stride
         decays += heads * (2 * Q)
     if NEED_FINAL:
         tl.store(final + outside, state)
@@ -292,12 +307,29 @@ def run(
         return
     chunk = chunk_of(x, CHUNK)
     decays, _ = chunk_decays(dt, A, bias, starts, chunk, log=log)
+    copied = COPIES and chunk >= CHUNK and _may_be_copied(x, B, C)
+    source = [_described(tensor, chunk) for tensor in (x, B, C)] if copied else [x, B, C]
     _forward_kernel[heads, sequences](
-        x, decays, B, C, D, starts, initial, index, y, final,
+        source[0], decays, *source[1:], D, starts, initial, index, y, final,
         x.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
         P=width, N=states, Q=chunk, HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_INDEX=index is not None,
-        NEED_FINAL=final is not None, PRECISION=precision_of(x), **launch(x, FORWARD),
+        NEED_FINAL=final is not None, PRECISION=precision_of(x), COPIED=copied, **launch(x, FORWARD),
     )  # fmt: skip
+
+
+def _may_be_copied(*tensors: Tensor) -> bool:
+    """Whether the GPU has a unit that copies tiles into shared memory by itself, and it can read these tensors."""
+    if not len(tensors[0]):
+        return False
+    if tensors[0].is_cuda and (torch.version.hip or torch.cuda.get_device_capability(tensors[0].device) < (9, 0)):
+        return False
+    return all(t.stride(0) * t.element_size() % 16 == 0 and t.data_ptr() % 16 == 0 for t in tensors)
+
+
+def _described(tensor: Tensor, rows: int) -> TensorDescriptor:
+    """`[T, heads, width]` as a matrix of which a kernel takes tiles of so many rows and one head."""
+    tokens, heads, width = tensor.shape
+    return TensorDescriptor(tensor, [tokens, heads * width], [tensor.stride(0), 1], [rows, width])
 
 
 def slots_of(tokens: int, sequences: int, chunk: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from kernel_checks import Random, assert_close, cu_seqlens, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import reference, triton_causal_conv
+from ssmrank.kernels import reference, triton_causal_conv, triton_conv_forks
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)
@@ -68,7 +68,7 @@ def check_history(device: str) -> None:
     where = torch.argsort(places)
     before = [(9, 8, 7), (-1, -1, -1), (1, 0, -1)]
     history = torch.tensor([[where[t].item() if t >= 0 else -1 for t in row] for row in before])
-    y = triton_causal_conv.causal_conv1d(
+    y = triton_conv_forks.causal_conv1d(
         x[places].to(device), weight.to(device), bias.to(device), cu_seqlens([10, 2, 8]), True, history.to(device)
     )
     torch.testing.assert_close(y.cpu()[where], expected, rtol=1e-5, atol=1e-5)

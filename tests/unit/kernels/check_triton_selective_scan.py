@@ -60,7 +60,7 @@ def check_settings(device: str) -> None:
     lengths = [17, 0, 9]
     for number, (block, tile, chunk) in enumerate(((32, 16, 32), (64, 8, 8), (64, 4, 16))):
         for settings in (module.FORWARD, module.BACKWARD):
-            settings |= {"BLOCK": block, "TILE": tile, "AHEAD": number % 2}
+            settings |= {"BLOCK": block, "TILE": tile}
         module.CHUNK = chunk
         check(device, lengths, inputs_of(lengths, 40 + 24 * number, 16, True), final=True)
     module.FORWARD, module.BACKWARD, module.CHUNK = usual
