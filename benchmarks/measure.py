@@ -64,10 +64,12 @@ def measure(contenders: Sequence[Contender], device: torch.device, warmups: int 
     times: dict[int, list[float]] = {place: [] for place in range(len(contenders))}
     failed: set[int] = set()
     broken: set[int] = set()
+    # On a CPU one run of a slow contender is all there is time for; it compiles and tunes nothing at first.
+    cold = device.type == "cpu"
     rounds = warmups + max(runs for *_, runs in contenders)
     for turn in range(rounds):
         for place, (row, step, runs) in enumerate(contenders):
-            if place in failed or turn >= warmups + runs or (runs == 1 and turn < warmups):
+            if place in failed or turn >= warmups + runs or (cold and runs == 1 and turn < warmups):
                 continue
             try:
                 seconds, memory = _time(step, device)
@@ -82,7 +84,7 @@ def measure(contenders: Sequence[Contender], device: torch.device, warmups: int 
                 broken.add(place)
                 continue
             row.peak_memory_mib = memory
-            if turn >= warmups or runs == 1:
+            if turn >= warmups or (cold and runs == 1):
                 times[place].append(seconds)
             print(f"  {row.benchmark} {row.model} {row.implementation} {row.batch}: {seconds:.4f} s", flush=True)
     for place, (row, _, _) in enumerate(contenders):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssmrank.collector import collector_paused
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 
@@ -44,6 +45,7 @@ def strictly_decreasing(ranking: Iterable[tuple[str, float]]) -> list[tuple[str,
     return [(document, score) for (document, _), score in zip(pairs, written[1:].tolist(), strict=True)]
 
 
+@collector_paused()
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
     """Writes a run, as `run_writer` does."""
     with run_writer(path, tag) as write:
@@ -66,12 +68,15 @@ def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[t
             for document, score in ordered:
                 if math.isnan(score):
                     raise UserError(f"{path}: score of query {query}, document {document} is NaN; nothing was written")
-            for rank, (document, score) in enumerate(strictly_decreasing(ordered), start=1):
-                stream.write(f"{query} Q0 {document} {rank} {score:.9g} {tag}\n")
+            stream.writelines(
+                f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
+                for rank, (document, score) in enumerate(strictly_decreasing(ordered), start=1)
+            )
 
         yield write
 
 
+@collector_paused()
 def read_run(path: str | Path, depth: int | None = None) -> Run:
     """Reads a run, or the first `depth` documents of each query; order and ties as in `sort_ranking`.
 

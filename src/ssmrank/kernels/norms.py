@@ -54,9 +54,9 @@ def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias
         eps: added to the variance.
 
     Returns:
-        `[..., C]` in the wider dtype of the two, or float32 under autocast, as PyTorch's layer norm is. On a GPU without
-        gradients it is in autocast's dtype: products read it so in any case, and a residual stream that goes through
-        each norm takes half of the memory's time.
+        `[..., C]` in the wider dtype of the two, or float32 under autocast, as PyTorch's layer norm is. On a GPU
+        without gradients it is in autocast's dtype: products read it so in any case, and a residual stream that goes
+        through each norm then takes half of the time.
     """
     if _triton_runs(residual, residual.shape[-1]):
         from ssmrank.kernels import triton_norms

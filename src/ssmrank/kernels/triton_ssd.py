@@ -163,9 +163,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     for first in range(0, length, Q):
         left = length - first
         if COPIED:
-            row = start.to(tl.int32) + first
-            values = x.load([row, head * P])
-            b, c = B.load([row, group * N]), C.load([row, group * N])
+            token = start.to(tl.int32) + first
+            values = x.load([token, head * P])
+            b, c = B.load([token, group * N]), C.load([token, group * N])
         else:
             values = _tile(x, inside, x_stride, p, left)
             b, c = _tile(B, inside, B_stride, n, left), _tile(C, inside, C_stride, n, left)

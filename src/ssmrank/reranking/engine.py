@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 
 from ssmrank.collections.store import Texts
+from ssmrank.collector import collector_blind_to_the_past, collector_paused
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import Batch, plan_batches
-from ssmrank.reranking.collector import collector_blind_to_the_past, collector_paused
 from ssmrank.reranking.passages import PassageTokens, best_passage
 from ssmrank.reranking.planner import Pair, pairs_of
 from ssmrank.reranking.scoring import Scorer
@@ -123,6 +122,7 @@ def score(
     return scores
 
 
+@collector_paused()
 def reranked(run: Run, work: Work, scores: np.ndarray) -> Run:
     """The run with the scores of its pairs; queries and documents in the run's order.
 
@@ -130,11 +130,13 @@ def reranked(run: Run, work: Work, scores: np.ndarray) -> Run:
     """
     if len(work.pairs) < len(work.sequences):
         scores = best_passage(scores, work.owners, len(work.pairs))
+    odd = np.flatnonzero(~np.isfinite(scores))
+    if len(odd):
+        pair, value = work.pairs[odd[0]], scores[odd[0]]
+        raise UserError(f"score of query {pair.query}, document {pair.document} is {value}; set precision: fp32")
     result: Run = {query: [] for query in run}
-    for pair, value in zip(work.pairs, scores.tolist(), strict=True):
-        if not math.isfinite(value):
-            raise UserError(f"score of query {pair.query}, document {pair.document} is {value}; set precision: fp32")
-        result[pair.query].append((pair.document, value))
+    for (query, document), value in zip(work.pairs, scores.tolist(), strict=True):
+        result[query].append((document, value))
     return result
 
 

@@ -78,6 +78,6 @@ class PairSequences:
 
 def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """The different names in the order of their first places, and for each place the number of its name."""
-    numbers: dict[str, int] = {}
-    places = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64, count=len(names))
-    return list(numbers), places
+    different = list(dict.fromkeys(names))
+    numbers = dict(zip(different, range(len(different)), strict=True))
+    return different, np.fromiter(map(numbers.__getitem__, names), dtype=np.int64, count=len(names))

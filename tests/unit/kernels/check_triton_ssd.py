@@ -102,7 +102,9 @@ def main(device: str) -> None:
         assert triton_ssd.supports(width, states)
         mixed = [130, 1, 0, 300, 64]
         check(device, mixed, inputs_of(mixed, heads, width, states, initial=True), final=True)
-        check(device, mixed, inputs_of(mixed, heads, width, states), final=False, tolerance=2e-2, dtype=torch.bfloat16)
+        for initial in (False, True):
+            inputs = inputs_of(mixed, heads, width, states, initial=initial)
+            check(device, mixed, inputs, final=initial, tolerance=2e-2, dtype=torch.bfloat16)
 
 
 if __name__ == "__main__":
