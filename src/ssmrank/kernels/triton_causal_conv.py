@@ -100,7 +100,8 @@ def _conv_forward(  # type: ignore[no-untyped-def]
             x1, x2, x3 = _since(x1, x2, x3, place)
             for t in tl.static_range(TILE):
                 x0 = rows[t].to(tl.float32)
-                outs = outs + (_convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX),)
+                out = _convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX)
+                outs = outs + (out,)  # type: ignore[assignment]
                 x1, x2, x3 = x0, x1, x2
             store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
         else:
@@ -109,7 +110,8 @@ def _conv_forward(  # type: ignore[no-untyped-def]
                 own, start, following, place = _place(starts, token + t, own, start, following, sequences)
                 x1, x2, x3 = _since(x1, x2, x3, place)
                 x0 = rows[t].to(tl.float32)
-                outs = outs + (_convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX),)
+                out = _convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX)
+                outs = outs + (out,)  # type: ignore[assignment]
                 x1, x2, x3 = x0, x1, x2
             store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
 

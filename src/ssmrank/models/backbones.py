@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.bert.modeling_bert import BertOutput, BertSelfOutput
 from transformers.models.electra.modeling_electra import ElectraOutput, ElectraSelfOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -95,6 +96,14 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     with quiet_transformers():
         backbone = AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **options)
     return _with_own_norms(backbone)
+
+
+def unread_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """A backbone of this shape whose weights are yet to be read: none is drawn, which takes a large model seconds."""
+    with no_init_weights():
+        backbone = random_backbone(config)
+    backbone.tie_weights()  # is left out with the initialisation
+    return backbone
 
 
 class _RMSNorm(LlamaRMSNorm):

@@ -21,9 +21,9 @@ from ssmrank.models.backbones import (
     longest_input,
     output_width,
     pooled_forward,
-    random_backbone,
     read_backbone_config,
     scored_forward,
+    unread_backbone,
 )
 from ssmrank.models.last_layer import is_causal
 from ssmrank.models.packing import Packed, pack
@@ -163,7 +163,7 @@ def load_reranker(folder: str | Path) -> Reranker:
         settings = RerankerSettings(**json.loads((folder / TRAINED_FILE).read_text()))
     except OSError as error:
         raise UserError(f"{folder}: holds no {TRAINED_FILE}; this is no checkpoint of `ssmrank train`") from error
-    reranker = Reranker(random_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
+    reranker = Reranker(unread_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()
 

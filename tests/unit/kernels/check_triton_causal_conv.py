@@ -77,6 +77,10 @@ def check_history(device: str) -> None:
 def main(device: str) -> None:
     mixed = [1, 2, 0, 17, 3, 40]
     check(device, mixed, inputs_of(mixed, 24, 4, bias=True), silu=True)
+    # Runs that end within a sequence, at its end, and within a tile of the next one.
+    triton_causal_conv.FORWARD |= {"RUN": 12}
+    check(device, mixed, inputs_of(mixed, 24, 4, bias=True), silu=True)
+    triton_causal_conv.FORWARD |= {"RUN": 64}
     check(device, [33], inputs_of([33], 130, 2, bias=False), silu=False)
     check_slices_and_dtypes(device)
     check_history(device)
