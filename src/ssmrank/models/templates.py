@@ -100,6 +100,14 @@ class Template:
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         if not texts:
             return []
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            # The same without the places of the tokens in the text, which take a third of the time.
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = True
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         encoded = self.tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )

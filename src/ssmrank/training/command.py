@@ -123,7 +123,11 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
     state = TrainingState(arguments.state, _fingerprint(arguments, settings))
     tags = {"model": arguments.model.name, "collection": settings.collection, "seed": str(settings.seed)}
     name = f"{arguments.output.parent.name}/{arguments.model.name}"
-    with track("train", name, tags, settings.model_dump()) if workers.rank == 0 else nullcontext(Tracked()) as tracked:
+    with (
+        track("train", name, tags, settings.model_dump(), resume=state.tracking_run())
+        if workers.rank == 0
+        else nullcontext(Tracked())
+    ) as tracked:
         metric = settings.validation.metric if settings.validation else ""
 
         def on_validation(step: int, value: float) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.atomic import atomic_directory, atomic_file
 from ssmrank.io.checksum import sha256
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,19 @@ class TrainingState:
         if self._sound(checkpoint) is None:
             raise UserError(f"{checkpoint}: the best weights are damaged; remove {self.folder} and train again")
         return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+
+    def tracking_run(self) -> str:
+        """Names the run of MLflow that tracks the training; the same when it goes on."""
+        path = self.folder / "tracking_run"
+        if path.is_file():
+            fingerprint, _, run = path.read_text(encoding="utf-8").partition(" ")
+            if fingerprint == self.fingerprint and run:
+                return run
+        run = uuid.uuid4().hex
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as stream:
+            stream.write(f"{self.fingerprint} {run}")
+        return run
 
     def remove_unfinished(self) -> None:
         """Removes what a training that was killed while writing has left."""

@@ -69,3 +69,13 @@ def test_what_a_killed_write_left_is_removed(tmp_path):
     (tmp_path / ".step-00000020.x1.part" / "state.pt").write_bytes(b"half")
     state.remove_unfinished()
     assert names(tmp_path) == ["step-00000010"]
+
+
+def test_a_training_that_goes_on_is_tracked_as_one_run(tmp_path):
+    run = TrainingState(tmp_path, "a").tracking_run()
+    assert TrainingState(tmp_path, "a").tracking_run() == run
+    other = TrainingState(tmp_path, "b")
+    assert other.tracking_run() != run  # MLflow's parameters of a run cannot change
+    done = other.tracking_run()
+    other.clear()
+    assert other.tracking_run() != done
