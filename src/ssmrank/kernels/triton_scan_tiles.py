@@ -6,10 +6,9 @@ and what is computed stays in registers.
 
 B and C are read as tiles too, zero behind the sequence's end: for each state the values of TILE tokens beside each
 other, so that a lane gets those of four tokens in one load. A sequence's tiles begin in slot start // TILE + its
-number, apart from the next one's whatever the lengths are. All lanes read the same values, and what a processor can
-bring from its cache into registers is 128 bytes a cycle, which bounds the scan before its arithmetic does: so B and C
-in bfloat16 are packed as they are, int32 `[slots, N, TILE]` with B in the upper half of a word and C in the lower.
-Others are float32 `[slots, N, 2, TILE]`.
+number, apart from the next one's whatever the lengths are. B and C in bfloat16 are packed as they are, int32
+`[slots, N, TILE]` with B in the upper half of a word and C in the lower: all lanes read the same values, and the half
+of the loads is spared. Others are float32 `[slots, N, 2, TILE]`.
 """
 
 from __future__ import annotations
