@@ -13,8 +13,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     In x's dtype; on a GPU without gradients in autocast's, as the products read it.
     """
-    if (dtype := _autocast_inference(x)) is not None and _triton_runs(x, x.shape[-1]):
-        return add_rms_norm(x, None, weight, eps, dtype)[0]
     return _norm(x, None, weight, eps, x.shape[-1])
 
 
@@ -34,8 +32,7 @@ def add_rms_norm(
         The norm and the sum, `[..., C]`. The sum is in the wider dtype of the two, so a stream in float32 remains so.
     """
     if dtype is None:
-        device = residual.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        dtype = _autocast_dtype(residual) or weight.dtype
     if _triton_runs(residual, residual.shape[-1]):
         from ssmrank.kernels import triton_norms
 
@@ -62,8 +59,8 @@ def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias
         from ssmrank.kernels import triton_norms
 
         dtype = residual.dtype if update is None else torch.promote_types(residual.dtype, update.dtype)
-        if torch.is_autocast_enabled(residual.device.type):
-            dtype = _autocast_inference(residual) or torch.float32
+        if _autocast_dtype(residual) is not None:
+            dtype = _inference_dtype(residual) or torch.float32
         return triton_norms.add_layer_norm(residual, update, weight, bias, eps, dtype)
     total = residual if update is None else residual + update
     return torch.nn.functional.layer_norm(total, weight.shape, weight, bias, eps)
@@ -89,7 +86,7 @@ def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) ->
         from ssmrank.kernels import triton_norms
 
         if z is None and size == x.shape[-1]:
-            return triton_norms.add_rms_norm(x, None, weight, eps, x.dtype)[0]
+            return triton_norms.add_rms_norm(x, None, weight, eps, _inference_dtype(x) or x.dtype)[0]
         if z is not None:
             return triton_norms.gated_rms_norm(x, z, weight, eps, size)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -102,12 +99,15 @@ def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) ->
     return norm_reference(wide, gate, scale, eps, size).to(x.dtype)
 
 
-def _autocast_inference(x: Tensor) -> torch.dtype | None:
-    """Autocast's dtype where it is on and no gradients are recorded."""
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Autocast's dtype on this tensor's device, where it is on."""
     device = x.device.type
-    if torch.is_grad_enabled() or not torch.is_autocast_enabled(device):
-        return None
-    return torch.get_autocast_dtype(device)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _inference_dtype(x: Tensor) -> torch.dtype | None:
+    """The same where no gradients are recorded either."""
+    return None if torch.is_grad_enabled() else _autocast_dtype(x)
 
 
 def _triton_runs(x: Tensor, size: int) -> bool:

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssmrank.kernels.triton_scan_tiles import load_rows, sigmoid, store_rows
+from ssmrank.kernels.triton_scan_tiles import load_rows, may_use_ptx, sigmoid, store_rows
 from ssmrank.kernels.triton_sums import add_columns
 
 FORWARD: dict[str, int] = {"RUN": 64, "TILE": 4, "CHANNELS": 256, "num_warps": 2}
@@ -32,9 +32,6 @@ RUN = 64
 
 PROGRAMS = 8448
 """Programs of a backward pass, at most: 64 of one warp for each processor of a large GPU."""
-
-PTX = torch.version.hip is None
-"""Whether to use NVIDIA's own instructions for the sigmoid."""
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -69,6 +66,24 @@ def _convolved(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _tile(  # type: ignore[no-untyped-def]
+    rows, token, x1, x2, x3, f0, f1, f2, f3, offset, starts, own, start, following, sequences,
+    W: tl.constexpr, TILE: tl.constexpr, SILU: tl.constexpr, PTX: tl.constexpr, WATCHED: tl.constexpr,
+):  # fmt: skip
+    """The outputs of a tile from `token` on, the last of x, and the sequence. WATCHED: another may begin within."""
+    outs = ()
+    for t in tl.static_range(TILE):
+        if WATCHED and t > 0:
+            own, start, following, place = _place(starts, token + t, own, start, following, sequences)
+            x1, x2, x3 = _since(x1, x2, x3, place)
+        x0 = rows[t].to(tl.float32)
+        out = _convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX)
+        outs = outs + (out,)  # type: ignore[assignment]
+        x1, x2, x3 = x0, x1, x2
+    return outs, x1, x2, x3, own, start, following
+
+
+@triton.jit
 def _conv_forward(  # type: ignore[no-untyped-def]
     x, weight, bias, starts, y, x_stride, tokens, channels, sequences, halvings,
     W: tl.constexpr, RUN: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -77,48 +92,38 @@ def _conv_forward(  # type: ignore[no-untyped-def]
     """A program takes some channels through a run of tokens, with the last few of x in registers."""
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = columns < channels
-    offset = tl.zeros([CHANNELS], tl.float32)
-    if HAS_BIAS:
-        offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-    f0, f1, f2, f3 = _filters(weight, columns, inside, W, CHANNELS)
+    f0, f1, f2, f3, offset = _filters(weight, bias, columns, inside, W, CHANNELS, HAS_BIAS)
     first = tl.program_id(0).to(tl.int64) * RUN
     end = tl.minimum(first + RUN, tokens)
-    own = tl.sum(_sequences(starts, first + tl.zeros([1], tl.int64), sequences, halvings), axis=0)
-    start, following = tl.load(starts + own), tl.load(starts + own + 1)
-    x1 = _at(x, first - 1, x_stride, columns, inside, first >= 1)
-    x2 = _at(x, first - 2, x_stride, columns, inside, first >= 2)
-    x3 = _at(x, first - 3, x_stride, columns, inside, first >= 3)
+    own, start, following, x1, x2, x3 = _begin(x, starts, first, x_stride, columns, inside, sequences, halvings)
     ahead = load_rows(x + first * x_stride + columns, x_stride, (end - first).to(tl.int32), inside, TILE)
     for token in range(first, end, TILE):
         count = (end - token).to(tl.int32)
         rows = ahead
         ahead = load_rows(x + (token + TILE) * x_stride + columns, x_stride, count - TILE, inside, TILE)
         own, start, following, place = _place(starts, token, own, start, following, sequences)
+        x1, x2, x3 = _since(x1, x2, x3, place)
         if token + TILE <= following:
-            # No sequence begins within the tile: nothing to look out for.
-            outs = ()
-            x1, x2, x3 = _since(x1, x2, x3, place)
-            for t in tl.static_range(TILE):
-                x0 = rows[t].to(tl.float32)
-                out = _convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX)
-                outs = outs + (out,)  # type: ignore[assignment]
-                x1, x2, x3 = x0, x1, x2
-            store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
+            outs, x1, x2, x3, own, start, following = _tile(
+                rows, token, x1, x2, x3, f0, f1, f2, f3, offset, starts, own, start, following, sequences,
+                W, TILE, SILU, PTX, False,
+            )  # fmt: skip
         else:
-            outs = ()
-            for t in tl.static_range(TILE):
-                own, start, following, place = _place(starts, token + t, own, start, following, sequences)
-                x1, x2, x3 = _since(x1, x2, x3, place)
-                x0 = rows[t].to(tl.float32)
-                out = _convolved(x0, x1, x2, x3, f0, f1, f2, f3, offset, W, SILU, PTX)
-                outs = outs + (out,)  # type: ignore[assignment]
-                x1, x2, x3 = x0, x1, x2
-            store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
+            outs, x1, x2, x3, own, start, following = _tile(
+                rows, token, x1, x2, x3, f0, f1, f2, f3, offset, starts, own, start, following, sequences,
+                W, TILE, SILU, PTX, True,
+            )  # fmt: skip
+        store_rows(y + token * channels + columns, channels, count, inside, outs, TILE)
 
 
 @triton.jit
-def _filters(weight, columns, inside, W: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of each channel the taps of the present token and of the three before it, zero where there are none."""
+def _filters(  # type: ignore[no-untyped-def]
+    weight, bias, columns, inside, W: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr
+):
+    """Of each channel the taps of the present token and of the three before it, zero where there are none; the bias."""
+    offset = tl.zeros([CHANNELS], tl.float32)
+    if HAS_BIAS:
+        offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
     f0 = tl.load(weight + columns * W + W - 1, mask=inside, other=0.0).to(tl.float32)
     f1 = tl.load(weight + columns * W + W - 2, mask=inside, other=0.0).to(tl.float32)
     f2 = tl.zeros([CHANNELS], tl.float32)
@@ -126,7 +131,19 @@ def _filters(weight, columns, inside, W: tl.constexpr, CHANNELS: tl.constexpr): 
     if W == 4:
         f2 = tl.load(weight + columns * W + 1, mask=inside, other=0.0).to(tl.float32)
         f3 = tl.load(weight + columns * W, mask=inside, other=0.0).to(tl.float32)
-    return f0, f1, f2, f3
+    return f0, f1, f2, f3, offset
+
+
+@triton.jit
+def _begin(x, starts, first, stride, columns, inside, sequences, halvings):  # type: ignore[no-untyped-def]
+    """The sequence of a run's first token: its number, its start, the next one's; and x of the three tokens before."""
+    own = tl.sum(_sequences(starts, first + tl.zeros([1], tl.int64), sequences, halvings), axis=0)
+    start = tl.load(starts + own)
+    following = tl.load(starts + own + 1)
+    x1 = _at(x, first - 1, stride, columns, inside, first >= 1)
+    x2 = _at(x, first - 2, stride, columns, inside, first >= 2)
+    x3 = _at(x, first - 3, stride, columns, inside, first >= 3)
+    return own, start, following, x1, x2, x3
 
 
 @triton.jit
@@ -186,10 +203,7 @@ def _conv_backward(  # type: ignore[no-untyped-def]
     """A program takes some channels through runs of tokens, with the last few of x and of the sums in registers."""
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = columns < channels
-    offset = tl.zeros([CHANNELS], tl.float32)
-    if HAS_BIAS:
-        offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-    f0, f1, f2, f3 = _filters(weight, columns, inside, W, CHANNELS)
+    f0, f1, f2, f3, offset = _filters(weight, bias, columns, inside, W, CHANNELS, HAS_BIAS)
     bias_sum = tl.zeros([CHANNELS], tl.float32)
     s0 = tl.zeros([CHANNELS], tl.float32)
     s1 = tl.zeros([CHANNELS], tl.float32)
@@ -198,12 +212,7 @@ def _conv_backward(  # type: ignore[no-untyped-def]
     for run in range(tl.program_id(0), tl.cdiv(tokens, RUN), tl.num_programs(0)):
         first = tl.full([], RUN, tl.int64) * run
         end = tl.minimum(first + RUN, tokens)
-        own = tl.sum(_sequences(starts, first + tl.zeros([1], tl.int64), sequences, halvings), axis=0)
-        start = tl.load(starts + own)
-        following = tl.load(starts + own + 1)
-        x1 = _at(x, first - 1, x_stride, columns, inside, first >= 1)
-        x2 = _at(x, first - 2, x_stride, columns, inside, first >= 2)
-        x3 = _at(x, first - 3, x_stride, columns, inside, first >= 3)
+        own, start, following, x1, x2, x3 = _begin(x, starts, first, x_stride, columns, inside, sequences, halvings)
         p0 = tl.zeros([CHANNELS], tl.float32)
         p1 = tl.zeros([CHANNELS], tl.float32)
         p2 = tl.zeros([CHANNELS], tl.float32)
@@ -257,7 +266,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu
     if tokens:
         _conv_forward[triton.cdiv(tokens, FORWARD["RUN"]), triton.cdiv(channels, FORWARD["CHANNELS"])](
             x, weight, bias, starts, y, x.stride(0), tokens, channels, sequences, sequences.bit_length(),
-            W=weight.shape[1], HAS_BIAS=bias is not None, SILU=silu, PTX=PTX and x.is_cuda, **FORWARD,
+            W=weight.shape[1], HAS_BIAS=bias is not None, SILU=silu, PTX=may_use_ptx(x), **FORWARD,
         )  # fmt: skip
     return y
 

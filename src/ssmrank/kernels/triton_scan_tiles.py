@@ -13,6 +13,7 @@ of the loads is spared. Others are float32 `[slots, N, 2, TILE]`.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -21,6 +22,14 @@ LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 SPREAD = 32
 """Programs among which the kernels that rearrange B, C and their gradients share out one sequence's tiles."""
+
+
+def may_use_ptx(tensor: torch.Tensor) -> bool:
+    """Whether kernels over this tensor use NVIDIA's own instructions, as their argument PTX says.
+
+    They load four values at once, sum over a warp's lanes, and take approximate exponentials and reciprocals.
+    """
+    return tensor.is_cuda and torch.version.hip is None
 
 
 @triton.jit
@@ -97,24 +106,16 @@ def load_vector(base, lane, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ign
     if PTX:
         address = base.to(tl.int64) + lane * 0
         for _ in tl.static_range(TILE // 4):
-            if base.dtype.element_ty == tl.int32:
-                values = values + tl.inline_asm_elementwise(
-                    "ld.global.v4.b32 {$0, $1, $2, $3}, [$4];",
-                    "=r,=r,=r,=r,l",
-                    [address],
-                    dtype=(tl.int32, tl.int32, tl.int32, tl.int32),
-                    is_pure=True,
-                    pack=1,
-                )
-            else:
-                values = values + tl.inline_asm_elementwise(
-                    "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];",
-                    "=f,=f,=f,=f,l",
-                    [address],
-                    dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
-                    is_pure=True,
-                    pack=1,
-                )
+            words = tl.inline_asm_elementwise(
+                "ld.global.v4.b32 {$0, $1, $2, $3}, [$4];",
+                "=r,=r,=r,=r,l",
+                [address],
+                dtype=(tl.int32, tl.int32, tl.int32, tl.int32),
+                is_pure=True,
+                pack=1,
+            )
+            for t in tl.static_range(4):
+                values = values + (words[t].to(base.dtype.element_ty, bitcast=True),)
             address += 16
     else:
         for t in tl.static_range(TILE):

@@ -30,7 +30,7 @@ from ssmrank.kernels.packing import chosen_states
 from ssmrank.kernels.triton_scan_backward import backward_kernel
 from ssmrank.kernels.triton_scan_forward import forward_kernel
 from ssmrank.kernels.triton_scan_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
-from ssmrank.kernels.triton_scan_tiles import SPREAD, projections_backward_kernel, projections_kernel
+from ssmrank.kernels.triton_scan_tiles import SPREAD, may_use_ptx, projections_backward_kernel, projections_kernel
 from ssmrank.kernels.triton_sums import add_columns
 
 CHUNK = 16
@@ -42,9 +42,6 @@ BACKWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "maxnreg": 208}
 
 UNROLL = 2
 """States that the forward pass takes in one turn of its loop."""
-
-PTX = torch.version.hip is None
-"""Whether to load four values at once, and to sum over the lanes of a warp, with NVIDIA's own instructions."""
 
 SEGMENT = 64
 """Tokens of a segment, a multiple of CHUNK, where sequences are too few to fill the GPU; 0: none are cut."""
@@ -207,7 +204,7 @@ def _launch_forward(
 
 
 def _options(settings: dict[str, int], u: Tensor) -> dict[str, Any]:
-    return {**settings, "EVEN": u.shape[1] % settings["BLOCK"] == 0, "PTX": PTX and u.is_cuda, "num_warps": 1}
+    return {**settings, "EVEN": u.shape[1] % settings["BLOCK"] == 0, "PTX": may_use_ptx(u), "num_warps": 1}
 
 
 def _segment_states(
@@ -248,7 +245,7 @@ def _joined(
     join_kernel[(triton.cdiv(channels, 32), sequences)](
         A, starts, totals, parts, outer, joined, result, channels,
         N=states, NP=triton.next_power_of_2(states), BLOCK=32, SEGMENT=SEGMENT, BACK=back,
-        HAS_OUTER=outer is not None, HAS_RESULT=result is not None, PTX=PTX and A.is_cuda, num_warps=4,
+        HAS_OUTER=outer is not None, HAS_RESULT=result is not None, PTX=may_use_ptx(A), num_warps=4,
     )  # fmt: skip
     return joined
 

@@ -126,7 +126,7 @@ def _decays_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    x, decays, B, C, D, starts, initial, index, y, final, x_stride, B_stride, C_stride, heads, per_group,
+    x, B, C, decays, D, starts, initial, index, y, final, x_stride, B_stride, C_stride, heads, per_group,
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr,
     HAS_INDEX: tl.constexpr, NEED_FINAL: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
@@ -306,9 +306,9 @@ def run(
     chunk = chunk_of(x, CHUNK)
     decays, _ = chunk_decays(dt, A, bias, starts, chunk, log=log)
     copied = chunk == CHUNK and _may_be_copied(x, B, C)
-    source = [_described(tensor, chunk) for tensor in (x, B, C)] if copied else [x, B, C]
+    tiled = [_described(tensor, chunk) for tensor in (x, B, C)] if copied else [x, B, C]
     _forward_kernel[heads, sequences](
-        source[0], decays, *source[1:], D, starts, initial, index, y, final,
+        *tiled, decays, D, starts, initial, index, y, final,
         x.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
         P=width, N=states, Q=chunk, HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_INDEX=index is not None,
         NEED_FINAL=final is not None, PRECISION=precision_of(x), COPIED=copied, **launch(x, FORWARD),

@@ -95,6 +95,22 @@ def conv(device, width, channels):
         close(got[own], expected, 1e-6, f"conv {width} {channels}")
 
 
+def conv_in_pieces(device):
+    """A sequence cut in three, the parts laid apart, each with the tokens before its start named."""
+    random = Random(8)
+    x, weight, bias = (random(*shape).float() for shape in ((20, 8), (8, 4), (8,)))
+    expected = reference.causal_conv1d(x, weight, bias, cu_seqlens([20]), "silu")
+    pieces = [slice(10, 20), slice(0, 2), slice(2, 10)]
+    places = torch.cat([torch.arange(20)[piece] for piece in pieces])
+    where = torch.argsort(places)
+    before = [(9, 8, 7), (-1, -1, -1), (1, 0, -1)]
+    history = torch.tensor([[where[t].item() if t >= 0 else -1 for t in row] for row in before])
+    y = triton_conv_forks.causal_conv1d(
+        x[places].to(device), weight.to(device), bias.to(device), cu_seqlens([10, 2, 8]), True, history.to(device)
+    )
+    torch.testing.assert_close(y.cpu()[where], expected, rtol=1e-5, atol=1e-5)
+
+
 def main(device: str) -> None:
     for shape in ((2, 64, 128, 1), (4, 16, 32, 2)):
         ssd(device, [1, 70, 64, 0, 130, 3], [2, 2, -1, 0, 1, -1], shape, final=True)
@@ -116,6 +132,7 @@ def main(device: str) -> None:
     for width in (2, 4):
         conv(device, width, 16)
         conv(device, width, 200)
+    conv_in_pieces(device)
 
 
 if __name__ == "__main__":

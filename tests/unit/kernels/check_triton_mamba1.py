@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import torch
-from kernel_checks import Random, assert_close, cu_seqlens, values_and_gradients
+from kernel_checks import MAMBA1_PARTS, Random, assert_close, cu_seqlens, values_and_gradients
 from torch import Tensor
 
 from ssmrank.kernels import reference, triton_mamba1, triton_selective_scan
@@ -133,7 +133,7 @@ PARTS = {
     "exact": lambda device: check_sizes(device, rounded=False),
     "model": lambda device: check_model(device, 1e-4),
 }
-"""Of the check on a GPU, where the kernels of each size are compiled for half a minute: tests of their own."""
+assert tuple(PARTS) == MAMBA1_PARTS
 
 
 def main(device: str, *parts: str) -> None:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 LENGTHS = [1, 2, 0, 63, 64, 65, 200]
 
+MAMBA1_PARTS = ("segments", "rounded", "exact", "model")
+"""Of Mamba-1's check on a GPU, where the kernels of each size are compiled for half a minute: tests of their own."""
+
 
 def cu_seqlens(lengths: Iterable[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)

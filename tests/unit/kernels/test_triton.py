@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_checks import MAMBA1_PARTS
 
 SOURCE = Path(__file__).parents[3] / "src"
 KERNELS = ["causal_conv", "cross_entropy", "forks", "mamba1", "mamba2", "norms", "selective_scan", "ssd"]
-
-MAMBA1_PARTS = ["segments", "rounded", "exact", "model"]
-"""Of Mamba-1's check, of which all together take minutes on a GPU."""
 
 
 def triton_version() -> tuple[int, ...]:
