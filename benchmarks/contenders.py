@@ -57,9 +57,9 @@ class Ours:
 
     def step(self, sequences: PairSequences, token_budget: int, share: bool) -> tuple[Step, int]:
         """A pass over all pairs, planning included, and the tokens that it computes."""
-        scorer = Scorer(self.reranker, sequences, self.precision, self.device)
+        scorer = Scorer(self.reranker, self.precision, self.device)
         batches = plan_batches(sequences, token_budget, share)
-        tokens = sum(batch.tokens(sequences) for batch in batches)
+        tokens = sum(batch.tokens for batch in batches)
         if self.device.type == "cuda":
             # Whatever is compiled at first use is compiled now: a pass over a whole workload is timed from the start.
             for _ in scorer.run(enumerate([*batches[:3], *batches[-2:]])):
@@ -73,11 +73,11 @@ class Ours:
 
     def step_by_count(self, sequences: PairSequences, count: int) -> tuple[Step, int]:
         """As `step`, in batches of so many pairs, as the paper measures."""
-        scorer = Scorer(self.reranker, sequences, self.precision, self.device)
+        scorer = Scorer(self.reranker, self.precision, self.device)
         order = np.argsort(-sequences.lengths, kind="stable")
         batches = [
-            Batch(order[start : start + count], (), int(sequences.lengths[order[start : start + count]].sum()))
-            for start in range(0, len(order), count)
+            Batch(sequences, chosen, (), int(sequences.lengths[chosen].sum()))
+            for chosen in (order[start : start + count] for start in range(0, len(order), count))
         ]
 
         def run() -> None:

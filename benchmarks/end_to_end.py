@@ -2,7 +2,9 @@
 
 The collection is made of words that the tokenizer of models/minis knows, in the real lengths and with the real sharing
 of a workload; the model has random weights. A row for the whole, with the share of its time in which the GPU runs a
-kernel (kernels' times from a profiled pass, over the seconds of one that is not), and a row for each stage.
+kernel (kernels' times from a profiled pass, over the seconds of one that is not), and a row for each of three stages:
+until the first batch is handed to the device, from then to the last score (most texts are tokenized and most batches
+planned meanwhile), and from there to the run file. The whole is the sum of these.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import re
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,14 +24,12 @@ from measure import PairsRow, device_name, first_line, kernels
 from shapes import Shape
 from workloads import Workload, fewer_documents, read_workload
 
-from ssmrank.collections.store import StoreWriter, read_queries
-from ssmrank.io.trec import Run, read_run, write_run
+from ssmrank.collections.store import StoreWriter
+from ssmrank.config import Reranking
+from ssmrank.io.trec import Run, write_run
 from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
 from ssmrank.models.templates import Template
-from ssmrank.models.tokens import token_store
-from ssmrank.reranking.engine import plan_work, reranked, score
-from ssmrank.reranking.planner import documents_of
-from ssmrank.reranking.state import RerankingState
+from ssmrank.reranking.pipeline import Figures, FileReranking, Files
 
 DEPTH = 1000
 TOKENIZER = Path(__file__).parents[1] / "models/minis/mamba2"
@@ -60,8 +59,7 @@ class _Task:
             settings = RerankerSettings("D", arguments.max_length)
             self.reranker = Reranker(shape.ours(), tokenizer, settings).eval()
         self.run = _make_collection(folder, workload, self.reranker.template)
-        self.tokens = 0
-        self.all_tokens = 0
+        self.figures = Figures()
 
     def measured(self) -> list[PairsRow]:
         """The rows of the whole and of its stages: medians of the runs."""
@@ -71,62 +69,44 @@ class _Task:
         self.ranked(few)  # kernels are compiled, files are in memory
         passes = [self.ranked(whole) for _ in range(self.arguments.runs)]
         found = kernels(lambda: self.ranked(whole)) if self.device.type == "cuda" else []
-        rows = [self._row("text to run file", [sum(stages.values()) for stages in passes])]
+        rows = [self._row("text to run file", [each.before + each.scoring + each.writing for each in passes])]
         seconds = rows[0].seconds
         assert seconds is not None
         if found:
             rows[0].kernels, rows[0].gpu_busy = len(found), round(sum(spent for _, spent in found) / seconds, 3)
-        rows += [self._row(stage, [stages[stage] for stages in passes]) for stage in passes[0]]
+        rows.append(self._row("before the first batch", [each.before for each in passes]))
+        rows.append(self._row("scoring until the last score", [each.scoring for each in passes]))
+        rows.append(self._row("writing the run", [each.writing for each in passes]))
         for row in rows:
             share = "" if row.gpu_busy is None else f", GPU busy {row.gpu_busy:.0%}"
             print(f"  {row.implementation}: {row.seconds:.3f} s{share}", flush=True)
         return rows
 
-    def ranked(self, path: Path) -> dict[str, float]:
-        """Reranks a first-stage run; the seconds of each stage."""
-        stages: dict[str, float] = {}
-        last = time.perf_counter()
-
-        def took(stage: str) -> None:
-            nonlocal last
-            now = time.perf_counter()
-            stages[stage], last = now - last, now
-
-        collection, state_folder = self.folder / "collection", self.folder / "state"
-        run = read_run(path)
-        queries = read_queries(collection / "splits/test/queries.jsonl")
-        took("read the run and queries")
-        shutil.rmtree(self.folder / "tokens", ignore_errors=True)
-        documents = token_store(
-            collection / "documents.jsonl",
-            self.reranker.template,
-            self.folder / "tokens",
-            documents_of(run, DEPTH),
-            self.arguments.max_length,
+    def ranked(self, path: Path) -> Figures:
+        """Reranks a first-stage run as `ssmrank rerank` does, with no text tokenized before."""
+        tokens = self.folder / "tokens"
+        shutil.rmtree(tokens, ignore_errors=True)
+        files = Files(path, self.folder / "collection", "test", self.folder / "state", tokens)
+        settings = Reranking(
+            retriever="none",
+            depth=DEPTH,
+            token_budget=self.arguments.token_budget,
+            precision=self.arguments.precision,
         )
-        took("tokenize documents")
-        work = plan_work(self.reranker, run, queries, documents, DEPTH, self.arguments.token_budget)
-        self.tokens, self.all_tokens = work.tokens, work.all_tokens
-        took("tokenize queries and plan")
-        state = RerankingState(state_folder, "benchmark")
-        state.begin()
-        scores = score(self.reranker, work, self.arguments.precision, self.device, state)
-        state.clear()
-        took("pack and score")
-        write_run(self.folder / "reranked.trec", reranked(run, work, scores), "benchmark")
-        took("write the run")
-        return stages
+        reranking = FileReranking(files, settings, self.reranker, self.device, "benchmark")
+        self.figures = reranking.write(self.folder / "reranked.trec", "benchmark")
+        return self.figures
 
     def _row(self, stage: str, seconds: list[float]) -> PairsRow:
         pairs, median = sum(map(len, self.run.values())), statistics.median(seconds)
         return PairsRow(
             *(f"endtoend {self.workload.name}", self.shape.name, f"ssmrank, {stage}", self.arguments.precision),
-            *(f"{pairs} pairs", self.all_tokens, self.tokens, device_name(self.device)),
+            *(f"{pairs} pairs", self.figures.all_tokens, self.figures.tokens, device_name(self.device)),
             runs=len(seconds),
             seconds=round(median, 6),
             fastest=round(min(seconds), 6),
             slowest=round(max(seconds), 6),
-            tokens_per_second=round(self.all_tokens / median, 1),
+            tokens_per_second=round(self.figures.all_tokens / median, 1),
             pairs=pairs,
             max_length=self.arguments.max_length,
             pairs_per_second=round(pairs / median, 3),

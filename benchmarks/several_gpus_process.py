@@ -31,6 +31,7 @@ from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import plan_batches
 from ssmrank.reranking.engine import Work, score
+from ssmrank.reranking.planner import Pairs
 from ssmrank.training.gradients import OutOfMemory
 from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
 
@@ -159,7 +160,7 @@ def _measure_reranking(place: Place, name: str, reranker: Reranker, share: bool,
     workload = Workload("nfcorpus", "", documents * copies, workload.queries, asked * copies)
     sequences = workload.sequences("document-first", place.shape(name).config["vocab_size"], LENGTH)
     batches = plan_batches(sequences, 512 if place.small else 32768, share)
-    work = Work(workload.pairs, sequences, np.arange(len(sequences)), batches)
+    work = Work(Pairs.of(workload.pairs), sequences, np.arange(len(sequences)), batches)
     workers = place.workers
 
     def run(process: int, processes: int) -> tuple[np.ndarray, float]:

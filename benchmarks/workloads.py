@@ -20,7 +20,7 @@ import numpy as np
 from shapes import Shape
 
 from ssmrank.models.templates import Template
-from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.planner import Pair, Pairs
 from ssmrank.reranking.sequences import PairSequences
 
 FOLDER = Path(__file__).parent / "workloads"
@@ -54,7 +54,7 @@ class Workload:
             for number, length in enumerate(self.documents)
         }
         queries = {f"q{number}": f"q{number}" for number in range(len(self.queries))}
-        return PairSequences(template, max_length, list(pairs or self.pairs), queries, documents)
+        return PairSequences(template, max_length, Pairs.of(pairs or self.pairs), queries, documents)
 
 
 class _RandomTemplate(Template):

@@ -16,7 +16,8 @@ import hashlib
 import json
 import mmap
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmrank.errors import UserError
+from ssmrank.io.checksum import sha256
 from ssmrank.io.jsonl import parse_line, read_jsonl
 
 
@@ -88,8 +90,26 @@ class TextStore:
         """The whole line of an id: `id`, `text`, and what the source keeps beside them, such as `url`."""
         record = self._find(id)
         if record is None:
-            raise UnknownId(f"{self.path}: holds no id {id!r}; run, qrels and collection must be of the same data")
+            raise self._unknown(id)
         return record
+
+    def sizes(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Bytes of each id's line; raises UnknownId."""
+        keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        unknown = np.flatnonzero(self._keys[places] != keys)
+        if len(unknown):
+            raise self._unknown(ids[unknown[0]])
+        rows = self._rows[places]
+        return (self._offsets[rows + 1] - self._offsets[rows]).astype(np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.path)
+
+    def _unknown(self, id: str) -> UnknownId:
+        return UnknownId(f"{self.path}: holds no id {id!r}; run, qrels and collection must be of the same data")
 
     def ids(self) -> Iterator[str]:
         """All ids, in the order of the file."""

@@ -26,7 +26,6 @@ import numpy as np
 from ssmrank.collections.store import TextStore, UnknownId
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory, one_at_a_time
-from ssmrank.io.checksum import sha256
 from ssmrank.models.templates import Template
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class TokenStore:
 
 
 def token_store(
-    texts: str | Path,
+    texts: str | Path | TextStore,
     template: Template,
     cache: str | Path,
     ids: Iterable[str] | None = None,
@@ -76,7 +75,7 @@ def token_store(
     """The tokens of documents, from the cache's folder or made now by several processes (by default one a core).
 
     Args:
-        texts: a `documents.jsonl`.
+        texts: a `documents.jsonl`, or its store.
         template: of the model; its tokenizer is the one that counts.
         cache: folder of folders, each complete or absent.
         ids: the documents wanted; None: all of the file.
@@ -86,22 +85,21 @@ def token_store(
 
     Raises UserError for an id that the file does not have.
     """
-    store = TextStore(texts)
+    store = texts if isinstance(texts, TextStore) else TextStore(texts)
     wanted = sorted(set(ids)) if ids is not None else list(store.ids())
-    folder = Path(cache) / _digest(Path(texts), template, wanted if ids is not None else None, max_tokens)
+    folder = Path(cache) / _digest(store, template, wanted if ids is not None else None, max_tokens)
     with one_at_a_time(folder):
         # What another process is about to make is waited for.
         try:
             return TokenStore(folder)
         except (OSError, ValueError):  # absent or damaged
-            _write(folder, store, texts, template, wanted, max_tokens, processes)
+            _write(folder, store, template, wanted, max_tokens, processes)
     return TokenStore(folder)
 
 
 def _write(
     folder: Path,
     store: TextStore,
-    texts: str | Path,
     template: Template,
     wanted: Sequence[str],
     max_tokens: int | None,
@@ -110,7 +108,7 @@ def _write(
     keys = np.fromiter((_key(id) for id in wanted), dtype=np.uint64, count=len(wanted))
     rows = np.argsort(keys, kind="stable").astype(np.uint32)
     if (np.diff(keys[rows]) == 0).any():
-        raise UserError(f"{texts}: two ids share a hash of 64 bits; rename one of them")
+        raise UserError(f"{store.path}: two ids share a hash of 64 bits; rename one of them")
     lengths = []
     with atomic_directory(folder) as temporary:
         with (temporary / "tokens.bin").open("wb") as stream:
@@ -168,14 +166,14 @@ def _work(ids: list[str]) -> _Chunk:
     return _tokenize_chunk(store, template, ids, max_tokens)
 
 
-def _digest(texts: Path, template: Template, ids: Sequence[str] | None, max_tokens: int | None) -> str:
+def _digest(texts: TextStore, template: Template, ids: Sequence[str] | None, max_tokens: int | None) -> str:
     tokenizer = template.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     # What the template puts around a text shows in what it makes of a few.
     shown = [tokens.tolist() for tokens in template.tokenize_documents(["", "a", "The 1st; text."])]
     chosen = None if ids is None else hashlib.sha256("\n".join(ids).encode()).hexdigest()
-    facts = [type(tokenizer).__name__, described, template.kind, shown, sha256(texts), chosen, max_tokens]
+    facts = [type(tokenizer).__name__, described, template.kind, shown, texts.digest, chosen, max_tokens]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

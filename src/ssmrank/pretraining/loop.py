@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssmrank.ahead import ahead
 from ssmrank.config import LanguageModelling
 from ssmrank.errors import UserError
 from ssmrank.models.precision import Precision, autocast, resolve_precision
 from ssmrank.pretraining.model import LanguageModel
 from ssmrank.pretraining.objectives import Objective, Task, cut
 from ssmrank.pretraining.passes import Passes, filled_up
-from ssmrank.pretraining.prefetch import ahead, on_device
+from ssmrank.pretraining.prefetch import on_device
 from ssmrank.pretraining.steps import Step, Steps, step_count
 from ssmrank.training import randomness
 from ssmrank.training.optimizer import decay_groups
@@ -111,7 +112,7 @@ def pretrain(
         on_loss("loss", done, curve.train[-1][2])
 
     passes = Passes(model, precision, device, settings.max_length)
-    prepared: Any = ahead(lambda step: _prepare(steps[step], step, objective, settings, device), range(first, total))
+    prepared: Any = ahead((_prepare(steps[step], step, objective, settings, device) for step in range(first, total)), 4)
     for step, (parts, places, tokens) in enumerate(prepared, start=first):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * linear_warmup_decay(step, total, settings.warmup_ratio)

@@ -1,57 +1,12 @@
-"""Steps prepared by a thread while the device computes."""
+"""Tasks on their way to the device."""
 
 from __future__ import annotations
-
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from ssmrank.models.packing import Packed
 from ssmrank.pretraining.objectives import Task
-
-T = TypeVar("T")
-
-
-def ahead(make: Callable[[int], T], steps: Iterable[int], depth: int = 4) -> Iterator[T]:
-    """`make(step)` for each step, in order, up to `depth` of them ahead of the consumer; errors come out here."""
-    made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                made.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for step in steps:
-                if not put((make(step), None)):
-                    return
-            put((None, None))
-        except BaseException as error:
-            put((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = made.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def on_device(task: Task, device: torch.device) -> tuple[Packed, torch.Tensor, torch.Tensor]:

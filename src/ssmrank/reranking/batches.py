@@ -18,9 +18,10 @@ from ssmrank.reranking.sharing import NOTHING, Planted, Planter, Tree
 class Batch:
     """What is run at once: pairs alone, int64, and trees of pairs that share a document.
 
-    cost: tokens that are computed and, as tokens, the states of forks.
+    sequences: of which these pairs are; cost: tokens that are computed and, as tokens, the states of forks.
     """
 
+    sequences: PairSequences
     alone: np.ndarray
     trees: tuple[Tree, ...]
     cost: int
@@ -30,12 +31,14 @@ class Batch:
         """Number of pairs."""
         return len(self.alone) + sum(len(tree.pairs) for tree in self.trees)
 
-    def tokens(self, sequences: PairSequences) -> int:
+    @property
+    def tokens(self) -> int:
         """Tokens that are computed."""
-        return int(sequences.lengths[self.alone].sum()) + sum(tree.tokens for tree in self.trees)
+        return int(self.sequences.lengths[self.alone].sum()) + sum(tree.tokens for tree in self.trees)
 
-    def pack(self, sequences: PairSequences) -> tuple[Packed, np.ndarray]:
+    def pack(self) -> tuple[Packed, np.ndarray]:
         """The packed batch on the CPU, and the pair of each score that it gives, int64."""
+        sequences = self.sequences
         alone, sizes = len(self.alone), np.array([len(tree.segments) for tree in self.trees], dtype=np.int64)
         segments = np.concatenate([whole_segments(sequences, self.alone), *(tree.segments for tree in self.trees)])
         documents = np.array([tree.document for tree in self.trees], dtype=np.int64)
@@ -70,13 +73,13 @@ def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> li
     return _filled(sequences, np.flatnonzero(~grouped), planter.trees_of(groups, token_budget), token_budget)
 
 
-def divided(batch: Batch, sequences: PairSequences) -> list[Batch]:
+def divided(batch: Batch) -> list[Batch]:
     """The batch as smaller ones of at most half the cost, for a device that lacks memory; itself if it is one pair."""
     if batch.size == 1:
         return [batch]
     budget = max(1, batch.cost // 2)
-    trees = Planter(sequences).trees_of([tree.pairs for tree in batch.trees], budget)
-    return _filled(sequences, batch.alone, trees, budget)
+    trees = Planter(batch.sequences).trees_of([tree.pairs for tree in batch.trees], budget)
+    return _filled(batch.sequences, batch.alone, trees, budget)
 
 
 def _filled(sequences: PairSequences, alone: np.ndarray, planted: Planted, budget: int) -> list[Batch]:
@@ -90,6 +93,7 @@ def _filled(sequences: PairSequences, alone: np.ndarray, planted: Planted, budge
         members = alone[units[units < len(alone)]]
         batches.append(
             Batch(
+                sequences,
                 members,
                 tuple(trees[unit - len(alone)] for unit in units if unit >= len(alone)),
                 int(costs[units].sum()),

@@ -6,25 +6,20 @@ import argparse
 import logging
 import os
 import shutil
-import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ssmrank.collections.store import read_queries
 from ssmrank.config import Reranking, read_settings
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.checksum import sha256
-from ssmrank.io.trec import OUT_OF_MEMORY, Run, read_run, write_run
+from ssmrank.io.trec import OUT_OF_MEMORY
 from ssmrank.launch import command_of, launch
-from ssmrank.models.attention import backend
-from ssmrank.models.precision import default_device, resolve_precision
-from ssmrank.models.reranker import Reranker, load_reranker, ran_out_of_memory
-from ssmrank.models.tokens import token_store
-from ssmrank.reranking.engine import Passages, Work, fingerprint, plan_work, reranked, score
-from ssmrank.reranking.planner import documents_of
-from ssmrank.reranking.state import RerankingState
+from ssmrank.models.precision import default_device
+from ssmrank.models.reranker import load_reranker, ran_out_of_memory
+from ssmrank.reranking.pipeline import FileReranking, Files
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
@@ -67,82 +62,50 @@ def run(arguments: argparse.Namespace) -> None:
     trained_by = arguments.checkpoint / "mlflow_run_id"
     run_id = trained_by.read_text().strip() if trained_by.is_file() else None
     with track("rerank", str(arguments.output), tags, {"reranking": settings.model_dump()}, run_id) as tracked:
-        first_stage, reranker = read_run(arguments.run), load_reranker(arguments.checkpoint)
-        work = _plan(arguments, settings, first_stage, reranker)
-        device = default_device()
-        attention = backend(device, resolve_precision(settings.precision, device))
-        log.info(
-            "%d pairs: %d tokens to compute, %.1f times fewer than all; %s, attention: %s",
-            *(len(work.pairs), work.tokens, work.all_tokens / max(1, work.tokens), device, attention),
-        )
-        state = _state(arguments, settings, work, device)
-        state.begin()
-        started = time.perf_counter()
-        scores = _scores(arguments, settings, work, reranker, device, state)
-        seconds = time.perf_counter() - started
+        reranking = _reranking(arguments, settings, default_device())
         name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
-        write_run(arguments.output, reranked(first_stage, work, scores), name)
-        speed = {
-            "pairs": len(work.pairs),
-            "pairs_per_second": len(work.pairs) / seconds,
-            "tokens_computed": work.tokens,
-            "tokens_of_all_sequences": work.all_tokens,
+        processes = settings.processes or 1
+        several = partial(launch, command_of(arguments), processes) if processes > 1 else None
+        found = reranking.write(arguments.output, name, several)
+        log.info(
+            "%.1f s before the first batch, %.1f s of scoring, %.1f s of writing",
+            *(found.before, found.scoring, found.writing),
+        )
+        speed: dict[str, float] = {
+            "pairs": found.pairs,
+            "tokens_computed": found.tokens,
+            "tokens_of_all_sequences": found.all_tokens,
         }
+        if found.scoring:  # else a killed reranking had finished all batches
+            speed["pairs_per_second"] = found.pairs / found.scoring
         tracked.metrics({f"{collection.name}/{arguments.split}/{name}": value for name, value in speed.items()})
-        state.clear()
         if own_state:
             shutil.rmtree(arguments.state, ignore_errors=True)
 
 
-def _scores(
-    arguments: argparse.Namespace,
-    settings: Reranking,
-    work: Work,
-    reranker: Reranker,
-    device: torch.device,
-    state: RerankingState,
-) -> np.ndarray:
-    processes = settings.processes or 1
-    if processes == 1:
-        return score(reranker, work, resolve_precision(settings.precision, device), device, state)
-    launch(command_of(arguments), processes)
-    scores = np.full(len(work.sequences), np.nan, dtype=np.float32)
-    for pairs, found in state.finished().values():
-        scores[pairs] = found
-    return scores
-
-
 def _run_share(arguments: argparse.Namespace, settings: Reranking) -> None:
-    """Computes the part of one of several processes; the one that started them has made the state ready."""
     process, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = default_device()
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    reranker = load_reranker(arguments.checkpoint)
-    work = _plan(arguments, settings, read_run(arguments.run), reranker)
-    state = _state(arguments, settings, work, device)
-    score(reranker, work, resolve_precision(settings.precision, device), device, state, process, processes)
+    _reranking(arguments, settings, device).score_share(process, processes)
 
 
-def _plan(arguments: argparse.Namespace, settings: Reranking, first_stage: Run, reranker: Reranker) -> Work:
-    documents = token_store(
-        arguments.collection / "documents.jsonl",
-        reranker.template,
-        arguments.token_cache or arguments.state / "tokens",
-        documents_of(first_stage, settings.depth),
-        # Passages reach to a document's end.
-        None if settings.passages else reranker.settings.max_length,
+def _reranking(arguments: argparse.Namespace, settings: Reranking, device: torch.device) -> FileReranking:
+    files = Files(
+        run=arguments.run,
+        collection=arguments.collection,
+        split=arguments.split,
+        state=arguments.state / "parts",
+        tokens=arguments.token_cache or arguments.state / "tokens",
     )
-    queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
-    passages = Passages(settings.passages.length, settings.passages.stride) if settings.passages else None
-    return plan_work(reranker, first_stage, queries, documents, settings.depth, settings.token_budget, passages)
+    with ThreadPoolExecutor(1) as pool:
+        # Both take as long as reading the checkpoint does, once from the disk.
+        model = pool.submit(_digest, arguments.checkpoint)
+        reranker = load_reranker(arguments.checkpoint)
+    return FileReranking(files, settings, reranker, device, model.result())
 
 
-def _state(arguments: argparse.Namespace, settings: Reranking, work: Work, device: torch.device) -> RerankingState:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    facts = [settings.model_dump_json(exclude={"processes"}), name]
-    facts += [sha256(arguments.checkpoint / file) for file in ("model.safetensors", "reranker.json", "config.json")]
-    facts += [sha256(arguments.collection / "documents.jsonl"), sha256(arguments.run)]
-    facts.append(sha256(arguments.collection / "splits" / arguments.split / "queries.jsonl"))
-    return RerankingState(arguments.state / "parts", fingerprint(work, *facts))
+def _digest(checkpoint: Path) -> str:
+    return " ".join(sha256(checkpoint / file) for file in ("model.safetensors", "reranker.json", "config.json"))

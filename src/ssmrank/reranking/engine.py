@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import Batch, plan_batches
 from ssmrank.reranking.passages import PassageTokens, best_passage
-from ssmrank.reranking.planner import Pair, pairs_of
+from ssmrank.reranking.planner import Pairs, pairs_of
 from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.sequences import PairSequences, Tokens
 from ssmrank.reranking.state import RerankingState
@@ -39,20 +42,20 @@ class Passages:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """All that a reranking computes.
+    """All that is computed for some pairs.
 
-    pairs: of the run, in its order; owners: int64, for each of the sequences the pair that it belongs to.
+    owners: int64, for each of the sequences the pair that it belongs to.
     """
 
-    pairs: list[Pair]
+    pairs: Pairs
     sequences: PairSequences
     owners: np.ndarray
     batches: list[Batch]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Tokens that are computed."""
-        return sum(batch.tokens(self.sequences) for batch in self.batches)
+        return sum(batch.tokens for batch in self.batches)
 
     @property
     def all_tokens(self) -> int:
@@ -60,23 +63,29 @@ class Work:
         return int(self.sequences.lengths.sum())
 
 
+class Part(NamedTuple):
+    """Work for some of a run's pairs; places: int64, where these stand in the run; state: of finished batches."""
+
+    work: Work
+    places: np.ndarray
+    state: RerankingState | None = None
+
+
 @collector_paused()
 def plan_work(
     reranker: Reranker,
-    run: Run,
+    pairs: Pairs,
     queries: Mapping[str, str],
     documents: Tokens,
-    depth: int,
     token_budget: int,
     passages: Passages | None = None,
     share: bool = True,
 ) -> Work:
-    """What is to be computed for the first `depth` documents of each query; the same for the same arguments.
+    """What is to be computed for the pairs; the same for the same arguments.
 
     documents: the documents' tokens, as `Template.tokenize_documents` gives them; share: compute once what the
     sequences of a document begin with, where the model can. Raises UserError for a query that `queries` lacks.
     """
-    pairs = pairs_of(run, depth)
     template = reranker.template
     asked, owners = pairs, np.arange(len(pairs))
     if passages is not None:
@@ -96,48 +105,109 @@ def score(
     process: int = 0,
     processes: int = 1,
 ) -> np.ndarray:
-    """Scores of the sequences, float32, in batches as planned; takes the model over.
+    """Scores of the work's pairs, float32, as `score_parts` gives them."""
+    part = Part(work, np.arange(len(work.pairs)), state)
+    return score_parts(reranker, [part], len(work.pairs), precision, device, process, processes).values
 
-    With a state, finished batches are written there and not computed again. Of several processes each computes its
-    share; the scores that are missing to this one are then NaN.
+
+class Scores(NamedTuple):
+    """Scores of a run's pairs, float32; seconds: from the first batch's launch to the last score."""
+
+    values: np.ndarray
+    seconds: float
+
+
+def score_parts(
+    reranker: Reranker,
+    parts: Iterable[Part],
+    count: int,
+    precision: Precision,
+    device: torch.device,
+    process: int = 0,
+    processes: int = 1,
+) -> Scores:
+    """Scores of a run's `count` pairs, in batches as planned; takes the model over.
+
+    Parts are asked for when the batches of earlier ones are made ready; the device goes from one to the
+    next without a pause. With a state, finished batches are written there and not computed again. Of several processes
+    each computes its share; the scores that are missing to this one are then NaN.
     """
-    scores = np.full(len(work.sequences), np.nan, dtype=np.float32)
-    done: set[int] = set()
-    if state is not None:
-        state.mend(process)
-        for number, (pairs, found) in state.finished().items():
-            scores[pairs] = found
-            done.add(number)
-        if done:
-            log.info("goes on from %d finished batches of %d", len(done), len(work.batches))
-    left = [(number, batch) for number, batch in enumerate(work.batches) if number % processes == process]
-    left = [(number, batch) for number, batch in left if number not in done]
-    progress = _Progress(batch for _, batch in left)
+    begun: list[_Begun] = []
+    numbers: list[tuple[_Begun, int]] = []
+
+    def batches() -> Iterator[tuple[int, Batch]]:
+        for part in parts:
+            begun.append(_Begun(part, process, processes))
+            for number in begun[-1].left:
+                numbers.append((begun[-1], number))
+                yield len(numbers) - 1, part.work.batches[number]
+
+    scorer, progress = Scorer(reranker, precision, device), _Progress(count)
     with collector_blind_to_the_past():
-        for number, pairs, found in Scorer(reranker, work.sequences, precision, device).run(left):
-            if state is not None:
-                state.add(process, number, pairs, found)
-            scores[pairs] = found
-            progress.count(work.batches[number])
+        for place, sequences, found in scorer.run(batches()):
+            part, number = numbers[place]
+            part.finish(number, sequences, found)
+            progress.count(part, number, scorer.began)
+    seconds = time.perf_counter() - scorer.began if numbers else 0.0
+    scores = np.full(count, np.nan, dtype=np.float32)
+    for part in begun:
+        scores[part.places] = _of_pairs(part.work, part.scores)
+    return Scores(scores, seconds)
+
+
+def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
+    """Scores of a run's `count` pairs, float32, from the states of its parts; those that are missing are NaN."""
+    scores = np.full(count, np.nan, dtype=np.float32)
+    for work, places, state in parts:
+        found = np.full(len(work.sequences), np.nan, dtype=np.float32)
+        assert state is not None
+        state.finished_into(found)
+        scores[places] = _of_pairs(work, found)
     return scores
 
 
+class _Begun:
+    """A part that is scored. left: numbers of the batches that this process had to compute when it began."""
+
+    def __init__(self, part: Part, process: int, processes: int) -> None:
+        self.work, self.places, self._state = part
+        self._process = process
+        self.scores = np.full(len(self.work.sequences), np.nan, dtype=np.float32)
+        done: set[int] = set()
+        if self._state is not None:
+            self._state.mend(process)
+            done = self._state.finished_into(self.scores)
+            if done:
+                log.info("goes on from %d finished batches of %d", len(done), len(self.work.batches))
+        self.left = [number for number in range(process, len(self.work.batches), processes) if number not in done]
+
+    def finish(self, number: int, sequences: np.ndarray, scores: np.ndarray) -> None:
+        """Takes the scores, float32, of a batch's sequences, int64."""
+        if self._state is not None:
+            self._state.add(self._process, number, sequences, scores)
+        self.scores[sequences] = scores
+
+
+def _of_pairs(work: Work, scores: np.ndarray) -> np.ndarray:
+    """Scores of the work's pairs, float32, from those of its sequences."""
+    if len(work.pairs) == len(work.sequences):
+        return scores
+    return best_passage(scores, work.owners, len(work.pairs))
+
+
 @collector_paused()
-def reranked(run: Run, work: Work, scores: np.ndarray) -> Run:
+def reranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:
     """The run with the scores of its pairs; queries and documents in the run's order.
 
     Raises UserError for a score that is no number.
     """
-    if len(work.pairs) < len(work.sequences):
-        scores = best_passage(scores, work.owners, len(work.pairs))
     odd = np.flatnonzero(~np.isfinite(scores))
     if len(odd):
-        pair, value = work.pairs[odd[0]], scores[odd[0]]
+        pair, value = pairs[odd[0]], scores[odd[0]]
         raise UserError(f"score of query {pair.query}, document {pair.document} is {value}; set precision: fp32")
-    result: Run = {query: [] for query in run}
-    for (query, document), value in zip(work.pairs, scores.tolist(), strict=True):
-        result[query].append((document, value))
-    return result
+    documents = zip(map(pairs.documents.__getitem__, pairs.document.tolist()), scores.tolist(), strict=True)
+    counts = dict(zip(pairs.queries, np.bincount(pairs.query).tolist(), strict=True))
+    return {query: list(islice(documents, counts.get(query, 0))) for query in run}
 
 
 def fingerprint(work: Work, *facts: str) -> str:
@@ -164,36 +234,43 @@ def rerank(
     share: bool = True,
 ) -> Run:
     """All of the above for texts in memory: the run with new scores. Raises UserError as these do."""
-    ids = list(dict.fromkeys(pair.document for pair in pairs_of(run, depth)))
-    tokens = dict(zip(ids, reranker.template.tokenize_documents([documents[id] for id in ids]), strict=True))
-    work = plan_work(reranker, run, queries, tokens, depth, token_budget, passages, share)
-    return reranked(run, work, score(reranker, work, precision, device))
+    pairs = pairs_of(run, depth)
+    texts = reranker.template.tokenize_documents([documents[id] for id in pairs.documents])
+    tokens = dict(zip(pairs.documents, texts, strict=True))
+    work = plan_work(reranker, pairs, queries, tokens, token_budget, passages, share)
+    return reranked(run, pairs, score(reranker, work, precision, device))
 
 
 class _Progress:
-    """Logs pairs per second and the time left, which goes by tokens: the longest sequences come first."""
+    """Logs pairs per second and the time left, which goes by tokens: the longest sequences come first.
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        todo = list(batches)
-        self.pairs, self.cost = sum(batch.size for batch in todo), sum(batch.cost for batch in todo)
-        self.done = self.done_cost = 0
-        self.start = self.last_report = time.monotonic()
+    count: pairs of the run. Those of parts of which no batch is finished count as what the others have on average.
+    """
 
-    def count(self, batch: Batch) -> None:
-        """Takes a finished batch."""
-        self.done += batch.size
-        self.done_cost += batch.cost
-        now = time.monotonic()
-        if now - self.last_report < _REPORT_SECONDS and self.done < self.pairs:
+    def __init__(self, count: int) -> None:
+        self._count, self._known = count, 0
+        self._parts: set[_Begun] = set()
+        self._pairs = self._cost = self._done = self._done_cost = 0
+        self._last_report = time.perf_counter()
+
+    def count(self, part: _Begun, number: int, start: float) -> None:
+        """Takes a finished batch; start: when the first one was launched."""
+        batches = part.work.batches
+        if part not in self._parts:
+            self._parts.add(part)
+            self._known += len(part.places)
+            self._pairs += sum(batches[left].size for left in part.left)
+            self._cost += sum(batches[left].cost for left in part.left)
+        self._done += batches[number].size
+        self._done_cost += batches[number].cost
+        pairs, cost = (round(known * self._count / self._known) for known in (self._pairs, self._cost))
+        now = time.perf_counter()
+        if now - self._last_report < _REPORT_SECONDS and self._done < pairs:
             return
-        self.last_report = now
-        elapsed = max(now - self.start, 1e-9)
-        left = int(elapsed * (self.cost - self.done_cost) / self.done_cost)
+        self._last_report = now
+        elapsed = max(now - start, 1e-9)
+        left = int(elapsed * (cost - self._done_cost) / self._done_cost)
         log.info(
             "%d/%d pairs  %.1f pairs/s  %d:%02d left",
-            self.done,
-            self.pairs,
-            self.done / elapsed,
-            left // 60,
-            left % 60,
+            *(self._done, pairs, self._done / elapsed, left // 60, left % 60),
         )

@@ -6,12 +6,11 @@ apart, and the last one ends where the document does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from ssmrank.models.packing import places_of
 from ssmrank.models.templates import Template
-from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.planner import Pairs
 from ssmrank.reranking.sequences import Tokens
 
 
@@ -38,13 +37,16 @@ class PassageTokens:
         body = tokens[first + start : first + start + self._length]
         return np.concatenate([self._head, body, self._tail])
 
-    def expand(self, pairs: Sequence[Pair]) -> tuple[list[Pair], np.ndarray]:
+    def expand(self, pairs: Pairs) -> tuple[Pairs, np.ndarray]:
         """The pairs of the documents' passages, and of each the place in `pairs` that it belongs to, int64."""
-        counts = {document: self.count(document) for document in dict.fromkeys(pair.document for pair in pairs)}
+        counts = np.array([self.count(document) for document in pairs.documents], dtype=np.int64)
         passages = [
-            Pair(pair.query, id_of(pair.document, number)) for pair in pairs for number in range(counts[pair.document])
+            id_of(id, n) for id, count in zip(pairs.documents, counts.tolist(), strict=True) for n in range(count)
         ]
-        return passages, np.repeat(np.arange(len(pairs)), [counts[pair.document] for pair in pairs])
+        own = counts[pairs.document]
+        owners = np.repeat(np.arange(len(pairs)), own)
+        starts = (np.cumsum(counts) - counts)[pairs.document]
+        return Pairs(pairs.queries, passages, pairs.query[owners], places_of(starts, own)), owners
 
     def _starts(self, document: str) -> list[int]:
         first, last = self._body(self._documents[document])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-import queue
-import threading
+import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ssmrank.ahead import ahead
 from ssmrank.errors import UserError
 from ssmrank.models.packing import Packed, mapped, moved
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import Batch, divided
-from ssmrank.reranking.sequences import PairSequences
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,15 @@ class _Launched:
 
 
 class Scorer:
-    """Scores batches with a model on a device; takes the model over."""
+    """Scores batches with a model on a device; takes the model over.
 
-    def __init__(
-        self, reranker: Reranker, sequences: PairSequences, precision: Precision, device: torch.device
-    ) -> None:
-        self.reranker, self.sequences, self.precision, self.device = reranker, sequences, precision, device
+    began: when the first batch was handed to the device, by `time.perf_counter`.
+    """
+
+    began = math.inf
+
+    def __init__(self, reranker: Reranker, precision: Precision, device: torch.device) -> None:
+        self.reranker, self.precision, self.device = reranker, precision, device
         self._limit: int | None = None
         reranker.to(device).eval()
         if precision == "bf16":
@@ -81,6 +84,7 @@ class Scorer:
         """
         waiting: tuple[_Ready, _Launched] | None = None
         for ready in self._made_ready(batches):
+            self.began = min(self.began, time.perf_counter())
             scores = None
             if self._limit is None or ready.batch.cost <= self._limit:
                 scores = self._launch(ready.packed)
@@ -123,7 +127,7 @@ class Scorer:
             batch = left.pop()
             assert self._limit is not None
             if batch.cost <= self._limit or batch.size == 1:
-                packed, members = batch.pack(self.sequences)
+                packed, members = batch.pack()
                 result = self._launch(packed)
                 if result is not None:
                     pairs.append(members)
@@ -131,20 +135,21 @@ class Scorer:
                     continue
                 if batch.size == 1:
                     [pair] = members.tolist()
-                    document = self.sequences.documents[self.sequences.document[pair]]
+                    sequences = batch.sequences
+                    document = sequences.documents[sequences.document[pair]]
                     raise UserError(
-                        f"document {document}: its {self.sequences.lengths[pair]} tokens do not fit into the memory "
+                        f"document {document}: its {sequences.lengths[pair]} tokens do not fit into the memory "
                         f"of {self.device}; use one with more, or train with a smaller max_length"
                     )
                 self._lower(batch)
-            left.extend(divided(batch, self.sequences))
+            left.extend(divided(batch))
         return Scored(ready.number, np.concatenate(pairs), np.concatenate(scores))
 
     def _made_ready(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[_Ready]:
-        made = (_Ready(number, batch, *batch.pack(self.sequences)) for number, batch in batches)
+        made = (_Ready(number, batch, *batch.pack()) for number, batch in batches)
         if self.device.type != "cuda":
             return made
-        return _ahead((ready._replace(packed=mapped(ready.packed, _pinned)) for ready in made), _AHEAD)
+        return ahead((ready._replace(packed=mapped(ready.packed, _pinned)) for ready in made), _AHEAD)
 
 
 def _pinned(tensor: torch.Tensor) -> torch.Tensor:
@@ -153,41 +158,6 @@ def _pinned(tensor: torch.Tensor) -> torch.Tensor:
 
 def _fetched(ready: _Ready, launched: _Launched) -> Scored:
     return Scored(ready.number, ready.pairs, launched.fetched())
-
-
-def _ahead(items: Iterable[_Ready], count: int) -> Iterator[_Ready]:
-    """The items, up to `count` of them made by another thread before they are asked for."""
-    made: queue.Queue[_Ready | BaseException | None] = queue.Queue(count)
-    stop = threading.Event()
-
-    def put(item: _Ready | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                made.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="ssmrank-batches", daemon=True)
-    thread.start()
-    try:
-        while (item := made.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _halve_matrices(reranker: Reranker) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 from ssmrank.errors import UserError
 from ssmrank.models.templates import Template
-from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.planner import Pairs
 
 
 class Tokens(Protocol):
@@ -21,24 +21,24 @@ class Tokens(Protocol):
 class PairSequences:
     """The sequences that `Template.join` makes of P pairs, each query and document tokenized once.
 
-    query, document: int64 [P], number of each pair's query and document in `queries` and `documents`, ids that are read
-    by one of the pairs; lengths: int64 [P], tokens of each sequence; whole: of them int64 [P], those of the document;
-    cut: bool [P], whether the document lost any; endings: for each of Q queries what stands behind the document (and,
-    where the query comes first, the query), int32 ids; all_endings: they end to end; ending_lengths, ending_starts:
-    int64 [Q], how many each has and where in `all_endings` it begins.
+    queries, documents, query, document: the pairs' ids and numbers, as in `Pairs`; lengths: int64 [P], tokens of each
+    sequence; whole: of them int64 [P], those of the document; cut: bool [P], whether the document lost any; endings:
+    for each of Q queries what stands behind the document (and, where the query comes first, the query), int32 ids;
+    all_endings: they end to end; ending_lengths, ending_starts: int64 [Q], how many each has and where in `all_endings`
+    it begins.
     """
 
     def __init__(
         self,
         template: Template,
         max_length: int,
-        pairs: Sequence[Pair],
+        pairs: Pairs,
         queries: Mapping[str, str],
         documents: Tokens,
     ) -> None:
         self.template, self.max_length, self._tokens = template, max_length, documents
-        self.queries, self.query = _numbered([pair.query for pair in pairs])
-        self.documents, self.document = _numbered([pair.document for pair in pairs])
+        self.queries, self.query = pairs.queries, pairs.query
+        self.documents, self.document = pairs.documents, pairs.document
         unknown = next((query for query in self.queries if query not in queries), None)
         if unknown is not None:
             raise UserError(
@@ -74,10 +74,3 @@ class PairSequences:
     def text(self, document: int) -> np.ndarray:
         """The document side of a document by number, not cut."""
         return self._tokens[self.documents[document]]
-
-
-def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The different names in the order of their first places, and for each place the number of its name."""
-    different = list(dict.fromkeys(names))
-    numbers = dict(zip(different, range(len(different)), strict=True))
-    return different, np.fromiter(map(numbers.__getitem__, names), dtype=np.int64, count=len(names))

@@ -21,7 +21,7 @@ from ssmrank.models.precision import default_device, device_name, resolve_precis
 from ssmrank.models.reranker import load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import plan_work, score
-from ssmrank.reranking.planner import documents_of
+from ssmrank.reranking.planner import pairs_of
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
@@ -56,16 +56,18 @@ def run(arguments: argparse.Namespace) -> None:
     reranker = load_reranker(arguments.checkpoint)
     first_stage = _first(read_run(arguments.run), settings.depth, arguments.pairs)
     queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
-    wanted = documents_of(first_stage, settings.depth)
+    pairs = pairs_of(first_stage, settings.depth)
     with tempfile.TemporaryDirectory() as cache:
         documents = token_store(
-            arguments.collection / "documents.jsonl", reranker.template, cache, wanted, reranker.settings.max_length
+            arguments.collection / "documents.jsonl",
+            reranker.template,
+            cache,
+            pairs.documents,
+            reranker.settings.max_length,
         )
         ways = {"reuse": True, "whole": False} if reranker.can_fork else {"whole": False}
         works = {
-            name: plan_work(
-                reranker, first_stage, queries, documents, settings.depth, settings.token_budget, share=share
-            )
+            name: plan_work(reranker, pairs, queries, documents, settings.token_budget, share=share)
             for name, share in ways.items()
         }
         seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -81,12 +83,12 @@ def run(arguments: argparse.Namespace) -> None:
         median = statistics.median(seconds[name][1:])
         result[name] = {
             "seconds": round(median, 4),
-            "pairs_per_second": round(len(work.pairs) / median, 1),
+            "pairs_per_second": round(len(pairs) / median, 1),
             "tokens": work.tokens,
         }
         log.info("%s: %s pairs/s", name, f"{result[name]['pairs_per_second']:,.1f}")
     result |= {
-        "pairs": len(works["whole"].pairs),
+        "pairs": len(pairs),
         "collection": arguments.collection.name,
         "device": device_name(device),
         "precision": precision,

@@ -49,6 +49,13 @@ class RerankingState:
                 found[number] = pairs, scores
         return found
 
+    def finished_into(self, scores: np.ndarray) -> set[int]:
+        """Puts the finished batches' scores where they belong, float32; gives the batches' numbers."""
+        finished = self.finished()
+        for pairs, found in finished.values():
+            scores[pairs] = found
+        return set(finished)
+
     def add(self, process: int, number: int, pairs: np.ndarray, scores: np.ndarray) -> None:
         """Appends a finished batch to the process's file."""
         path = self.folder / f"{process}.scores"
@@ -65,10 +72,6 @@ class RerankingState:
             if end < path.stat().st_size:
                 with path.open("r+b") as stream:
                     stream.truncate(end)
-
-    def clear(self) -> None:
-        """Removes all parts: the run is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _records(path: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:

@@ -56,6 +56,16 @@ def test_unknown_id_is_one_line(path: Path) -> None:
     assert str(caught.value) == f"{path}: holds no id 'doc-x'; run, qrels and collection must be of the same data"
 
 
+def test_sizes_are_those_of_the_lines(path: Path) -> None:
+    store = TextStore(path)
+    sizes = dict(zip(TEXTS, map(len, path.read_bytes().splitlines(keepends=True)), strict=True))
+    asked = list(TEXTS)[::-3]
+    assert store.sizes(asked).tolist() == [sizes[id] for id in asked]
+    assert store.sizes([]).tolist() == []
+    with pytest.raises(UnknownId, match="holds no id 'doc-x'; run, qrels and collection"):
+        store.sizes(["doc-1é", "doc-x"])
+
+
 def test_pickle_and_threads(path: Path) -> None:
     store = pickle.loads(pickle.dumps(TextStore(path)))
     with ThreadPoolExecutor(4) as pool:

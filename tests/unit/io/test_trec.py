@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from ssmrank.errors import UserError
-from ssmrank.io.trec import read_qrels, read_run, sort_ranking, write_qrels, write_run
+from ssmrank.io import trec
+from ssmrank.io.trec import iterate_run, read_qrels, read_run, sort_ranking, write_qrels, write_run
 
 
 def test_order_is_score_then_document() -> None:
@@ -68,6 +70,111 @@ def test_run_errors(tmp_path: Path, line: bytes, message: str) -> None:
     with pytest.raises(UserError) as caught:
         read_run(path)
     assert str(caught.value) == f"{path}:2: {message}"
+
+
+def outcome(path: Path) -> object:
+    """What reading gives, or the error; all of it at once and query by query."""
+    found: list[object] = []
+    for read in (read_run, lambda path: list(iterate_run(path))):
+        try:
+            run = read(path)
+            found.append(list(run.items()) if isinstance(run, dict) else run)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+PLAIN = "".join(f"q{n // 40} Q0 d{n % 40} {n} {100 - n / 7:.6g} t\n" for n in range(400)).encode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"", b""),
+        (b"q5 Q0 d0 ", b"q5\tQ0 d0\t"),
+        (b"q5 Q0 d0 ", b"q5  Q0\t\td0 "),
+        (b"q5 Q0 d0 ", b"\n \nq5 Q0 d0 "),
+        (b"q5 Q0 d0 ", b" q5 Q0 d0 "),
+        (b" t\n", b" t\r\n"),
+        (b" t\n", b" t \n"),
+        (b"q5 Q0 d0 ", b"q5 Q0 d\xc3\xa9 "),
+        (b"q5 Q0 d0 ", b"q5 Q0 d\x1c0 "),
+        (b"q5 Q0 d0 ", b"q5 Q0 d\xc2\xa00 "),
+        (b"q5 Q0 d0 ", b"q5 Q0 d\xe9 "),
+        (b"q5 Q0 d0 ", b"q5 Q0 d1 "),
+        (b"q5 Q0 d3 ", b"q5 Q0 d1 "),
+        (b"q5 ", b"q4 "),
+        (b"q5 ", b"q3 "),
+        (b"q5 Q0 d0 200 71.4286 t\n", b"q5 Q0 d0 200 71.4286\nt "),
+        (b"q5 Q0 d0 200 71.4286 t\n", b"q5 Q0 d0 200 71.4286 t q5 Q0 d0 200 71.4286 t\n"),
+        (b"71.4286", b"high"),
+        (b"71.4286", b"nan"),
+        (b"71.4286", b"-1_0e1"),
+        (b"71.4286", b"inf"),
+        (b"71.4286", b"71.2857"),
+        (b"q9 Q0 d39 399 43 t\n", b"q9 Q0 d39 399 43 t"),
+        (b"q9 Q0 d39 399 43 t\n", b"q9 Q0 d39 399 43"),
+        (b"q9 Q0 d39 399 43 t\n", b"q9"),
+    ],
+)
+@pytest.mark.parametrize("name", ["run", "run.gz"])
+def test_blocks_of_lines_are_read_as_line_by_line(tmp_path: Path, monkeypatch, name: str, old: bytes, new: bytes):
+    content = PLAIN.replace(old, new) if old else PLAIN
+    assert (content == PLAIN) == (old == new)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == "run.gz" else content)
+    with monkeypatch.context() as patch:
+        patch.setattr(trec, "_columns", lambda block: None)
+        expected = outcome(tmp_path / name)
+    for size in (1, 300, 2000, 2**20):
+        monkeypatch.setattr(trec, "_BLOCK", size)
+        assert outcome(tmp_path / name) == expected
+
+
+def test_errors_of_a_plain_block_are_those_of_its_lines(tmp_path: Path):
+    path = tmp_path / "run"
+    lines = PLAIN.decode().splitlines(keepends=True)
+    for text, message in (
+        ("".join([*lines[:60], lines[45], *lines[60:]]), ":61: document d5 stands twice in query q1; keep one line"),
+        ("".join([*lines, lines[45], lines[46]]), ":402: document d5 stands twice in query q1; keep one line"),
+        ("".join([*lines[:70], "q1 Q0 x 1 t\n", *lines[70:]]), ":71: 5 fields where"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_run(path)
+
+
+def test_the_bytes_written_are_those_of_one_line_after_the_other(tmp_path: Path):
+    """The order by a sort of tuples, each score lowered after the one before it, each line formatted by itself."""
+    random = np.random.default_rng(0)
+    ids = [f"d{n}%" for n in range(200)]
+    scores: dict[str, list[float]] = {
+        "float32": random.standard_normal(200).astype(np.float32).tolist(),
+        "ties": random.integers(-3, 3, 200).astype(float).tolist(),
+        "close": (20 + 1e-7 * random.standard_normal(200)).tolist(),
+        "equal": [1.5] * 200,
+        "zeros": random.choice([0.0, -0.0, 1e-45, -1e-45], 200).tolist(),
+        "ends": random.choice([math.inf, -math.inf, 3.4028235e38, -3.4028235e38, 0.0], 200).tolist(),
+        "falling": np.arange(200.0, 0, -1).tolist(),
+        "one": [-0.0],
+        "none": [],
+    }
+    run = {name: list(zip(random.permutation(ids).tolist(), values, strict=False)) for name, values in scores.items()}
+    expected = ""
+    for query, ranking in run.items():
+        last = np.float32(np.inf)
+        for rank, (document, score) in enumerate(sorted(ranking, key=lambda pair: (-pair[1], pair[0])), start=1):
+            written = np.float32(score)
+            with np.errstate(over="ignore"):
+                last = written if written < last else np.nextafter(last, np.float32(-np.inf))
+            expected += f"{query} Q0 {document} {rank} {last:.9g} 5%s-é\n"
+    write_run(tmp_path / "run", run, "5%s-é")
+    assert (tmp_path / "run").read_text(encoding="utf-8") == expected
+
+
+def test_of_several_nans_the_first_in_order_is_named(tmp_path: Path) -> None:
+    ranking = [("c", 1.0), ("b", math.nan), ("a", 2.0), ("d", math.nan)]
+    with pytest.raises(UserError, match=r"score of query q, document b is NaN; nothing was written"):
+        write_run(tmp_path / "run", {"q": ranking}, "tag")
 
 
 def test_qrels_round_trip(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from ssmrank.errors import UserError
 from ssmrank.models.reranker import Reranker, new_reranker
 from ssmrank.reranking.engine import Passages, plan_work, rerank, score
+from ssmrank.reranking.planner import pairs_of
 from ssmrank.reranking.state import RerankingState
 
 CPU = torch.device("cpu")
@@ -53,7 +54,9 @@ def test_scores_are_those_of_each_pair_alone(tiny_model, model_type, kind, token
 def test_sharing_computes_fewer_tokens_for_the_same_scores(tiny_model, model_type, kind):
     reranker = reranker_of(tiny_model, model_type, kind, 60)
     tokens = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
-    shared, plain = (plan_work(reranker, RUN, QUERIES, tokens, 5, 10000, share=share) for share in (True, False))
+    shared, plain = (
+        plan_work(reranker, pairs_of(RUN, 5), QUERIES, tokens, 10000, share=share) for share in (True, False)
+    )
     assert plain.tokens == plain.all_tokens == shared.all_tokens
     assert shared.tokens < 0.6 * plain.tokens
     difference = score(reranker, shared, "fp32", CPU) - score(reranker, plain, "fp32", CPU)
@@ -82,7 +85,7 @@ def test_maxp_is_the_best_of_the_passages(tiny_model, model_type, kind):
 
 def work_of(reranker, budget=60):
     tokens = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
-    return plan_work(reranker, RUN, QUERIES, tokens, 5, budget)
+    return plan_work(reranker, pairs_of(RUN, 5), QUERIES, tokens, budget)
 
 
 def test_goes_on_from_finished_parts_with_the_same_scores(tiny_model, tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def test_killed_and_started_again_the_run_is_the_same(arguments, tmp_path):
     )
     words = [*arguments("resumed.trec"), "--state", str(tmp_path / "state")]
     process = subprocess.Popen([sys.executable, "-c", slow, *words], env=os.environ | {"OMP_NUM_THREADS": "2"})
-    parts, deadline = tmp_path / "state" / "parts" / "0.scores", time.monotonic() + 120
+    parts, deadline = tmp_path / "state" / "parts" / "0" / "0.scores", time.monotonic() + 120
     while not (parts.is_file() and parts.stat().st_size > 200) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()

@@ -13,6 +13,7 @@ import torch
 from ssmrank.evaluation.metrics import evaluate
 from ssmrank.models.reranker import load_reranker
 from ssmrank.reranking.engine import plan_work, reranked, score
+from ssmrank.reranking.planner import pairs_of
 
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 NFCORPUS = SHARED / "collections/nfcorpus"
@@ -48,13 +49,13 @@ def test_the_ranking_is_that_of_the_plain_path(task, model, root):
     run, queries, documents, qrels = task
     reranker = load_reranker(root / "models/minis" / model)
     tokens = dict(zip(documents, reranker.template.tokenize_documents(list(documents.values())), strict=True))
-    works = {share: plan_work(reranker, run, queries, tokens, DOCUMENTS, 4096, share=share) for share in (True, False)}
+    pairs = pairs_of(run, DOCUMENTS)
+    works = {share: plan_work(reranker, pairs, queries, tokens, 4096, share=share) for share in (True, False)}
     scores = {share: score(reranker, work, "fp32", CPU) for share, work in works.items()}
     assert works[True].tokens < works[False].tokens / 4
     assert np.abs(scores[True] - scores[False]).max() < 1e-5 * np.abs(scores[False]).max()
     values = [
-        evaluate(qrels, reranked(run, works[share], scores[share]), ["nDCG@10"]).mean()["nDCG@10"]
-        for share in (True, False)
+        evaluate(qrels, reranked(run, pairs, scores[share]), ["nDCG@10"]).mean()["nDCG@10"] for share in (True, False)
     ]
     assert values[0] == pytest.approx(values[1], abs=5e-5)
 
@@ -69,7 +70,7 @@ def test_in_bf16_it_stays_within_the_noise_of_bf16(task, model, root):
     for precision, share, budget in [("fp32", False, 4096), *ways]:
         reranker = load_reranker(root / "models/minis" / model)
         tokens = dict(zip(documents, reranker.template.tokenize_documents(list(documents.values())), strict=True))
-        work = plan_work(reranker, run, queries, tokens, 10, budget, share=share)
+        work = plan_work(reranker, pairs_of(run, 10), queries, tokens, budget, share=share)
         scores = score(reranker, work, precision, CPU)
         if precision == "fp32":
             exact = scores

@@ -7,7 +7,7 @@ import pytest
 
 from ssmrank.models.templates import Template
 from ssmrank.reranking.batches import divided, plan_batches
-from ssmrank.reranking.planner import Pair
+from ssmrank.reranking.planner import Pair, Pairs
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
 from ssmrank.reranking.sharing import FORK_TOKENS, MOST_LEVELS
@@ -35,7 +35,7 @@ def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D"
     template = template or Template.of(tokenizer, kind)
     tokens = dict(zip(documents, template.tokenize_documents(list(documents.values())), strict=True))
     pairs = pairs or [Pair(query, document) for query in queries for document in documents]
-    return PairSequences(template, max_length, pairs, queries, tokens), pairs
+    return PairSequences(template, max_length, Pairs.of(pairs), queries, tokens), pairs
 
 
 def paths(batch, sequences):
@@ -73,7 +73,7 @@ def test_paths_are_the_sequences_of_their_pairs(byte_level_tokenizer, tiny_token
     seen = []
     for batch in plan_batches(sequences, budget, True):
         assert batch.cost <= budget or batch.size == 1
-        assert batch.tokens(sequences) <= batch.cost
+        assert batch.tokens <= batch.cost
         ids, lengths = segment_tokens(
             sequences, sequences.document[batch.alone], whole_segments(sequences, batch.alone)
         )
@@ -81,9 +81,9 @@ def test_paths_are_the_sequences_of_their_pairs(byte_level_tokenizer, tiny_token
             assert read.tolist() == sequences[pair].tolist() == expected[pair].tolist()
         for pair, ids in paths(batch, sequences):
             assert ids.tolist() == expected[pair].tolist()
-        packed, order = batch.pack(sequences)
+        packed, order = batch.pack()
         assert packed.input_ids[packed.last].tolist() == [expected[pair][-1] for pair in order]
-        assert len(packed.input_ids) == batch.tokens(sequences)
+        assert len(packed.input_ids) == batch.tokens
         seen.extend(order.tolist())
     assert sorted(seen) == list(range(len(pairs)))
 
@@ -93,9 +93,9 @@ def test_shared_tokens_by_hand(tiny_tokenizer):
     documents, queries = {"d": "river " * 30}, {"a": "mamba", "b": "mamba scan", "c": "snow"}
     sequences, _ = sequences_of(tiny_tokenizer, documents, queries, 200)
     [batch] = plan_batches(sequences, 1000, True)
-    assert batch.tokens(sequences) == 35 + 3 + 4 + 3
-    assert batch.cost == batch.tokens(sequences) + FORK_TOKENS
-    assert sum(batch.tokens(sequences) for batch in plan_batches(sequences, 1000, False)) == 3 * 35 + 3 + 4 + 3
+    assert batch.tokens == 35 + 3 + 4 + 3
+    assert batch.cost == batch.tokens + FORK_TOKENS
+    assert sum(batch.tokens for batch in plan_batches(sequences, 1000, False)) == 3 * 35 + 3 + 4 + 3
 
 
 def test_documents_that_are_cut_at_several_places_share_all_up_to_there(tiny_tokenizer):
@@ -105,7 +105,7 @@ def test_documents_that_are_cut_at_several_places_share_all_up_to_there(tiny_tok
     sequences, _ = sequences_of(tiny_tokenizer, {"d": "engine " * 200}, queries, 100)
     [batch] = plan_batches(sequences, 100000, True)
     # The document once as far as any of them reads, three times "; query :", and each query's words, ";" and [SEP].
-    assert batch.tokens(sequences) == 94 + 3 * 3 + 20 * (3 + 6 + 11)
+    assert batch.tokens == 94 + 3 * 3 + 20 * (3 + 6 + 11)
     for pair, ids in paths(batch, sequences):
         assert ids.tolist() == sequences[pair].tolist()
 
@@ -114,7 +114,7 @@ def test_no_more_steps_than_allowed(tiny_tokenizer):
     queries = {f"{n}-{i}": "river " * n for n in range(1, 60) for i in range(30)}
     sequences, _ = sequences_of(tiny_tokenizer, {"d": "engine " * 500}, queries, 200)
     for batch in plan_batches(sequences, 10**6, True):
-        assert len(batch.pack(sequences)[0].forks.stems) <= MOST_LEVELS + 1
+        assert len(batch.pack()[0].forks.stems) <= MOST_LEVELS + 1
 
 
 def test_one_query_or_little_in_common_is_an_ordinary_sequence(tiny_tokenizer):
@@ -123,7 +123,7 @@ def test_one_query_or_little_in_common_is_an_ordinary_sequence(tiny_tokenizer):
     sequences, _ = sequences_of(tiny_tokenizer, documents, QUERIES, 100, pairs)
     [batch] = plan_batches(sequences, 1000, True)
     assert sorted(batch.alone.tolist()) == [0, 1, 2]
-    assert batch.pack(sequences)[0].forks is None
+    assert batch.pack()[0].forks is None
 
 
 def test_memory_is_bounded_whatever_the_number_of_queries(tiny_tokenizer):
@@ -134,20 +134,20 @@ def test_memory_is_bounded_whatever_the_number_of_queries(tiny_tokenizer):
     assert sum(batch.size for batch in batches) == len(pairs)
     # Each batch runs the document again, and no more than that.
     least = sum(len(ending) - 2 for ending in sequences.endings)
-    assert sum(batch.tokens(sequences) for batch in batches) <= least + len(batches) * 70
+    assert sum(batch.tokens for batch in batches) <= least + len(batches) * 70
 
 
 def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
     sequences, _ = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 300)
     [batch] = plan_batches(sequences, 10000, True)
-    parts = divided(batch, sequences)
+    parts = divided(batch)
     assert all(part.cost <= batch.cost // 2 or part.size == 1 for part in parts)
-    order = np.concatenate([part.pack(sequences)[1] for part in parts])
+    order = np.concatenate([part.pack()[1] for part in parts])
     assert sorted(order.tolist()) == list(range(len(sequences)))
     single = parts[-1]
     while single.size > 1:
-        single = divided(single, sequences)[0]
-    assert divided(single, sequences) == [single]
+        single = divided(single)[0]
+    assert divided(single) == [single]
 
 
 @pytest.mark.parametrize(("kind", "order"), [("E", None), ("E", "document-first"), ("D", "query-first")])
@@ -155,7 +155,7 @@ def test_packed_are_the_sequences_of_the_pairs(tiny_tokenizer, kind, order):
     template = Template.of(tiny_tokenizer, kind, order)
     sequences, pairs = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 24, template=template)
     for batch in plan_batches(sequences, 200, False):
-        packed, order_of = batch.pack(sequences)
+        packed, order_of = batch.pack()
         for pair, ids in zip(order_of.tolist(), packed.input_ids.split(packed.lengths), strict=True):
             [query] = template.tokenize_queries([QUERIES[pairs[pair].query]])
             [document] = template.tokenize_documents([HOSTILE[pairs[pair].document]])

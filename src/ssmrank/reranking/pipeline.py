@@ -1,0 +1,151 @@
+"""From a first-stage run to the reranked one, as files: parts are planned while earlier ones are scored."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ssmrank.ahead import ahead
+from ssmrank.collections.store import TextStore, read_queries
+from ssmrank.config import Reranking
+from ssmrank.io.checksum import sha256
+from ssmrank.io.trec import read_run, write_run
+from ssmrank.models.attention import backend
+from ssmrank.models.precision import resolve_precision
+from ssmrank.models.reranker import Reranker
+from ssmrank.models.tokens import token_store
+from ssmrank.reranking.engine import (
+    Part,
+    Passages,
+    Scores,
+    Work,
+    fingerprint,
+    finished_scores,
+    plan_work,
+    reranked,
+    score_parts,
+)
+from ssmrank.reranking.planner import Pairs, pairs_of, parts_of
+from ssmrank.reranking.state import RerankingState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a reranking reads, and where it keeps what it has finished.
+
+    run: of the first stage; collection: folder; split: whose queries are asked; state: folder, gone when the reranked
+    run is written; tokens: folder of tokenized texts, which rerankings may share.
+    """
+
+    run: Path
+    collection: Path
+    split: str
+    state: Path
+    tokens: Path
+
+    @property
+    def documents(self) -> Path:
+        """The collection's texts."""
+        return self.collection / "documents.jsonl"
+
+    @property
+    def queries(self) -> Path:
+        """The split's queries."""
+        return self.collection / "splits" / self.split / "queries.jsonl"
+
+
+@dataclass
+class Figures:
+    """What a reranking was, in numbers.
+
+    tokens: that are computed; all_tokens: of all sequences, each whole; before, scoring, writing: seconds until the
+    first batch is handed to the device, from then to the last score, and from there to the run.
+    """
+
+    pairs: int = 0
+    tokens: int = 0
+    all_tokens: int = 0
+    before: float = 0.0
+    scoring: float = 0.0
+    writing: float = 0.0
+
+    def add(self, work: Work) -> None:
+        """Adds what a part is."""
+        self.pairs += len(work.pairs)
+        self.tokens += work.tokens
+        self.all_tokens += work.all_tokens
+
+
+class FileReranking:
+    """A run from files, reranked by a model.
+
+    model: names it for the state. Raises UserError as what it calls does, also for what goes wrong while a part is
+    planned; the output is then not written.
+    """
+
+    def __init__(self, files: Files, settings: Reranking, reranker: Reranker, device: torch.device, model: str) -> None:
+        self.files, self.settings, self.reranker, self.device, self.model = files, settings, reranker, device, model
+        self.precision = resolve_precision(settings.precision, device)
+
+    def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> Figures:
+        """Writes the reranked run. launch: starts processes that each `score_share`, and waits for them."""
+        start = time.perf_counter()
+        run, figures = read_run(self.files.run), Figures()
+        pairs = pairs_of(run, self.settings.depth)
+        parts = self._parts(pairs, figures)
+        if launch is None:
+            scores = self._scored(parts, len(pairs))
+        else:
+            planned = list(parts)
+            launched = time.perf_counter()
+            launch()
+            scores = Scores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
+        scored = time.perf_counter()
+        write_run(output, reranked(run, pairs, scores.values), tag)
+        shutil.rmtree(self.files.state, ignore_errors=True)
+        figures.before, figures.scoring = scored - start - scores.seconds, scores.seconds
+        figures.writing = time.perf_counter() - scored
+        return figures
+
+    def score_share(self, process: int, processes: int) -> None:
+        """Computes the share of one of several processes; the one that started them has made the states ready."""
+        pairs = pairs_of(read_run(self.files.run), self.settings.depth)
+        self._scored(self._parts(pairs), len(pairs), process, processes)
+
+    def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> Scores:
+        with closing(ahead(parts, 1)) as planned:
+            return score_parts(self.reranker, planned, count, self.precision, self.device, process, processes)
+
+    def _parts(self, pairs: Pairs, figures: Figures | None = None) -> Iterator[Part]:
+        """The parts, each planned when it is asked for; with figures these are added to, and the states made ready."""
+        files, settings, reranker = self.files, self.settings, self.reranker
+        texts, queries = TextStore(files.documents), read_queries(files.queries)
+        passages = Passages(settings.passages.length, settings.passages.stride) if settings.passages else None
+        # Passages reach to a document's end.
+        max_tokens = None if passages else reranker.settings.max_length
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        facts = [settings.model_dump_json(exclude={"processes"}), name, self.model]
+        facts += [texts.digest, sha256(files.run), sha256(files.queries)]
+        for number, places in enumerate(parts_of(pairs, texts.sizes(pairs.documents))):
+            chosen = pairs.at(places)
+            documents = token_store(texts, reranker.template, files.tokens, chosen.documents, max_tokens)
+            work = plan_work(reranker, chosen, queries, documents, settings.token_budget, passages)
+            state = RerankingState(files.state / str(number), fingerprint(work, *facts))
+            if figures is not None:
+                state.begin()
+                figures.add(work)
+                log.info(
+                    "%d of %d pairs: %d tokens to compute, %.1f times fewer than all; %s, attention: %s",
+                    *(len(chosen), len(pairs), work.tokens, work.all_tokens / max(1, work.tokens)),
+                    *(self.device, backend(self.device, self.precision)),
+                )
+            yield Part(work, places, state)

@@ -1,0 +1,183 @@
+"""Reranking in parts that are planned while others are scored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from ssmrank.ahead import ahead
+from ssmrank.cli import main
+from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.trec import read_run, write_run
+from ssmrank.models.reranker import Reranker, new_reranker
+from ssmrank.reranking import planner
+from ssmrank.reranking.planner import Pair, Pairs, pairs_of, parts_of
+from ssmrank.reranking.scoring import Scorer
+from ssmrank.reranking.state import RerankingState
+
+WORDS = "mamba river boat fish snow mountain index engine lucene search scan state space models".split()
+DOCUMENTS = {f"d{i}": " ".join(WORDS[(i * 3 + j) % len(WORDS)] for j in range(3 + i)) for i in range(40)}
+QUERIES = {f"q{i}": " ".join(WORDS[i : i + 1 + i % 3]) for i in range(10)}
+SMALL = "from ssmrank.reranking import planner; planner.FIRST_PART, planner.GROWTH = 600, 2\n"
+"""Makes several parts of these few documents, in another process too."""
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model):
+    for model_type, kind in (("mamba2", "D"), ("bert", "E")):
+        torch.manual_seed(0)
+        new_reranker(tiny_model(model_type), kind, 48).save(tmp_path / "checkpoints" / model_type)
+    split = tmp_path / "collection" / "splits" / "test"
+    split.mkdir(parents=True)
+    for path, texts in ((split / "queries.jsonl", QUERIES), (tmp_path / "collection" / "documents.jsonl", DOCUMENTS)):
+        write_jsonl(path, ({"id": id, "text": text} for id, text in texts.items()))
+    # Queries ask for documents of all lengths, each in an order of its own.
+    run = {
+        query: [(f"d{(7 * rank + 3 * number) % 40}", float(-rank)) for rank in range(40)]
+        for number, query in enumerate(QUERIES)
+    }
+    write_run(tmp_path / "first.trec", run, "first")
+    return tmp_path
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(planner, "FIRST_PART", 600)
+    monkeypatch.setattr(planner, "GROWTH", 2)
+
+
+def words(folder, output, model="mamba2", **settings):
+    settings = {"retriever": "bm25", "depth": 30, "token_budget": 150, "precision": "fp32"} | settings
+    return [
+        *("rerank", "--settings", json.dumps(settings), "--checkpoint", str(folder / "checkpoints" / model)),
+        *("--collection", str(folder / "collection"), "--split", "test"),
+        *("--run", str(folder / "first.trec"), "--output", str(folder / output), "--state", str(folder / "state")),
+    ]
+
+
+def ranked(folder, name):
+    return {query: dict(ranking) for query, ranking in read_run(folder / name).items()}
+
+
+def test_parts_are_by_length_and_hold_every_pair_once(small_parts):
+    pairs = pairs_of({query: [(id, 0.0) for id in DOCUMENTS] for query in QUERIES}, 40)
+    sizes = np.array([len(DOCUMENTS[id]) for id in pairs.documents])
+    parts = parts_of(pairs, sizes)
+    assert len(parts) == 3
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(pairs)))
+    bytes_of = [sizes[pairs.document[places]] for places in parts]
+    assert all(longer.min() >= shorter.max() for longer, shorter in pairwise(bytes_of))
+    assert all((np.diff(places) > 0).all() for places in parts)
+    totals = [sizes[np.unique(pairs.document[places])].sum() for places in parts]
+    assert 600 <= totals[0] < 600 + sizes.max() and 1200 <= totals[1] < 1200 + sizes.max()
+    assert len(parts_of(pairs, sizes // 100)) == 1
+    assert [places.tolist() for places in parts_of(pairs_of({}, 5), np.empty(0, dtype=np.int64))] == [[]]
+
+
+def test_pairs_of_a_part_keep_their_ids_and_order():
+    pairs = Pairs.of([("q2", "b"), ("q2", "a"), ("q1", "b"), ("q3", "c")])
+    assert list(pairs) == [Pair("q2", "b"), Pair("q2", "a"), Pair("q1", "b"), Pair("q3", "c")]
+    chosen = pairs.at(np.array([1, 3]))
+    assert (chosen.queries, chosen.documents) == (["q2", "q3"], ["a", "c"])
+    assert list(chosen) == [Pair("q2", "a"), Pair("q3", "c")] and chosen[1] == Pair("q3", "c")
+    assert list(Pairs.of([])) == [] and len(Pairs.of([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"), [("mamba2", {}), ("bert", {}), ("mamba2", {"passages": {"length": 12, "stride": 6}})]
+)
+def test_several_parts_give_the_run_of_one(folder, request, model, settings, caplog):
+    assert main(words(folder, "one.trec", model, **settings)) == 0
+    request.getfixturevalue("small_parts")
+    with caplog.at_level(logging.INFO):
+        assert main(words(folder, "several.trec", model, **settings)) == 0
+    assert sum("tokens to compute" in message for message in caplog.messages) == 3
+    assert any(message.startswith("300/300 pairs") or settings for message in caplog.messages)
+    one, several = ranked(folder, "one.trec"), ranked(folder, "several.trec")
+    assert list(one) == list(several)
+    for query in one:
+        assert several[query] == pytest.approx(one[query], abs=1e-5)
+    assert not (folder / "state" / "parts").exists()
+
+
+def test_several_processes_write_the_same_bytes(folder, small_parts, tmp_path, monkeypatch):
+    assert main(words(folder, "one.trec")) == 0
+    # The processes are to make the same parts.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SMALL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    assert main(words(folder, "two.trec", processes=2)) == 0
+    assert (folder / "two.trec").read_bytes() == (folder / "one.trec").read_bytes()
+
+
+def test_killed_in_a_later_part_and_started_again_the_run_is_the_same(folder, small_parts, caplog):
+    assert main(words(folder, "whole.trec")) == 0
+    slow = (
+        SMALL + "import sys, time; from ssmrank.models.reranker import Reranker; own = Reranker.scores\n"
+        "def scores(self, packed):\n    time.sleep(0.1); return own(self, packed)\n"
+        "Reranker.scores = scores\nfrom ssmrank.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = words(folder, "resumed.trec")
+    process = subprocess.Popen([sys.executable, "-c", slow, *command], env=os.environ | {"OMP_NUM_THREADS": "2"})
+    second, deadline = folder / "state" / "parts" / "1" / "0.scores", time.monotonic() + 120
+    while not (second.is_file() and second.stat().st_size > 200) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert second.is_file() and not (folder / "resumed.trec").exists()
+    with caplog.at_level(logging.INFO):
+        assert main(command) == 0
+    assert sum("goes on from" in message for message in caplog.messages) >= 2
+    assert (folder / "resumed.trec").read_bytes() == (folder / "whole.trec").read_bytes()
+    assert not second.exists()
+
+
+def test_an_error_in_a_later_part_is_one_line_and_no_output(folder, small_parts, capsys, monkeypatch):
+    # The query that only the shortest document is for leaves no room for one.
+    (folder / "first.trec").write_text((folder / "first.trec").read_text() + "long Q0 d0 1 1.0 first\n")
+    with (folder / "collection/splits/test/queries.jsonl").open("a") as stream:
+        stream.write(json.dumps({"id": "long", "text": "river boat " * 40}) + "\n")
+    scored, own = [], Reranker.scores
+    monkeypatch.setattr(Reranker, "scores", lambda self, packed: scored.append(packed) or own(self, packed))
+    assert main(words(folder, "out.trec")) == 2
+    assert scored
+    assert "error: query long: its 83 tokens leave no room" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (folder / "out.trec").exists() and not list(folder.glob(".out.trec.*"))
+
+
+def test_batches_made_ready_by_a_thread_give_the_same_bytes(folder, small_parts, monkeypatch):
+    """As on a GPU, where two threads work ahead of each other."""
+    assert main(words(folder, "plain.trec")) == 0
+    own = Scorer._made_ready
+    monkeypatch.setattr(Scorer, "_made_ready", lambda self, batches: ahead(own(self, batches), 3))
+    assert main(words(folder, "ahead.trec")) == 0
+    assert (folder / "ahead.trec").read_bytes() == (folder / "plain.trec").read_bytes()
+    for place, name in ((RerankingState, "add"), (Reranker, "scores")):
+        monkeypatch.setattr(place, name, lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words(folder, "none.trec"))
+    assert not any(thread.name == "ssmrank-ahead" for thread in threading.enumerate())
+
+
+def test_ahead_gives_all_items_and_the_error_of_one():
+    assert list(ahead(iter(range(10)), 2)) == list(range(10))
+    assert list(ahead([None, 0], 1)) == [None, 0]
+
+    def items():
+        yield 1
+        raise KeyError("two")
+
+    made = ahead(items(), 3)
+    assert next(made) == 1
+    with pytest.raises(KeyError, match="two"):
+        next(made)
