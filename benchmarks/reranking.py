@@ -50,7 +50,9 @@ def main() -> None:
         "--workloads", nargs="*", help="default: dl19, and nfcorpus and scifact, on a GPU of all their documents"
     )
     parser.add_argument("--documents", type=int, help="documents of a workload, evenly by length (default: all)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: fp32 on a CPU, bf16 on a GPU")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp8"], help="default: fp32 on a CPU, bf16 on a GPU; fp8: ours only"
+    )
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--token-budget", type=int, help="default: 4096 on a CPU, 65536 on a GPU")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contender (default: 3)")
@@ -59,6 +61,8 @@ def main() -> None:
     parser.add_argument("--llama-python", help="Python that has llama-cpp-python and gguf (default: this one)")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
     arguments = parser.parse_args()
+    if arguments.precision == "fp8" and not arguments.ours_only:
+        parser.error("--precision fp8 needs --ours-only: the other libraries have no such products")
     cpu = torch.device(arguments.device).type == "cpu"
     sizes = arguments.size
     arguments.precision = arguments.precision or ("fp32" if cpu else "bf16")

@@ -23,12 +23,15 @@ from shapes import CLASSES, Shape
 from torch.profiler import ProfilerActivity, profile
 from workloads import equal_sequences
 
+from ssmrank.models.precision import Precision
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=[shape.name for shapes in CLASSES.values() for shape in shapes])
     parser.add_argument("--implementation", nargs="+", choices=IMPLEMENTATIONS, default=["ssmrank"])
     parser.add_argument("--rerank", action="store_true", help="ours, forward only, as reranking does it")
+    parser.add_argument("--precision", choices=["bf16", "fp8"], default="bf16", help="of --rerank")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64])
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--config", type=json.loads, default={}, help='changed keys, such as {"num_hidden_layers": 2}')
@@ -44,19 +47,20 @@ def main() -> None:
                 shape = replace(shapes[name], config=shapes[name].config | arguments.config)
                 lengths = [arguments.length] * sequences
                 if arguments.rerank:
-                    step = _reranking(shape, sequences, arguments.length)
+                    step = _reranking(shape, sequences, arguments.length, arguments.precision)
                 else:
                     step = training_step(shape, implementation, lengths, "bf16", torch.device("cuda"))
                 if step is not None:
-                    print(f"\n{name}, {implementation}, {sequences} x {arguments.length} {arguments.config or ''}")
+                    kind = f"{arguments.precision} {arguments.config or ''}"
+                    print(f"\n{name}, {implementation}, {sequences} x {arguments.length}, {kind}")
                     torch.cuda.reset_peak_memory_stats()
                     _profile(step, sequences * arguments.length, arguments.steps, arguments.kernels)
                 del step
                 torch.cuda.empty_cache()
 
 
-def _reranking(shape: Shape, count: int, length: int) -> Callable[[], None]:
-    engine = contenders.Ours(shape, length, "bf16", torch.device("cuda"))
+def _reranking(shape: Shape, count: int, length: int, precision: Precision) -> Callable[[], None]:
+    engine = contenders.Ours(shape, length, precision, torch.device("cuda"))
     return engine.step(equal_sequences(shape, count, length), count * length, share=False)[0]
 
 

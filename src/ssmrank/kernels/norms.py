@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssmrank.kernels.float8 import Rows, quantized
 from ssmrank.kernels.packing import is_available
 
 
@@ -39,6 +40,16 @@ def add_rms_norm(
         return triton_norms.add_rms_norm(residual, update, weight, eps, dtype)
     total = residual if update is None else residual + update
     return rms_norm(total, weight, eps).to(dtype), total
+
+
+def add_rms_norm_float8(residual: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> tuple[Rows, Tensor]:
+    """As `add_rms_norm` of `[T, C]` without gradients, its norm rounded to 8-bit floats."""
+    if _triton_runs(residual, residual.shape[-1]):
+        from ssmrank.kernels import triton_norms
+
+        return triton_norms.add_rms_norm_float8(residual, update, weight, eps)
+    total = residual if update is None else residual + update
+    return quantized(_norm(total.float(), None, weight, eps, total.shape[-1])), total
 
 
 def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -79,6 +90,16 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size:
         `[..., C]` in x's dtype, computed in float32 (float64 if x is).
     """
     return _norm(x, z, weight, eps, group_size or x.shape[-1])
+
+
+def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size: int | None = None) -> Rows:
+    """As `gated_rms_norm` of `[T, C]` without gradients, rounded to 8-bit floats."""
+    size = group_size or x.shape[-1]
+    if _triton_runs(x, size) and size == x.shape[-1]:
+        from ssmrank.kernels import triton_norms
+
+        return triton_norms.gated_rms_norm_float8(x, z, weight, eps)
+    return quantized(_norm(x.float(), z, weight, eps, size))
 
 
 def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels import triton_causal_conv, triton_norms, triton_ssd, triton_ssd_backward
+from ssmrank.kernels.float8 import Rows
 from ssmrank.kernels.triton_sums import add_columns
 
 RECOMPUTE = True
@@ -68,13 +69,42 @@ def mixer(
     Returns:
         `[T, hidden]`; `[T, H P]` without the projection. In the dtype of `projected`, differentiable in every tensor.
     """
-    starts = cu_seqlens.to(projected.device, torch.int64).contiguous()
-    small = (None if tensor is None else tensor.contiguous() for tensor in (filters, filter_bias))
-    vectors = (tensor.float().contiguous() for tensor in (A_log, D, dt_bias))
     output: Tensor = _Mixer.apply(
-        projected.contiguous(), *small, *vectors, norm_weight.contiguous(), out_weight, starts, sizes
+        *_ready(projected, filters, filter_bias, A_log, D, dt_bias),
+        *(norm_weight.contiguous(), out_weight, _starts(cu_seqlens, projected), sizes),
     )
     return output
+
+
+def mixer_float8(
+    projected: Tensor,
+    filters: Tensor,
+    filter_bias: Tensor | None,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    cu_seqlens: Tensor,
+    sizes: Sizes,
+) -> Rows:
+    """As `mixer` of one group, without gradients and without the projection, for which its rows are rounded."""
+    own = _ready(projected, filters, filter_bias, A_log, D, dt_bias)
+    y, _ = _scanned(*own, _starts(cu_seqlens, projected), sizes)
+    return triton_norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], norm_weight, sizes.eps)
+
+
+def _ready(
+    projected: Tensor, filters: Tensor, filter_bias: Tensor | None, A_log: Tensor, D: Tensor, dt_bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    """The tensors as kernels read them: the projection's rows may lie apart."""
+    rows = projected if projected.stride(1) == 1 else projected.contiguous()
+    bias = None if filter_bias is None else filter_bias.contiguous()
+    of_heads = (vector.float().contiguous() for vector in (A_log, D, dt_bias))
+    return rows, filters.contiguous(), bias, *of_heads  # type: ignore[return-value]
+
+
+def _starts(cu_seqlens: Tensor, projected: Tensor) -> Tensor:
+    return cu_seqlens.to(projected.device, torch.int64).contiguous()
 
 
 class _Mixer(torch.autograd.Function):
@@ -92,13 +122,9 @@ class _Mixer(torch.autograd.Function):
         starts: Tensor,
         sizes: Sizes,
     ) -> Tensor:
-        z, xbc, dt = _split(projected, sizes)
-        convolved = triton_causal_conv.forward(xbc, filters, filter_bias, starts, True)
-        x, b, c = _parts(convolved, sizes)
-        y = x.new_empty(x.shape)
-        triton_ssd.run(x, dt, A_log, b, c, D, dt_bias, starts, y=y, log=True)
-        y = y.flatten(1)
-        normed, scales = triton_norms.gated_forward(y, z, norm_weight, sizes.eps, y.shape[1] // sizes.groups)
+        y, convolved = _scanned(projected, filters, filter_bias, A_log, D, dt_bias, starts, sizes)
+        z, size = _split(projected, sizes)[0], y.shape[1] // sizes.groups
+        normed, scales = triton_norms.gated_forward(y, z, norm_weight, sizes.eps, size)
         kept = (None, None) if RECOMPUTE else (convolved, normed if out_weight is not None else None)
         ctx.save_for_backward(
             projected, filters, filter_bias, A_log, D, dt_bias, norm_weight, out_weight, starts, y, scales, *kept
@@ -145,6 +171,25 @@ class _Mixer(torch.autograd.Function):
             grad_out_weight,
             *(None, None),
         )
+
+
+def _scanned(
+    projected: Tensor,
+    filters: Tensor,
+    filter_bias: Tensor | None,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    starts: Tensor,
+    sizes: Sizes,
+) -> tuple[Tensor, Tensor]:
+    """The state space model's output `[T, H P]`, and x, B and C behind the convolution."""
+    _, xbc, dt = _split(projected, sizes)
+    convolved = triton_causal_conv.forward(xbc, filters, filter_bias, starts, True)
+    x, b, c = _parts(convolved, sizes)
+    y = x.new_empty(x.shape)
+    triton_ssd.run(x, dt, A_log, b, c, D, dt_bias, starts, y=y, log=True)
+    return y.flatten(1), convolved
 
 
 def _split(projected: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:

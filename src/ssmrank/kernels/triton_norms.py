@@ -22,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.float8 import Rows
+from ssmrank.kernels.triton_float8 import new_rows, store_float8
 from ssmrank.kernels.triton_sums import add_columns
 
 WIDEST = 16384
@@ -47,8 +49,29 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _sum_and_largest(sum1, largest1, sum2, largest2):  # type: ignore[no-untyped-def]
+    return sum1 + sum2, tl.maximum(largest1, largest2)
+
+
+@triton.jit
+def _store_normed(  # type: ignore[no-untyped-def]
+    y, scales, steps, row, place, channels, columns, value, weight, size, eps, mask
+):
+    """Stores the root-mean-square norm of values, and its scale at a place; with steps, the norm in 8-bit floats."""
+    if steps is None:
+        scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / size + eps)
+        tl.store(scales + place, scale)
+        _store(y, row, channels, columns, value * scale * weight, mask)
+    else:
+        weighted = value * weight
+        squares, largest = tl.reduce((value * value, tl.abs(weighted)), 0, _sum_and_largest)
+        scale = 1.0 / tl.sqrt(squares / size + eps)
+        store_float8(y, steps, row, channels, columns, weighted, largest, scale, mask)
+
+
+@triton.jit
 def _add_forward(  # type: ignore[no-untyped-def]
-    residual, update, weight, y, total, scales, residual_stride, update_stride, channels, eps,
+    residual, update, weight, y, total, scales, steps, residual_stride, update_stride, channels, eps,
     BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -60,9 +83,8 @@ def _add_forward(  # type: ignore[no-untyped-def]
         rounded = (value + _load(update, row, update_stride, columns, mask)).to(total.dtype.element_ty)
         tl.store(total + row * channels + columns, rounded, mask=mask)
         value = rounded.to(tl.float32)
-    scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / channels + eps)
-    tl.store(scales + row, scale)
-    _store(y, row, channels, columns, value * scale * _load(weight, 0, 0, columns, mask), mask)
+    factor = _load(weight, 0, 0, columns, mask)
+    _store_normed(y, scales, steps, row, row, channels, columns, value, factor, channels, eps, mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -146,7 +168,7 @@ def _layer_backward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _gated_forward(  # type: ignore[no-untyped-def]
-    x, z, weight, y, scales, x_stride, z_stride, channels, size, eps, BLOCK: tl.constexpr,
+    x, z, weight, y, scales, steps, x_stride, z_stride, channels, size, eps, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     inside = tl.arange(0, BLOCK)
@@ -154,9 +176,8 @@ def _gated_forward(  # type: ignore[no-untyped-def]
     columns = group * size + inside
     gate = _load(z, row, z_stride, columns, mask)
     value = _load(x, row, x_stride, columns, mask) * (gate * _sigmoid(gate))
-    scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / size + eps)
-    tl.store(scales + row * tl.num_programs(1) + group, scale)
-    _store(y, row, channels, columns, value * scale * _load(weight, 0, 0, columns, mask), mask)
+    factor, place = _load(weight, 0, 0, columns, mask), row * tl.num_programs(1) + group
+    _store_normed(y, scales, steps, row, place, channels, columns, value, factor, size, eps, mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -209,6 +230,12 @@ def add_layer_norm(
     return y.view(residual.shape)
 
 
+def add_rms_norm_float8(residual: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> tuple[Rows, Tensor]:
+    """As `add_rms_norm` of `[rows, C]`, without gradients."""
+    normed = new_rows(residual)
+    return normed, _add(_rows(residual), update, weight.contiguous(), eps, normed.values, None, normed.scales)
+
+
 def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -> Tensor:
     """See `norms.gated_rms_norm`; any leading dimensions, groups of at most WIDEST channels, no float64."""
     y: Tensor = _GatedNorm.apply(_rows(x), _rows(z), weight.contiguous(), eps, size)
@@ -227,23 +254,37 @@ def _launch(size: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 16)}
 
 
+def _add(
+    residual: Tensor,
+    update: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    y: Tensor,
+    scales: Tensor | None,
+    steps: Tensor | None,
+) -> Tensor:
+    """The sum; writes its norm to y, and the norm's scales, or of a norm in float8 those of its rows."""
+    (rows, channels), total = residual.shape, residual
+    if update is not None:
+        total = residual.new_empty(rows, channels, dtype=torch.promote_types(residual.dtype, update.dtype))
+    if rows:
+        _add_forward[(rows,)](
+            residual, update, weight, y, total, scales, steps,
+            residual.stride(0), 0 if update is None else update.stride(0), channels, eps,
+            HAS_UPDATE=update is not None, **_launch(channels),
+        )  # fmt: skip
+    return total
+
+
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, residual: Tensor, update: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         rows, channels = residual.shape
-        total = residual
-        if update is not None:
-            total = residual.new_empty(rows, channels, dtype=torch.promote_types(residual.dtype, update.dtype))
         y = residual.new_empty(rows, channels, dtype=dtype)
         scales = residual.new_empty(rows, dtype=torch.float32)
-        if rows:
-            _add_forward[(rows,)](
-                residual, update, weight, y, total, scales,
-                residual.stride(0), 0 if update is None else update.stride(0), channels, eps,
-                HAS_UPDATE=update is not None, **_launch(channels),
-            )  # fmt: skip
+        total = _add(residual, update, weight, eps, y, scales, None)
         ctx.save_for_backward(total, weight, scales)
         ctx.dtypes = residual.dtype, None if update is None else update.dtype
         ctx.set_materialize_grads(False)
@@ -346,9 +387,20 @@ def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -
     scales = x.new_empty(rows, groups, dtype=torch.float32)
     if rows:
         _gated_forward[(rows, groups)](
-            x, z, weight, y, scales, x.stride(0), z.stride(0), channels, size, eps, **_launch(size)
+            x, z, weight, y, scales, None, x.stride(0), z.stride(0), channels, size, eps, **_launch(size)
         )
     return y, scales
+
+
+def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Rows:
+    """The norm of x, z `[rows, C]` over all channels, whose rows may lie apart."""
+    (rows, channels), normed = x.shape, new_rows(x)
+    if rows:
+        _gated_forward[(rows, 1)](
+            x, z, weight.contiguous(), normed.values, None, normed.scales,
+            x.stride(0), z.stride(0), channels, channels, eps, **_launch(channels),
+        )  # fmt: skip
+    return normed
 
 
 def gated_backward(

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
-from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm
+from ssmrank.kernels.norms import add_rms_norm, add_rms_norm_float8, gated_rms_norm, gated_rms_norm_float8
 from ssmrank.kernels.packing import is_available
 from ssmrank.kernels.selective_scan import packed_selective_scan
 from ssmrank.kernels.ssd import packed_ssd
+from ssmrank.models.float8 import Float8Linear
 from ssmrank.models.packing import Packed
 
 if TYPE_CHECKING:
@@ -44,17 +45,21 @@ def mamba2_last(backbone: Any, packed: Packed) -> Tensor:
     return _residual_stream(backbone, packed, _mamba2_mixer, packed.last)
 
 
-Mixer = Callable[[Any, Tensor, Packed, Tensor | None], Tensor]
-"""A layer's mixer of the hidden states of all tokens; its output of all of them, or of those named."""
+Mixer = Callable[[Any, Any, Packed, Tensor | None], Tensor]
+"""A layer's mixer of the hidden states of all tokens (in 8-bit floats where its input projection is); its output of all
+of them, or of those named."""
 
 
 def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
     hidden = backbone.embeddings(packed.input_ids)
-    if backbone.config.residual_in_fp32:
+    if isinstance(backbone.layers[0].mixer.in_proj, Float8Linear):
+        hidden = hidden.bfloat16()  # sixteen times as exact as what is added to it
+    elif backbone.config.residual_in_fp32:
         hidden = hidden.float()
 
     def block(layer: Any, hidden: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
-        normed, hidden = add_rms_norm(hidden, update, layer.norm.weight, layer.norm.variance_epsilon)
+        norm = add_rms_norm_float8 if isinstance(layer.mixer.in_proj, Float8Linear) else add_rms_norm
+        normed, hidden = norm(hidden, update, layer.norm.weight, layer.norm.variance_epsilon)
         if wanted is None or layer is not backbone.layers[-1]:
             return hidden, mixer(layer.mixer, normed, packed, None)
         return hidden.index_select(0, wanted), mixer(layer.mixer, normed, packed, wanted)
@@ -72,7 +77,7 @@ def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor
     return add_rms_norm(hidden, update, norm.weight, norm.variance_epsilon, hidden.dtype)[0]
 
 
-def _mamba1_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
+def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width = mixer.intermediate_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
@@ -127,7 +132,7 @@ def _mamba1_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
     return y if plain else mixer.out_proj(y)
 
 
-def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Tensor:
+def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None = None) -> Tensor:
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
@@ -153,8 +158,8 @@ def _mamba2_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | N
     y = _forked(scan, tensors, packed).flatten(1)
     if wanted is not None:
         y = y.index_select(0, wanted)
-    y = gated_rms_norm(y, gate, mixer.norm.weight, mixer.norm.variance_epsilon, width // mixer.n_groups)
-    return mixer.out_proj(y)
+    norm = gated_rms_norm_float8 if isinstance(mixer.out_proj, Float8Linear) else gated_rms_norm
+    return mixer.out_proj(norm(y, gate, mixer.norm.weight, mixer.norm.variance_epsilon, width // mixer.n_groups))
 
 
 def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
@@ -169,19 +174,16 @@ def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
 def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
     from ssmrank.kernels import triton_mamba2
 
-    plain = _is_plain(mixer.out_proj)
-    y = triton_mamba2.mixer(
-        projected,
+    sizes = _sizes(mixer)
+    own = (
         mixer.conv1d.weight.squeeze(1),
-        mixer.conv1d.bias,
-        mixer.A_log,
-        mixer.D,
-        mixer.dt_bias,
-        mixer.norm.weight,
-        mixer.out_proj.weight.to(projected.dtype) if plain else None,
-        packed.cu_seqlens,
-        _sizes(mixer),
+        *(mixer.conv1d.bias, mixer.A_log, mixer.D, mixer.dt_bias, mixer.norm.weight),
     )
+    if isinstance(mixer.out_proj, Float8Linear) and sizes.groups == 1:
+        return mixer.out_proj(triton_mamba2.mixer_float8(projected, *own, packed.cu_seqlens, sizes))
+    plain = _is_plain(mixer.out_proj)
+    weight = mixer.out_proj.weight.to(projected.dtype) if plain else None
+    y = triton_mamba2.mixer(projected, *own, weight, packed.cu_seqlens, sizes)
     return y if plain else mixer.out_proj(y)
 
 
@@ -240,7 +242,9 @@ def _forked(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packe
 
 
 def _rows(states: list[Tensor]) -> Tensor:
-    # The kernels keep a state's last two dimensions the other way round; joined so, nothing is copied twice.
     if len(states) > 1:
-        states[:] = [torch.cat([state.transpose(-1, -2) for state in states]).transpose(-1, -2)]
+        # Some kernels keep a state's last two dimensions the other way round; joined so, nothing is copied twice.
+        turned = not states[0].is_contiguous()
+        joined = torch.cat([state.mT if turned else state for state in states])
+        states[:] = [joined.mT if turned else joined]
     return states[0]

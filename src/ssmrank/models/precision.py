@@ -11,11 +11,22 @@ from typing import IO, Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
+from ssmrank.errors import UserError
+from ssmrank.kernels.float8 import SMALLEST_CAPABILITY, multiplies_float8
+
+Precision = Literal["fp32", "bf16", "fp8"]
 
 
-def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """ "auto" is bf16 where the device has instructions for it (a GPU since Ampere, a CPU with AVX512-BF16 or AMX)."""
+def resolve_precision(wanted: Literal["auto", "fp32", "bf16", "fp8"], device: torch.device) -> Precision:
+    """ "auto" is bf16 where the device has instructions for it (a GPU since Ampere, a CPU with AVX512-BF16 or AMX).
+
+    Raises UserError for fp8 where the device has no products of 8-bit floats.
+    """
+    if wanted == "fp8" and not multiplies_float8(device):
+        raise UserError(
+            f"precision fp8: {device_name(device)} does not multiply 8-bit floats; choose bf16 or fp32, or run on "
+            "a GPU of compute capability {}.{} or more".format(*SMALLEST_CAPABILITY)
+        )
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -24,8 +35,11 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.dev
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """A context in which matrix products run in this precision, over float32 weights."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """A context in which matrix products run in this precision, over float32 weights.
+
+    For fp8 that of the products which have no 8-bit weights.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32")
 
 
 def device_name(device: torch.device) -> str:

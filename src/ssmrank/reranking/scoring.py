@@ -15,6 +15,7 @@ from torch import nn
 
 from ssmrank.ahead import ahead
 from ssmrank.errors import UserError
+from ssmrank.models.float8 import to_float8
 from ssmrank.models.packing import Packed, mapped, moved
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
@@ -73,7 +74,9 @@ class Scorer:
         self.reranker, self.precision, self.device = reranker, precision, device
         self._limit: int | None = None
         reranker.to(device).eval()
-        if precision == "bf16":
+        if precision == "fp8":
+            to_float8(reranker.backbone)
+        if precision != "fp32":
             _halve_matrices(reranker)
 
     def run(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[Scored]:

@@ -13,7 +13,7 @@ import torch
 from kernel_checks import MAMBA1_PARTS
 
 SOURCE = Path(__file__).parents[3] / "src"
-KERNELS = ["causal_conv", "cross_entropy", "forks", "mamba1", "mamba2", "norms", "selective_scan", "ssd"]
+KERNELS = ["causal_conv", "cross_entropy", "float8", "forks", "mamba1", "mamba2", "norms", "selective_scan", "ssd"]
 
 
 def triton_version() -> tuple[int, ...]:

@@ -1,0 +1,57 @@
+"""Projections of a trained backbone in 8-bit floats, for reranking.
+
+Each output channel of a weight has a scale, and so has each token of what is projected, found when it is. Mamba's norms
+put out the rounded rows themselves, so that the rounding costs no pass over memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssmrank.kernels.float8 import MULTIPLE, Rows, product, quantized
+
+
+class Float8Linear(nn.Module):
+    """A linear layer for inference, its weight of 8-bit floats.
+
+    values: float8_e4m3fn [outputs, inputs], zeros added up to a multiple of 16 outputs; scales: float32 [outputs, 1].
+    """
+
+    values: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        added = -linear.out_features % MULTIPLE
+        weight = quantized(F.pad(linear.weight.detach(), (0, 0, 0, added)))
+        self.register_buffer("values", weight.values)
+        self.register_buffer("scales", weight.scales)
+        bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, added)).bfloat16()
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        """bfloat16 [..., outputs] of [..., inputs], or of rows that are rounded already."""
+        rows = x if isinstance(x, Rows) else quantized(x.reshape(-1, self.in_features))
+        y = product(rows, Rows(self.values, self.scales), self.bias)[:, : self.out_features]
+        return y if isinstance(x, Rows) else y.reshape(*x.shape[:-1], self.out_features)
+
+
+def to_float8(backbone: Any) -> None:
+    """Changes the backbone's linear layers, once.
+
+    In bfloat16 remain those with an odd number of inputs; Mamba-1's projections to and from step sizes, which are small
+    and whose error an exponential would amplify; and a Mamba's last layer, which projects the scored tokens alone.
+    """
+    recurrent = backbone.config.model_type in ("mamba", "mamba2")
+    spared = set(backbone.layers[-1].modules()) if recurrent else set()
+    for module in list(backbone.modules()):
+        if module in spared:
+            continue
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and child.in_features % MULTIPLE == 0 and name not in ("x_proj", "dt_proj"):
+                setattr(module, name, Float8Linear(child))
