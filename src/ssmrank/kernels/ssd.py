@@ -91,8 +91,8 @@ def packed_ssd(
         seq_idx: int32 `[T]`, the sequence of each token; worked out where the CUDA kernel needs it and it is None.
 
     Returns:
-        y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64) where asked for. Computed in
-        float32, or float64 if x is. Differentiable in every floating tensor.
+        y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64; of a GPU that writes to `out`
+        x's dtype) where asked for. Computed in float32, or float64 if x is. Differentiable in every floating tensor.
     """
     differentiable = needs_gradient(x, dt, A, B, C, D, dt_bias, initial_states)
     indexed = not differentiable and x.dtype != torch.float64

@@ -148,9 +148,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     if HAS_INDEX:
         row = tl.load(index + sequence)
         origin = (row * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
-        state = tl.load(initial + origin, mask=(row >= 0) & (origin == origin), other=0.0)
+        state = tl.load(initial + origin, mask=(row >= 0) & (origin == origin), other=0.0).to(tl.float32)
     elif HAS_INITIAL:
-        state = tl.load(initial + outside)
+        state = tl.load(initial + outside).to(tl.float32)
     group = head // per_group
     if not COPIED:
         x += start * x_stride + head * P
@@ -208,19 +208,20 @@ def ssd(
 ) -> tuple[Tensor, Tensor | None]:
     """See `packed_ssd`; x, B, C in one of bfloat16, float16 and float32; y in x's dtype, final states in float32.
 
-    Not differentiable with an index or into `out`.
+    Not differentiable with an index or into `out`; final states are then in x's dtype too, to which products round them
+    in any case.
     """
     x, dt, B, C = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (x, dt, B, C))
     x, B, C = (head_major(tensor) for tensor in (x, B, C))
     A = A.float().contiguous()
     D, dt_bias = (None if tensor is None else tensor.float().contiguous() for tensor in (D, dt_bias))
-    initial = None if initial_states is None else initial_states.float().contiguous()
+    initial = None if initial_states is None else initial_states.contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()
     inputs = (x, dt, A, B.to(x.dtype), C.to(x.dtype), D, dt_bias)
     if initial_index is None and out is None:
-        y, final = _Ssd.apply(*inputs, initial, starts, need_final)
+        y, final = _Ssd.apply(*inputs, None if initial is None else initial.float(), starts, need_final)
         return y, final
-    y, final = _outputs(x, B, starts, out, need_final)
+    y, final = _outputs(x, B, starts, out, x.dtype if need_final else None)
     index = None if initial_index is None else initial_index.contiguous()
     if initial is not None and index is not None and not need_final and longest is not None:
         from ssmrank.kernels import triton_ssd_suffixes
@@ -233,10 +234,10 @@ def ssd(
 
 
 def _outputs(
-    x: Tensor, B: Tensor, starts: Tensor, out: Tensor | None, need_final: bool
+    x: Tensor, B: Tensor, starts: Tensor, out: Tensor | None, final_dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
     shape = (len(starts) - 1, *x.shape[1:], B.shape[2])
-    final = x.new_empty(shape, dtype=torch.float32) if need_final else None
+    final = None if final_dtype is None else x.new_empty(shape, dtype=final_dtype)
     return x.new_empty(x.shape) if out is None else out, final
 
 
@@ -249,7 +250,7 @@ class _Ssd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         x, dt, A, B, C, D, bias, initial, starts, need_final = arguments
-        y, final = _outputs(x, B, starts, None, need_final)
+        y, final = _outputs(x, B, starts, None, torch.float32 if need_final else None)
         run(x, dt, A, B, C, D, bias, starts, initial, y=y, final=final)
         ctx.save_for_backward(*arguments[:-1])
         ctx.set_materialize_grads(False)
@@ -305,8 +306,8 @@ def run(
         return
     chunk = chunk_of(x, CHUNK)
     decays, _ = chunk_decays(dt, A, bias, starts, chunk, log=log)
-    copied = chunk == CHUNK and _may_be_copied(x, B, C)
-    tiled = [_described(tensor, chunk) for tensor in (x, B, C)] if copied else [x, B, C]
+    copied = chunk == CHUNK and may_be_copied(x, B, C)
+    tiled = [described(tensor, chunk) for tensor in (x, B, C)] if copied else [x, B, C]
     _forward_kernel[heads, sequences](
         *tiled, decays, D, starts, initial, index, y, final,
         x.stride(0), B.stride(0), C.stride(0), heads, heads // groups,
@@ -315,7 +316,7 @@ def run(
     )  # fmt: skip
 
 
-def _may_be_copied(*tensors: Tensor) -> bool:
+def may_be_copied(*tensors: Tensor) -> bool:
     """Whether the GPU has a unit that copies tiles into shared memory by itself, and it can read these tensors."""
     if not len(tensors[0]):
         return False
@@ -324,7 +325,7 @@ def _may_be_copied(*tensors: Tensor) -> bool:
     return all(t.stride(0) * t.element_size() % 16 == 0 and t.data_ptr() % 16 == 0 for t in tensors)
 
 
-def _described(tensor: Tensor, rows: int) -> TensorDescriptor:
+def described(tensor: Tensor, rows: int) -> TensorDescriptor:
     """`[T, heads, width]` as a matrix of which a kernel takes tiles of so many rows and one head."""
     tokens, heads, width = tensor.shape
     return TensorDescriptor(tensor, [tokens, heads * width], [tensor.stride(0), 1], [rows, width])
