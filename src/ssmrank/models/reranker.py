@@ -88,7 +88,10 @@ class Reranker(nn.Module):
 
         Forked, R scores: of the sequences that end in a segment which nothing continues.
         """
-        return self.head(scored_forward(self.backbone, packed, self.settings.pooled)).squeeze(-1).float()
+        states = scored_forward(self.backbone, packed, self.settings.pooled)
+        with torch.autocast(states.device.type, enabled=False):
+            # In bfloat16, of which 128 numbers lie between 1 and 2, many of a query's documents would tie.
+            return self.head(states.to(self.head.weight.dtype)).squeeze(-1).float()
 
     @property
     def can_fork(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ssmrank.ahead import give_way
 from ssmrank.errors import UserError
 
 Kind = Literal["E", "ED", "D"]
@@ -107,7 +108,11 @@ class Template:
             backend.no_padding()
             backend.encode_special_tokens = True
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            found = []
+            for encoding in encodings:
+                give_way()
+                found.append(np.array(encoding.ids, dtype=np.int32))
+            return found
         encoded = self.tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )

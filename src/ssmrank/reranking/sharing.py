@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ssmrank.ahead import give_way
 from ssmrank.reranking.segments import CUT, END, FROM, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
 
@@ -70,7 +71,10 @@ class Planter:
 
     def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> Planted:
         """The trees of groups of pairs, as `trees`, and the pairs that gain nothing by sharing, int64."""
-        trees = [tree for pairs in groups for tree in self.trees(pairs, budget)]
+        trees = []
+        for pairs in groups:
+            give_way()
+            trees += self.trees(pairs, budget)
         left = np.zeros(len(self.sequences), dtype=bool)
         for pairs in groups:
             left[pairs] = True
