@@ -1,22 +1,13 @@
-"""Work that a thread does before it is asked for, and how it lets another go first."""
+"""Work that a thread does before it is asked for."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
-
-_PAUSE = 5e-5
-"""Seconds: a planning thread that pauses so long for each document takes three times as long, and the one that hands
-orders to the GPU half of the time that it takes beside one which does not pause."""
-
-_first = 0
-"""How many threads go first."""
 
 
 def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
@@ -52,23 +43,3 @@ def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def goes_first() -> Iterator[None]:
-    """While a device waits for orders: Python runs one thread at a time, and each call of torch offers others its turn.
-
-    Those that make something ahead decline it by `give_way`.
-    """
-    global _first
-    _first += 1
-    try:
-        yield
-    finally:
-        _first -= 1
-
-
-def give_way() -> None:
-    """For threads that make something ahead, now and then: a moment's pause while another one goes first."""
-    if _first:
-        time.sleep(_PAUSE)

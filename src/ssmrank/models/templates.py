@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ssmrank.ahead import give_way
 from ssmrank.errors import UserError
 
 Kind = Literal["E", "ED", "D"]
@@ -108,11 +107,7 @@ class Template:
             backend.no_padding()
             backend.encode_special_tokens = True
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-            found = []
-            for encoding in encodings:
-                give_way()
-                found.append(np.array(encoding.ids, dtype=np.int32))
-            return found
+            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         encoded = self.tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssmrank.ahead import ahead, goes_first
+from ssmrank.ahead import ahead
 from ssmrank.errors import UserError
 from ssmrank.models.float8 import to_float8
 from ssmrank.models.packing import Packed, mapped, moved
@@ -110,7 +110,7 @@ class Scorer:
     def _launch(self, packed: Packed) -> _Launched | None:
         """The batch's scores, soon; None where memory does not suffice."""
         try:
-            with autocast(self.precision, self.device), goes_first():
+            with autocast(self.precision, self.device):
                 return _Launched(self.reranker.scores(moved(packed, self.device)))
         except torch.OutOfMemoryError:
             pass  # what the failed pass holds is freed only outside of this clause

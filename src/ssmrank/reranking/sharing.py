@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from ssmrank.ahead import give_way
 from ssmrank.reranking.segments import CUT, END, FROM, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
 
@@ -71,10 +70,7 @@ class Planter:
 
     def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> Planted:
         """The trees of groups of pairs, as `trees`, and the pairs that gain nothing by sharing, int64."""
-        trees = []
-        for pairs in groups:
-            give_way()
-            trees += self.trees(pairs, budget)
+        trees = [tree for pairs in groups for tree in self.trees(pairs, budget)]
         left = np.zeros(len(self.sequences), dtype=bool)
         for pairs in groups:
             left[pairs] = True

@@ -68,6 +68,14 @@ def test_scores_do_not_depend_on_the_batch(tiny_model):
         assert together == pytest.approx(alone, abs=1e-5)
 
 
+def test_scores_are_not_rounded_to_the_precision_of_the_products(tiny_model):
+    reranker = new_reranker(tiny_model("mamba2"), "D", 32).eval()
+    texts = [f"state space {text} {more}" for text in DOCUMENTS for more in ("fish", "boat", "snow", "river")]
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = torch.tensor(reranker.score("mamba", texts))
+    assert (scores != scores.bfloat16()).float().mean() > 0.9
+
+
 def test_a_folder_that_is_no_checkpoint_is_one_line(tiny_model):
     with pytest.raises(UserError, match=r"holds no reranker\.json; this is no checkpoint"):
         load_reranker(tiny_model("bert"))
