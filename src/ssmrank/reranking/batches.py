@@ -11,7 +11,8 @@ from ssmrank.models.packing import Packed
 from ssmrank.reranking.planner import plan
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
-from ssmrank.reranking.sharing import NOTHING, Planted, Planter, Tree
+from ssmrank.reranking.sharing import NOTHING, Planted, Planter
+from ssmrank.reranking.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +69,7 @@ def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> li
     planter = Planter(sequences)
     groups = planter.groups()
     grouped = np.zeros(len(sequences), dtype=bool)
-    for group in groups:
-        grouped[group] = True
+    grouped[np.concatenate([NOTHING[1], *groups])] = True
     return _filled(sequences, np.flatnonzero(~grouped), planter.trees_of(groups, token_budget), token_budget)
 
 

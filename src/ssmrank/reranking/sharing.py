@@ -10,39 +10,16 @@ forks at several of them. The tree is made of the sequences' own tokens, so a pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from ssmrank.reranking.segments import CUT, END, FROM, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
-
-FORK_TOKENS = 24
-"""What a fork costs, in tokens: for its state (a megabyte a layer for a Mamba-2 of 370M) and for reading it."""
+from ssmrank.reranking.trees import FORK_TOKENS, Tree, one_fork_trees
 
 MOST_LEVELS = 4
 """Forks one behind the other: each is one more step of a layer's mixer for the whole batch."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tree:
-    """The sequences of a document's pairs.
-
-    document: its number; segments: int64 [N, 7] (see `segments`), parents before children; ends: int64 [P], the segment
-    that ends each pair's sequence; pairs: int64 [P]; tokens: that are computed.
-    """
-
-    document: int
-    segments: np.ndarray
-    ends: np.ndarray
-    pairs: np.ndarray
-    tokens: int
-
-    @property
-    def cost(self) -> int:
-        """Tokens, and what stands for the states of forks."""
-        return self.tokens + FORK_TOKENS * (len(self.segments) - len(self.ends))
 
 
 Planted = tuple[list[Tree], np.ndarray]
@@ -70,12 +47,12 @@ class Planter:
 
     def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> Planted:
         """The trees of groups of pairs, as `trees`, and the pairs that gain nothing by sharing, int64."""
-        trees = [tree for pairs in groups for tree in self.trees(pairs, budget)]
+        trees: list[Tree] = []
+        for pairs, tree in zip(groups, one_fork_trees(self.sequences, groups), strict=True):
+            trees += [tree] if tree is not None and tree.cost <= budget else self.trees(pairs, budget)
         left = np.zeros(len(self.sequences), dtype=bool)
-        for pairs in groups:
-            left[pairs] = True
-        for tree in trees:
-            left[tree.pairs] = False
+        left[_joined(groups)] = True
+        left[_joined([tree.pairs for tree in trees])] = False
         return trees, np.flatnonzero(left)
 
     def trees(self, pairs: np.ndarray, budget: int) -> list[Tree]:
@@ -154,6 +131,10 @@ class Planter:
         shortest = int(self.sequences.ending_lengths[queries].min())
         same = endings[queries[0]][: shortest - 1] == endings[queries[-1]][: shortest - 1]
         return len(same) if same.all() else int(np.argmin(same))
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([NOTHING[1], *arrays])
 
 
 def _forks(whole: np.ndarray, before: int, cost: int) -> list[int] | None:

@@ -10,7 +10,8 @@ from ssmrank.reranking.batches import divided, plan_batches
 from ssmrank.reranking.planner import Pair, Pairs
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
-from ssmrank.reranking.sharing import FORK_TOKENS, MOST_LEVELS
+from ssmrank.reranking.sharing import MOST_LEVELS, Planter
+from ssmrank.reranking.trees import FORK_TOKENS, one_fork_trees
 
 HOSTILE = {
     "semicolon": "river; boat;",
@@ -86,6 +87,27 @@ def test_paths_are_the_sequences_of_their_pairs(byte_level_tokenizer, tiny_token
         assert len(packed.input_ids) == batch.tokens
         seen.extend(order.tolist())
     assert sorted(seen) == list(range(len(pairs)))
+
+
+@pytest.mark.parametrize("max_length", [24, 40, 300])
+def test_trees_made_at_once_are_those_made_one_by_one(tiny_tokenizer, max_length):
+    words, random = " ".join(HOSTILE.values()).split(), np.random.default_rng(max_length)
+    documents = {f"d{n}": " ".join(random.choice(words, random.integers(1, 60))) for n in range(40)}
+    queries = {f"q{n}": " ".join(random.choice(words[:4], random.integers(1, 6))) for n in range(12)}
+    queries |= {f"r{n}": "river boat " + " ".join(random.choice(words, n)) for n in range(5)}
+    pairs = [Pair(query, document) for query in queries for document in documents if random.random() < 0.6]
+    sequences, _ = sequences_of(tiny_tokenizer, documents, queries, max_length, pairs)
+    planter = Planter(sequences)
+    groups = planter.groups()
+    at_once = one_fork_trees(sequences, groups)
+    made = [(tree, planter.trees(group, 10**9)) for tree, group in zip(at_once, groups, strict=True) if tree]
+    assert len(made) >= {24: 1, 40: 10, 300: len(groups)}[max_length]
+    for tree, [other] in made:
+        assert (tree.document, tree.tokens, tree.cost) == (other.document, other.tokens, other.cost)
+        for one, two in zip(
+            (tree.segments, tree.ends, tree.pairs), (other.segments, other.ends, other.pairs), strict=True
+        ):
+            assert one.dtype == two.dtype and np.array_equal(one, two)
 
 
 def test_shared_tokens_by_hand(tiny_tokenizer):
