@@ -42,26 +42,36 @@ def supports(sizes: Sizes, filter_width: int) -> bool:
     )
 
 
+class Parameters(NamedTuple):
+    """Of a mixer behind its input projection.
+
+    filters `[H P + 2 G N, W]` of the convolution, filter_bias `[H P + 2 G N]` or None; A_log, D, dt_bias `[H]`;
+    norm_weight `[H P]`.
+    """
+
+    filters: Tensor
+    filter_bias: Tensor | None
+    A_log: Tensor
+    D: Tensor
+    dt_bias: Tensor
+    norm_weight: Tensor
+
+    def ready(self) -> Parameters:
+        """The same as kernels read them."""
+        filters, filter_bias, *of_heads, norm_weight = self
+        bias = None if filter_bias is None else filter_bias.contiguous()
+        rates, skip, shift = (vector.float().contiguous() for vector in of_heads)
+        return Parameters(filters.contiguous(), bias, rates, skip, shift, norm_weight.contiguous())
+
+
 def mixer(
-    projected: Tensor,
-    filters: Tensor,
-    filter_bias: Tensor | None,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    norm_weight: Tensor,
-    out_weight: Tensor | None,
-    cu_seqlens: Tensor,
-    sizes: Sizes,
+    projected: Tensor, parameters: Parameters, out_weight: Tensor | None, cu_seqlens: Tensor, sizes: Sizes
 ) -> Tensor:
     """What the mixer makes of its input projection: convolution and SiLU, state space model, gated norm, projection.
 
     Args:
         projected: `[T, 2 H P + 2 G N + H]`: gate, x, B, C and step sizes of each token.
-        filters: `[H P + 2 G N, W]`, of the convolution.
-        filter_bias: `[H P + 2 G N]` or None.
-        A_log, D, dt_bias: `[H]`.
-        norm_weight: `[H P]`.
+        parameters: of the mixer.
         out_weight: `[hidden, H P]` in the dtype of `projected`, or None.
         cu_seqlens: int64 `[S + 1]`.
         sizes: of the mixer.
@@ -69,76 +79,42 @@ def mixer(
     Returns:
         `[T, hidden]`; `[T, H P]` without the projection. In the dtype of `projected`, differentiable in every tensor.
     """
-    output: Tensor = _Mixer.apply(
-        *_ready(projected, filters, filter_bias, A_log, D, dt_bias),
-        *(norm_weight.contiguous(), out_weight, _starts(cu_seqlens, projected), sizes),
-    )
+    starts = cu_seqlens.to(projected.device, torch.int64).contiguous()
+    output: Tensor = _Mixer.apply(_rows(projected), *parameters.ready(), out_weight, starts, sizes)
     return output
 
 
-def mixer_float8(
-    projected: Tensor,
-    filters: Tensor,
-    filter_bias: Tensor | None,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    norm_weight: Tensor,
-    cu_seqlens: Tensor,
-    sizes: Sizes,
-) -> Rows:
+def mixer_float8(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, sizes: Sizes) -> Rows:
     """As `mixer` of one group, without gradients and without the projection, for which its rows are rounded."""
-    own = _ready(projected, filters, filter_bias, A_log, D, dt_bias)
-    y, _ = _scanned(*own, _starts(cu_seqlens, projected), sizes)
-    return triton_norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], norm_weight, sizes.eps)
+    starts, own, projected = cu_seqlens.to(projected.device, torch.int64), parameters.ready(), _rows(projected)
+    y, _ = _scanned(projected, own, starts.contiguous(), sizes)
+    return triton_norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], own.norm_weight, sizes.eps)
 
 
-def _ready(
-    projected: Tensor, filters: Tensor, filter_bias: Tensor | None, A_log: Tensor, D: Tensor, dt_bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """The tensors as kernels read them: the projection's rows may lie apart."""
-    rows = projected if projected.stride(1) == 1 else projected.contiguous()
-    bias = None if filter_bias is None else filter_bias.contiguous()
-    of_heads = (vector.float().contiguous() for vector in (A_log, D, dt_bias))
-    return rows, filters.contiguous(), bias, *of_heads  # type: ignore[return-value]
-
-
-def _starts(cu_seqlens: Tensor, projected: Tensor) -> Tensor:
-    return cu_seqlens.to(projected.device, torch.int64).contiguous()
+def _rows(projected: Tensor) -> Tensor:
+    """The projection as kernels read it: its rows may lie apart."""
+    return projected if projected.stride(1) == 1 else projected.contiguous()
 
 
 class _Mixer(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        projected: Tensor,
-        filters: Tensor,
-        filter_bias: Tensor | None,
-        A_log: Tensor,
-        D: Tensor,
-        dt_bias: Tensor,
-        norm_weight: Tensor,
-        out_weight: Tensor | None,
-        starts: Tensor,
-        sizes: Sizes,
-    ) -> Tensor:
-        y, convolved = _scanned(projected, filters, filter_bias, A_log, D, dt_bias, starts, sizes)
+    def forward(ctx: Any, projected: Tensor, *arguments: Any) -> Tensor:
+        *tensors, out_weight, starts, sizes = arguments
+        own = Parameters(*tensors)
+        y, convolved = _scanned(projected, own, starts, sizes)
         z, size = _split(projected, sizes)[0], y.shape[1] // sizes.groups
-        normed, scales = triton_norms.gated_forward(y, z, norm_weight, sizes.eps, size)
+        normed, scales = triton_norms.gated_forward(y, z, own.norm_weight, sizes.eps, size)
         kept = (None, None) if RECOMPUTE else (convolved, normed if out_weight is not None else None)
-        ctx.save_for_backward(
-            projected, filters, filter_bias, A_log, D, dt_bias, norm_weight, out_weight, starts, y, scales, *kept
-        )
+        ctx.save_for_backward(projected, *own, out_weight, starts, y, scales, *kept)
         ctx.sizes = sizes
         return normed if out_weight is None else normed @ out_weight.T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        projected, filters, filter_bias, A_log, D, dt_bias, norm_weight, out_weight, starts, y, scales, *kept = (
-            ctx.saved_tensors
-        )
-        sizes, (convolved, normed) = ctx.sizes, kept
+        projected, *saved = ctx.saved_tensors
+        count, sizes = len(Parameters._fields), ctx.sizes
+        own, (out_weight, starts, y, scales, convolved, normed) = Parameters(*saved[:count]), saved[count:]
         z, xbc, dt = _split(projected, sizes)
         grad_projected = torch.empty_like(projected)
         grad_z, grad_xbc, grad_dt = _split(grad_projected, sizes)
@@ -146,49 +122,42 @@ class _Mixer(torch.autograd.Function):
         grad_normed = grad if out_weight is None else grad @ out_weight
         again = torch.empty_like(y) if out_weight is not None and normed is None else None
         grad_y = torch.empty_like(y)
-        norm_sums = triton_norms.gated_backward(y, z, norm_weight, scales, grad_normed, grad_y, grad_z, again)
+        norm_sums = triton_norms.gated_backward(y, z, own.norm_weight, scales, grad_normed, grad_y, grad_z, again)
         if out_weight is not None:
             grad_out_weight = grad.T @ (normed if again is None else again)
         del grad_normed, again
         if convolved is None:
-            convolved = triton_causal_conv.forward(xbc, filters, filter_bias, starts, True)
+            convolved = triton_causal_conv.forward(xbc, own.filters, own.filter_bias, starts, True)
         x, b, c = _parts(convolved, sizes)
         grad_convolved = torch.empty_like(convolved)
         grad_x, grad_b, grad_c = _parts(grad_convolved, sizes)
-        ssd_sums = A_log.new_zeros(1, 3 * sizes.heads)
+        ssd_sums = own.A_log.new_zeros(1, 3 * sizes.heads)
         if len(starts) > 1:
             ssd_sums, _ = triton_ssd_backward.run(
-                x, dt, A_log, b, c, D, dt_bias, starts, None, grad_y.view(x.shape), None,
+                x, dt, own.A_log, b, c, own.D, own.dt_bias, starts, None, grad_y.view(x.shape), None,
                 (grad_x, grad_dt, grad_b, grad_c), log=True,
             )  # fmt: skip
-        conv_sums = triton_causal_conv.backward(xbc, filters, filter_bias, starts, True, grad_convolved, grad_xbc)
+        conv_sums = triton_causal_conv.backward(
+            xbc, own.filters, own.filter_bias, starts, True, grad_convolved, grad_xbc
+        )
         of_conv, of_norm, of_ssd = add_columns(conv_sums, norm_sums, ssd_sums)
         return (
             grad_projected,
-            *triton_causal_conv.parameter_gradients(of_conv, filters, filter_bias),
+            *triton_causal_conv.parameter_gradients(of_conv, own.filters, own.filter_bias),
             *of_ssd.split(sizes.heads),
-            of_norm.to(norm_weight.dtype),
+            of_norm.to(own.norm_weight.dtype),
             grad_out_weight,
             *(None, None),
         )
 
 
-def _scanned(
-    projected: Tensor,
-    filters: Tensor,
-    filter_bias: Tensor | None,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    starts: Tensor,
-    sizes: Sizes,
-) -> tuple[Tensor, Tensor]:
+def _scanned(projected: Tensor, own: Parameters, starts: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """The state space model's output `[T, H P]`, and x, B and C behind the convolution."""
     _, xbc, dt = _split(projected, sizes)
-    convolved = triton_causal_conv.forward(xbc, filters, filter_bias, starts, True)
+    convolved = triton_causal_conv.forward(xbc, own.filters, own.filter_bias, starts, True)
     x, b, c = _parts(convolved, sizes)
     y = x.new_empty(x.shape)
-    triton_ssd.run(x, dt, A_log, b, c, D, dt_bias, starts, y=y, log=True)
+    triton_ssd.run(x, dt, own.A_log, b, c, own.D, own.dt_bias, starts, y=y, log=True)
     return y.flatten(1), convolved
 
 

@@ -175,15 +175,14 @@ def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
     from ssmrank.kernels import triton_mamba2
 
     sizes = _sizes(mixer)
-    own = (
-        mixer.conv1d.weight.squeeze(1),
-        *(mixer.conv1d.bias, mixer.A_log, mixer.D, mixer.dt_bias, mixer.norm.weight),
+    own = triton_mamba2.Parameters(
+        mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, mixer.A_log, mixer.D, mixer.dt_bias, mixer.norm.weight
     )
     if isinstance(mixer.out_proj, Float8Linear) and sizes.groups == 1:
-        return mixer.out_proj(triton_mamba2.mixer_float8(projected, *own, packed.cu_seqlens, sizes))
+        return mixer.out_proj(triton_mamba2.mixer_float8(projected, own, packed.cu_seqlens, sizes))
     plain = _is_plain(mixer.out_proj)
     weight = mixer.out_proj.weight.to(projected.dtype) if plain else None
-    y = triton_mamba2.mixer(projected, *own, weight, packed.cu_seqlens, sizes)
+    y = triton_mamba2.mixer(projected, own, weight, packed.cu_seqlens, sizes)
     return y if plain else mixer.out_proj(y)
 
 

@@ -64,7 +64,8 @@ def check(
         assert torch.empty(3).isnan().all()
         moved = {name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()}
         moved |= {name: moved[name].to(dtype) for name in narrow if moved[name] is not None}
-        y = triton_mamba2.mixer(**moved, cu_seqlens=starts, sizes=sizes)
+        projected, out_weight = (moved.pop(name) for name in narrow)
+        y = triton_mamba2.mixer(projected, triton_mamba2.Parameters(**moved), out_weight, starts, sizes)
         assert y.dtype == dtype
         return y.cpu()
 
@@ -78,9 +79,9 @@ def check_float8(device: str, lengths: list[int], sizes: triton_mamba2.Sizes) ->
     expected = plain(starts, sizes, **inputs)
     del inputs["out_weight"]
     moved = {name: tensor.float().to(device) for name, tensor in inputs.items()}
-    width = moved["projected"].shape[1]
-    moved["projected"] = torch.nn.functional.pad(moved["projected"], (0, 8), value=float("nan"))[:, :width]
-    found = triton_mamba2.mixer_float8(**moved, cu_seqlens=starts, sizes=sizes).wide().cpu()
+    projected = moved.pop("projected")
+    apart = torch.nn.functional.pad(projected, (0, 8), value=float("nan"))[:, : projected.shape[1]]
+    found = triton_mamba2.mixer_float8(apart, triton_mamba2.Parameters(**moved), starts, sizes).wide().cpu()
     assert (found - expected).norm() / expected.norm() < (0.03 if device == "cuda" else 0.06)
 
 
