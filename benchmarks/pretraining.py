@@ -18,9 +18,8 @@ import torch
 from ssmrank.config import PretrainSettings, read_params
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.model import language_model_config, new_language_model
-from ssmrank.pretraining.objectives import objective_of
+from ssmrank.pretraining.objectives import objective_of, on_device
 from ssmrank.pretraining.passes import Passes, filled_up
-from ssmrank.pretraining.prefetch import on_device
 from ssmrank.pretraining.steps import Steps
 from ssmrank.pretraining.tokenizer import SPECIAL
 from ssmrank.training.optimizer import decay_groups

@@ -134,7 +134,7 @@ def _inference_dtype(x: Tensor) -> torch.dtype | None:
 def _triton_runs(x: Tensor, size: int) -> bool:
     if not x.is_cuda or x.dtype == torch.float64 or not is_available("triton"):
         return False
-    from ssmrank.kernels.triton_norms import WIDEST
+    from ssmrank.kernels.triton_rows import WIDEST
 
     return size <= WIDEST
 

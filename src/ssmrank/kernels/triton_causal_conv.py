@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.triton_rows import dense
 from ssmrank.kernels.triton_scan_tiles import load_rows, may_use_ptx, sigmoid, store_rows
 from ssmrank.kernels.triton_sums import add_columns
 
@@ -252,7 +253,7 @@ def supports(width: int) -> bool:
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool) -> Tensor:
     """See `packed_causal_conv1d`; any dtype but float64."""
-    x = x if x.stride(1) == 1 else x.contiguous()
+    x = dense(x)
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()
     y: Tensor = _CausalConv.apply(x, weight, bias, starts, silu)
@@ -308,7 +309,7 @@ class _CausalConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, starts = ctx.saved_tensors
-        grad_y = grad_y if grad_y.stride(1) == 1 else grad_y.contiguous()
+        grad_y = dense(grad_y)
         grad_x = x.new_empty(x.shape)
         sums = backward(x, weight, bias, starts, ctx.silu, grad_y, grad_x)
         return grad_x, *parameter_gradients(add_columns(sums)[0], weight, bias), None, None

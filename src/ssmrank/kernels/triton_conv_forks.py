@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmrank.kernels.packing import sequence_index
+from ssmrank.kernels.triton_rows import dense
 
 TOKENS = 32
 CHANNELS = 128
@@ -50,7 +51,7 @@ def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool, history: Tensor
 ) -> Tensor:
     """See `packed_causal_conv1d`; computed in float32, in x's dtype."""
-    x = x if x.stride(1) == 1 else x.contiguous()
+    x = dense(x)
     weight, history = weight.contiguous(), history.contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()
     (tokens, channels), width = x.shape, weight.shape[1]

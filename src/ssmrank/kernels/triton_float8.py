@@ -11,9 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmrank.kernels.float8 import Rows
-
-WIDEST = 16384
-"""The most channels of a row: a program holds them all in registers."""
+from ssmrank.kernels.triton_rows import dense, launch
 
 
 @triton.jit
@@ -44,9 +42,8 @@ def new_rows(like: Tensor) -> Rows:
 
 def quantized(x: Tensor) -> Rows:
     """See `float8.quantized`; at most WIDEST channels."""
-    x = x if x.stride(1) == 1 else x.contiguous()
+    x = dense(x)
     found = new_rows(x)
     if len(x):
-        block = triton.next_power_of_2(x.shape[1])
-        _quantize[(len(x),)](x, *found, x.stride(0), x.shape[1], BLOCK=block, num_warps=min(max(block // 256, 1), 16))
+        _quantize[(len(x),)](x, *found, x.stride(0), x.shape[1], **launch(x.shape[1]))
     return found

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels import triton_causal_conv, triton_norms, triton_ssd, triton_ssd_backward
 from ssmrank.kernels.float8 import Rows
+from ssmrank.kernels.triton_rows import WIDEST, dense
 from ssmrank.kernels.triton_sums import add_columns
 
 RECOMPUTE = True
@@ -38,7 +39,7 @@ def supports(sizes: Sizes, filter_width: int) -> bool:
     return (
         triton_ssd.supports(sizes.width, sizes.states)
         and triton_causal_conv.supports(filter_width)
-        and sizes.heads * sizes.width // sizes.groups <= triton_norms.WIDEST
+        and sizes.heads * sizes.width // sizes.groups <= WIDEST
     )
 
 
@@ -80,20 +81,15 @@ def mixer(
         `[T, hidden]`; `[T, H P]` without the projection. In the dtype of `projected`, differentiable in every tensor.
     """
     starts = cu_seqlens.to(projected.device, torch.int64).contiguous()
-    output: Tensor = _Mixer.apply(_rows(projected), *parameters.ready(), out_weight, starts, sizes)
+    output: Tensor = _Mixer.apply(dense(projected), *parameters.ready(), out_weight, starts, sizes)
     return output
 
 
 def mixer_float8(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, sizes: Sizes) -> Rows:
     """As `mixer` of one group, without gradients and without the projection, for which its rows are rounded."""
-    starts, own, projected = cu_seqlens.to(projected.device, torch.int64), parameters.ready(), _rows(projected)
+    starts, own, projected = cu_seqlens.to(projected.device, torch.int64), parameters.ready(), dense(projected)
     y, _ = _scanned(projected, own, starts.contiguous(), sizes)
     return triton_norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], own.norm_weight, sizes.eps)
-
-
-def _rows(projected: Tensor) -> Tensor:
-    """The projection as kernels read it: its rows may lie apart."""
-    return projected if projected.stride(1) == 1 else projected.contiguous()
 
 
 class _Mixer(torch.autograd.Function):

@@ -24,10 +24,8 @@ from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.float8 import Rows
 from ssmrank.kernels.triton_float8 import new_rows, store_float8
+from ssmrank.kernels.triton_rows import dense, launch
 from ssmrank.kernels.triton_sums import add_columns
-
-WIDEST = 16384
-"""The most channels that are normed together: a program holds them all in registers."""
 
 PROGRAMS = 1024
 """Programs of a backward pass, at most: several for each processor of the GPU, so that some load while others sum."""
@@ -245,13 +243,7 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) 
 def _rows(x: Tensor) -> Tensor:
     """`[rows, channels]`, the channels contiguous."""
     x = x.reshape(-1, x.shape[-1])
-    return x if x.stride(1) == 1 else x.contiguous()
-
-
-def _launch(size: int) -> dict[str, int]:
-    """Eight channels a thread, until a program is 16 warps."""
-    block = triton.next_power_of_2(size)
-    return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 16)}
+    return dense(x)
 
 
 def _add(
@@ -271,7 +263,7 @@ def _add(
         _add_forward[(rows,)](
             residual, update, weight, y, total, scales, steps,
             residual.stride(0), 0 if update is None else update.stride(0), channels, eps,
-            HAS_UPDATE=update is not None, **_launch(channels),
+            HAS_UPDATE=update is not None, **launch(channels),
         )  # fmt: skip
     return total
 
@@ -312,7 +304,7 @@ class _AddNorm(torch.autograd.Function):
             _add_backward[(programs,)](
                 total, weight, scales, grad_y, grad_total, grad_residual, grad_update, grad_weight,
                 total.stride(0), grad_y.stride(0), 0 if grad_total is None else grad_total.stride(0), rows, channels,
-                HAS_GRAD_TOTAL=grad_total is not None, HAS_GRAD_UPDATE=apart, **_launch(channels),
+                HAS_GRAD_TOTAL=grad_total is not None, HAS_GRAD_UPDATE=apart, **launch(channels),
             )  # fmt: skip
         if update_dtype == residual_dtype:
             grad_update = grad_residual
@@ -335,7 +327,7 @@ class _LayerNorm(torch.autograd.Function):
             _layer_forward[(rows,)](
                 residual, update, weight, bias, y, total, means, scales,
                 residual.stride(0), 0 if update is None else update.stride(0), channels, eps,
-                HAS_UPDATE=update is not None, KEEP=keep, **_launch(channels),
+                HAS_UPDATE=update is not None, KEEP=keep, **launch(channels),
             )  # fmt: skip
         ctx.save_for_backward(total, weight, bias, means, scales)
         ctx.dtypes = residual.dtype, None if update is None else update.dtype
@@ -356,7 +348,7 @@ class _LayerNorm(torch.autograd.Function):
         if rows:
             _layer_backward[(programs,)](
                 total, weight, means, scales, grad_y, grad_residual, grad_update, grad_weight, grad_bias,
-                total.stride(0), grad_y.stride(0), rows, channels, HAS_GRAD_UPDATE=apart, **_launch(channels),
+                total.stride(0), grad_y.stride(0), rows, channels, HAS_GRAD_UPDATE=apart, **launch(channels),
             )  # fmt: skip
         if update_dtype == residual_dtype:
             grad_update = grad_residual
@@ -387,7 +379,7 @@ def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -
     scales = x.new_empty(rows, groups, dtype=torch.float32)
     if rows:
         _gated_forward[(rows, groups)](
-            x, z, weight, y, scales, None, x.stride(0), z.stride(0), channels, size, eps, **_launch(size)
+            x, z, weight, y, scales, None, x.stride(0), z.stride(0), channels, size, eps, **launch(size)
         )
     return y, scales
 
@@ -398,7 +390,7 @@ def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> R
     if rows:
         _gated_forward[(rows, 1)](
             x, z, weight.contiguous(), normed.values, None, normed.scales,
-            x.stride(0), z.stride(0), channels, channels, eps, **_launch(channels),
+            x.stride(0), z.stride(0), channels, channels, eps, **launch(channels),
         )  # fmt: skip
     return normed
 
@@ -424,6 +416,6 @@ def gated_backward(
         _gated_backward[(programs, groups)](
             x, z, weight, scales, grad_y, y, grad_x, grad_z, sums,
             x.stride(0), z.stride(0), grad_y.stride(0), grad_z.stride(0), rows, channels, size,
-            AGAIN=y is not None, **_launch(size),
+            AGAIN=y is not None, **launch(size),
         )  # fmt: skip
     return sums

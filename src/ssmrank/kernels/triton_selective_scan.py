@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.packing import chosen_states
+from ssmrank.kernels.triton_rows import dense
 from ssmrank.kernels.triton_scan_backward import backward_kernel
 from ssmrank.kernels.triton_scan_forward import forward_kernel
 from ssmrank.kernels.triton_scan_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
@@ -78,8 +79,8 @@ def selective_scan(
     D = None if D is None else D.float().contiguous()
     delta_bias = None if delta_bias is None else delta_bias.float().contiguous()
     initial_states = None if initial_states is None else initial_states.transpose(1, 2).float().contiguous()
-    u, delta, B, C = (_rows(tensor) for tensor in (u, delta, B, C))
-    z = None if z is None else _rows(z)
+    u, delta, B, C = map(dense, (u, delta, B, C))
+    z = None if z is None else dense(z)
     starts = cu_seqlens.to(u.device, torch.int64).contiguous()
     arguments = (u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
     if initial_index is None and out is None:
@@ -87,10 +88,6 @@ def selective_scan(
     else:
         y, final, _ = forward(*arguments, keep=False, index=initial_index, out=out)
     return y, None if final is None else final.transpose(1, 2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _grid(channels: int, sequences: int, block: int) -> tuple[int, int]:
@@ -316,7 +313,7 @@ class _SelectiveScan(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
         u, delta, A, B, C, D, z, bias, initial, starts, *kept = ctx.saved_tensors
         (tokens, channels), states = u.shape, A.shape[0]
-        grad_y = u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
+        grad_y = u.new_zeros(tokens, channels) if grad_y is None else dense(grad_y)
         grad_final = None if grad_final is None else grad_final.float().contiguous()
         grad_initial = None if initial is None else torch.empty_like(initial)
         grads = Gradients(

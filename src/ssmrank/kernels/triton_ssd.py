@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ssmrank.kernels.triton_rows import dense
 from ssmrank.kernels.triton_sums import add_columns
 
 CHUNK = 64
@@ -211,7 +212,7 @@ def ssd(
     Not differentiable with an index or into `out`; final states are then in x's dtype too, to which products round them
     in any case.
     """
-    x, dt, B, C = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (x, dt, B, C))
+    x, dt, B, C = map(dense, (x, dt, B, C))
     x, B, C = (head_major(tensor) for tensor in (x, B, C))
     A = A.float().contiguous()
     D, dt_bias = (None if tensor is None else tensor.float().contiguous() for tensor in (D, dt_bias))
@@ -263,7 +264,7 @@ class _Ssd(torch.autograd.Function):
 
         x, dt, A, B, C, D, bias, initial, starts = ctx.saved_tensors
         grad_y = x.new_zeros(x.shape) if grad_y is None else grad_y.to(x.dtype)
-        grad_y = head_major(grad_y if grad_y.stride(-1) == 1 else grad_y.contiguous())
+        grad_y = head_major(dense(grad_y))
         grad_final = None if grad_final is None else grad_final.float().contiguous()
         out = x.new_empty(x.shape), dt.new_empty(dt.shape), x.new_empty(B.shape), x.new_empty(B.shape)
         sums, grad_initial = A.new_zeros(1, 3 * len(A)), None if initial is None else torch.empty_like(initial)

@@ -17,7 +17,7 @@ from ssmrank.kernels.float8 import SMALLEST_CAPABILITY, multiplies_float8
 Precision = Literal["fp32", "bf16", "fp8"]
 
 
-def resolve_precision(wanted: Literal["auto", "fp32", "bf16", "fp8"], device: torch.device) -> Precision:
+def resolve_precision(wanted: Literal["auto"] | Precision, device: torch.device) -> Precision:
     """ "auto" is bf16 where the device has instructions for it (a GPU since Ampere, a CPU with AVX512-BF16 or AMX).
 
     Raises UserError for fp8 where the device has no products of 8-bit floats.

@@ -17,9 +17,8 @@ from ssmrank.config import LanguageModelling
 from ssmrank.errors import UserError
 from ssmrank.models.precision import Precision, autocast, resolve_precision
 from ssmrank.pretraining.model import LanguageModel
-from ssmrank.pretraining.objectives import Objective, Task, cut
+from ssmrank.pretraining.objectives import Objective, Task, cut, on_device
 from ssmrank.pretraining.passes import Passes, filled_up
-from ssmrank.pretraining.prefetch import on_device
 from ssmrank.pretraining.steps import Step, Steps, step_count
 from ssmrank.training import randomness
 from ssmrank.training.optimizer import decay_groups

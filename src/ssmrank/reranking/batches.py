@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from ssmrank.models.packing import Packed
 from ssmrank.reranking.planner import plan
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
-from ssmrank.reranking.sharing import NOTHING, Planted, Planter
+from ssmrank.reranking.sharing import Planter
 from ssmrank.reranking.trees import Tree
 
 
@@ -64,13 +65,11 @@ def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> li
     whatever the number of queries per document: the pairs of one with very many are spread over several batches, each
     of which runs the document again.
     """
-    if not share:
-        return _filled(sequences, np.arange(len(sequences)), NOTHING, token_budget)
-    planter = Planter(sequences)
-    groups = planter.groups()
-    grouped = np.zeros(len(sequences), dtype=bool)
-    grouped[np.concatenate([NOTHING[1], *groups])] = True
-    return _filled(sequences, np.flatnonzero(~grouped), planter.trees_of(groups, token_budget), token_budget)
+    trees: list[Tree] = []
+    if share:
+        planter = Planter(sequences)
+        trees = planter.trees_of(planter.groups(), token_budget)
+    return _filled(sequences, np.arange(len(sequences)), trees, token_budget)
 
 
 def divided(batch: Batch) -> list[Batch]:
@@ -78,13 +77,18 @@ def divided(batch: Batch) -> list[Batch]:
     if batch.size == 1:
         return [batch]
     budget = max(1, batch.cost // 2)
-    trees = Planter(batch.sequences).trees_of([tree.pairs for tree in batch.trees], budget)
-    return _filled(batch.sequences, batch.alone, trees, budget)
+    shared = [tree.pairs for tree in batch.trees]
+    trees = Planter(batch.sequences).trees_of(shared, budget)
+    return _filled(batch.sequences, np.concatenate([batch.alone, *shared]), trees, budget)
 
 
-def _filled(sequences: PairSequences, alone: np.ndarray, planted: Planted, budget: int) -> list[Batch]:
-    trees, left = planted
-    alone = np.sort(np.concatenate([alone, left]))
+def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[Tree], budget: int) -> list[Batch]:
+    """Batches of pairs, int64, which are run alone where no tree has them."""
+    apart = np.zeros(len(sequences), dtype=bool)
+    apart[pairs] = True
+    for tree in trees:
+        apart[tree.pairs] = False
+    alone = np.flatnonzero(apart)
     lengths = sequences.lengths
     longest = np.concatenate([lengths[alone], [lengths[tree.pairs].max() for tree in trees]]).astype(np.int64)
     costs = np.concatenate([lengths[alone], [tree.cost for tree in trees]]).astype(np.int64)

@@ -18,7 +18,7 @@ from ssmrank.config import Reranking
 from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.attention import backend
-from ssmrank.models.precision import resolve_precision
+from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import (
@@ -132,8 +132,7 @@ class FileReranking:
         passages = Passages(settings.passages.length, settings.passages.stride) if settings.passages else None
         # Passages reach to a document's end.
         max_tokens = None if passages else reranker.settings.max_length
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        facts = [settings.model_dump_json(exclude={"processes"}), name, self.model]
+        facts = [settings.model_dump_json(exclude={"processes"}), device_name(self.device), self.model]
         facts += [texts.digest, sha256(files.run), sha256(files.queries)]
         for number, places in enumerate(parts_of(pairs, texts.sizes(pairs.documents))):
             chosen = pairs.at(places)

@@ -68,10 +68,9 @@ class Scorer:
     began: when the first batch was handed to the device, by `time.perf_counter`.
     """
 
-    began = math.inf
-
     def __init__(self, reranker: Reranker, precision: Precision, device: torch.device) -> None:
         self.reranker, self.precision, self.device = reranker, precision, device
+        self.began = math.inf
         self._limit: int | None = None
         reranker.to(device).eval()
         if precision == "fp8":

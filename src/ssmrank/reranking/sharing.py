@@ -22,12 +22,6 @@ MOST_LEVELS = 4
 """Forks one behind the other: each is one more step of a layer's mixer for the whole batch."""
 
 
-Planted = tuple[list[Tree], np.ndarray]
-"""Trees, and pairs that are in none."""
-
-NOTHING: Planted = ([], np.empty(0, dtype=np.int64))
-
-
 class Planter:
     """Makes the trees of documents."""
 
@@ -45,15 +39,12 @@ class Planter:
         bounds = np.flatnonzero(np.diff(sequences.document[order], prepend=-1, append=-1))
         return [order[low:high] for low, high in pairwise(bounds.tolist()) if high - low > 1]
 
-    def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> Planted:
-        """The trees of groups of pairs, as `trees`, and the pairs that gain nothing by sharing, int64."""
+    def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> list[Tree]:
+        """The trees of groups of pairs, as `trees`; pairs that gain nothing by sharing are in none."""
         trees: list[Tree] = []
         for pairs, tree in zip(groups, one_fork_trees(self.sequences, groups), strict=True):
             trees += [tree] if tree is not None and tree.cost <= budget else self.trees(pairs, budget)
-        left = np.zeros(len(self.sequences), dtype=bool)
-        left[_joined(groups)] = True
-        left[_joined([tree.pairs for tree in trees])] = False
-        return trees, np.flatnonzero(left)
+        return trees
 
     def trees(self, pairs: np.ndarray, budget: int) -> list[Tree]:
         """Trees of a document's pairs, none of more cost than the budget: several where one would be.
@@ -131,10 +122,6 @@ class Planter:
         shortest = int(self.sequences.ending_lengths[queries].min())
         same = endings[queries[0]][: shortest - 1] == endings[queries[-1]][: shortest - 1]
         return len(same) if same.all() else int(np.argmin(same))
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([NOTHING[1], *arrays])
 
 
 def _forks(whole: np.ndarray, before: int, cost: int) -> list[int] | None:

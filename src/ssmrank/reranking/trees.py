@@ -1,7 +1,7 @@
 """Trees of sequences that share a document, and the simplest of them, made for many documents at once.
 
 Most documents are read whole, or cut at one place, by all of their queries: the trunk ends in one fork. Such trees are
-made without a loop over documents: planning takes half the time, and Python's lock is free for who hands a GPU orders.
+made without a loop over documents: planning then leaves Python's lock sooner to the thread that hands a GPU its orders.
 """
 
 from __future__ import annotations

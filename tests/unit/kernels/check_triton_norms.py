@@ -13,6 +13,7 @@ from kernel_checks import Random, assert_close, values_and_gradients
 from torch import Tensor
 
 from ssmrank.kernels import norms, triton_norms
+from ssmrank.kernels.triton_rows import WIDEST
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)
@@ -335,11 +336,11 @@ def main(device: str) -> None:
         return
     check_add(device, 5000, 768, update=True)
     check_layer(device, 5000, 768, update=True)
-    check_layer(device, 300, triton_norms.WIDEST, update=True)
-    check_add(device, 300, triton_norms.WIDEST, update=True)
+    check_layer(device, 300, WIDEST, update=True)
+    check_add(device, 300, WIDEST, update=True)
     check_gated(device, 5000, 1536, 1536)
     check_gated(device, 300, 5120, 640)
-    check_gated(device, 30, triton_norms.WIDEST, triton_norms.WIDEST)
+    check_gated(device, 30, WIDEST, WIDEST)
 
 
 if __name__ == "__main__":

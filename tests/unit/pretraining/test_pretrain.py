@@ -22,9 +22,8 @@ from ssmrank.pretraining.model import (
     new_language_model,
     non_embedding_parameters,
 )
-from ssmrank.pretraining.objectives import MaskedTokens, Task, cut, next_token
+from ssmrank.pretraining.objectives import MaskedTokens, Task, cut, next_token, on_device
 from ssmrank.pretraining.passes import Passes, filled_up
-from ssmrank.pretraining.prefetch import on_device
 from ssmrank.pretraining.rates import choose_rate
 from ssmrank.pretraining.steps import Steps
 from ssmrank.pretraining.tokens import CorpusTokens
