@@ -390,7 +390,7 @@ def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> R
     if rows:
         _gated_forward[(rows, 1)](
             x, z, weight.contiguous(), normed.values, None, normed.scales,
-            x.stride(0), z.stride(0), channels, channels, eps, **launch(channels),
+            x.stride(0), z.stride(0), channels, channels, eps, **launch(channels, each=32),
         )  # fmt: skip
     return normed
 

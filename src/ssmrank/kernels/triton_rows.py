@@ -14,7 +14,7 @@ def dense(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def launch(size: int) -> dict[str, int]:
-    """Options for rows of so many channels: eight a thread, until a program is 16 warps."""
+def launch(size: int, each: int = 8) -> dict[str, int]:
+    """Options for rows of so many channels: `each` a thread, until a program is 16 warps."""
     block = triton.next_power_of_2(size)
-    return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 16)}
+    return {"BLOCK": block, "num_warps": min(max(block // (32 * each), 1), 16)}

@@ -133,6 +133,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """y and the last state.
 
+    Products are taken transposed: the state, `[P, N]`, then is a product's first operand, which comes from registers.
+
     COPIED: x, B and C are tensor descriptors. Then rows behind the sequence's end are the next one's, where they are
     otherwise zeros; they are weighed with zeros, for the decays are of no step there (so a NaN would pass over).
     """
@@ -144,11 +146,11 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     skip = 0.0
     if HAS_D:
         skip = tl.load(D + head)
-    outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
-    state = tl.zeros([N, P], tl.float32)
+    outside = (sequence * heads + head).to(tl.int64) * (N * P) + p[:, None] * N + n[None, :]
+    state = tl.zeros([P, N], tl.float32)
     if HAS_INDEX:
         row = tl.load(index + sequence)
-        origin = (row * heads + head).to(tl.int64) * (N * P) + p[None, :] * N + n[:, None]
+        origin = (row * heads + head).to(tl.int64) * (N * P) + p[:, None] * N + n[None, :]
         state = tl.load(initial + origin, mask=(row >= 0) & (origin == origin), other=0.0).to(tl.float32)
     elif HAS_INITIAL:
         state = tl.load(initial + outside).to(tl.float32)
@@ -172,19 +174,19 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
             B += Q * B_stride
             C += Q * C_stride
         total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
-        mixing = tl.dot(c, tl.trans(b), input_precision=PRECISION) * tl.exp2(total[:, None] - source[None, :])
-        mixing = tl.where(inside[:, None] >= inside[None, :], mixing, 0.0).to(dtype)
-        out = tl.zeros([Q, P], tl.float32)
+        mixing = tl.dot(b, tl.trans(c), input_precision=PRECISION) * tl.exp2(total[None, :] - source[:, None])
+        mixing = tl.where(inside[:, None] <= inside[None, :], mixing, 0.0).to(dtype)
+        out = tl.zeros([P, Q], tl.float32)
         if (first > 0) | HAS_INITIAL:
-            out = tl.dot(c, state.to(dtype), input_precision=PRECISION) * tl.exp2(total)[:, None]
-        out = tl.dot(mixing, values, out, input_precision=PRECISION)
+            out = tl.dot(state.to(dtype), tl.trans(c), input_precision=PRECISION) * tl.exp2(total)[None, :]
+        out = tl.trans(tl.dot(tl.trans(values), mixing, out, input_precision=PRECISION))
         if HAS_D:
             out += skip * values.to(tl.float32)
         target = y + inside[:, None] * (heads * P) + p[None, :]
         tl.store(target, out.to(y.dtype.element_ty), mask=(inside < left)[:, None])
         if (left > Q) | NEED_FINAL:
-            weighed = (values.to(tl.float32) * tl.exp2(last - source)[:, None]).to(dtype)
-            state = tl.dot(tl.trans(b), weighed, state * tl.exp2(last), input_precision=PRECISION)
+            weighed = (tl.trans(values).to(tl.float32) * tl.exp2(last - source)[None, :]).to(dtype)
+            state = tl.dot(weighed, b, state * tl.exp2(last), input_precision=PRECISION)
         y += Q * heads * P
         decays += heads * (2 * Q)
     if NEED_FINAL:
