@@ -27,11 +27,11 @@ from several_gpus_report import Report, Row
 from shapes import CLASSES, Shape
 from workloads import Workload, read_workload
 
+from ssmrank.io.pairs import Pairs
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import plan_batches
 from ssmrank.reranking.engine import Work, score
-from ssmrank.reranking.planner import Pairs
 from ssmrank.training.gradients import OutOfMemory
 from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from shapes import Shape
 
+from ssmrank.io.pairs import Pair, Pairs
 from ssmrank.models.templates import Template
-from ssmrank.reranking.planner import Pair, Pairs
 from ssmrank.reranking.sequences import PairSequences
 
 FOLDER = Path(__file__).parent / "workloads"

@@ -71,13 +71,18 @@ def _lowered(scores: np.ndarray) -> list[float]:
         written = np.concatenate([[np.inf], scores]).astype(np.float32)
     if (written[1:] < written[:-1]).all():
         return written[1:].tolist()
-    # As whole numbers float32 values lie one apart: each is at most one less than the one before it.
-    bits = written.view(np.int32).astype(np.int64)
-    values = np.where(bits < 0, -(bits & _MAGNITUDE), bits)
+    # As places they lie one apart: each is at most one less than the one before it.
+    values = float32_places(written)
     steps = np.arange(len(values))
     lowered = np.maximum(np.minimum.accumulate(values + steps) - steps, -_INFINITY)
     found = np.where(lowered < 0, -lowered | ~_MAGNITUDE, lowered).astype(np.int32).view(np.float32)
     return np.where(lowered == values, written, found)[1:].tolist()
+
+
+def float32_places(values: np.ndarray) -> np.ndarray:
+    """float32 values as whole numbers, int64, of the same order, of which neighbouring values lie one apart."""
+    bits = values.view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & _MAGNITUDE), bits)
 
 
 @collector_paused()
@@ -105,15 +110,20 @@ def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[t
             if len(odd):
                 document = ordered[odd[0]][0]
                 raise UserError(f"{path}: score of query {query}, document {document} is NaN; nothing was written")
-            # One format for all lines takes half the time of one for each.
-            line = f"{query} Q0 ".replace("%", "%%") + "%s %d %.9g" + f" {tag}\n".replace("%", "%%")
-            values: list[str | float] = [0] * (3 * len(ordered))
-            values[0::3] = [document for document, _ in ordered]
-            values[1::3] = range(1, len(ordered) + 1)
-            values[2::3] = _lowered(scores)
-            stream.write(line * len(ordered) % tuple(values))
+            stream.write(run_lines(query, [document for document, _ in ordered], scores, tag))
 
         yield write
+
+
+def run_lines(query: str, documents: Sequence[str], scores: np.ndarray, tag: str) -> str:
+    """The lines of a query's sorted documents; scores as `run_writer` writes them."""
+    # One format for all lines takes half the time of one for each.
+    line = f"{query} Q0 ".replace("%", "%%") + "%s %d %.9g" + f" {tag}\n".replace("%", "%%")
+    values: list[str | float] = [0] * (3 * len(documents))
+    values[0::3] = documents
+    values[1::3] = range(1, len(documents) + 1)
+    values[2::3] = _lowered(scores)
+    return line * len(documents) % tuple(values)
 
 
 @collector_paused()
@@ -158,31 +168,38 @@ def _rankings(path: str | Path) -> Iterator[_Ranking]:
     # Queries share documents: one string of each, not one a line, is a fraction of the memory.
     names: dict[str, str] = {}
     ranking = _Lines(path)
+    for first, queries, documents, scores in lines_of(path):
+        documents = list(map(names.setdefault, documents, documents))
+        begin = 0
+        for query, same in groupby(queries):
+            end = begin + len(list(same))
+            yield from ranking.begin(query)
+            ranking.add(first + begin, documents[begin:end], scores[begin:end])
+            begin = end
+    yield from ranking.begin(None)
+
+
+def lines_of(path: str | Path) -> Iterator[tuple[int, list[str], list[str], list[float]]]:
+    """The lines of a run, many or one at a time: the number of the first; queries, documents and scores of each.
+
+    Raises UserError naming the file and line, but not for documents that stand twice.
+    """
     with _opened(path) as stream:
         for first, lines in _blocks(stream):
             columns = _columns(lines) if isinstance(lines, bytes) else None
             if columns is not None:
-                queries, documents, scores = columns
-                documents = list(map(names.setdefault, documents, documents))
-                begin = 0
-                for query, same in groupby(queries):
-                    end = begin + len(list(same))
-                    yield from ranking.begin(query)
-                    ranking.add(first + begin, documents[begin:end], scores[begin:end])
-                    begin = end
+                yield first, *columns
                 continue
             one_by_one = BytesIO(lines) if isinstance(lines, bytes) else lines
             for number, fields in _fields(path, one_by_one, first, "qid Q0 docid rank score tag"):
                 query, _, document, _, text, _ = fields
-                yield from ranking.begin(query)
                 try:
                     score = float(text)
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: score {text!r} is not a number") from error
                 if math.isnan(score):
                     raise UserError(f"{path}:{number}: score of query {query}, document {document} is NaN")
-                ranking.add(number, [names.setdefault(document, document)], [score])
-    yield from ranking.begin(None)
+                yield number, [query], [document], [score]
 
 
 class _Lines:

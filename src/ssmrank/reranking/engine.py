@@ -17,12 +17,12 @@ import torch
 from ssmrank.collections.store import Texts
 from ssmrank.collector import collector_blind_to_the_past, collector_paused
 from ssmrank.errors import UserError
+from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.trec import Run
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import Batch, plan_batches
 from ssmrank.reranking.passages import PassageTokens, best_passage
-from ssmrank.reranking.planner import Pairs, pairs_of
 from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.sequences import PairSequences, Tokens
 from ssmrank.reranking.state import RerankingState
@@ -195,16 +195,21 @@ def _of_pairs(work: Work, scores: np.ndarray) -> np.ndarray:
     return best_passage(scores, work.owners, len(work.pairs))
 
 
-@collector_paused()
-def reranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:
-    """The run with the scores of its pairs; queries and documents in the run's order.
-
-    Raises UserError for a score that is no number.
-    """
+def check_scores(pairs: Pairs, scores: np.ndarray) -> None:
+    """Raises UserError where a pair's score is no number."""
     odd = np.flatnonzero(~np.isfinite(scores))
     if len(odd):
         pair, value = pairs[odd[0]], scores[odd[0]]
         raise UserError(f"score of query {pair.query}, document {pair.document} is {value}; set precision: fp32")
+
+
+@collector_paused()
+def reranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:
+    """The run with the scores of its pairs; queries and documents in the run's order.
+
+    Raises UserError as `check_scores`.
+    """
+    check_scores(pairs, scores)
     documents = zip(map(pairs.documents.__getitem__, pairs.document.tolist()), scores.tolist(), strict=True)
     counts = dict(zip(pairs.queries, np.bincount(pairs.query).tolist(), strict=True))
     return {query: list(islice(documents, counts.get(query, 0))) for query in run}

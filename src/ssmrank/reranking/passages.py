@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssmrank.io.pairs import Pairs
 from ssmrank.models.packing import places_of
 from ssmrank.models.templates import Template
-from ssmrank.reranking.planner import Pairs
 from ssmrank.reranking.sequences import Tokens
 
 

@@ -16,7 +16,7 @@ from ssmrank.ahead import ahead
 from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config import Reranking
 from ssmrank.io.checksum import sha256
-from ssmrank.io.trec import read_run, write_run
+from ssmrank.io.pairs import Pairs, read_pairs, write_pairs
 from ssmrank.models.attention import backend
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker
@@ -26,13 +26,13 @@ from ssmrank.reranking.engine import (
     Passages,
     Scores,
     Work,
+    check_scores,
     fingerprint,
     finished_scores,
     plan_work,
-    reranked,
     score_parts,
 )
-from ssmrank.reranking.planner import Pairs, pairs_of, parts_of
+from ssmrank.reranking.planner import parts_of
 from ssmrank.reranking.state import RerankingState
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ class FileReranking:
     def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> Figures:
         """Writes the reranked run. launch: starts processes that each `score_share`, and waits for them."""
         start = time.perf_counter()
-        run, figures = read_run(self.files.run), Figures()
-        pairs = pairs_of(run, self.settings.depth)
+        figures = Figures()
+        pairs = read_pairs(self.files.run, self.settings.depth)
         parts = self._parts(pairs, figures)
         if launch is None:
             scores = self._scored(parts, len(pairs))
@@ -110,7 +110,8 @@ class FileReranking:
             launch()
             scores = Scores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
         scored = time.perf_counter()
-        write_run(output, reranked(run, pairs, scores.values), tag)
+        check_scores(pairs, scores.values)
+        write_pairs(output, pairs, scores.values, tag)
         shutil.rmtree(self.files.state, ignore_errors=True)
         figures.before, figures.scoring = scored - start - scores.seconds, scores.seconds
         figures.writing = time.perf_counter() - scored
@@ -118,7 +119,7 @@ class FileReranking:
 
     def score_share(self, process: int, processes: int) -> None:
         """Computes the share of one of several processes; the one that started them has made the states ready."""
-        pairs = pairs_of(read_run(self.files.run), self.settings.depth)
+        pairs = read_pairs(self.files.run, self.settings.depth)
         self._scored(self._parts(pairs), len(pairs), process, processes)
 
     def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> Scores:

@@ -1,4 +1,4 @@
-"""Which pairs a run asks for, and which of them are scored together.
+"""Which pairs of a run are scored together.
 
 Pairs are sorted by length and laid into batches of a token budget, longest first, so that a batch that does not fit
 into memory shows at once and the sequences of a batch are of about equal length. Those of a large run are planned in
@@ -7,73 +7,17 @@ parts, each of other documents: the first part is soon planned, the others are w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from ssmrank.collector import collector_paused
-from ssmrank.io.trec import Run
+from ssmrank.io.pairs import Pairs
 
-FIRST_PART = 2**20
-"""Bytes of text of a run's first part: they are tokenized and planned in a tenth of a second."""
+FIRST_PART = 2**19
+"""Bytes of text of a run's first part: they are tokenized and planned in a twentieth of a second."""
 
 GROWTH = 3
 """How many times the bytes of a part the next one has: scoring a part takes longer than planning as much again."""
-
-
-class Pair(NamedTuple):
-    """A query and a document by id."""
-
-    query: str
-    document: str
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """P pairs, as numbers of ids of which each is in one of them.
-
-    queries, documents: ids; query, document: int64 [P], number of each pair's query and document.
-    """
-
-    queries: list[str]
-    documents: list[str]
-    query: np.ndarray
-    document: np.ndarray
-
-    @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]]) -> Pairs:
-        """Pairs from ids of queries and documents; numbers go by the order of first places."""
-        pairs = list(pairs)
-        queries, query = _numbered([query for query, _ in pairs])
-        documents, document = _numbered([document for _, document in pairs])
-        return cls(queries, documents, query, document)
-
-    def __len__(self) -> int:
-        return len(self.query)
-
-    def __getitem__(self, place: int) -> Pair:
-        return Pair(self.queries[self.query[place]], self.documents[self.document[place]])
-
-    def __iter__(self) -> Iterator[Pair]:
-        numbers = zip(self.query.tolist(), self.document.tolist(), strict=True)
-        return (Pair(self.queries[query], self.documents[document]) for query, document in numbers)
-
-    def at(self, places: np.ndarray) -> Pairs:
-        """The pairs at these places, int64."""
-        queries, query = _those_used(self.queries, self.query[places])
-        documents, document = _those_used(self.documents, self.document[places])
-        return Pairs(queries, documents, query, document)
-
-
-@collector_paused()
-def pairs_of(run: Run, depth: int) -> Pairs:
-    """The first `depth` documents of each query, in the run's order."""
-    rankings = {query: ranking[:depth] for query, ranking in run.items() if ranking}
-    counts = np.fromiter(map(len, rankings.values()), dtype=np.int64, count=len(rankings))
-    documents, document = _numbered([document for ranking in rankings.values() for document, _ in ranking])
-    return Pairs(list(rankings), documents, np.repeat(np.arange(len(rankings)), counts), document)
 
 
 def parts_of(pairs: Pairs, sizes: np.ndarray) -> list[np.ndarray]:
@@ -114,17 +58,3 @@ def plan(
     if start < len(order):
         batches.append(order[start:])
     return batches
-
-
-def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The different names in the order of their first places, and for each place the number of its name."""
-    different = list(dict.fromkeys(names))
-    numbers = dict(zip(different, range(len(different)), strict=True))
-    return different, np.fromiter(map(numbers.__getitem__, names), dtype=np.int64, count=len(names))
-
-
-def _those_used(names: Sequence[str], numbers: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The names that numbers ask for, in their order, and the numbers that these then have."""
-    used = np.zeros(len(names), dtype=bool)
-    used[numbers] = True
-    return [names[number] for number in np.flatnonzero(used).tolist()], (np.cumsum(used) - 1)[numbers]

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from ssmrank.errors import UserError
+from ssmrank.io.pairs import Pairs
 from ssmrank.models.templates import Template
-from ssmrank.reranking.planner import Pairs
 
 
 class Tokens(Protocol):

@@ -16,12 +16,12 @@ import torch
 from ssmrank.collections.store import read_queries
 from ssmrank.config import Reranking, read_settings
 from ssmrank.io.atomic import atomic_file
+from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import Run, read_run
 from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.reranker import load_reranker, ran_out_of_memory
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import plan_work, score
-from ssmrank.reranking.planner import pairs_of
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)

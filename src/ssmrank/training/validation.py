@@ -12,13 +12,14 @@ from ssmrank.collections.store import Texts
 from ssmrank.config import Validation
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import Qrels, Run
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.templates import Template
 from ssmrank.models.tokens import TokenStore
-from ssmrank.reranking.planner import pairs_of, plan
+from ssmrank.reranking.planner import plan
 from ssmrank.training.parallel import Workers
 
 log = logging.getLogger(__name__)

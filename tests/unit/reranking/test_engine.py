@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ssmrank.errors import UserError
+from ssmrank.io.pairs import pairs_of
 from ssmrank.models.reranker import Reranker, new_reranker
 from ssmrank.reranking.engine import Passages, plan_work, rerank, score
-from ssmrank.reranking.planner import pairs_of
 from ssmrank.reranking.state import RerankingState
 
 CPU = torch.device("cpu")

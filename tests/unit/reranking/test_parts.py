@@ -18,10 +18,11 @@ import torch
 from ssmrank.ahead import ahead
 from ssmrank.cli import main
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.reranker import Reranker, new_reranker
 from ssmrank.reranking import planner
-from ssmrank.reranking.planner import Pair, Pairs, pairs_of, parts_of
+from ssmrank.reranking.planner import parts_of
 from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.state import RerankingState
 
@@ -82,15 +83,6 @@ def test_parts_are_by_length_and_hold_every_pair_once(small_parts):
     assert 600 <= totals[0] < 600 + sizes.max() and 1200 <= totals[1] < 1200 + sizes.max()
     assert len(parts_of(pairs, sizes // 100)) == 1
     assert [places.tolist() for places in parts_of(pairs_of({}, 5), np.empty(0, dtype=np.int64))] == [[]]
-
-
-def test_pairs_of_a_part_keep_their_ids_and_order():
-    pairs = Pairs.of([("q2", "b"), ("q2", "a"), ("q1", "b"), ("q3", "c")])
-    assert list(pairs) == [Pair("q2", "b"), Pair("q2", "a"), Pair("q1", "b"), Pair("q3", "c")]
-    chosen = pairs.at(np.array([1, 3]))
-    assert (chosen.queries, chosen.documents) == (["q2", "q3"], ["a", "c"])
-    assert list(chosen) == [Pair("q2", "a"), Pair("q3", "c")] and chosen[1] == Pair("q3", "c")
-    assert list(Pairs.of([])) == [] and len(Pairs.of([])) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io.pairs import pairs_of
 from ssmrank.models.reranker import load_reranker
 from ssmrank.reranking.engine import plan_work, reranked, score
-from ssmrank.reranking.planner import pairs_of
 
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 NFCORPUS = SHARED / "collections/nfcorpus"

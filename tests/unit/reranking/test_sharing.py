@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ssmrank.io.pairs import Pair, Pairs
 from ssmrank.models.templates import Template
 from ssmrank.reranking.batches import divided, plan_batches
-from ssmrank.reranking.planner import Pair, Pairs
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
 from ssmrank.reranking.sharing import MOST_LEVELS, Planter

@@ -1,0 +1,151 @@
+"""A run as pairs of a query and a document, by columns: of millions of lines none is an object of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ssmrank.collector import collector_paused
+from ssmrank.io.atomic import atomic_file
+from ssmrank.io.trec import Run, float32_places, lines_of, read_run, run_lines
+
+
+class Pair(NamedTuple):
+    """A query and a document by id."""
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """P pairs, as numbers of ids of which each is in one of them.
+
+    queries, documents: ids; query, document: int64 [P], number of each pair's query and document.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    query: np.ndarray
+    document: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> Pairs:
+        """Pairs from ids of queries and documents; numbers go by the order of first places."""
+        pairs = list(pairs)
+        queries, query = _numbered([query for query, _ in pairs])
+        documents, document = _numbered([document for _, document in pairs])
+        return cls(queries, documents, query, document)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def __getitem__(self, place: int) -> Pair:
+        return Pair(self.queries[self.query[place]], self.documents[self.document[place]])
+
+    def __iter__(self) -> Iterator[Pair]:
+        numbers = zip(self.query.tolist(), self.document.tolist(), strict=True)
+        return (Pair(self.queries[query], self.documents[document]) for query, document in numbers)
+
+    def at(self, places: np.ndarray) -> Pairs:
+        """The pairs at these places, int64."""
+        queries, query = _those_used(self.queries, self.query[places])
+        documents, document = _those_used(self.documents, self.document[places])
+        return Pairs(queries, documents, query, document)
+
+
+@collector_paused()
+def pairs_of(run: Run, depth: int) -> Pairs:
+    """The first `depth` documents of each query, in the run's order."""
+    rankings = {query: ranking[:depth] for query, ranking in run.items() if ranking}
+    counts = np.fromiter(map(len, rankings.values()), dtype=np.int64, count=len(rankings))
+    documents, document = _numbered([document for ranking in rankings.values() for document, _ in ranking])
+    return Pairs(list(rankings), documents, np.repeat(np.arange(len(rankings)), counts), document)
+
+
+@collector_paused()
+def read_pairs(path: str | Path, depth: int) -> Pairs:
+    """The pairs of a run's file, as `pairs_of` what `read_run` reads.
+
+    Raises UserError as `read_run` does.
+    """
+    queries, documents = _Numbers(), _Numbers()
+    parts = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
+    for _, asked, found, values in lines_of(path):
+        parts.append((_numbers(queries, asked), _numbers(documents, found), np.array(values)))
+    query, document, scores = map(np.concatenate, zip(*parts, strict=True))
+    lines = np.sort(query * len(documents) + document)
+    if (lines[1:] == lines[:-1]).any():
+        read_run(path)  # names the line
+    names = list(documents)
+    order = _ranked(query, scores, document, names)
+    query, document = query[order], document[order]
+    starts = np.searchsorted(query, np.arange(len(queries)))
+    kept = np.arange(len(query)) - starts[query] < depth
+    pairs = Pairs(list(queries), names, query, document)
+    return pairs if kept.all() else pairs.at(np.flatnonzero(kept))
+
+
+@collector_paused()
+def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str) -> None:
+    """Writes the run of pairs with these scores, float32 [P]; the bytes are those of `write_run`.
+
+    The pairs of a query stand together.
+    """
+    order = _ranked(pairs.query, scores, pairs.document, pairs.documents)
+    query, ordered = pairs.query[order], scores[order]
+    ids = list(map(pairs.documents.__getitem__, pairs.document[order].tolist()))
+    ends = np.flatnonzero(np.diff(query, append=-1)) + 1
+    with atomic_file(path) as stream:
+        begin = 0
+        for end in ends.tolist():
+            stream.write(run_lines(pairs.queries[query[begin]], ids[begin:end], ordered[begin:end], tag))
+            begin = end
+
+
+def _ranked(query: np.ndarray, scores: np.ndarray, document: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The order of lines, int64: by query, score descending and id ascending."""
+    if ((query[1:] > query[:-1]) | ((query[1:] == query[:-1]) & (scores[1:] < scores[:-1]))).all():
+        return np.arange(len(query))
+    if scores.dtype == np.float32:
+        order = np.argsort((query << 33) - float32_places(scores))
+    else:
+        order = np.lexsort((-scores, query))
+    query, scores = query[order], scores[order]
+    same = np.concatenate([[False], (query[1:] == query[:-1]) & (scores[1:] == scores[:-1]), [False]])
+    tied = np.flatnonzero(same[1:] | same[:-1])
+    if len(tied):
+        places = np.empty(len(names), dtype=np.int64)
+        places[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        order[tied] = order[tied][np.lexsort((places[document[order[tied]]], np.cumsum(~same)[tied]))]
+    return order
+
+
+class _Numbers(dict[str, int]):
+    """Numbers of names in the order in which they are first asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = number = len(self)
+        return number
+
+
+def _numbers(numbers: _Numbers, names: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(numbers.__getitem__, names), dtype=np.int64, count=len(names))
+
+
+def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The different names in the order of their first places, and for each place the number of its name."""
+    numbers = _Numbers()
+    places = _numbers(numbers, names)
+    return list(numbers), places
+
+
+def _those_used(names: Sequence[str], numbers: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The names that numbers ask for, in their order, and the numbers that these then have."""
+    used = np.zeros(len(names), dtype=bool)
+    used[numbers] = True
+    return [names[number] for number in np.flatnonzero(used).tolist()], (np.cumsum(used) - 1)[numbers]
