@@ -35,6 +35,10 @@ PARALLEL_FROM = 50_000
 
 _CHUNK = 2_000
 
+# Of the tokenizer's own threads, where a process tokenizes alone: more of them slow down what it does meanwhile, which
+# is to hand batches to a GPU. They are counted when they start.
+os.environ.setdefault("RAYON_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
 
 class TokenStore:
     """`store[id]` is the document side of a document, int32 ids; `in` and `len` as of a mapping."""

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -30,6 +31,9 @@ from ssmrank.reranking.state import RerankingState
 log = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 10.0
+
+_FIRST = 2
+"""Batches that are made ready before the next part is planned beside them: the device has them the sooner."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def score_parts(
 ) -> Scores:
     """Scores of a run's `count` pairs, in batches as planned; takes the model over.
 
-    Parts are asked for when the batches of earlier ones are made ready; the device goes from one to the
+    A thread asks for the next part soon after the first batches of one are made ready; the device goes from one to the
     next without a pause. With a state, finished batches are written there and not computed again. Of several processes
     each computes its share; the scores that are missing to this one are then NaN.
     """
@@ -136,11 +140,18 @@ def score_parts(
     numbers: list[tuple[_Begun, int]] = []
 
     def batches() -> Iterator[tuple[int, Batch]]:
-        for part in parts:
-            begun.append(_Begun(part, process, processes))
-            for number in begun[-1].left:
-                numbers.append((begun[-1], number))
-                yield len(numbers) - 1, part.work.batches[number]
+        coming = iter(parts)
+        with ThreadPoolExecutor(1) as thread:
+            part: Part | None = thread.submit(next, coming, None).result()
+            while part is not None:
+                begun.append(_Begun(part, process, processes))
+                following = None
+                for count, number in enumerate(begun[-1].left):
+                    if count == _FIRST:
+                        following = thread.submit(next, coming, None)
+                    numbers.append((begun[-1], number))
+                    yield len(numbers) - 1, part.work.batches[number]
+                part = (following or thread.submit(next, coming, None)).result()
 
     scorer, progress = Scorer(reranker, precision, device), _Progress(count)
     with collector_blind_to_the_past():

@@ -6,13 +6,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ssmrank.ahead import ahead
 from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config import Reranking
 from ssmrank.io.checksum import sha256
@@ -123,8 +121,7 @@ class FileReranking:
         self._scored(self._parts(pairs), len(pairs), process, processes)
 
     def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> Scores:
-        with closing(ahead(parts, 1)) as planned:
-            return score_parts(self.reranker, planned, count, self.precision, self.device, process, processes)
+        return score_parts(self.reranker, parts, count, self.precision, self.device, process, processes)
 
     def _parts(self, pairs: Pairs, figures: Figures | None = None) -> Iterator[Part]:
         """The parts, each planned when it is asked for; with figures these are added to, and the states made ready."""
