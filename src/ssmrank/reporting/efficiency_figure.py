@@ -52,17 +52,24 @@ def read_speed(path: Path) -> tuple[float, float | None, str]:
 def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path) -> None:
     """A line from each reranker's speed without reuse (hollow) to that with it (filled), as PDF."""
     with plotting() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(5.6, 3.6), layout="constrained")
+        from matplotlib.ticker import LogLocator
+
+        figure, axes = pyplot.subplots(figsize=(7.2, 3.6), layout="constrained")
+        colours = pyplot.get_cmap("tab20" if len(points) > 10 else "tab10").colors
         for place, point in enumerate(points):
-            colour = f"C{place % 10}"
+            colour = colours[place % len(colours)]
             axes.plot(point.whole, point.quality, "o", markerfacecolor="none", color=colour, label=point.label)
             if point.reuse is not None:
                 axes.plot([point.whole, point.reuse], [point.quality] * 2, "-", color=colour, linewidth=1)
                 axes.plot(point.reuse, point.quality, "o", color=colour)
-        axes.set_xscale("log")
         axes.set_xlabel("pairs/s (hollow: every pair whole; filled: with document reuse)")
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
         axes.set_title(caption, fontsize=8)
-        axes.legend(fontsize=6, frameon=False)
+        speeds = [speed for point in points for speed in (point.whole, point.reuse) if speed is not None]
+        narrow = max(speeds, default=1) < 4 * min(speeds, default=1)
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if narrow else (1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        figure.legend(loc="outside right upper", fontsize=7, frameon=False)
         save(figure, [output])
