@@ -16,7 +16,7 @@ import numpy as np
 
 from ssmrank.reranking.segments import CUT, END, FROM, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
-from ssmrank.reranking.trees import FORK_TOKENS, Tree, one_fork_trees
+from ssmrank.reranking.trees import FORK_TOKENS, Tree, common_tokens, one_fork_trees
 
 MOST_LEVELS = 4
 """Forks one behind the other: each is one more step of a layer's mixer for the whole batch."""
@@ -89,7 +89,9 @@ class Planter:
                 count += 1
                 following = next(forks, None)
             cut, queries = int(sequences.cut[pairs[low]]), sequences.query[pairs[low:high]]
-            first, common = int(queries[0]), self._common(queries)
+            first, common = int(queries[0]), 0
+            if len(queries) > 1:
+                common = int(common_tokens(sequences, pairs[low:high], np.array([len(queries)]))[0])
             parent, begin = stem, [reached, kept, cut]
             separators = len(template.separator) * cut
             if fresh and high == len(pairs) and reached == kept:
@@ -113,15 +115,6 @@ class Planter:
         tokens = sums[TO] - sums[FROM] + sums[END] - sums[START] + sums[CUT] * len(template.separator)
         tokens += len(template.before)
         return Tree(int(sequences.document[pairs[0]]), segments, np.concatenate(ends), pairs, int(tokens))
-
-    def _common(self, queries: np.ndarray) -> int:
-        """How many tokens the endings of queries, in the order of ranks, have in common; each keeps its last one."""
-        if len(queries) == 1:
-            return 0
-        endings = self.sequences.endings
-        shortest = int(self.sequences.ending_lengths[queries].min())
-        same = endings[queries[0]][: shortest - 1] == endings[queries[-1]][: shortest - 1]
-        return len(same) if same.all() else int(np.argmin(same))
 
 
 def _forks(whole: np.ndarray, before: int, cost: int) -> list[int] | None:

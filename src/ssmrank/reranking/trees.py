@@ -57,8 +57,8 @@ def one_fork_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> li
     if not len(chosen):
         return [None] * len(groups)
     pairs = np.concatenate([groups[place] for place in chosen.tolist()])
-    first, last, sizes, trunk, cut = (part[chosen] for part in (first, last, sizes, trunk, cut))
-    common = _common(sequences, sequences.query[first], sequences.query[last], pairs, sizes)
+    first, sizes, trunk, cut = (part[chosen] for part in (first, sizes, trunk, cut))
+    common = common_tokens(sequences, pairs, sizes)
     queries, shared = sequences.query[pairs], np.repeat(common, sizes)
     endings = sequences.ending_lengths[queries]
     # Of each tree a row for the trunk, then one for each pair.
@@ -83,15 +83,15 @@ def one_fork_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> li
     return trees
 
 
-def _common(
-    sequences: PairSequences, first: np.ndarray, last: np.ndarray, pairs: np.ndarray, sizes: np.ndarray
-) -> np.ndarray:
+def common_tokens(sequences: PairSequences, pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """How many tokens the endings of each document's queries have in common, int64; each keeps its last one.
 
-    first, last: of the queries in the order of ranks, which have no more in common than all of them.
+    pairs: of one document after the other, so many of each as `sizes` says (two or more), in the order of
+    `Planter.groups`: the first and the last have no more in common than all of them.
     """
-    lengths = sequences.ending_lengths
-    shortest = np.minimum.reduceat(lengths[sequences.query[pairs]], np.cumsum(sizes) - sizes)
+    starts = np.cumsum(sizes) - sizes
+    first, last = sequences.query[pairs[starts]], sequences.query[pairs[starts + sizes - 1]]
+    shortest = np.minimum.reduceat(sequences.ending_lengths[sequences.query[pairs]], starts)
     columns = np.arange(int(shortest.max()))
     found = []
     for start in range(0, len(first), _AT_ONCE):
