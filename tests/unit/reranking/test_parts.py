@@ -21,9 +21,10 @@ from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.reranker import Reranker, new_reranker
-from ssmrank.reranking import planner
+from ssmrank.reranking import engine, planner
+from ssmrank.reranking.engine import Part, plan_work
 from ssmrank.reranking.planner import parts_of
-from ssmrank.reranking.scoring import Scorer
+from ssmrank.reranking.scoring import Scored, Scorer
 from ssmrank.reranking.state import RerankingState
 
 WORDS = "mamba river boat fish snow mountain index engine lucene search scan state space models".split()
@@ -173,3 +174,35 @@ def test_ahead_gives_all_items_and_the_error_of_one():
     assert next(made) == 1
     with pytest.raises(KeyError, match="two"):
         next(made)
+
+
+def test_a_part_is_planned_when_the_batches_of_the_one_before_are_under_way(tiny_model, monkeypatch):
+    torch.manual_seed(0)
+    reranker = new_reranker(tiny_model("mamba2"), "D", 48)
+    pairs = pairs_of({query: [(id, 0.0) for id in list(DOCUMENTS)[:8]] for query in QUERIES}, 8)
+    documents = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
+    work = plan_work(reranker, pairs, QUERIES, documents, 60, share=False)
+    assert len(work.batches) > 4
+    events, third = [], threading.Event()
+
+    def parts():
+        events.append("plan")
+        yield Part(work, np.arange(len(pairs)))
+        events.append("plan")
+        # Another thread hands over batches meanwhile, or this one would wait in vain.
+        assert third.wait(30)
+        yield Part(work, np.arange(len(pairs)) + len(pairs))
+
+    class Handed(Scorer):
+        def run(self, batches):
+            for number, batch in batches:
+                events.append("batch")
+                if events.count("batch") == 3:
+                    third.set()
+                yield Scored(number, batch.alone, np.full(len(batch.alone), number, dtype=np.float32))
+
+    monkeypatch.setattr(engine, "Scorer", Handed)
+    found = engine.score_parts(reranker, parts(), 2 * len(pairs), "fp32", torch.device("cpu"))
+    assert events[:3] == ["plan", "batch", "batch"]
+    assert events.count("plan") == 2 and events.count("batch") == 2 * len(work.batches)
+    assert np.isfinite(found.values).all() and found.values[len(pairs) :].min() == len(work.batches)
