@@ -42,9 +42,13 @@ def code(module: str, without: Iterable[str] = ()) -> list[str]:
     return lines
 
 
-def digest(*texts: str) -> str:
-    """A digest of texts, short enough for a file's name."""
-    return _digest("\n".join(texts).encode())
+def state_of(step: str, module: str) -> str:
+    """The folder of what killed jobs of a step have done already, another one for another version of its code.
+
+    module: of the step's command.
+    """
+    lines = "\n".join(code(module))
+    return f"results/state/{step}-{_digest(lines.encode())}"
 
 
 def imports(path: Path, module: str, root: Path) -> set[str]:
