@@ -74,13 +74,15 @@ class Planter:
     def _grown(self, pairs: np.ndarray, trunk: list[int]) -> Tree:
         """The tree whose trunk forks behind these numbers of the document's tokens."""
         sequences, template = self.sequences, self.sequences.template
-        whole = sequences.whole[pairs]
+        whole, asked = sequences.whole[pairs], sequences.query[pairs]
         bounds = np.flatnonzero(np.diff(whole, prepend=-1, append=-1))
+        first, last = asked[bounds[:-1]], asked[bounds[1:] - 1]
+        shared = np.where(np.diff(bounds) > 1, common_tokens(sequences, first, last), 0)
         stem_row = np.array([[-1, 0, trunk[0], 0, 0, 0, 0]], dtype=np.int64)
         rows, count, ends = [stem_row], 1, []
         stem, reached, forks = 0, trunk[0], iter(trunk[1:])
         following = next(forks, None)
-        for low, high in pairwise(bounds.tolist()):
+        for (low, high), common in zip(pairwise(bounds.tolist()), shared.tolist(), strict=True):
             kept, fresh = int(whole[low]), low == 0
             if following == kept:
                 stem_row = np.array([[stem, reached, kept, 0, 0, 0, 0]], dtype=np.int64)
@@ -88,18 +90,15 @@ class Planter:
                 stem, reached, fresh = count, kept, True
                 count += 1
                 following = next(forks, None)
-            cut, queries = int(sequences.cut[pairs[low]]), sequences.query[pairs[low:high]]
-            first, common = int(queries[0]), 0
-            if len(queries) > 1:
-                common = int(common_tokens(sequences, pairs[low:high], np.array([len(queries)]))[0])
+            cut, queries = int(sequences.cut[pairs[low]]), asked[low:high]
             parent, begin = stem, [reached, kept, cut]
             separators = len(template.separator) * cut
             if fresh and high == len(pairs) and reached == kept:
                 # Nothing else hangs on this part of the trunk: it goes on as far as all its sequences do.
-                stem_row[0, [CUT, QUERY, END]] = cut, first, common
+                stem_row[0, [CUT, QUERY, END]] = cut, queries[0], common
                 begin = [0, 0, 0]
             elif (len(queries) - 1) * (kept - reached + separators + common) > FORK_TOKENS:
-                rows.append(np.array([[stem, reached, kept, cut, first, 0, common]], dtype=np.int64))
+                rows.append(np.array([[stem, reached, kept, cut, queries[0], 0, common]], dtype=np.int64))
                 parent, begin = count, [0, 0, 0]
                 count += 1
             else:

@@ -57,8 +57,8 @@ def one_fork_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> li
     if not len(chosen):
         return [None] * len(groups)
     pairs = np.concatenate([groups[place] for place in chosen.tolist()])
-    first, sizes, trunk, cut = (part[chosen] for part in (first, sizes, trunk, cut))
-    common = common_tokens(sequences, pairs, sizes)
+    first, last, sizes, trunk, cut = (part[chosen] for part in (first, last, sizes, trunk, cut))
+    common = common_tokens(sequences, sequences.query[first], sequences.query[last])
     queries, shared = sequences.query[pairs], np.repeat(common, sizes)
     endings = sequences.ending_lengths[queries]
     # Of each tree a row for the trunk, then one for each pair.
@@ -83,23 +83,19 @@ def one_fork_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> li
     return trees
 
 
-def common_tokens(sequences: PairSequences, pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """How many tokens the endings of each document's queries have in common, int64; each keeps its last one.
+def common_tokens(sequences: PairSequences, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """How many tokens the endings of queries have in common, int64 [N]; each keeps its last one.
 
-    pairs: of one document after the other, so many of each as `sizes` says (two or more), in the order of
-    `Planter.groups`: the first and the last have no more in common than all of them.
+    first, last: int64 [N], of the queries in the order of `Planter.groups`; these two have no more in common, and leave
+    no more of it, than those between them.
     """
-    starts = np.cumsum(sizes) - sizes
-    first, last = sequences.query[pairs[starts]], sequences.query[pairs[starts + sizes - 1]]
-    shortest = np.minimum.reduceat(sequences.ending_lengths[sequences.query[pairs]], starts)
-    columns = np.arange(int(shortest.max()))
-    found = []
+    found = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(first), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        # Places behind the shortest ending count as different before they are looked at.
-        kept = np.minimum(columns, shortest[part, None] - 1)
-        one, other = (
-            sequences.all_endings[sequences.ending_starts[query[part], None] + kept] for query in (first, last)
-        )
-        found.append(((one != other) | (columns >= shortest[part, None] - 1)).argmax(1))
+        pair = [query[start : start + _AT_ONCE] for query in (first, last)]
+        most = np.minimum(*(sequences.ending_lengths[query] for query in pair)) - 1
+        columns = np.arange(int(most.max()) + 1)
+        # Places behind the shorter ending count as different before they are looked at.
+        places = np.minimum(columns, most[:, None])
+        one, other = (sequences.all_endings[sequences.ending_starts[query][:, None] + places] for query in pair)
+        found.append(((one != other) | (columns >= most[:, None])).argmax(1))
     return np.concatenate(found)
