@@ -76,7 +76,7 @@ def read_pairs(path: str | Path, depth: int) -> Pairs:
     queries, documents = _Numbers(), _Numbers()
     parts = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
     for _, asked, found, values in lines_of(path):
-        parts.append((_numbers(queries, asked), _numbers(documents, found), np.array(values)))
+        parts.append((queries.of(asked), documents.of(found), np.array(values)))
     query, document, scores = map(np.concatenate, zip(*parts, strict=True))
     lines = np.sort(query * len(documents) + document)
     if (lines[1:] == lines[:-1]).any():
@@ -132,15 +132,15 @@ class _Numbers(dict[str, int]):
         self[name] = number = len(self)
         return number
 
-
-def _numbers(numbers: _Numbers, names: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(numbers.__getitem__, names), dtype=np.int64, count=len(names))
+    def of(self, names: Sequence[str]) -> np.ndarray:
+        """The numbers of names, int64 [N]."""
+        return np.fromiter(map(self.__getitem__, names), dtype=np.int64, count=len(names))
 
 
 def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """The different names in the order of their first places, and for each place the number of its name."""
     numbers = _Numbers()
-    places = _numbers(numbers, names)
+    places = numbers.of(names)
     return list(numbers), places
 
 

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 10.0
 
-_FIRST = 2
-"""Batches that are made ready before the next part is planned beside them: the device has them the sooner."""
+_FIRST_BATCHES = 2
+"""Batches of a part that are made ready before the next part is planned: the device has them the sooner."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def score_parts(
             while part is not None:
                 begun.append(_Begun(part, process, processes))
                 following = None
-                for count, number in enumerate(begun[-1].left):
-                    if count == _FIRST:
+                for ready, number in enumerate(begun[-1].left):
+                    if ready == _FIRST_BATCHES:
                         following = thread.submit(next, coming, None)
                     numbers.append((begun[-1], number))
                     yield len(numbers) - 1, part.work.batches[number]

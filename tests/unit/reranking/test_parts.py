@@ -162,20 +162,6 @@ def test_batches_made_ready_by_a_thread_give_the_same_bytes(folder, small_parts,
     assert not any(thread.name == "ssmrank-ahead" for thread in threading.enumerate())
 
 
-def test_ahead_gives_all_items_and_the_error_of_one():
-    assert list(ahead(iter(range(10)), 2)) == list(range(10))
-    assert list(ahead([None, 0], 1)) == [None, 0]
-
-    def items():
-        yield 1
-        raise KeyError("two")
-
-    made = ahead(items(), 3)
-    assert next(made) == 1
-    with pytest.raises(KeyError, match="two"):
-        next(made)
-
-
 def test_a_part_is_planned_when_the_batches_of_the_one_before_are_under_way(tiny_model, monkeypatch):
     torch.manual_seed(0)
     reranker = new_reranker(tiny_model("mamba2"), "D", 48)
