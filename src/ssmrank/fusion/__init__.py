@@ -1,0 +1,1 @@
+"""Fusion of runs: several rankings of the same queries become one."""

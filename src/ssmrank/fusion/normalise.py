@@ -1,0 +1,31 @@
+"""Scores of one query's documents on a common scale, so that those of different systems can be added."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+
+
+def z_scores(scores: Scores) -> Scores:
+    """The scores, float64 [n], less their mean and over their population standard deviation.
+
+    Equal scores tell nothing and become zeros; so does a single one. Scores are finite.
+    """
+    if is_constant(scores):
+        return np.zeros_like(scores)
+    centred = scores - scores.mean()
+    return centred / np.sqrt(np.mean(centred**2))
+
+
+def min_max(scores: Scores) -> Scores:
+    """The scores, float64 [n], from 0 for the lowest to 1 for the highest; zeros where all are equal."""
+    if is_constant(scores):
+        return np.zeros_like(scores)
+    return (scores - scores.min()) / (scores.max() - scores.min())
+
+
+def is_constant(scores: Scores) -> bool:
+    """Whether all scores are the same; true of none and of one."""
+    return bool((scores == scores[:1]).all())
