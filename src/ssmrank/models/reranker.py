@@ -36,6 +36,8 @@ INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
 
 _WEIGHTS_FILE = "model.safetensors"
+_BACKBONE, _HEAD = "backbone.", "head."
+"""What names of a reranker's weights begin with; no backbone has a part named head."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,12 @@ class Reranker(nn.Module):
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
-        """As `save`, into an existing folder."""
-        save_file({name: tensor.contiguous() for name, tensor in self._weights().items()}, folder / _WEIGHTS_FILE)
+        """As `save`, into an existing folder.
+
+        The backbone's weights have transformers' names, so that `AutoModel.from_pretrained` finds them.
+        """
+        weights = {name.removeprefix(_BACKBONE): tensor.contiguous() for name, tensor in self._weights().items()}
+        save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
         with quiet_transformers():
             self.backbone.config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
@@ -123,7 +129,12 @@ class Reranker(nn.Module):
 
     def read(self, folder: Path) -> None:
         """Takes the weights that `write` wrote. Raises UserError where the file has others."""
-        weights, own = load_file(folder / _WEIGHTS_FILE), self._weights()
+        own = self._weights()
+        # Folders of earlier versions have the prefix in the file.
+        weights = {
+            name if name.startswith((_BACKBONE, _HEAD)) else _BACKBONE + name: tensor
+            for name, tensor in load_file(folder / _WEIGHTS_FILE).items()
+        }
         odd = sorted(set(own) ^ set(weights)) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
         if odd:
             raise UserError(

@@ -7,6 +7,27 @@ from typing import Any
 
 from ssmrank.config import CardSettings
 
+_AUTO_MODEL = """\
+Without ssmrank, its states are transformers' (`FOLDER` is this folder):
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
+states = model(**tokenizer("state space models", return_tensors="pt")).last_hidden_state
+```
+"""
+
+_RERANKER = """
+transformers says that it does not use `head.weight` and `head.bias`: they are the layer that scores. It needs ssmrank:
+
+```python
+from ssmrank.models import load_reranker
+
+scores = load_reranker("FOLDER").score("state space models", ["Mamba is one of them.", "Boats on a river."])
+```
+"""
+
 
 def model_card(
     facts: Mapping[str, Any], card: CardSettings, command: str, outcome: Mapping[str, Any] | None = None
@@ -54,6 +75,7 @@ def model_card(
         f"| | |\n|---|---|\n{table}\n\n"
         "The loss of a masked language model (BERT) cannot be compared with that of models which predict the next "
         "token.\n\n"
+        f"## How to load it\n\n{_AUTO_MODEL if outcome is None else _AUTO_MODEL + _RERANKER}\n"
         "Settings and the curve of the loss are in `pretraining.json`, the sweep of learning rates in `sweep.json`.\n"
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from ssmrank.config import Model
@@ -14,7 +15,7 @@ from ssmrank.models.sources import write_model
 DOCUMENTS = ["state space models", "river boat fish mountain snow", "a", "mamba scan retrieval search engine"]
 
 
-@pytest.mark.parametrize(
+EVERY_MODEL = pytest.mark.parametrize(
     ("model_type", "kind"),
     [
         ("bert", "E"),
@@ -27,6 +28,9 @@ DOCUMENTS = ["state space models", "river boat fish mountain snow", "a", "mamba 
         ("mamba2", "D"),
     ],
 )
+
+
+@EVERY_MODEL
 def test_checkpoint_round_trip(tiny_model, tmp_path, model_type, kind):
     torch.manual_seed(1)
     reranker = new_reranker(tiny_model(model_type), kind, 32).eval()
@@ -43,6 +47,26 @@ def test_checkpoint_round_trip(tiny_model, tmp_path, model_type, kind):
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
     assert loaded.score("mamba", DOCUMENTS) == reranker.score("mamba", DOCUMENTS)
+
+
+@EVERY_MODEL
+def test_transformers_loads_a_checkpoints_backbone(tiny_model, tmp_path, model_type, kind):
+    reranker = new_reranker(tiny_model(model_type), kind, 32)
+    reranker.save(tmp_path)
+    backbone, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not [name for name in report["missing_keys"] if not name.startswith("pooler.")]
+    assert sorted(report["unexpected_keys"]) == ["head.bias", "head.weight"]
+    theirs, own = backbone.state_dict(), reranker.backbone.state_dict()
+    assert all(torch.equal(theirs[name], own[name]) for name in own)
+
+
+def test_a_checkpoint_with_the_prefix_of_earlier_versions_is_read(tiny_model, tmp_path):
+    reranker = new_reranker(tiny_model("llama"), "D", 32).eval()
+    reranker.save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    prefixed = {name if name.startswith("head.") else f"backbone.{name}": weights[name] for name in weights}
+    save_file(prefixed, tmp_path / "model.safetensors")
+    assert load_reranker(tmp_path).score("mamba", DOCUMENTS) == reranker.score("mamba", DOCUMENTS)
 
 
 def test_pooling_reads_the_first_token_of_encoders_and_the_last_of_decoders(tiny_model):

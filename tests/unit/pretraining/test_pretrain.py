@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from ssmrank.cli import main
 from ssmrank.config import read_params
 from ssmrank.models.backbones import load_backbone
-from ssmrank.models.reranker import load_tokenizer, new_reranker
+from ssmrank.models.reranker import load_reranker, load_tokenizer, new_reranker
 from ssmrank.pretraining.cross_entropy import IGNORED, vocabulary_cross_entropy
 from ssmrank.pretraining.model import (
     LanguageModel,
@@ -277,6 +278,18 @@ def published(tmp_path: Path, *more: str) -> Path:
     return tmp_path / "published"
 
 
+SHOWN = ("Mamba is one of them.", "Boats on a river.")
+
+
+def as_the_card_shows(folder: Path) -> dict:
+    """What the card's code makes of the folder."""
+    text = (folder / "README.md").read_text().replace("FOLDER", str(folder))
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(code, names)
+    return names
+
+
 def test_the_card_says_what_was_done(tmp_path: Path, tokenizer_folder: Path, tokens_folder: Path) -> None:
     assert run_pretrain(tmp_path, "model", tokenizer_folder, tokens_folder, settings("bert")) == 0
     folder = published(tmp_path)
@@ -286,6 +299,7 @@ def test_the_card_says_what_was_done(tmp_path: Path, tokenizer_folder: Path, tok
     for part in ("# BERT-mini", "Made up", "CC0", "12 of 256 tokens", f"{loss:.4f}", "0.01", "`make it`", "15%"):
         assert part in text
     assert "Training as a reranker" not in text
+    assert as_the_card_shows(folder)["states"].shape[-1] == CONFIGS["bert"]["hidden_size"]
     assert load_backbone(folder).config.model_type == "bert"
 
 
@@ -303,6 +317,12 @@ def test_a_published_reranker_scores_and_is_fine_tuned_further(
         in (folder / "README.md").read_text()
     )
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    shown = as_the_card_shows(folder)
+    assert shown["scores"] == load_reranker(folder).score("state space models", list(SHOWN))
+    own = trained.backbone.state_dict()
+    assert all(
+        torch.equal(tensor.bfloat16(), own[name].bfloat16()) for name, tensor in shown["model"].named_parameters()
+    )
     model = {"label": "x", "kind": "D", "size": "1", "source": {"kind": "folder", "path": str(folder)}}
     options = ["--archives", str(tmp_path), "--output", str(tmp_path / "copy")]
     assert main(["download-model", "--settings", json.dumps(model), *options]) == 0
