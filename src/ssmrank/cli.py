@@ -47,6 +47,8 @@ VERBS = {
     "curves": ("ssmrank.reporting.curves_command", "a figure of training curves"),
     "figure1": ("ssmrank.reporting.figure_command", "training throughput against batch size"),
     "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
+    "check": ("ssmrank.check_command", "check params.yaml with overlays, without running what they say"),
+    "digest": ("ssmrank.digest_command", "SHA-256 of files, as params.yaml takes it"),
     "schema": ("ssmrank.config_schema", "print the JSON schema of params.yaml"),
 }
 

@@ -27,6 +27,10 @@ SEED_SIGN = "@seed"
 """Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
 
 
+_CODE_KEY = "__use_yte__"
+"""In a file that Snakemake reads as `--configfile`, it makes expressions in the values be run as Python."""
+
+
 class Section(BaseModel):
     """Settings that reject keys they do not know and are not changed once read."""
 
@@ -1010,6 +1014,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no keys; see params.yaml for the sections")
+    if _CODE_KEY in values:
+        raise UserError(
+            f"{path}: key {_CODE_KEY} makes Snakemake run Python code that stands in the file; take it out, and write "
+            "the values out"
+        )
     return values
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ssmrank.config import Bm25, Params, read_params, read_settings
+from ssmrank.cli import main
+from ssmrank.config import Bm25, Params, RunFile, read_params, read_settings
 from ssmrank.config_schema import schema_text
 from ssmrank.errors import UserError
+from ssmrank.io.checksum import sha256
 
 SECTION = "tables.table4.sections[1].rerankers[0]"
 
@@ -149,6 +151,40 @@ def test_a_file_that_is_no_params(tmp_path: Path, content: bytes | None, message
         (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_params(tmp_path / "params.yaml")
+
+
+CODE = "__use_yte__: true\ntracking:\n  uri: ?open('proof', 'w').write('ran')\n"
+
+
+@pytest.mark.parametrize("text", [CODE, '{"__use_yte__": false}', "a: &a {__use_yte__: yes}\n<<: *a\n"])
+def test_a_file_that_snakemake_would_run_code_of_is_refused(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    assert main(["check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
+    assert f"error: {overlay}: key __use_yte__ makes Snakemake run Python code" in capsys.readouterr().err
+
+
+def test_files_of_an_experiment_are_checked_as_snakemake_merges_them(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--params", str(root / "params.yaml"), str(root / "params/paper-models.yaml")]) == 0
+    assert "paper-models.yaml: no code, no unknown key" in capsys.readouterr().out
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("retrievers: {bm25: {kk1: 1}}\n")
+    assert main(["check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
+    assert "unknown key retrievers.bm25.kk1" in capsys.readouterr().err
+
+
+def test_digests_are_printed_as_params_take_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "a run: ü.trec"
+    run.write_bytes(b"abc")
+    assert main(["digest", str(run), str(run)]) == 0
+    first, second = (yaml.safe_load(line) for line in capsys.readouterr().out.splitlines())
+    assert RunFile(**first) == RunFile(**second) == RunFile(path=str(run), sha256=sha256(run))
+    assert main(["digest", str(tmp_path)]) == 2
+    assert "no such file; give the paths of files" in capsys.readouterr().err
 
 
 def test_an_overlay_wins_key_by_key(tmp_path: Path, root: Path) -> None:
