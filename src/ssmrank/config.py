@@ -26,6 +26,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SEED_SIGN = "@seed"
 """Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
 
+NO_TRAINING = "none"
+"""In place of a training's name: the model's checkpoint, a trained reranker, is used as it is."""
+
 
 _CODE_KEY = "__use_yte__"
 """In a file that Snakemake reads as `--configfile`, it makes expressions in the values be run as Python."""
@@ -565,7 +568,7 @@ class RerankerRow(Section):
     """A model after one training."""
 
     model: Name
-    training: Name
+    training: Name = Field(description="none: the model's checkpoint as it is, which then has to be a trained reranker")
 
 
 class TableSection(Section):
@@ -795,6 +798,8 @@ class Params(Section):
                     other = getattr(model.source, key)
                     if other is not None:
                         self._defined("models", other, f"models.{name}.source.{key}")
+        if NO_TRAINING in self.trainings:
+            raise ValueError(f"trainings.{NO_TRAINING}: this name stands for no training at all; give it another")
         for name, training in self.trainings.items():
             self._defined_split(training.collection, training.split, f"trainings.{name}")
             self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
@@ -833,12 +838,28 @@ class Params(Section):
                         self._defined("models", model_name, f"{where}.sections[{number}].models")
                 elif isinstance(part, TrainingsSection):
                     self._check_rerankers(f"{where}.sections[{number}]", part.rerankers)
+                    if any(row.training == NO_TRAINING for row in part.rerankers):
+                        raise ValueError(
+                            f"{where}.sections[{number}]: {NO_TRAINING!r} is no training to show; remove the row"
+                        )
         return self
 
     def _check_rerankers(self, where: str, rows: list[RerankerRow]) -> None:
         for number, row in enumerate(rows):
-            self._defined("models", row.model, f"{where}.rerankers[{number}].model")
-            self._defined("trainings", row.training, f"{where}.rerankers[{number}].training")
+            self._check_row(f"{where}.rerankers[{number}]", row.model, row.training)
+
+    def _check_row(self, where: str, model: str, training: str) -> None:
+        self._defined("models", model, f"{where}.model")
+        if training != NO_TRAINING:
+            self._defined("trainings", training, f"{where}.training")
+            return
+        source = self.models[model].source
+        if isinstance(source, RandomModel | PretrainedModel):
+            raise ValueError(
+                f"{where}.training: {NO_TRAINING!r} takes the checkpoint as it is, but {model!r} "
+                f"(source.kind: {source.kind}) has no head that scores; name a training, or a "
+                "trained reranker"
+            )
 
     def _check_retriever(self, where: str, retriever: Retriever) -> None:
         if isinstance(retriever, Bm25):
@@ -879,8 +900,7 @@ class Params(Section):
         if baseline.retriever is not None:
             self._defined("retrievers", baseline.retriever, where)
         else:
-            self._defined("models", str(baseline.model), where)
-            self._defined("trainings", str(baseline.training), where)
+            self._check_row(where, str(baseline.model), str(baseline.training))
         if table.baseline_row is None:
             raise ValueError(f"{where}: no row of the table is this one; name a row of the table")
 
@@ -906,8 +926,10 @@ class Params(Section):
         """The names of a training's runs, one for each seed.
 
         The seed that its key `seed` names has the training's own name, so that further seeds leave what is there as
-        it is; another seed N has TRAINING@seedN.
+        it is; another seed N has TRAINING@seedN. No training has no seeds.
         """
+        if training == NO_TRAINING:
+            return [NO_TRAINING]
         section = self.trainings[training]
         return [
             training if seed == section.seed else f"{training}{SEED_SIGN}{seed}"

@@ -153,7 +153,7 @@ def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow
         ResultRow(label=params.retrievers[name].label, runs=[name], columns=columns) for name in section.retrievers
     ]
     for row in section.rerankers:
-        model, training = params.models[row.model], params.trainings[row.training]
+        model, training = params.models[row.model], params.trainings.get(row.training)
         rows.append(
             ResultRow(
                 label=model.label,
@@ -162,9 +162,9 @@ def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow
                 kind=model.kind,
                 size=model.size,
                 prior=prior,
-                length=training.label,
-                max_length=training.max_length,
-                pretrained=not isinstance(model.source, RandomModel),
+                length=training.label if training else "",
+                max_length=training.max_length if training else None,
+                pretrained=not isinstance(model.source, RandomModel) if training else None,
             )
         )
     return rows

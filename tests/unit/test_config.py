@@ -48,6 +48,12 @@ WRONG: dict[str, tuple[tuple, Any, str]] = {
         "longp",
         f"{SECTION}.training: 'longp' is not defined in section trainings; ",
     ),
+    "no training of random weights": (
+        ("tables", "table4", "sections", 1, "rerankers", 1, "training"),
+        "none",
+        "tables.table4.sections[1].rerankers[1].training: 'none' takes the checkpoint as it is, but 'tiny-mamba2' "
+        "(source.kind: random) has no head that scores; ",
+    ),
     "undefined collection": (
         ("trainings", "firstp", "collection"),
         "tinny",

@@ -11,6 +11,7 @@ import yaml
 from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Trained, fill
 from ssmrank.config import Params, read_params
 from ssmrank.errors import UserError
+from ssmrank.models.reranker import TRAINED_FILE
 
 
 @pytest.fixture
@@ -166,6 +167,25 @@ def test_seeds_of_a_training_share_everything_but_the_seed(params: Params) -> No
     assert [one.pop("seed") for one in settings] == [42, 7] and settings[0] == settings[1]
     assert experiment.train_settings("firstp", "tiny-bert") == Experiment(params).train_settings("firstp", "tiny-bert")
     assert experiment.training_data("firstp@seed7") == experiment.training_data("firstp")
+
+
+def test_without_a_training_the_model_itself_is_the_reranker(params: Params, tmp_path: Path) -> None:
+    values = params.model_dump()
+    values["models"]["given"] = values["models"]["tiny-bert"] | {"source": {"kind": "folder", "path": str(tmp_path)}}
+    row = {"model": "given", "training": "none"}
+    values["tables"]["table4"]["sections"][1]["rerankers"] += [row]
+    values["tables"]["table4"] |= {"costs": {}, "significance": {"baseline": row}}
+    experiment = Experiment(Params.model_validate(values))
+    assert "given" in experiment.models()
+    assert "none" not in [one.training for one in experiment.trained()]
+    assert experiment.checkpoint("none", "given") == "data/models/given"
+    assert experiment.checkpoint("firstp@seed7", "given") == "results/checkpoints/firstp@seed7/given"
+    assert experiment.reranked()[-1] == Reranked("tiny", "test", "bm25-top10", "none", "given")
+    assert json.loads(experiment.cost_settings("table4"))["rows"][-1]["checkpoints"] == []
+    with pytest.raises(UserError, match=r"^p: models\.given\.source\.path: .* has no head that scores .*table has it"):
+        experiment.check_untrained("p")
+    (tmp_path / TRAINED_FILE).write_text("{}")
+    experiment.check_untrained("p")
 
 
 def test_fill() -> None:

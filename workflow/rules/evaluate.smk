@@ -31,7 +31,7 @@ rule evaluate_first_stage:
 rule evaluate:
     input:
         collection="data/collections/{collection}",
-        checkpoint="results/checkpoints/{training}/{model}",
+        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
         run="results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec",
     output:
         mean="results/metrics/{collection}/{split}/{reranking}/{training}/{model}.json",

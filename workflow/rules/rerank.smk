@@ -9,7 +9,7 @@ RERANK_STATE = state_of("rerank", "ssmrank.reranking.command")
 # A killed reranking goes on from its finished parts (see the rule `train`); those of one tokenizer share its tokens.
 rule rerank:
     input:
-        checkpoint="results/checkpoints/{training}/{model}",
+        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
         collection="data/collections/{collection}",
         run=lambda w: (
             f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
@@ -39,7 +39,7 @@ rule rerank:
 # What a machine's speed is does not depend on the seed: the first checkpoint stands for all.
 rule rerank_speed:
     input:
-        checkpoint="results/checkpoints/{training}/{model}",
+        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
         collection="data/collections/{collection}",
         run=lambda w: (
             f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"

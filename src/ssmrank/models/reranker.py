@@ -176,7 +176,10 @@ def load_reranker(folder: str | Path) -> Reranker:
     try:
         settings = RerankerSettings(**json.loads((folder / TRAINED_FILE).read_text()))
     except OSError as error:
-        raise UserError(f"{folder}: holds no {TRAINED_FILE}; this is no checkpoint of `ssmrank train`") from error
+        raise UserError(
+            f"{folder}: has no head that scores (no {TRAINED_FILE}); train it, or give a folder that "
+            "`ssmrank train` wrote"
+        ) from error
     reranker = Reranker(unread_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()

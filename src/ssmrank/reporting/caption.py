@@ -74,6 +74,10 @@ def _tests(settings: TableSettings) -> Iterable[str]:
 
 def _weights(settings: TableSettings) -> Iterable[str]:
     rows = [row for section in settings.sections for row in section.rows]
+    as_they_are = list(dict.fromkeys(row.label for row in rows if row.kind and row.pretrained is None))
+    if as_they_are:
+        yield f"Not trained here, the checkpoint as it is: {listed(as_they_are)}."
+    every = "All other rerankers" if as_they_are else "All rerankers"
     trained = {row.label: row.pretrained for row in rows if row.pretrained is not None}
     pretrained = [label for label, is_pretrained in trained.items() if is_pretrained]
     random = [label for label, is_pretrained in trained.items() if not is_pretrained]
@@ -84,9 +88,9 @@ def _weights(settings: TableSettings) -> Iterable[str]:
             "so their order is not a finding."
         )
     elif random:
-        yield "All rerankers start from random weights, so their order is not a finding."
+        yield f"{every} start from random weights, so their order is not a finding."
     elif pretrained:
-        yield "All rerankers were pretrained before fine-tuning."
+        yield f"{every} were pretrained before fine-tuning."
 
 
 def _paper(settings: TableSettings, table: ResultTable) -> Iterable[str]:

@@ -58,11 +58,10 @@ def cost_texts(
 
 def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]) -> str:
     """What the columns are, and the devices that times were measured on."""
+    sentence = "Parameters: all, and without embeddings; Tokens: of pretraining"
     trained = " and ".join(sorted({outcome["device"] for outcome in outcomes}))
-    sentence = (
-        "Parameters: all, and without embeddings; Tokens: of pretraining; Training: time of this training alone, mean "
-        f"over seeds, on {trained}"
-    )
+    if trained:
+        sentence += f"; Training: time of this training alone, mean over seeds, on {trained}"
     speeds = [speed for speed in speeds if speed.get("status") != "oom"]
     if not speeds:
         return f"{sentence}."

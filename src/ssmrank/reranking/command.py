@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.add_argument("--settings", required=True, help="section of rerankings: inline JSON, or a file")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that `ssmrank train` wrote")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a trained reranker")
     parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
     parser.add_argument("--split", required=True, help="split whose queries the run answers")
     parser.add_argument("--run", type=Path, required=True, help="first-stage run")

@@ -101,7 +101,7 @@ def test_scores_are_not_rounded_to_the_precision_of_the_products(tiny_model):
 
 
 def test_a_folder_that_is_no_checkpoint_is_one_line(tiny_model):
-    with pytest.raises(UserError, match=r"holds no reranker\.json; this is no checkpoint"):
+    with pytest.raises(UserError, match=r"has no head that scores \(no reranker\.json\); train it"):
         load_reranker(tiny_model("bert"))
 
 

@@ -148,6 +148,11 @@ def test_caption_where_all_rows_are_alike() -> None:
     assert "reranker" not in none and "Superscript" not in none
 
 
+def test_caption_names_rows_that_are_not_trained_here() -> None:
+    text = caption(settings([row("A", "a", pretrained=None), row("B", "b", pretrained=True)]), results(a=0.4, b=0.1))
+    assert "Not trained here, the checkpoint as it is: A. All other rerankers were pretrained before" in text
+
+
 def test_the_papers_numbers_stand_beside_and_unknown_ones_are_blank() -> None:
     shown = settings(
         [first_stage("BM25", "bm25")],

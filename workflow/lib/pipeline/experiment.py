@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from ssmrank.config import (
+    NO_TRAINING,
     SEED_SIGN,
     Bm25,
     Dense,
@@ -98,6 +99,9 @@ class Pretrained(NamedTuple):
 
 T = TypeVar("T", bound=tuple)
 
+_TRAINED_FILE = "reranker.json"
+"""`ssmrank.models.reranker.TRAINED_FILE`, which takes seconds to import."""
+
 
 def fill(pattern: str, items: Iterable[tuple]) -> list[str]:
     """The pattern filled from each named tuple."""
@@ -123,6 +127,7 @@ def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> E
     try:
         experiment = Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
         experiment.check_runs(" + ".join(names))
+        experiment.check_untrained(" + ".join(names))
         return experiment
     except UserError as error:
         raise SystemExit(f"ssmrank: error: {error}") from None
@@ -142,6 +147,17 @@ class Experiment:
                 raise UserError(
                     f"{where}: retrievers.{name}.runs: no file for {collection}/{split}, which a table or training "
                     f"needs, only for {', '.join(retriever.runs)}; add it"
+                )
+
+    def check_untrained(self, where: str) -> None:
+        """Raises UserError where a folder that is reranked with as it is holds no trained reranker."""
+        for name in dict.fromkeys(run.model for run in self.reranked() if run.training == NO_TRAINING):
+            source = self.params.models[name].source
+            if isinstance(source, ModelFolder) and not Path(source.path, _TRAINED_FILE).is_file():
+                raise UserError(
+                    f"{where}: models.{name}.source.path: {source.path} has no head that scores (no {_TRAINED_FILE}), "
+                    f"but a table has it with training {NO_TRAINING!r}; name a training there, or give the folder of a "
+                    "trained reranker"
                 )
 
     # ---------------------------------------------------------------- what is wanted
@@ -179,7 +195,7 @@ class Experiment:
 
     def trained(self) -> list[Trained]:
         """Checkpoints that a table needs, with those that they go on from."""
-        wanted = [Trained(run.training, run.model) for run in self.reranked()]
+        wanted = [Trained(run.training, run.model) for run in self.reranked() if run.training != NO_TRAINING]
         for training, model in wanted:
             start = self.params.start(training)
             wanted += [Trained(start, model)] if start is not None else []
@@ -220,8 +236,8 @@ class Experiment:
         return list(dict.fromkeys(run.collection for run in self.first_stages()))
 
     def models(self) -> list[str]:
-        """Names of the models in use: trained, encoders, and those whose tokenizer or embeddings another takes."""
-        names = list(dict.fromkeys(model for _, model in self.trained()))
+        """Names of the models in use: rerankers, encoders, and those whose tokenizer or embeddings another takes."""
+        names = [model for _, model in self.trained()] + [run.model for run in self.reranked()]
         dense = [self.params.retrievers[run.retriever] for run in self.first_stages()]
         encoders = [self.params.encoders[one.encoder].model for one in dense if isinstance(one, Dense)]
         shown = [model for name in self.params.overviews for model in self.overview_models(name)]
@@ -320,6 +336,10 @@ class Experiment:
         """The folder that a training begins with: the model's, or a checkpoint of an earlier training."""
         start = self.params.start(training)
         return f"data/models/{model}" if start is None else f"results/checkpoints/{start}/{model}"
+
+    def checkpoint(self, training: str, model: str) -> str:
+        """The folder of the reranker: what a training made, or the model's own where there is none."""
+        return f"data/models/{model}" if training == NO_TRAINING else f"results/checkpoints/{training}/{model}"
 
     def validation(self, training: str) -> list[FirstStage]:
         """The run of held-out queries that a training reranks now and then; empty if it has none."""
@@ -500,7 +520,8 @@ class Experiment:
         for row in (row for section in table.sections for row in section.rerankers):
             training = self.params.seeded(row.training)[0]
             run = f"{collection}/{test.split}/{table.reranking}/{training}/{row.model}"
-            label = f"{self.params.models[row.model].label}, {self.params.trainings[row.training].label}"
+            section = self.params.trainings.get(row.training)
+            label = self.params.models[row.model].label + (f", {section.label}" if section else "")
             files = {kind: f"results/{kind}/{run}.json" for kind in ("metrics", "speed")}
             rows.append({"label": label, **files})
         title = f"{self.params.collections[collection].title}, {test.split}"
@@ -531,7 +552,7 @@ class Experiment:
                 speed = f"results/speed/{test}/{trainings[0]}/{row.model}.json"
             yield {
                 "run": f"{table.reranking}/{trainings[0]}/{row.model}",
-                "checkpoints": [f"results/checkpoints/{training}/{row.model}" for training in trainings],
+                "checkpoints": [self.checkpoint(name, row.model) for name in trainings if name != NO_TRAINING],
                 "pretrained": pretrained,
                 "speed": speed,
             }
