@@ -1,7 +1,6 @@
 # `make table4` and `make test` need git, make and Python 3.11 to 3.13, and set up .venv themselves.
 
 BIN := .venv/bin
-UV_VERSION := 0.13.9
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 TABLE := results/tables/table4
@@ -21,7 +20,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 UV = $(BIN)/uv
 
-.PHONY: help table4 pdf report ui dag readme pull test lint format lock clean
+.PHONY: help table4 pdf report ui dag readme pull test lint format lock upgrade clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
@@ -63,38 +62,61 @@ dag: .venv/main.stamp  ## docs/dag.svg: the rules of the workflow (needs Graphvi
 readme: table4  ## put the table into README.md
 	sed -i -e '/<!-- table4 -->/,/<!-- end of table4 -->/{//!d}' -e '/<!-- table4 -->/r $(TABLE).md' README.md
 
-lock: .venv/uv.stamp  ## resolve all versions again, around requirements/pins.txt
-	$(COMPILE) $(call LEAVE_OUT,triton $(CUDA_PACKAGES)) pyproject.toml -o requirements/main.lock
-	$(COMPILE) $(call LEAVE_OUT,$(CUDA_PACKAGES)) pyproject.toml --extra dev -c requirements/main.lock -o requirements/dev.lock
+lock: .venv/uv.stamp  ## write requirements/*.lock again: what pyproject.toml asks for, other versions as they are
+	$(COMPILE) $(call LEAVE_OUT,torch triton $(CUDA_PACKAGES)) pyproject.toml -o requirements/main.lock
+	$(COMPILE) -c requirements/main.lock requirements/torch.in -o requirements/torch.lock
+	$(COMPILE) $(call LEAVE_OUT,torch $(CUDA_PACKAGES)) pyproject.toml --extra dev -c requirements/main.lock \
+	    -c requirements/torch.lock -o requirements/dev.lock
+	$(COMPILE) -c requirements/main.lock requirements/setup.in -o requirements/setup.lock
+
+upgrade:  ## as lock, with the newest versions around requirements/pins.txt
+	$(MAKE) lock UPGRADE=--upgrade
 
 clean:  ## remove the environment; data and results stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
 
-# torch itself names the exact versions of its CUDA packages; a CPU build needs none of them. Tests run Triton's
-# kernels in its interpreter, so there it stays, in the version that torch's CUDA build asks for.
+# torch and the CUDA packages that it names have a lock of their own: a CPU build has other digests and needs none of
+# them. Tests run Triton's kernels in its interpreter, so there it stays.
 CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
     cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
-# Without local wheels, whose version (2.13.0+cpu) would be locked for everyone.
-COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --upgrade --python-version 3.11 --no-annotate --no-emit-index-url \
-    --no-emit-find-links --custom-compile-command 'make lock' -c requirements/pins.txt
+# For all Pythons and platforms, with digests. Without local wheels, whose version (2.13.0+cpu) would be locked for
+# everyone; without addresses, as any index that has these files serves.
+COMPILE = env -u UV_FIND_LINKS -u UV_TORCH_BACKEND $(UV) pip compile --quiet $(UPGRADE) --universal --generate-hashes \
+    --python-version 3.11 --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+    -c requirements/pins.txt
 LEAVE_OUT = $(addprefix --no-emit-package ,$(1))
 
 FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3.13 python3; do \
     $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && \
     echo $$python && break; done
 
-.venv/uv.stamp:
+.venv/uv.stamp: requirements/setup.lock
 	@python="$${PYTHON:-$$($(FIND_PYTHON))}"; \
 	if [ -z "$$python" ]; then \
 	    echo "No Python 3.11, 3.12 or 3.13 with venv found: install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
 	    exit 1; \
 	fi; \
 	echo "Setting up .venv with $$python"; "$$python" -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.lock
 	@touch $@
 
-.venv/%.stamp: requirements/%.lock pyproject.toml .venv/uv.stamp
+# Nothing is installed whose digest is not in a lock, but a torch of another build: of UV_TORCH_BACKEND's index, or a
+# wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well.
+INSTALL = $(UV) pip install --quiet --no-build-isolation
+CHECKED = $(INSTALL) --no-deps --require-hashes
+TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
+
+.venv/%.stamp: requirements/%.lock requirements/torch.lock pyproject.toml .venv/uv.stamp
 	@echo "Installing the packages of $< (up to 2.5 GB; a minute or a few)"
-	$(UV) pip install --quiet -r $<
-	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	$(CHECKED) -r $<
+	@echo "$(TORCH)$(TORCH_SHA256:%= --hash=sha256:%)" > .venv/torch.txt
+	@if [ -n "$$UV_TORCH_BACKEND$(TORCH_SHA256)" ]; then \
+	    $(INSTALL) $(TORCH_SHA256:%=--no-deps --require-hashes) -r .venv/torch.txt; \
+	elif [ -n "$$UV_FIND_LINKS" ] && $(INSTALL) --no-index -r .venv/torch.txt 2>/dev/null; then \
+	    echo "$(TORCH) is a local wheel, whose digest is not checked (SECURITY.md)"; \
+	else \
+	    $(CHECKED) -r requirements/torch.lock; \
+	fi
+	$(INSTALL) --no-deps --editable .
+	$(UV) pip check --quiet
 	@touch $@

@@ -23,5 +23,6 @@ def run(arguments: argparse.Namespace) -> None:
         if not Path(file).is_file():
             raise UserError(f"{file}: no such file; give the paths of files that are there")
         line = {"path": file, "sha256": sha256(file)}
-        options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
-        yaml.safe_dump(line, sys.stdout, **options)
+        yaml.safe_dump(
+            line, sys.stdout, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+        )
