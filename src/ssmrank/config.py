@@ -89,8 +89,36 @@ class TitlesCollection(Section):
     queries: int | None = Field(None, ge=1, description="use this many titles (drawn by a hash), not all")
 
 
+class CorpusQueries(Section):
+    """Texts with queries drawn from themselves; the one relevant document of a query is its own text."""
+
+    kind: Literal["corpus-queries"]
+    corpus: Name | None = Field(None, description="a name of section corpora")
+    part: Literal["train", "held-out"] = Field("train", description="of the corpus")
+    collection: Name | None = Field(None, description="in place of corpus: a collection whose documents are the texts")
+    share: float = Field(1.0, gt=0, le=1, description="share of the texts, drawn by a hash, that is used")
+    queries_per_text: float = Field(1.0, gt=0, description="2.5: two of each text and a third of every other one")
+    titles: float = Field(0.35, ge=0, description="share of queries that are titles; texts without one give sentences")
+    sentences: float = Field(0.2, ge=0, description="share of queries that are a sentence")
+    words: float = Field(
+        0.45, ge=0, description="share of queries that are a run of words which no stop word begins or ends"
+    )
+    max_words: int = Field(5, ge=1, description="words of such a run, at most")
+    titled: float = Field(0.5, ge=0, le=1, description="share of the documents that begin with their title")
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _texts_and_queries_are_some(self) -> Self:
+        if (self.corpus is None) == (self.collection is None):
+            raise ValueError("name either corpus or collection, where the texts come from")
+        if self.titles + self.sentences + self.words == 0:
+            raise ValueError("titles, sentences and words are all 0; raise one of these shares")
+        return self
+
+
 CollectionSource = Annotated[
-    SemanlinkSource | FolderCollection | IrDatasetsCollection | TitlesCollection, Field(discriminator="kind")
+    SemanlinkSource | FolderCollection | IrDatasetsCollection | TitlesCollection | CorpusQueries,
+    Field(discriminator="kind"),
 ]
 
 
@@ -258,9 +286,11 @@ class Collection(Section):
     license: str = ""
 
     @model_validator(mode="after")
-    def _titles_have_one_split(self) -> Self:
-        if isinstance(self.source, TitlesCollection) and len(self.splits) != 1:
-            raise ValueError("a collection of kind titles has one split, with all its queries; keep one name in splits")
+    def _texts_of_a_corpus_have_one_split(self) -> Self:
+        if isinstance(self.source, TitlesCollection | CorpusQueries) and len(self.splits) != 1:
+            raise ValueError(
+                f"a collection of kind {self.source.kind} has one split, with all its queries; keep one name in splits"
+            )
         return self
 
     @model_validator(mode="after")
@@ -775,8 +805,13 @@ class Params(Section):
                             f"pretraining: {name}, model: {made}}}; add one"
                         )
         for name, source in ((name, collection.source) for name, collection in self.collections.items()):
-            if isinstance(source, TitlesCollection):
+            if isinstance(source, TitlesCollection | CorpusQueries) and source.corpus is not None:
                 self._defined("corpora", source.corpus, f"collections.{name}.source.corpus")
+            if isinstance(source, CorpusQueries) and source.collection is not None:
+                where = f"collections.{name}.source.collection"
+                self._defined("collections", source.collection, where)
+                if isinstance(self.collections[source.collection].source, CorpusQueries):
+                    raise ValueError(f"{where}: {source.collection!r} is made from texts too; name these texts")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
         for name, encoder in self.encoders.items():

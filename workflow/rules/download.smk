@@ -5,6 +5,8 @@ rule all_download:
 
 
 rule download_collection:
+    input:
+        texts=lambda w: experiment.collection_texts(w.collection),
     output:
         directory("data/collections/{collection}"),
     log:
@@ -17,9 +19,10 @@ rule download_collection:
         *code("ssmrank.collections.command"),
         settings=lambda w: experiment.collection_settings(w.collection),
         corpus=lambda w: experiment.collection_corpus(w.collection),
+        texts=lambda w: [f"--texts {folder}" for folder in experiment.collection_texts(w.collection)],
         files=lambda w: digests(experiment.collection_files(w.collection)),
     shell:
-        "ssmrank download-collection --settings {params.settings:q} {params.corpus:q} --archives data/archives"
+        "ssmrank download-collection --settings {params.settings:q} {params.corpus:q} {params.texts} --archives data/archives"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 

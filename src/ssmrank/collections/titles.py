@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
+from ssmrank.collections.corpus_texts import CorpusPart
 from ssmrank.collections.source import Document, Judgment, Part, Query
 from ssmrank.config import Corpus, TitlesCollection
-from ssmrank.pretraining.corpus import Text, corpus_files, fraction, is_held_out, read_texts
+from ssmrank.pretraining.corpus import fraction
 
 
 class _Title(NamedTuple):
@@ -29,15 +29,13 @@ class TitlesSource:
     shared_queries = True
 
     def __init__(self, settings: TitlesCollection, corpus: Corpus) -> None:
-        self.settings, self.corpus = settings, corpus
+        self.settings = settings
         self.left_out: dict[str, int] = {}
-        self._files = corpus_files(corpus)
-        self._begins: list[int] = []
-        """Numbers of texts before each file; a text's number counts through all of them."""
+        self._texts = CorpusPart(corpus, settings.part)
 
     def documents(self) -> Iterator[Document]:
         """The texts of the part, without their titles."""
-        for number, text in self._texts():
+        for number, text in self._texts:
             yield Document(number, text.id, text.text)
 
     def queries(self, split: str) -> Iterator[Query]:
@@ -52,28 +50,12 @@ class TitlesSource:
 
     def where(self, part: Part, number: int, split: str = "") -> str:
         """File and line."""
-        for file, before in reversed(list(zip(self._files, self._begins, strict=False))):
-            if number > before:
-                return f"{file}:{number - before}"
-        return str(Path(self.corpus.path))
+        return self._texts.where(number)
 
     @cached_property
     def _titles(self) -> list[_Title]:
-        titles = [_Title(number, text.id, text.title) for number, text in self._texts()]
+        titles = [_Title(number, text.id, text.title) for number, text in self._texts]
         if self.settings.queries is None or self.settings.queries >= len(titles):
             return titles
         drawn = sorted(titles, key=lambda title: fraction(title.id, "query"))[: self.settings.queries]
         return sorted(drawn)
-
-    def _texts(self) -> Iterator[tuple[int, Text]]:
-        wanted = self.settings.part == "held-out"
-        begins, before = [], 0
-        for file in self._files:
-            begins.append(before)
-            self._begins = list(begins)
-            last = 0
-            for text in read_texts(file):
-                last = text.number
-                if is_held_out(text.id, self.corpus.held_out) == wanted:
-                    yield before + text.number, text
-            before += last

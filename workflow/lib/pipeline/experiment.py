@@ -19,6 +19,8 @@ from ssmrank.config import (
     NO_TRAINING,
     SEED_SIGN,
     Bm25,
+    CollectionSource,
+    CorpusQueries,
     Dense,
     FileRetriever,
     FolderCollection,
@@ -233,7 +235,9 @@ class Experiment:
 
     def collections(self) -> list[str]:
         """Names of the collections in use."""
-        return list(dict.fromkeys(run.collection for run in self.first_stages()))
+        used = [run.collection for run in self.first_stages()]
+        texts = [source.collection for name in used if isinstance(source := self._source(name), CorpusQueries)]
+        return list(dict.fromkeys([*used, *(name for name in texts if name is not None)]))
 
     def models(self) -> list[str]:
         """Names of the models in use: rerankers, encoders, and those whose tokenizer or embeddings another takes."""
@@ -360,9 +364,9 @@ class Experiment:
 
     def collection_files(self, name: str) -> list[Path]:
         """Files on this machine that the collection is made of."""
-        source = self.params.collections[name].source
-        if isinstance(source, TitlesCollection):
-            return self.corpus_files(source.corpus)
+        source, corpus = self.params.collections[name].source, self._corpus_of(name)
+        if corpus is not None:
+            return self.corpus_files(corpus)
         if not isinstance(source, FolderCollection):
             return []
         folder = Path(source.path)
@@ -370,9 +374,22 @@ class Experiment:
         return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
 
     def collection_corpus(self, name: str) -> list[str]:
-        """The option --corpus of `ssmrank download-collection`, where the collection is one of titles."""
+        """The option --corpus of `ssmrank download-collection`, where the collection is made from a corpus."""
+        corpus = self._corpus_of(name)
+        return ["--corpus", self.corpus_settings(corpus)] if corpus is not None else []
+
+    def collection_texts(self, name: str) -> list[str]:
+        """The folder of the collection whose documents another one is made from."""
         source = self.params.collections[name].source
-        return ["--corpus", self.corpus_settings(source.corpus)] if isinstance(source, TitlesCollection) else []
+        made = isinstance(source, CorpusQueries) and source.collection is not None
+        return [f"data/collections/{source.collection}"] if made else []
+
+    def _source(self, collection: str) -> CollectionSource:
+        return self.params.collections[collection].source
+
+    def _corpus_of(self, name: str) -> str | None:
+        source = self._source(name)
+        return source.corpus if isinstance(source, TitlesCollection | CorpusQueries) else None
 
     def corpus_settings(self, name: str) -> str:
         """For the verbs that read a corpus."""
