@@ -31,6 +31,7 @@ VERBS = {
     "retrieve-dense": ("ssmrank.retrieval.dense_command", "first-stage retrieval by a bi-encoder"),
     "import-run": ("ssmrank.retrieval.run_file_command", "take a TREC run from elsewhere as first stage"),
     "negatives": ("ssmrank.negatives.command", "sample negatives for each relevant document"),
+    "teach": ("ssmrank.teaching.command", "a teacher's scores of the documents of training groups"),
     "train": ("ssmrank.training.command", "fine-tune a reranker"),
     "rerank": ("ssmrank.reranking.command", "rerank a TREC run"),
     "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),

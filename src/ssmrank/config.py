@@ -409,6 +409,28 @@ class FileRetriever(Section):
 Retriever = Annotated[Bm25 | Dense | FileRetriever, Field(discriminator="kind")]
 
 
+class RankBand(Section):
+    """Ranks of the first stage's run, the best being 1, and how many negatives come from there."""
+
+    first: int = Field(ge=1)
+    last: int = Field(ge=1)
+    count: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _holds_its_negatives(self) -> Self:
+        if self.last - self.first + 1 < self.count:
+            ranks = f"ranks {self.first} to {self.last}"
+            raise ValueError(f"{ranks} are too few for {self.count} negatives; widen the band")
+        return self
+
+
+class FalseNegatives(Section):
+    """Which candidates may well be relevant: their score, by another run, comes near the positive's (RocketQAv2)."""
+
+    retriever: Name = Field(description="whose run of the split has the scores, such as a dense one's")
+    margin: float = Field(ge=0, description="candidates above the positive's score less this are left out")
+
+
 class Negatives(Section):
     """Which documents stand against each relevant one in training."""
 
@@ -416,16 +438,84 @@ class Negatives(Section):
     depth: int = Field(ge=1, description="negatives come from this many first documents of the run")
     count: int = Field(ge=1, description="negatives for each positive")
     random: int = Field(0, ge=0, description="so many of these are any documents of the collection")
+    bands: list[RankBand] = Field([], description="how many of the others come from which ranks; empty: uniform")
+    false_negatives: FalseNegatives | None = Field(None, description="null: every document not judged is a candidate")
+    distinct_texts: bool = Field(False, description="no two documents of a group have the same text")
     positives: Literal["all", "retrieved"] = Field(
         "all", description="all: every relevant document (the paper); retrieved: those within `depth` of the run"
     )
     seed: int = 42
 
     @model_validator(mode="after")
-    def _random_ones_are_some_of_them(self) -> Self:
+    def _counts_add_up(self) -> Self:
         if self.random > self.count:
             raise ValueError(f"random {self.random} is more than count {self.count}; it is a part of it")
+        banded = sum(band.count for band in self.bands)
+        if self.bands and banded + self.random != self.count:
+            raise ValueError(f"bands have {banded} negatives and random {self.random}; count must be their sum")
+        deep = next((band.last for band in self.bands if band.last > self.depth), None)
+        if deep is not None:
+            raise ValueError(f"bands reach to rank {deep}, depth to {self.depth}; raise depth")
+        if any(later.first <= earlier.last for earlier, later in zip(self.bands, self.bands[1:], strict=False)):
+            raise ValueError("bands overlap or are out of order; each begins after the one before ends")
         return self
+
+
+class RunTeacher(Section):
+    """A first stage's own scores."""
+
+    kind: Literal["run"]
+    retriever: Name
+    weight: float = Field(1.0, gt=0)
+
+
+class EncoderTeacher(Section):
+    """Inner products of a bi-encoder's vectors."""
+
+    kind: Literal["encoder"]
+    encoder: Name
+    weight: float = Field(1.0, gt=0)
+
+
+class RerankerTeacher(Section):
+    """A reranker that another training made, or a checkpoint as it is; with several seeds the training's own."""
+
+    kind: Literal["reranker"]
+    model: Name
+    training: Name = Field(description="none: the model's checkpoint as it is")
+    weight: float = Field(1.0, gt=0)
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
+
+
+TeacherMember = Annotated[RunTeacher | EncoderTeacher | RerankerTeacher, Field(discriminator="kind")]
+
+
+class Teacher(Section):
+    """Whose scores a distillation loss learns: the weighted mean of its members' z-scores, times `scale`.
+
+    A member's z-scores are over the first `depth` documents of `retriever` for the query; those of a reranker, which
+    reads each pair, over the group. A document that a run lacks has the lowest score of these.
+    """
+
+    members: dict[Name, TeacherMember] = Field(min_length=1)
+    retriever: Name = Field(description="the negatives' own, as a rule")
+    depth: int = Field(100, ge=2)
+    scale: float = Field(
+        1.0, gt=0, description="the inverse of a temperature: softmax of the scores is what KL divergence compares with"
+    )
+    positive_bonus: float = Field(0.0, ge=0, description="is added to the relevant document's score")
+
+
+class TeachSettings(Section):
+    """A teacher with what its members are: what `ssmrank teach` is given."""
+
+    members: dict[Name, RunTeacher | Encoder | Reranking]
+    weights: dict[Name, float]
+    depth: int
+    scale: float
+    positive_bonus: float
+    negatives_count: int
 
 
 class TrainingOverrides(Section):
@@ -480,6 +570,7 @@ class Training(Section):
     collection: Name
     split: Name
     negatives: Name
+    teacher: Name | None = Field(None, description="whose scores a loss that distils learns; null: such losses fail")
     max_length: int = Field(ge=8, description="tokens of query, document and template together")
     label: str = Field(description="how tables name the length, such as FirstP (512)")
     learning_rate: float = Field(gt=0)
@@ -781,6 +872,7 @@ class Params(Section):
     encoders: dict[Name, Encoder] = {}
     retrievers: dict[Name, Retriever]
     negatives: dict[Name, Negatives]
+    teachers: dict[Name, Teacher] = {}
     models: dict[Name, Model]
     trainings: dict[Name, SeededTraining]
     rerankings: dict[Name, Reranking]
@@ -814,6 +906,11 @@ class Params(Section):
                     raise ValueError(f"{where}: {source.collection!r} is made from texts too; name these texts")
         for name, negatives in self.negatives.items():
             self._defined("retrievers", negatives.retriever, f"negatives.{name}.retriever")
+            if negatives.false_negatives is not None:
+                where = f"negatives.{name}.false_negatives.retriever"
+                self._defined("retrievers", negatives.false_negatives.retriever, where)
+        for name, teacher in self.teachers.items():
+            self._check_teacher(f"teachers.{name}", teacher)
         for name, encoder in self.encoders.items():
             self._defined("models", encoder.model, f"encoders.{name}.model")
         for name, section in self.retrievers.items():
@@ -838,11 +935,14 @@ class Params(Section):
         for name, training in self.trainings.items():
             self._defined_split(training.collection, training.split, f"trainings.{name}")
             self._defined("negatives", training.negatives, f"trainings.{name}.negatives")
+            if training.teacher is not None:
+                self._defined("teachers", training.teacher, f"trainings.{name}.teacher")
             self._check_start(name)
             if training.validation is not None:
                 where = f"trainings.{name}.validation"
                 self._defined_split(training.collection, training.validation.split, where)
                 self._defined("retrievers", training.validation.retriever, f"{where}.retriever")
+        self._check_lessons()
         for name, reranking in self.rerankings.items():
             self._defined("retrievers", reranking.retriever, f"rerankings.{name}.retriever")
         for name, table in self.tables.items():
@@ -910,6 +1010,36 @@ class Params(Section):
                 self._defined("retrievers", retriever.candidates.retriever, f"{where}.candidates.retriever")
                 if isinstance(self.retrievers[retriever.candidates.retriever], Dense):
                     raise ValueError(f"{where}.candidates.retriever: name one of kind bm25 or run")
+
+    def _check_teacher(self, where: str, teacher: Teacher) -> None:
+        self._defined("retrievers", teacher.retriever, f"{where}.retriever")
+        for name, member in teacher.members.items():
+            here = f"{where}.members.{name}"
+            if isinstance(member, RunTeacher):
+                self._defined("retrievers", member.retriever, f"{here}.retriever")
+            elif isinstance(member, EncoderTeacher):
+                self._defined("encoders", member.encoder, f"{here}.encoder")
+            else:
+                self._check_row(here, member.model, member.training)
+
+    def _check_lessons(self) -> None:
+        """No training learns, through others, from itself."""
+        for first in self.trainings:
+            waiting, seen = self._learns_from(first), set[str]()
+            while waiting:
+                name = waiting.pop()
+                if name == first:
+                    raise ValueError(f"trainings.{first}: it learns, through others, from itself; break the circle")
+                if name not in seen and name in self.trainings:
+                    seen.add(name)
+                    waiting += self._learns_from(name)
+
+    def _learns_from(self, training: str) -> list[str]:
+        """The trainings whose checkpoints a training goes on from, or is taught by."""
+        section = self.trainings[training]
+        members = self.teachers[section.teacher].members.values() if section.teacher is not None else []
+        taught = [member.training for member in members if isinstance(member, RerankerTeacher)]
+        return [*taught, *([section.start] if section.start is not None else [])]
 
     def _check_start(self, name: str) -> None:
         chain = [name]
@@ -991,6 +1121,29 @@ class Params(Section):
         overrides = self.models[model].training.model_dump(exclude_none=True)
         count = self.negatives[section.negatives].count
         return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
+
+    def teach_settings(self, teacher: str, negatives: str) -> TeachSettings:
+        """The teacher section for groups of these negatives, with what its members are."""
+        section = self.teachers[teacher]
+        members: dict[str, RunTeacher | Encoder | Reranking] = {}
+        for name, member in section.members.items():
+            if isinstance(member, RunTeacher):
+                members[name] = member
+            elif isinstance(member, EncoderTeacher):
+                members[name] = self.encoders[member.encoder]
+            else:
+                depth, budget = section.depth, member.token_budget
+                members[name] = Reranking(
+                    retriever=section.retriever, depth=depth, token_budget=budget, precision=member.precision
+                )
+        return TeachSettings(
+            members=members,
+            weights={name: member.weight for name, member in section.members.items()},
+            depth=section.depth,
+            scale=section.scale,
+            positive_bonus=section.positive_bonus,
+            negatives_count=self.negatives[negatives].count,
+        )
 
     def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
         """The pretraining section for one of its models."""

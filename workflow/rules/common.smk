@@ -21,6 +21,7 @@ wildcard_constraints:
             "encoder",
             "retriever",
             "negatives",
+            "teacher",
             "reranking",
             "table",
             "pretraining",

@@ -13,7 +13,8 @@ PHASES = {
     "index": [rules.index, rules.encode, rules.vector_index],
     "retrieve": [rules.retrieve, rules.retrieve_dense, rules.import_run],
     "negatives": [rules.negatives],
-    "train": [rules.train],
+    # A teacher may be a trained reranker, so the two make one phase.
+    "train": [rules.teach, rules.train],
     "rerank": [rules.rerank, rules.rerank_speed],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate],
     "tables": [

@@ -9,9 +9,7 @@ rule train:
     input:
         model=lambda w: experiment.start(w.training, w.model),
         collection=lambda w: f"data/collections/{experiment.training_data(w.training).collection}",
-        negatives=lambda w: fill(
-            "results/negatives/{collection}/{split}/{negatives}.jsonl", [experiment.training_data(w.training)]
-        ),
+        negatives=lambda w: experiment.training_groups(w.training),
         validation=lambda w: fill(
             "results/runs/first-stage/{collection}/{split}/{retriever}.trec", experiment.validation(w.training)
         ),

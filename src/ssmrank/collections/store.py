@@ -95,13 +95,17 @@ class TextStore:
 
     def sizes(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Bytes of each id's line; raises UnknownId."""
+        rows = self.rows(ids)
+        return (self._offsets[rows + 1] - self._offsets[rows]).astype(np.int64)
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """The line of each id, from 0; raises UnknownId."""
         keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
         places = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
         unknown = np.flatnonzero(self._keys[places] != keys)
         if len(unknown):
             raise self._unknown(ids[unknown[0]])
-        rows = self._rows[places]
-        return (self._offsets[rows + 1] - self._offsets[rows]).astype(np.int64)
+        return self._rows[places].astype(np.int64)
 
     @cached_property
     def digest(self) -> str:

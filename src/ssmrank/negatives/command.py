@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
@@ -12,8 +14,9 @@ from ssmrank.collections.store import TextStore
 from ssmrank.config import Negatives, read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.run_reader import RunReader
 from ssmrank.io.trec import iterate_run, read_qrels
-from ssmrank.negatives.sampling import NoGroup, Sample, explain, sample_negatives
+from ssmrank.negatives.sampling import Facts, NoGroup, Sample, explain, sample_negatives
 from ssmrank.tracking import track
 
 logger = logging.getLogger(__name__)
@@ -24,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help="section of negatives: inline JSON, or a file")
     parser.add_argument("--run", dest="ranking", type=Path, required=True, help="first-stage TREC run of the split")
     parser.add_argument("--qrels", type=Path, required=True, help="relevance judgments of the split")
-    parser.add_argument("--collection", type=Path, help="folder of the collection, for random negatives")
+    parser.add_argument("--collection", type=Path, help="folder of the collection, for random or distinct negatives")
+    parser.add_argument("--rivals", type=Path, help="run of the retriever that false_negatives names, of the split")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines to write")
 
 
@@ -34,25 +38,34 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output
     tags = names_of_split(arguments.qrels) | {"seed": str(settings.seed)}
     with track("negatives", str(output), tags, settings.model_dump()) as tracked:
-        collection: list[str] = []
-        if settings.random:
-            if arguments.collection is None:
-                raise UserError("negatives: random ones need the option --collection, the collection's folder")
-            collection = list(TextStore(arguments.collection / "documents.jsonl").ids())
         sample = write_negatives(
-            settings, ranking=arguments.ranking, qrels=arguments.qrels, output=output, collection=collection
+            settings,
+            ranking=arguments.ranking,
+            qrels=arguments.qrels,
+            output=output,
+            documents=arguments.collection / "documents.jsonl" if arguments.collection else None,
+            rivals=arguments.rivals,
         )
         tracked.metrics(sample.counts())
         tracked.artifact_path("negatives_path", output)
 
 
 def write_negatives(
-    settings: Negatives, *, ranking: Path, qrels: Path, output: Path, collection: Sequence[str] = ()
+    settings: Negatives,
+    *,
+    ranking: Path,
+    qrels: Path,
+    output: Path,
+    documents: Path | None = None,
+    rivals: Path | None = None,
 ) -> Sample:
-    """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample."""
+    """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample.
+
+    documents: the collection's texts; rivals: the run by which false negatives are told.
+    """
     judgments, rankings = read_qrels(qrels), iterate_run(ranking)
     try:
-        sample = sample_negatives(rankings, judgments, settings, collection)
+        sample = sample_negatives(rankings, judgments, settings, _facts(settings, documents, rivals))
     except NoGroup as error:
         raise UserError(f"{ranking}, {qrels}: {error}") from error
     if sample.deepest < settings.depth:
@@ -62,3 +75,29 @@ def write_negatives(
     write_jsonl(output, (group._asdict() for group in sample.groups))
     logger.info("%s: %s", output, explain(sample, settings))
     return sample
+
+
+def _facts(settings: Negatives, documents: Path | None, rivals: Path | None) -> Facts:
+    facts = Facts()
+    if settings.random or settings.distinct_texts:
+        if documents is None:
+            raise UserError("negatives: random and distinct ones need the option --collection, the collection's folder")
+        store = TextStore(documents)
+        facts = facts._replace(collection=list(store.ids()) if settings.random else (), same_text=_text_digests(store))
+    if settings.false_negatives is not None:
+        if rivals is None:
+            raise UserError("negatives: false_negatives needs the option --rivals, the run of its retriever")
+        scores = RunReader(rivals)
+        facts = facts._replace(rival_scores=lambda query: dict(scores.take(query)))
+    return facts
+
+
+def _text_digests(store: TextStore) -> Callable[[str], bytes]:
+    """A digest of each document's text, with case and white space alike."""
+
+    @cache
+    def digest(document: str) -> bytes:
+        words = " ".join(store[document].casefold().split())
+        return hashlib.blake2b(words.encode("utf-8"), digest_size=16).digest()
+
+    return digest

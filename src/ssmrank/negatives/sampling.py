@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ssmrank.config import Negatives
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Qrels
+
+_RANDOM_TRIES = 1000
+"""Draws for each random negative before a collection counts as too small, or too full of equal texts."""
 
 
 class Group(NamedTuple):
@@ -40,6 +44,10 @@ class Sample:
     queries_without_positive: int = 0
     queries_not_in_run: int = 0
     """Queries with a positive that the run does not have."""
+    false_negatives: int = 0
+    """Candidates left out because their score comes near a positive's."""
+    repeated_texts: int = 0
+    """Candidates left out because a document of the group, or a candidate of a better rank, has the same text."""
     deepest: int = 0
     """Documents of the query for which the run has most."""
 
@@ -49,39 +57,52 @@ class Sample:
         return {"groups": len(self.groups)} | values
 
 
+class Facts(NamedTuple):
+    """What is known of a query's documents beside the run."""
+
+    rival_scores: Callable[[str], Mapping[str, float]] = lambda query: {}
+    """The scores of a query's documents by which false negatives are told."""
+
+    same_text: Callable[[str], Hashable] = lambda document: document
+    """Equal for documents of the same text."""
+
+    collection: Sequence[str] = ()
+    """All ids of the collection, for random negatives."""
+
+
 def sample_negatives(
-    run: Iterable[tuple[str, list[tuple[str, float]]]],
-    qrels: Qrels,
-    settings: Negatives,
-    collection: Sequence[str] = (),
+    run: Iterable[tuple[str, list[tuple[str, float]]]], qrels: Qrels, settings: Negatives, facts: Facts | None = None
 ) -> Sample:
     """Draws `count` negatives for each positive, uniformly without replacement.
 
     Candidates are the run's first `depth` documents of the query without those judged relevant (grade above 0);
-    documents judged 0 or not at all are candidates. A group with fewer candidates than `count` is left out, since the
-    loss takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
+    documents judged 0 or not at all are candidates. Where `bands` are set, each gives its number of negatives from its
+    ranks; what a band has too few of comes from the other candidates. `false_negatives` and `distinct_texts` take
+    candidates away, for each positive its own. A group with fewer candidates than `count` is left out, since the loss
+    takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
     depends on nothing but its query's ranking: not on other queries, their order, threads or Python's hash seed.
-    `random` of the negatives, the last ones, are drawn from all ids of `collection` instead.
+    `random` of the negatives, the last ones, are drawn from all ids of the collection instead.
 
     The rankings of a run are taken one after the other, so that it need not fit into memory.
 
     Raises:
         NoGroup: where `count` exceeds `depth`, or no group is left.
     """
+    facts = facts or Facts()
     if settings.count - settings.random > settings.depth:
         raise NoGroup(f"negatives: count {settings.count} is more than depth {settings.depth}; raise depth")
-    if settings.random and len(collection) <= settings.count:
-        raise NoGroup(f"negatives: {len(collection)} documents are too few to draw {settings.random} random ones")
+    if settings.random and len(facts.collection) <= settings.count:
+        raise NoGroup(f"negatives: {len(facts.collection)} documents are too few to draw {settings.random} random ones")
     sample = Sample()
     groups: dict[str, list[Group]] = {}
     for query, ranking in run:
         sample.deepest = max(sample.deepest, len(ranking))
         if query in qrels:
-            groups[query] = _groups_of(query, ranking, qrels[query], settings, sample, collection)
+            groups[query] = _groups_of(query, ranking, qrels[query], settings, sample, facts)
     for query in sorted(qrels):
         if query not in groups and _relevant(qrels[query]):
             sample.queries_not_in_run += 1
-            _groups_of(query, [], qrels[query], settings, sample, collection)
+            _groups_of(query, [], qrels[query], settings, sample, facts)
         sample.queries_without_positive += not _relevant(qrels[query])
         sample.groups += groups.get(query, [])
     if not sample.groups:
@@ -95,7 +116,7 @@ def _groups_of(
     judged: Mapping[str, int],
     settings: Negatives,
     sample: Sample,
-    collection: Sequence[str],
+    facts: Facts,
 ) -> list[Group]:
     """The groups of a query; what is left out is counted in `sample`."""
     relevant = _relevant(judged)
@@ -103,23 +124,80 @@ def _groups_of(
     ranked = [document for document, _ in ranking[: settings.depth]]
     retrieved = relevant.intersection(ranked)
     sample.not_retrieved += len(relevant) - len(retrieved)
-    candidates = [document for document in ranked if document not in relevant]
+    candidates = [document if document not in relevant else None for document in ranked]
     chosen = relevant if settings.positives == "all" else retrieved
-    retrieved_ones = settings.count - settings.random
-    # Where nearly everything is relevant, there may be too little to draw from.
-    if len(candidates) < retrieved_ones or (settings.random and len(collection) - len(relevant) < settings.count):
-        sample.too_few_candidates += len(chosen)
-        return []
+    rival_scores = facts.rival_scores(query) if settings.false_negatives and chosen else {}
     groups = []
     for positive in sorted(chosen):
-        generator = _generator(settings.seed, query, positive)
-        negatives = _draw(candidates, retrieved_ones, generator)
-        while len(negatives) < settings.count:
-            drawn = collection[int(generator.random() * len(collection))]
-            if drawn not in relevant and drawn not in negatives:
-                negatives.append(drawn)
-        groups.append(Group(query, positive, negatives))
+        own = _without_false_negatives(candidates, positive, rival_scores, settings, sample)
+        if settings.distinct_texts:
+            own = _with_distinct_texts(own, positive, facts.same_text, sample)
+        negatives = _negatives_of(query, positive, own, relevant, settings, facts)
+        if negatives is None:
+            sample.too_few_candidates += 1
+        else:
+            groups.append(Group(query, positive, negatives))
     return groups
+
+
+_Candidates = list[str | None]
+"""A query's documents by rank; None where one is no candidate."""
+
+
+def _without_false_negatives(
+    candidates: _Candidates, positive: str, scores: Mapping[str, float], settings: Negatives, sample: Sample
+) -> _Candidates:
+    """Without those whose score comes within the margin of the positive's; all stay where that has none."""
+    if settings.false_negatives is None or positive not in scores:
+        return candidates
+    limit = scores[positive] - settings.false_negatives.margin
+    kept = [document if document and scores.get(document, -math.inf) <= limit else None for document in candidates]
+    sample.false_negatives += kept.count(None) - candidates.count(None)
+    return kept
+
+
+def _with_distinct_texts(
+    candidates: _Candidates, positive: str, same_text: Callable[[str], Hashable], sample: Sample
+) -> _Candidates:
+    seen = {same_text(positive)}
+    kept: _Candidates = []
+    for document in candidates:
+        text = same_text(document) if document else None
+        kept.append(None if text in seen else document)
+        seen.add(text)
+    sample.repeated_texts += kept.count(None) - candidates.count(None)
+    return kept
+
+
+def _negatives_of(
+    query: str, positive: str, candidates: _Candidates, relevant: set[str], settings: Negatives, facts: Facts
+) -> list[str] | None:
+    """The negatives of a group; None where there are too few to draw from."""
+    generator = _generator(settings.seed, query, positive)
+    wanted = settings.count - settings.random
+    left = [document for document in candidates if document]
+    if len(left) < wanted or (settings.random and len(facts.collection) - len(relevant) < settings.count):
+        return None
+    negatives: list[str] = []
+    for band in settings.bands:
+        own = [document for document in candidates[band.first - 1 : band.last] if document]
+        negatives += _draw(own, min(band.count, len(own)), generator)
+    drawn = set(negatives)
+    left = [document for document in left if document not in drawn] if drawn else left
+    negatives += _draw(left, wanted - len(negatives), generator)
+    texts = {facts.same_text(document) for document in (positive, *negatives)} if settings.distinct_texts else set()
+    for _ in range(_RANDOM_TRIES * settings.random):
+        if len(negatives) == settings.count:
+            break
+        document = facts.collection[int(generator.random() * len(facts.collection))]
+        if document in relevant or document in negatives:
+            continue
+        if settings.distinct_texts:
+            if facts.same_text(document) in texts:
+                continue
+            texts.add(facts.same_text(document))
+        negatives.append(document)
+    return negatives if len(negatives) == settings.count else None
 
 
 def _relevant(judged: Mapping[str, int]) -> set[str]:
@@ -132,6 +210,10 @@ def explain(sample: Sample, settings: Negatives) -> str:
     verb = "left out" if settings.positives == "retrieved" else "kept"
     parts.append(f"{sample.not_retrieved} outside the first {settings.depth} ({verb})")
     parts.append(f"{sample.too_few_candidates} left out with fewer than {settings.count} candidates")
+    if settings.false_negatives is not None:
+        parts.append(f"{sample.false_negatives} candidates left out as possibly relevant")
+    if settings.distinct_texts:
+        parts.append(f"{sample.repeated_texts} candidates left out for a text that comes twice")
     parts.append(f"{sample.queries_not_in_run} queries not in the run")
     parts.append(f"{sample.queries_without_positive} queries without a relevant document")
     return ", ".join(parts)

@@ -114,6 +114,14 @@ class Vectors:
         """Number of documents."""
         return self.description.documents
 
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of documents by their numbers, [rows, width], as float32."""
+        found = np.empty((len(rows), self.description.width), dtype=np.float32)
+        for first, vectors in self.shards():
+            own = np.flatnonzero((rows >= first) & (rows < first + len(vectors)))
+            found[own] = vectors[rows[own] - first]
+        return found
+
     def shards(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
         """Number of the first document, and vectors [documents, width], of each shard."""
         step = self.description.shard_documents

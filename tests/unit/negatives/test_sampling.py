@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ssmrank import cli
-from ssmrank.config import Negatives
+from ssmrank.config import Negatives, check
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run, write_qrels, write_run
-from ssmrank.negatives.sampling import Group, NoGroup, sample_negatives
+from ssmrank.negatives.sampling import Facts, Group, NoGroup, sample_negatives
 
 
 def settings(depth: int = 10, count: int = 2, **others: object) -> Negatives:
@@ -85,20 +86,20 @@ def test_a_group_depends_on_its_own_query_alone() -> None:
 
 def test_some_are_any_documents_of_the_collection() -> None:
     collection = [f"c{number}" for number in range(40)] + ["p1", "p2", "away", "n1"]
-    sample = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), collection)
+    sample = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), Facts(collection=collection))
     drawn = [group.negatives for group in sample.groups]
     assert [group.positive for group in sample.groups if group.query == "q1"] == ["away", "p1", "p2"]
     for group in sample.groups:
         assert group.negatives[0] in {document for document, _ in RUN.get(group.query, [])}
         assert set(group.negatives[1:]) <= set(collection) - QRELS[group.query].keys()
         assert len(set(group.negatives)) == 3
-    again = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), collection)
+    again = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), Facts(collection=collection))
     assert drawn == [group.negatives for group in again.groups]
     # Nothing of the run is needed where all are random, and they are drawn evenly.
     counts: Counter[str] = Counter()
     for seed in range(400):
         drawn_by = settings(count=1, random=1, seed=seed)
-        sample = sample_negatives([("q", [])], {"q": {"p": 1}}, drawn_by, ["p", *"abcd"])
+        sample = sample_negatives([("q", [])], {"q": {"p": 1}}, drawn_by, Facts(collection=["p", *"abcd"]))
         counts.update(sample.groups[0].negatives)
     assert sorted(counts) == ["a", "b", "c", "d"]
     assert min(counts.values()) > 70
@@ -107,9 +108,9 @@ def test_some_are_any_documents_of_the_collection() -> None:
 def test_a_collection_of_hardly_anything_but_relevant_documents_gives_no_group() -> None:
     judged = {"q": {"p": 1, "a": 1}}
     run, collection = [("q", ranking("p", "a", "b"))], ["p", "a", "b"]
-    assert sample_negatives(run, judged, settings(count=1, random=1), collection).groups
+    assert sample_negatives(run, judged, settings(count=1, random=1), Facts(collection=collection)).groups
     with pytest.raises(NoGroup):
-        sample_negatives(run, judged, settings(count=2, random=2), collection)
+        sample_negatives(run, judged, settings(count=2, random=2), Facts(collection=collection))
 
 
 def test_the_draw_stays_the_same_over_versions() -> None:
@@ -207,3 +208,64 @@ def test_an_error_names_the_files_and_writes_nothing(tmp_path: Path, capsys: pyt
     message = capsys.readouterr().err.strip()
     assert "\n" not in message and "run.trec" in message and "qrels.txt" in message
     assert not (tmp_path / "out" / "negatives.jsonl").exists()
+
+
+BANDED = [{"first": 1, "last": 3, "count": 2}, {"first": 4, "last": 10, "count": 3}]
+
+
+def test_bands_give_their_numbers_from_their_ranks() -> None:
+    run = [("q", [(f"d{rank}", 100.0 - rank) for rank in range(1, 11)])]
+    for seed in range(20):
+        drawn = settings(depth=10, count=5, bands=BANDED, seed=seed)
+        negatives = sample_negatives(run, {"q": {"away": 1}}, drawn).groups[0].negatives
+        assert set(negatives[:2]) < {"d1", "d2", "d3"}
+        assert set(negatives[2:]) < {f"d{rank}" for rank in range(4, 11)}
+        assert len(set(negatives)) == 5
+    # The positive takes a place of the first band, whose other candidates are then all taken.
+    negatives = sample_negatives(run, {"q": {"d2": 1}}, settings(depth=10, count=5, bands=BANDED)).groups[0].negatives
+    assert set(negatives[:2]) == {"d1", "d3"}
+
+
+def test_what_a_band_lacks_comes_from_the_other_ranks() -> None:
+    run = [("q", [(f"d{rank}", 100.0 - rank) for rank in range(1, 8)])]
+    bands = [{"first": 1, "last": 3, "count": 2}, {"first": 6, "last": 10, "count": 3}]
+    negatives = sample_negatives(run, {"q": {"away": 1}}, settings(depth=10, count=5, bands=bands)).groups[0].negatives
+    assert {"d6", "d7"} < set(negatives)
+    assert len(set(negatives)) == 5
+
+
+def test_candidates_near_the_positive_s_score_are_left_out() -> None:
+    run = [("q", [(f"d{rank}", 100.0 - rank) for rank in range(1, 7)])]
+    scores = {"d1": 0.9, "d2": 0.5, "d3": 0.41, "d4": 0.4, "d6": 0.1}
+    facts = Facts(rival_scores=lambda query: scores)
+    drawn = settings(depth=6, count=2, false_negatives={"retriever": "dense", "margin": 0.1})
+    sample = sample_negatives(run, {"q": {"d2": 1}}, drawn, facts)
+    # d1 scores above 0.5 - 0.1, d3 too; d5, which the other run lacks, has no score at all.
+    assert set(sample.groups[0].negatives) < {"d4", "d5", "d6"}
+    assert sample.false_negatives == 2
+    # Without a score of the positive nothing is told.
+    assert sample_negatives(run, {"q": {"d5": 1}}, drawn, facts).false_negatives == 0
+
+
+def test_no_text_stands_twice_in_a_group() -> None:
+    run = [("q", [(document, 1.0 - number / 10) for number, document in enumerate("abcdef")])]
+    texts = {"a": 1, "b": 2, "c": 2, "d": 1, "e": 3, "f": 4, "g": 3, "h": 5}
+    facts = Facts(same_text=texts.__getitem__, collection=list("abcdefgh"))
+    sample = sample_negatives(run, {"q": {"a": 1}}, settings(depth=6, count=4, random=1, distinct_texts=True), facts)
+    # c repeats b, d the positive; g, of the collection, repeats e.
+    assert set(sample.groups[0].negatives) == {"b", "e", "f", "h"}
+    assert sample.repeated_texts == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"bands": BANDED, "count": 4}, "bands have 5 negatives and random 0; count must be their sum"),
+        ({"bands": BANDED, "count": 5, "depth": 9}, "bands reach to rank 10, depth to 9; raise depth"),
+        ({"bands": BANDED[::-1], "count": 5}, "bands overlap or are out of order"),
+        ({"bands": [{"first": 3, "last": 4, "count": 3}], "count": 3}, "ranks 3 to 4 are too few for 3 negatives"),
+    ],
+)
+def test_bands_that_cannot_be_drawn_from(changed: dict, problem: str) -> None:
+    with pytest.raises(UserError, match=re.escape(problem)):
+        check(Negatives, {"retriever": "bm25", "depth": 10, "count": 5} | changed, "params.yaml")

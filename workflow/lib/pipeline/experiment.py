@@ -22,6 +22,7 @@ from ssmrank.config import (
     CollectionSource,
     CorpusQueries,
     Dense,
+    EncoderTeacher,
     FileRetriever,
     FolderCollection,
     ModelFolder,
@@ -29,6 +30,8 @@ from ssmrank.config import (
     Params,
     PretrainedModel,
     RandomModel,
+    RerankerTeacher,
+    RunTeacher,
     TitlesCollection,
     check,
     read_params,
@@ -73,6 +76,15 @@ class Sample(NamedTuple):
     collection: str
     split: str
     negatives: str
+
+
+class Taught(NamedTuple):
+    """Such negatives with a teacher's scores."""
+
+    collection: str
+    split: str
+    negatives: str
+    teacher: str
 
 
 class Trained(NamedTuple):
@@ -198,10 +210,29 @@ class Experiment:
     def trained(self) -> list[Trained]:
         """Checkpoints that a table needs, with those that they go on from."""
         wanted = [Trained(run.training, run.model) for run in self.reranked() if run.training != NO_TRAINING]
+        # The list grows while it is read: what is found may have needs of its own.
         for training, model in wanted:
             start = self.params.start(training)
-            wanted += [Trained(start, model)] if start is not None else []
+            found = [Trained(start, model)] if start is not None else []
+            teacher = self.params.training(training).teacher
+            found += self._teaching_rerankers(teacher) if teacher is not None else []
+            wanted += [one for one in found if one not in wanted]
         return _once(wanted)
+
+    def _teaching_rerankers(self, teacher: str) -> list[Trained]:
+        """Checkpoints of trainings that are members of a teacher."""
+        members = self.params.teachers[teacher].members.values()
+        rerankers = [member for member in members if isinstance(member, RerankerTeacher)]
+        return [Trained(one.training, one.model) for one in rerankers if one.training != NO_TRAINING]
+
+    def taught(self) -> list[Taught]:
+        """Negatives with a teacher's scores that the trainings need."""
+        trainings = [self.params.training(training) for training, _ in self.trained()]
+        return _once(
+            Taught(section.collection, section.split, section.negatives, section.teacher)
+            for section in trainings
+            if section.teacher is not None
+        )
 
     def samples(self) -> list[Sample]:
         """Negatives that the trainings need."""
@@ -213,6 +244,8 @@ class Experiment:
             *self.evaluated_first_stages(),
             *(FirstStage(c, split, self.rerank_retriever(name)) for c, split, name, _, _ in self.reranked()),
             *(FirstStage(c, split, self.negatives_retriever(name)) for c, split, name in self.samples()),
+            *(run for c, split, name in self.samples() for run in self.rivals(c, split, name)),
+            *(run for taught in self.taught() for run in self.teaching_runs(taught)),
             *(run for training, _ in self.trained() for run in self.validation(training)),
         ]
         return _once([*wanted, *(first for run in _once(wanted) for first in self.candidates(run.retriever, run))])
@@ -226,8 +259,15 @@ class Experiment:
         )
 
     def embedded(self) -> list[Embedded]:
-        """Vectors that first-stage runs need."""
-        return _once(item for run in self.first_stages() for item in self.vectors(run.retriever, run.collection))
+        """Vectors that first-stage runs and teachers need."""
+        searched = [item for run in self.first_stages() for item in self.vectors(run.retriever, run.collection)]
+        taught = [Embedded(taught.collection, name) for taught in self.taught() for name in self._teaching(taught)]
+        return _once([*searched, *taught])
+
+    def _teaching(self, taught: Taught) -> list[str]:
+        """The encoders of a teacher."""
+        members = self.params.teachers[taught.teacher].members.values()
+        return [member.encoder for member in members if isinstance(member, EncoderTeacher)]
 
     def vector_indexes(self) -> list[VectorIndex]:
         """Approximate indexes that first-stage runs need."""
@@ -244,6 +284,13 @@ class Experiment:
         names = [model for _, model in self.trained()] + [run.model for run in self.reranked()]
         dense = [self.params.retrievers[run.retriever] for run in self.first_stages()]
         encoders = [self.params.encoders[one.encoder].model for one in dense if isinstance(one, Dense)]
+        encoders += [self.params.encoders[name].model for taught in self.taught() for name in self._teaching(taught)]
+        encoders += [
+            member.model
+            for taught in self.taught()
+            for member in self.params.teachers[taught.teacher].members.values()
+            if isinstance(member, RerankerTeacher)
+        ]
         shown = [model for name in self.params.overviews for model in self.overview_models(name)]
         names = list(dict.fromkeys([*names, *encoders, *shown]))
         for name in names:
@@ -326,6 +373,45 @@ class Experiment:
     def negatives_retriever(self, negatives: str) -> str:
         """The retriever whose run the negatives are drawn from."""
         return self.params.negatives[negatives].retriever
+
+    def rivals(self, collection: str, split: str, negatives: str) -> list[FirstStage]:
+        """The run by whose scores false negatives are told; none where that is not done."""
+        section = self.params.negatives[negatives].false_negatives
+        return [] if section is None else [FirstStage(collection, split, section.retriever)]
+
+    def pool(self, taught: Any) -> FirstStage:
+        """The run over whose documents a teacher's scores are standardised."""
+        return FirstStage(taught.collection, taught.split, self.params.teachers[taught.teacher].retriever)
+
+    def teaching_runs(self, taught: Any) -> list[FirstStage]:
+        """First-stage runs that a teacher reads."""
+        members = self.params.teachers[taught.teacher].members.values()
+        own = [member.retriever for member in members if isinstance(member, RunTeacher)]
+        return [self.pool(taught), *(FirstStage(taught.collection, taught.split, retriever) for retriever in own)]
+
+    def teacher_files(self, taught: Any) -> dict[str, list[str]]:
+        """Files and folders of each member of a teacher."""
+        files = {}
+        for name, member in self.params.teachers[taught.teacher].members.items():
+            if isinstance(member, RunTeacher):
+                run = FirstStage(taught.collection, taught.split, member.retriever)
+                files[name] = fill("results/runs/first-stage/{collection}/{split}/{retriever}.trec", [run])
+            elif isinstance(member, EncoderTeacher):
+                vectors = fill(
+                    "data/indexes/{collection}/vectors-{encoder}", [Embedded(taught.collection, member.encoder)]
+                )
+                files[name] = [f"data/models/{self.encoder_model(member.encoder)}", *vectors]
+            else:
+                files[name] = [self.checkpoint(member.training, member.model)]
+        return files
+
+    def training_groups(self, training: str) -> str:
+        """The file of the groups that a training reads: with a teacher's scores where it has a teacher."""
+        section = self.params.training(training)
+        if section.teacher is None:
+            return fill("results/negatives/{collection}/{split}/{negatives}.jsonl", [self.training_data(training)])[0]
+        taught = Taught(section.collection, section.split, section.negatives, section.teacher)
+        return fill("results/teaching/{collection}/{split}/{negatives}/{teacher}.jsonl", [taught])[0]
 
     def rerank_retriever(self, reranking: str) -> str:
         """The retriever whose run is reranked."""
@@ -481,6 +567,10 @@ class Experiment:
     def negatives_settings(self, name: str) -> str:
         """For `ssmrank negatives`."""
         return _json(self.params.negatives[name])
+
+    def teach_settings(self, teacher: str, negatives: str) -> str:
+        """For `ssmrank teach`."""
+        return _json(self.params.teach_settings(teacher, negatives))
 
     def train_settings(self, training: str, model: str) -> str:
         """For `ssmrank train`."""

@@ -1,0 +1,1 @@
+"""Scores of a teacher for the documents of training groups, which distillation losses learn."""

@@ -1,0 +1,63 @@
+"""The queries of training groups with the documents over which a teacher's scores are put on a common scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmrank.fusion.normalise import is_constant
+from ssmrank.io.trec import iterate_run
+from ssmrank.training.groups import Group
+
+Ranking = list[tuple[str, float]]
+
+
+class Lesson(NamedTuple):
+    """A query: its pool, which is the first documents of a run, and the documents of its groups, each once."""
+
+    query: str
+    pool: Ranking
+    documents: list[str]
+    groups: list[int]
+    """Numbers of its groups."""
+
+
+class Marks(NamedTuple):
+    """A member's scores of a lesson, float64; NaN for a document that it does not know."""
+
+    pool: NDArray[np.float64]
+    """Of the documents over which it is put on a scale."""
+    documents: NDArray[np.float64]
+    """Of the lesson's documents."""
+
+    def standardised(self) -> NDArray[np.float64]:
+        """The documents' z-scores over the pool; an unknown document has the lowest score of the pool.
+
+        Zeros where the pool's scores are all equal, which say nothing.
+        """
+        if is_constant(self.pool):
+            return np.zeros_like(self.documents)
+        known = np.where(np.isnan(self.documents), self.pool.min(), self.documents)
+        return (known - self.pool.mean()) / self.pool.std()
+
+
+def lessons(groups: Sequence[Group], run: Path, depth: int) -> Iterator[Lesson]:
+    """The queries of groups in the order of the run, which is read once; what it lacks comes last, with no pool."""
+    numbers: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        numbers.setdefault(group.query, []).append(number)
+
+    def lesson(query: str, pool: Ranking) -> Lesson:
+        own = numbers.pop(query)
+        documents = dict.fromkeys(document for number in own for document in groups[number].documents)
+        return Lesson(query, pool, list(documents), own)
+
+    for query, ranking in iterate_run(run, depth):
+        if query in numbers:
+            yield lesson(query, ranking)
+    for query in list(numbers):
+        yield lesson(query, [])
