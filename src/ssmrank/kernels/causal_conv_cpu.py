@@ -8,15 +8,15 @@ The arguments of a task are integers: addresses of float32 memory, row strides i
 from __future__ import annotations
 
 import numpy as np
-from numba import cfunc, njit, types
 
+from ssmrank.kernels.compiled import cfunc, njit
 from ssmrank.kernels.simd import BYTES, arguments, load, load_integer, next_task, sigmoid, splat, store
 
 TILE = 32
 """Tokens whose gradients before the activation are held in cache at once by the backward pass."""
 
 
-@njit(cache=True, nogil=True)
+@njit
 def sequence_of(starts: int, token: int) -> int:
     """The sequence that holds a token."""
     sequence = 0
@@ -28,7 +28,7 @@ def sequence_of(starts: int, token: int) -> int:
 _conv_forward_arguments = arguments(12)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def conv_forward(table: int) -> None:
     """Writes y of the tokens from `first` to before `last`; `history` as in `packed_causal_conv1d`, or 0."""
     task = next_task(table)
@@ -76,7 +76,7 @@ def conv_forward(table: int) -> None:
 _conv_backward_arguments = arguments(16)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def conv_backward(table: int) -> None:
     """Writes x's gradient; those of weight and bias are added to what is there."""
     task = next_task(table)

@@ -7,8 +7,8 @@ is `groups` groups of `size` channels, a multiple of 16, each normed by itself. 
 from __future__ import annotations
 
 import numpy as np
-from numba import cfunc, types
 
+from ssmrank.kernels.compiled import cfunc
 from ssmrank.kernels.simd import (
     BYTES,
     arguments,
@@ -26,7 +26,7 @@ from ssmrank.kernels.simd import (
 _norm_forward_arguments = arguments(12)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def norm_forward(table: int) -> None:
     """Writes y and the inverse root mean square of each row and group."""
     task = next_task(table)
@@ -70,7 +70,7 @@ def norm_forward(table: int) -> None:
 _norm_backward_arguments = arguments(15)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def norm_backward(table: int) -> None:
     """Writes the gradients of x and z; the weight's is added to what is there."""
     task = next_task(table)

@@ -13,8 +13,8 @@ transposed to `[states, channels]`, as are states: `[sequences, states, channels
 from __future__ import annotations
 
 import numpy as np
-from numba import cfunc, types
 
+from ssmrank.kernels.compiled import cfunc
 from ssmrank.kernels.simd import (
     BYTES,
     LN_2,
@@ -42,7 +42,7 @@ BLOCK = 4
 _scan_forward_arguments = arguments(26)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def scan_forward(table: int) -> None:
     """Writes y, the final states and the states at each chunk's start (both only where an address is given)."""
     task = next_task(table)
@@ -128,7 +128,7 @@ def scan_forward(table: int) -> None:
 _scan_backward_arguments = arguments(34)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def scan_backward(table: int) -> None:
     """Writes the gradients; those of A (as `[states, channels]`), D and the bias are added to what is there."""
     task = next_task(table)

@@ -6,8 +6,7 @@ want: memory is addressed by plain integers, a value is a vector of 16 floats, a
 the vectors to AVX-512, AVX2, SSE or NEON, whichever the machine has.
 
 Inside an `@njit` function: `load`, `broadcast`, `splat`, `store`, the operators + - * /, `exp2`, `softplus`,
-`sigmoid`, `lane_sum`. A product followed by a sum is fused into one instruction where the machine has it. numba's
-on-disk cache looks only at the file of the cached function: touch the callers' files after changing this one.
+`sigmoid`, `lane_sum`. A product followed by a sum is fused into one instruction where the machine has it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ tables of chunks are int64. P and N are multiples of 16. Running sums of log2 de
 from __future__ import annotations
 
 import numpy as np
-from numba import cfunc, njit, types
 
+from ssmrank.kernels.compiled import cfunc, njit
 from ssmrank.kernels.simd import (
     BYTES,
     LANES,
@@ -39,7 +39,7 @@ from ssmrank.kernels.simd import (
 )
 
 
-@njit(cache=True, nogil=True)
+@njit
 def multiply(
     a: int,
     a_row: int,
@@ -76,7 +76,7 @@ def multiply(
         row += 4 if full else 1
 
 
-@njit(cache=True, nogil=True)
+@njit
 def pack(source: int, stride: int, target: int, rows: int, vectors: int) -> None:
     """Copies rows that lie apart to where they follow one another."""
     for row in range(rows):
@@ -85,7 +85,7 @@ def pack(source: int, stride: int, target: int, rows: int, vectors: int) -> None
             store(target + row * vectors * BYTES + place, load(source + row * stride + place))
 
 
-@njit(cache=True, nogil=True)
+@njit
 def transpose(source: int, stride: int, target: int, rows: int, columns: int, target_stride: int) -> None:
     """Writes the transpose; its rows are filled up with zeros to whole vectors."""
     filled = (rows + LANES - 1) // LANES * LANES
@@ -96,7 +96,7 @@ def transpose(source: int, stride: int, target: int, rows: int, columns: int, ta
             store_scalar(target + column * target_stride + 4 * row, np.float32(0.0))
 
 
-@njit(cache=True, nogil=True)
+@njit
 def running_sums(
     decays: int, steps: int, stride: int, length: int, filled: int, coarse: int, fine: int, step: int
 ) -> None:
@@ -114,7 +114,7 @@ def running_sums(
         store_scalar(step + 4 * row, np.float32(0.0))
 
 
-@njit(cache=True, nogil=True)
+@njit
 def scale_rows(source: int, target: int, rows: int, vectors: int, coarse: int, fine: int, step: int, end: int) -> None:
     """Each row times its decay from the chunk's start (end 0), or times its decay to token `end - 1` and its step."""
     zero = splat(np.float32(0.0))
@@ -130,7 +130,7 @@ def scale_rows(source: int, target: int, rows: int, vectors: int, coarse: int, f
             store(target + place, factor * load(source + place))
 
 
-@njit(cache=True, nogil=True)
+@njit
 def scores(c: int, b_transposed: int, states: int, length: int, stride: int, target: int) -> None:
     """C Bᵀ up to the vector that holds the diagonal."""
     for row in range(0, length, 4):
@@ -142,7 +142,7 @@ def scores(c: int, b_transposed: int, states: int, length: int, stride: int, tar
         )
 
 
-@njit(cache=True, nogil=True)
+@njit
 def mix(
     row: int,
     rows: int,
@@ -172,7 +172,7 @@ def mix(
 _ssd_forward_arguments = arguments(24)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def ssd_forward(table: int) -> None:
     """Writes y, and where asked for the final states and the state at the start of each chunk."""
     task = next_task(table)
@@ -281,7 +281,7 @@ def ssd_forward(table: int) -> None:
 _ssd_suffixes_arguments = arguments(21)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def ssd_suffixes(table: int) -> None:
     """Writes y of sequences that begin with one state, none longer than `longest`; nothing is handed on.
 
@@ -399,7 +399,7 @@ def ssd_suffixes(table: int) -> None:
         task = next_task(table)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def multiply_lower(
     grid: int, line: int, rows_of: int, width_bytes: int, target: int, length: int, vectors: int, transposed: int
 ) -> None:
@@ -416,7 +416,7 @@ def multiply_lower(
             multiply(grid + row * line, line, 4, rows_of, width_bytes, place, width_bytes, rows, vectors, depth, 1)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def add_rows(source: int, target: int, stride: int, rows: int, vectors: int) -> None:
     """Adds rows that follow one another to rows that lie apart."""
     for row in range(rows):
@@ -425,7 +425,7 @@ def add_rows(source: int, target: int, stride: int, rows: int, vectors: int) -> 
             store(place, load(place) + load(source + (row * vectors + column) * BYTES))
 
 
-@njit(cache=True, nogil=True)
+@njit
 def clear(target: int, size: int) -> None:
     """Zeros in a number of bytes that is a multiple of a vector's."""
     zero = splat(np.float32(0.0))
@@ -433,7 +433,7 @@ def clear(target: int, size: int) -> None:
         store(target + index, zero)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def weigh_and_sum(
     products: int,
     rows_of: int,
@@ -484,7 +484,7 @@ def weigh_and_sum(
 _ssd_backward_arguments = arguments(32)
 
 
-@cfunc(types.void(types.int64), cache=True)
+@cfunc
 def ssd_backward(table: int) -> None:
     """Writes the gradients; those of B and C are added to what is there, D's is written per sequence and head."""
     task = next_task(table)

@@ -1,0 +1,77 @@
+"""Machine code on disk is that of the sources as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssmrank.kernels import compiled
+
+CALLER = """
+import numpy as np
+from ssmrank.kernels.compiled import cfunc
+from ssmrank.kernels.simd import load, sigmoid, store
+
+@cfunc
+def apply(place):
+    store(place, sigmoid(load(place)))
+
+x = np.zeros(16, dtype=np.float32)
+apply.ctypes(x.ctypes.data)
+print(x[0], apply.cache_hits)
+"""
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, root: Path) -> Path:
+    """A package of which only the sigmoid of `simd` is used."""
+    folder = tmp_path / "ssmrank" / "kernels"
+    folder.mkdir(parents=True)
+    (tmp_path / "ssmrank" / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    for name in ("compiled.py", "simd.py"):
+        shutil.copy(root / "src/ssmrank/kernels" / name, folder)
+    (folder / "caller.py").write_text(CALLER)
+    return folder
+
+
+def run(kernels: Path) -> tuple[str, int]:
+    """What the caller prints: the sigmoid of 0, and whether its machine code was found on disk."""
+    environment = os.environ | {"PYTHONPATH": str(kernels.parents[1])}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-m", "ssmrank.kernels.caller"]
+    value, hits = subprocess.check_output(command, env=environment, text=True).split()
+    return value, int(hits)
+
+
+def test_an_edit_of_a_called_function_is_compiled(kernels: Path) -> None:
+    assert run(kernels) == ("0.5", 0)
+    assert run(kernels) == ("0.5", 1)
+    source = kernels / "simd.py"
+    text = source.read_text()
+    changed = re.sub(r"(def sigmoid.*?one = _constant\()1\.0", r"\g<1>3.0", text, count=1, flags=re.DOTALL)
+    assert changed != text
+    source.write_text(changed)
+    assert run(kernels) == ("0.75", 0)
+    assert len(list((kernels / "__pycache__").glob("numba-*"))) == 1
+
+
+def test_the_user_s_folder_of_machine_code_has_one_for_these_sources() -> None:
+    assert compiled._folder("/elsewhere") == Path("/elsewhere", f"numba-{compiled.digest()}")
+
+
+def test_nothing_is_compiled_in_another_way(root: Path) -> None:
+    sources = {path: path.read_text() for path in (root / "src").rglob("*.py")}
+    other_way = re.compile(r"numba import .*\b(n?jit|cfunc)|\bcache=True")
+    users = [path.name for path, text in sources.items() if other_way.search(text)]
+    assert users == []
+    makers = [path for path, text in sources.items() if "kernels.compiled import" in text]
+    assert makers and all(root / "src/ssmrank/kernels" in path.parents for path in makers)
+    foreign = re.compile(r"^ *(?:from|import) ssmrank(?!\.kernels\b)", re.MULTILINE)
+    assert [path.name for path in makers if foreign.search(sources[path])] == []
