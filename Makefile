@@ -101,7 +101,8 @@ FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3
 	@touch $@
 
 # Nothing is installed whose digest is not in a lock, but a torch of another build: of UV_TORCH_BACKEND's index, or a
-# wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well.
+# wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well. The project comes last: its command
+# `snakemake` takes the place of Snakemake's own.
 INSTALL = $(UV) pip install --quiet --no-build-isolation
 CHECKED = $(INSTALL) --no-deps --require-hashes
 TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
@@ -117,6 +118,6 @@ TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
 	else \
 	    $(CHECKED) -r requirements/torch.lock; \
 	fi
-	$(INSTALL) --no-deps --editable .
+	$(INSTALL) --no-deps --reinstall --editable .
 	$(UV) pip check --quiet
 	@touch $@

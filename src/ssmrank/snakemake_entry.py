@@ -1,0 +1,53 @@
+"""The command `snakemake` of this project's environment, which lets targets follow `--resources gpu=1`.
+
+Snakemake's options that take KEY=VALUE words take every word that follows, a target too, and fail on it. Here a word
+after its first one that such an option cannot mean is a target.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+def _is_pair(word: str) -> bool:
+    return "=" in word or word.startswith("base64//")
+
+
+def _is_settings_file(word: str) -> bool:
+    return word.endswith((".yaml", ".yml", ".json"))
+
+
+GREEDY: dict[str, Callable[[str], bool]] = {
+    **dict.fromkeys(["--resources", "--res", "--default-resources", "--default-res", "--set-resources"], _is_pair),
+    **dict.fromkeys(["--set-threads", "--set-scatter", "--set-resource-scopes", "--consider-ancient"], _is_pair),
+    **dict.fromkeys(["--config", "-C"], _is_pair),
+    **dict.fromkeys(["--configfile", "--configfiles"], _is_settings_file),
+}
+"""Options that take all words up to the next option, each with what it can mean by a word."""
+
+
+def separate_targets(words: Sequence[str]) -> list[str]:
+    """The words of a command line with the targets that follow a greedy option moved to the end, after `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    kept: list[str] = []
+    targets: list[str] = []
+    is_value: Callable[[str], bool] | None = None
+    for word in words[:end]:
+        if word.startswith("-"):
+            is_value = GREEDY.get(word)
+        elif is_value is not None and not kept[-1].startswith("-") and not is_value(word):
+            targets.append(word)
+            continue
+        kept.append(word)
+    return [*kept, *(["--"] if targets or end < len(words) else []), *targets, *words[end + 1 :]]
+
+
+def main() -> None:
+    """Runs Snakemake on the command line."""
+    sys.argv[1:] = separate_targets(sys.argv[1:])
+    try:
+        from snakemake.cli import main as snakemake  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise SystemExit("ssmrank: error: Snakemake is not installed here; `pip install snakemake`") from None
+    snakemake()
