@@ -29,6 +29,7 @@ from measure import Contender, PairsRow, device_name, first_line, measure, write
 from shapes import CLASSES, Shape
 from workloads import Workload, equal_sequences, fewer_documents, read_workload, sample
 
+from ssmrank import lifetime
 from ssmrank.models.precision import default_device
 
 Made = Callable[[], Contender | None]
@@ -36,6 +37,7 @@ Made = Callable[[], Contender | None]
 
 
 def main() -> None:
+    lifetime.begin()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, nargs="+", default=["sharing"])
     parser.add_argument("--device", default=str(default_device()))

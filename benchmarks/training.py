@@ -22,6 +22,7 @@ from peers import IMPLEMENTATIONS, padded_tokens, training_step
 from shapes import CLASSES, Shape
 from torch import nn
 
+from ssmrank import lifetime
 from ssmrank.models.backbones import packed_forward
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast, default_device
@@ -31,6 +32,7 @@ Rows = Iterator[list[Measurement]]
 
 
 def main() -> None:
+    lifetime.begin()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--device", default=str(default_device()))

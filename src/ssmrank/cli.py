@@ -7,12 +7,14 @@ verb is asked for, so that `ssmrank --help` and the light verbs start at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 
-from ssmrank import __version__
+from ssmrank import __version__, lifetime
 from ssmrank.errors import UserError
 
 VERBS = {
@@ -56,7 +58,9 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, or 2 with one line on standard error for what a user can mend."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        lifetime.begin()
+        arguments = sys.argv[1:]
     parser = argparse.ArgumentParser(prog="ssmrank", description="State space models as text rerankers.")
     parser.add_argument("--version", action="version", version=f"ssmrank {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -75,6 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"ssmrank {parsed.verb}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # Ctrl-C ends who reads this, too
+            print(f"ssmrank {parsed.verb}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

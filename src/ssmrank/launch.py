@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import IO
 
 from ssmrank.errors import UserError
+from ssmrank.io.atomic import scratch_directory
+from ssmrank.lifetime import STARTER, myself
 
 LAUNCHED = "SSMRANK_LAUNCHED"
 """Variable of the environment that processes have which were started here."""
@@ -47,7 +48,7 @@ def launch(command: Sequence[str], processes: int) -> None:
     SystemExit where the first process has said itself what is wrong.
     """
     workers: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory(prefix="ssmrank-") as folder:
+    with scratch_directory() as folder:
         try:
             port = _free_port()
             for rank in range(processes):
@@ -58,6 +59,7 @@ def launch(command: Sequence[str], processes: int) -> None:
                     "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(port),
                     LAUNCHED: "1",
+                    STARTER: myself(),
                 }
                 environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
                 stderr: IO[bytes] | None = open(f"{folder}/{rank}", "wb") if rank else None  # noqa: SIM115

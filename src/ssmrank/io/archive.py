@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from typing import IO
 
 from ssmrank.config import PackageArchive
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_file
+from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.io.checksum import sha256
+from ssmrank.lifetime import running
 
 _SUFFIXES = {"sdist": ".tar.gz", "wheel": ".whl"}
 
@@ -47,8 +47,8 @@ def fetch_archive(source: PackageArchive, folder: str | Path) -> Path:
     path = archive_path(source, folder)
     if path.is_file() and sha256(path) == source.sha256:
         return path
-    with tempfile.TemporaryDirectory(prefix="ssmrank-") as temporary:
-        downloaded = _pip_download(source, Path(temporary))
+    with scratch_directory() as temporary:
+        downloaded = _pip_download(source, temporary)
         actual = sha256(downloaded)
         if actual != source.sha256:
             raise UserError(_wrong_digest(source, actual))
@@ -94,13 +94,12 @@ def _run(command: list[str]) -> tuple[int, str]:
     """Runs a command, its output going to standard error as it comes; returns its status and its error output."""
     sys.stderr.flush()
     lines: list[str] = []
-    with subprocess.Popen(
-        command, stdout=2, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
-    ) as process:
+    with running(command, stdout=2, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace") as process:
         assert process.stderr is not None
         for line in process.stderr:
             sys.stderr.write(line)
             lines.append(line)
+        process.wait()
     return process.returncode, "".join(lines)
 
 

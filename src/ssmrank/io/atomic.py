@@ -7,16 +7,19 @@ is killed, or runs out of disk, leaves what was there before.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from ssmrank.errors import UserError
+from ssmrank.io.locks import hold, locked
+
+PART, ASIDE = ".part", ".old"
+"""How the hidden names end of what is being written, and of a folder that it takes the place of."""
 
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free space or choose another folder",
@@ -49,56 +52,126 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     Raises UserError where the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = None
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = _new(path, _make_file)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            temporary = Path(name)
-            with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            # A second descriptor of the file holds its lock until it has its name.
+            with os.fdopen(os.dup(descriptor), mode, encoding=None if "b" in mode else "utf-8") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
+            _sync(path.parent)
         except BaseException:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success it takes the place of `path`, on failure it goes."""
+    """Yields a temporary folder beside `path`; on success it takes the place of `path`, on failure it goes.
+
+    A folder that is there is put aside before and removed after: whenever the process is killed, one of the two is on
+    the disk whole (`ssmrank.io.leftovers.sweep` puts the old one back).
+    """
     path = Path(path)
-    temporary = None
-    with disk_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+    with disk_errors(path), _scratch(path) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _sync_all(temporary)
+        if path.is_dir() and not path.is_symlink():
+            aside = temporary.with_suffix(ASIDE)
+            path.rename(aside)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                aside.rename(path)
+                raise
+            _sync(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
             temporary.replace(path)
-        except BaseException:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            _sync(path.parent)
+
+
+@contextmanager
+def scratch_directory(name: str = "ssmrank", parent: Path | None = None) -> Iterator[Path]:
+    """Yields a hidden folder that is gone afterwards, also where a kill leaves it to the next sweep.
+
+    `parent` is the system's folder for temporary files by default.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with disk_errors(parent):
+            folder = stack.enter_context(_scratch(parent / name))
+        yield folder
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, folder = _new(path, _make_directory)
+    try:
+        yield folder
+    finally:
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
-    """One process, or thread, at a time is inside for this path; others wait. A hidden lock file stays beside it."""
+    """One process, or thread, at a time is inside for this path; others wait. A hidden lock file is beside it then."""
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
         yield
+
+
+def _new(path: Path, make: Callable[[Path], tuple[int, Path]]) -> tuple[int, Path]:
+    """A new file or folder beside `path`, open and locked, so that a sweep sees that it belongs to somebody."""
+    while True:
+        descriptor, made = make(path)
+        if hold(descriptor, made):
+            return descriptor, made
+        os.close(descriptor)  # a sweep came between
+
+
+def _make_file(path: Path) -> tuple[int, Path]:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+    return descriptor, Path(name)
+
+
+def _make_directory(path: Path) -> tuple[int, Path]:
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY), folder
+
+
+def _sync_all(folder: Path) -> None:
+    """Has a folder and all in it on the disk, so that no power cut leaves a name without its content."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(place, name))
+        _sync(Path(place))
+
+
+def _sync(path: Path) -> None:
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
+            raise
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -26,6 +26,7 @@ import numpy as np
 from ssmrank.collections.store import TextStore, UnknownId
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory, one_at_a_time
+from ssmrank.lifetime import end_with, myself
 from ssmrank.models.templates import Template
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _tokenize(
     # No fork: a copy of a process with running threads (torch's, the tokenizer's) may wait forever for one of them.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with context.Pool(processes, _start_worker, (store, template, max_tokens)) as pool:
+    with context.Pool(processes, _start_worker, (myself(), store, template, max_tokens)) as pool:
         yield from pool.imap(_work, chunks)
 
 
@@ -159,8 +160,9 @@ def _tokenize_chunk(store: TextStore, template: Template, ids: Sequence[str], ma
 _worker: tuple[TextStore, Template, int | None]
 
 
-def _start_worker(store: TextStore, template: Template, max_tokens: int | None) -> None:
+def _start_worker(starter: str, store: TextStore, template: Template, max_tokens: int | None) -> None:
     global _worker
+    end_with(starter)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker = store, template, max_tokens
 

@@ -20,6 +20,7 @@ import numpy as np
 from ssmrank.config import Corpus
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.lifetime import end_with, myself
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.corpus import Text, corpus_files, is_held_out, language_model_text, read_texts
 
@@ -67,7 +68,7 @@ def write_tokens(corpus: Corpus, tokenizer: Path, max_tokens: int, output: Path,
         jobs = [(file, corpus.held_out, tokenizer, max_tokens, folder / f"file{n}") for n, file in enumerate(files)]
         # A fork would take along locks of threads that torch may have started.
         context = multiprocessing.get_context("spawn")
-        with context.Pool(processes, _use_threads, (threads,)) as pool:
+        with context.Pool(processes, _start_worker, (myself(), threads)) as pool:
             pool.starmap(_write_file, jobs, chunksize=1)
         for part in PARTS:
             facts[part] = _join([job[-1] / part for job in jobs], folder / part)
@@ -79,7 +80,8 @@ def write_tokens(corpus: Corpus, tokenizer: Path, max_tokens: int, output: Path,
         (folder / "statistics.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _use_threads(threads: int) -> None:
+def _start_worker(starter: str, threads: int) -> None:
+    end_with(starter)
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
 

@@ -7,12 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_file
+from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.tracking import track
 
 PAGE = r"""\documentclass[10pt,a4paper]{article}
@@ -43,8 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank table` first") from error
     tags = {"table": ", ".join(path.stem for path in tables)}
     tracked = track("pdf", arguments.output.name, tags)
-    with tracked, tempfile.TemporaryDirectory(prefix="ssmrank-latex-") as folder:
-        pdf = compile_pages(tables, Path(folder))
+    with tracked, scratch_directory() as folder:
+        pdf = compile_pages(tables, folder)
         with atomic_file(arguments.output, "wb") as stream:
             stream.write(pdf)
 

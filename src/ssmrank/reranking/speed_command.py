@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import statistics
-import tempfile
 import time
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from ssmrank.collections.store import read_queries
 from ssmrank.config import Reranking, read_settings
-from ssmrank.io.atomic import atomic_file
+from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import Run, read_run
 from ssmrank.models.precision import default_device, device_name, resolve_precision
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     first_stage = _first(read_run(arguments.run), settings.depth, arguments.pairs)
     queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
     pairs = pairs_of(first_stage, settings.depth)
-    with tempfile.TemporaryDirectory() as cache:
+    with scratch_directory() as cache:
         documents = token_store(
             arguments.collection / "documents.jsonl",
             reranker.template,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ssmrank.errors import UserError
+from ssmrank.lifetime import running
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +108,9 @@ def run_anserini(
     ]
     failure = ""
     before = ""
-    process = subprocess.Popen(
+    with running(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-    )
-    try:
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             line = line.rstrip()
@@ -127,10 +127,6 @@ def run_anserini(
                     failure = line
             before = line or before
         status = process.wait()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
     if failure or status != 0:
         raise UserError(f"Anserini's {program} failed: {_advised(failure or before or f'exit status {status}')}")
 

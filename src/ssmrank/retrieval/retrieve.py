@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -15,7 +14,7 @@ from pathlib import Path
 from ssmrank.collections.store import read_queries
 from ssmrank.config import Bm25
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import disk_errors
+from ssmrank.io.atomic import scratch_directory
 from ssmrank.io.trec import Run, strictly_decreasing
 from ssmrank.retrieval.first_stage import Ranking, Written, batched, without_own, write_first_stage
 from ssmrank.retrieval.index import read_description
@@ -82,14 +81,11 @@ def search_in_parts(
         raise UserError(f"{index}: built with stemmer {stemmer}, not {settings.stemmer}; index with the one you want")
     if threads < 1:
         raise UserError(f"threads: {threads} is less than 1")
-    if scratch is not None:
-        with disk_errors(scratch):
-            scratch.mkdir(parents=True, exist_ok=True)
     progress = _Progress(len(queries))
     for names in batched(queries, max(1000, hits_at_once // settings.depth)):
-        with tempfile.TemporaryDirectory(dir=scratch, prefix=".retrieve.") as folder:
+        with scratch_directory("retrieve", scratch) as folder:
             texts = {name: queries[name] for name in names}
-            yield from _search(texts, settings, index, threads, Path(folder), progress)
+            yield from _search(texts, settings, index, threads, folder, progress)
         progress.done += len(names)
 
 
