@@ -16,6 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_file
+from ssmrank.lifetime import myself
+
 log = logging.getLogger(__name__)
 
 URI = "MLFLOW_TRACKING_URI"
@@ -58,11 +62,13 @@ class Tracked:
             return
         line = json.dumps({"event": event, "time": int(time.time() * 1000), **fields}, default=str)
         try:
-            self._journal.parent.mkdir(parents=True, exist_ok=True)
-            with self._journal.open("a", encoding="utf-8") as stream:
+            # The first line is there whole or not at all, so that every journal says what it is of.
+            beginning = atomic_file(self._journal) if event == "start" else self._journal.open("a", encoding="utf-8")
+            with beginning as stream:
                 stream.write(line + "\n")
-        except OSError as error:
-            log.warning("tracking: %s: %s; the job goes on untracked", self._journal, error.strerror)
+        except (OSError, UserError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            log.warning("tracking: %s: %s; the job goes on untracked", self._journal, reason)
             self._journal = None
 
     def _deliver_now_and_then(self) -> None:
@@ -114,7 +120,7 @@ def track(
         tags={"rule": rule, "git_revision": git_revision(), **(tags or {})},
         params=dict(params or {}),
         host=socket.gethostname(),
-        pid=os.getpid(),
+        process=myself(),
     )
     status = "FAILED"
     try:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_file
+from ssmrank.io.locks import locked
+from ssmrank.lifetime import is_alive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN_TAG = "ssmrank.run"
+_MARK = ".delivered"
+"""Suffix of the file that says how much of a journal the store has."""
+
+_STATES = ("FINISHED", "FAILED", "KILLED")
 _METRICS_IN_A_BATCH = 1000
 _PARAMS_IN_A_BATCH = 100
 _PARAM_LENGTH = 500
@@ -36,7 +42,8 @@ def create(uri: str, experiment: str) -> None:
 def deliver(folder: str | Path, uri: str, experiment: str) -> int:
     """Brings what is new in a folder's journals into the store; returns the number of journals that had news.
 
-    A journal is deleted once it is delivered to its end, or its job is dead. What cannot be delivered stays.
+    A journal is deleted once it is delivered to its end, or its job is dead. One that makes no sense is set aside, with
+    a warning. Raises UserError where the store does not work; what it has not got stays.
     """
     folder = Path(folder)
     if not _journals(folder):
@@ -45,7 +52,10 @@ def deliver(folder: str | Path, uri: str, experiment: str) -> int:
         client, experiment_id = _open(uri, experiment)
         delivered = 0
         for journal in _journals(folder):
-            delivered += _deliver_journal(journal, client, experiment_id)
+            try:
+                delivered += _deliver_journal(journal, client, experiment_id)
+            except _Malformed as error:
+                _set_aside(journal, str(error))
     return delivered
 
 
@@ -60,16 +70,13 @@ def _exclusive(uri: str) -> Iterator[None]:
         yield
         return
     database = Path(uri.removeprefix("sqlite:///").split("?")[0])
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(f"{database}.lock", os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise UserError(f"{database}: cannot create MLflow's store: {error.strerror}; set tracking.uri") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(Path(f"{database}.lock")))
+        except OSError as error:
+            raise UserError(f"{database}: cannot create MLflow's store: {error.strerror}; set tracking.uri") from error
         yield
-    finally:
-        os.close(lock)
 
 
 def _open(uri: str, experiment: str) -> tuple[MlflowClient, str]:
@@ -100,54 +107,98 @@ class _News:
     end: dict[str, Any] | None = None
 
 
+class _Malformed(Exception):
+    """A journal that no job wrote so."""
+
+
+def _set_aside(journal: Path, reason: str) -> None:
+    aside = journal.with_suffix(".malformed")
+    log.warning("tracking: %s: %s; set aside as %s", journal, reason, aside.name)
+    journal.replace(aside)
+    journal.with_suffix(_MARK).unlink(missing_ok=True)
+
+
 def _deliver_journal(journal: Path, client: MlflowClient, experiment_id: str) -> bool:
-    mark = journal.with_suffix(".delivered")
-    offset = int(mark.read_text()) if mark.exists() else 0
-    text = journal.read_bytes()
+    mark = journal.with_suffix(_MARK)
+    offset = _delivered(mark)
+    try:
+        text = journal.read_bytes()
+    except OSError as error:
+        raise _Malformed(error.strerror) from error
     complete = text.rfind(b"\n") + 1
     news = _news(text[:complete], offset)
-    if news is None:
-        return False
     if news.end is None and _is_dead(news.start):
         news.end = {"status": "KILLED", "time": int(journal.stat().st_mtime * 1000)}
     if complete > offset or news.end is not None:
-        _log(news, client, experiment_id)
+        _log_or_refuse(news, client, experiment_id)
     if news.end is not None:
         journal.unlink()
         mark.unlink(missing_ok=True)
     else:
-        mark.write_text(str(complete))
+        with atomic_file(mark) as stream:
+            stream.write(str(complete))
     return complete > offset
 
 
-def _news(text: bytes, offset: int) -> _News | None:
+def _delivered(mark: Path) -> int:
+    """Bytes of a journal that were delivered before. To deliver some twice does no harm, as MLflow keeps them once."""
+    try:
+        return int(mark.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _news(text: bytes, offset: int) -> _News:
+    """What follows the first `offset` bytes."""
+    try:
+        return _read_news(text, offset)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _Malformed(f"is no journal of a job ({error!r})") from error
+
+
+def _read_news(text: bytes, offset: int) -> _News:
     news: _News | None = None
     position = 0
     for line in text.splitlines(keepends=True):
         old = position < offset
         position += len(line)
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
+        event = json.loads(line)
         if news is None:
-            if event.get("event") != "start":
-                return None
-            news = _News(event)
+            if event["event"] != "start":
+                raise ValueError("the first line tells no start")
+            news = _News({key: event[key] for key in ("run", "name", "time", "host")})
+            news.start |= {"time": int(event["time"]), "process": event.get("process", "")}
             if not old:
                 news.params.update(event["params"])
                 news.tags.update(event["tags"])
         elif old:
             continue
         elif event["event"] == "metrics":
-            news.metrics += [(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+            time, step = int(event["time"]), int(event["step"])
+            news.metrics += [(name, float(value), time, step) for name, value in event["values"].items()]
         elif event["event"] == "params":
             news.params.update(event["values"])
         elif event["event"] == "tags":
             news.tags.update(event["values"])
         elif event["event"] == "end":
-            news.end = event
+            if event["status"] not in _STATES:
+                raise ValueError(f"{event['status']!r} is no state of a run")
+            news.end = {"status": event["status"], "time": int(event["time"])}
+    if news is None:
+        raise ValueError("it has no line")
     return news
+
+
+def _log_or_refuse(news: _News, client: MlflowClient, experiment_id: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _log(news, client, experiment_id)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:300]
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            raise _Malformed(f"MLflow does not take it: {reason}") from error
+        raise UserError(f"MLflow's store does not take a run: {reason}; the journals stay where they are") from error
 
 
 def _log(news: _News, client: MlflowClient, experiment_id: str) -> None:
@@ -195,10 +246,4 @@ def _name(name: str) -> str:
 def _is_dead(start: Mapping[str, Any]) -> bool:
     if start["host"] != socket.gethostname():
         return False
-    try:
-        os.kill(start["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return not is_alive(start["process"])

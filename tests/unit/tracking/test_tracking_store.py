@@ -96,7 +96,7 @@ def test_a_killed_job_and_half_a_line(uri: str, journals: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     start = {"event": "start", "time": 1, "run": "f" * 32, "name": "killed", "tags": {}, "params": {}}
-    start |= {"host": socket.gethostname(), "pid": gone.pid}
+    start |= {"host": socket.gethostname(), "process": f"{gone.pid} 1"}
     metric = {"event": "metrics", "time": 2, "values": {"loss": 3.0}, "step": 0}
     (journals / "1-train-a.jsonl").write_text(json.dumps(start) + "\n" + json.dumps(metric) + '\n{"event": "met')
     deliver(journals, uri, EXPERIMENT)
@@ -146,3 +146,60 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot create MLflow's store"):
         create(f"sqlite:///{tmp_path}/file/mlflow.db", EXPERIMENT)
+
+
+START = {
+    "event": "start",
+    "time": 1,
+    "run": "e" * 32,
+    "name": "a",
+    "tags": {},
+    "params": {},
+    "host": "h",
+    "process": "1 1",
+}
+MALFORMED = {
+    "empty": "",
+    "no JSON": "no JSON\n",
+    "no UTF-8": b"\xff\xfe\n",
+    "no object": "[]\n",
+    "another event first": '{"event": "end"}\n',
+    "no run": json.dumps({key: value for key, value in START.items() if key != "run"}) + "\n",
+    "a metric that is no number": json.dumps(START)
+    + '\n{"event": "metrics", "time": 1, "step": 0, "values": {"loss": "low"}}\n',
+    "an unknown state": json.dumps(START) + '\n{"event": "end", "time": 1, "status": "ENDED"}\n',
+    "a name that MLflow refuses": json.dumps(START)
+    + '\n{"event": "metrics", "time": 1, "step": 0, "values": {"../../x": 1.0}}\n',
+    "nested without end": "[" * 100_000 + "\n",
+}
+
+
+def test_malformed_journals_are_set_aside_and_block_no_other(
+    uri: str, journals: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journals.mkdir()
+    for number, text in enumerate(MALFORMED.values()):
+        (journals / f"0-{number}.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (journals / "0-folder.jsonl").mkdir()
+    with track("train", "sound") as tracked:
+        tracked.metrics({"loss": 1.0})
+    with caplog.at_level("WARNING", "ssmrank"):
+        assert deliver(journals, uri, EXPERIMENT) == 1
+    assert run_of(uri, tracked.run_id).data.metrics == {"loss": 1.0}
+    assert len(caplog.records) == len(MALFORMED) + 1
+    assert all("set aside as 0-" in record.getMessage() for record in caplog.records)
+    assert {path.suffix for path in journals.iterdir()} == {".malformed"}
+    assert deliver(journals, uri, EXPERIMENT) == 0
+
+
+@pytest.mark.parametrize("mark", ["", "12x"])
+def test_a_torn_mark_of_what_was_delivered(uri: str, journals: Path, mark: str) -> None:
+    with track("train", "long") as tracked:
+        tracked.metrics({"loss": 2.0}, step=0)
+        deliver(journals, uri, EXPERIMENT)
+        [path] = journals.glob("*.delivered")
+        path.write_text(mark)
+    deliver(journals, uri, EXPERIMENT)
+    run = run_of(uri, tracked.run_id)
+    assert [point.value for point in client(uri).get_metric_history(run.info.run_id, "loss")] == [2.0]
+    assert list(journals.iterdir()) == []
