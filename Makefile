@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 UV = $(BIN)/uv
 
-.PHONY: help table4 pdf report ui dag readme pull test lint format lock upgrade clean
+.PHONY: help table4 pdf report ui dag readme pull test chaos lint format lock upgrade tidy clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
@@ -44,6 +44,9 @@ pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote
 
 test: .venv/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST)
+
+chaos: .venv/dev.stamp  ## kill runs anywhere, fill disks, run at once (KILLS=50 SEED=...); see tests/chaos
+	CHAOS_KILLS=$(or $(KILLS),50) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos $(PYTEST)
 
 lint: .venv/dev.stamp  ## style, types, workflow
 	$(BIN)/ruff check .
@@ -71,6 +74,9 @@ lock: .venv/uv.stamp  ## write requirements/*.lock again: what pyproject.toml as
 
 upgrade:  ## as lock, with the newest versions around requirements/pins.txt
 	$(MAKE) lock UPGRADE=--upgrade
+
+tidy: .venv/main.stamp  ## remove half-written files and states of code that no longer exists
+	$(BIN)/python workflow/scripts/tidy.py
 
 clean:  ## remove the environment; data and results stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["projects"]
+
 # Before any test imports a library that reads them once.
 for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "SNAKEMAKE_", "SSMRANK_TRACKING_"))]:
     del os.environ[_name]

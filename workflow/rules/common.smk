@@ -4,6 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 
+from pipeline.alone import alone_while_running
 from pipeline.code import code, state_of
 from pipeline.environment import deliver_journals, prepare, repeat_errors
 from pipeline.experiment import any_of, check_file, fill, read_experiment

@@ -43,7 +43,7 @@ rule encode:
     params:
         *code("ssmrank.retrieval.encode_command"),
         settings=lambda w: experiment.encoder_settings(w.encoder),
-        state=state_of("encode", "ssmrank.retrieval.encode_command"),
+        state=state_of("encode"),
     shell:
         "ssmrank encode --settings {params.settings:q} --model {input.model:q} --collection {input.collection:q}"
         " --state {params.state}/{wildcards.collection}/{wildcards.encoder} --output {output:q} 2>&1 | tee {log:q} >&2"

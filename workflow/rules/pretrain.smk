@@ -75,7 +75,7 @@ rule pretrain_sweep:
         *code("ssmrank.pretraining.sweep_command"),
         settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
         sweep=lambda w: experiment.sweep_settings(w.pretraining),
-        state=state_of("sweep", "ssmrank.pretraining.sweep_command"),
+        state=state_of("sweep"),
     shell:
         "ssmrank pretrain-sweep --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
         " --sweep {params.sweep:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}"
@@ -101,7 +101,7 @@ rule pretrain:
     params:
         *code("ssmrank.pretraining.command"),
         settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
-        state=state_of("pretrain", "ssmrank.pretraining.command"),
+        state=state_of("pretrain"),
     shell:
         "ssmrank pretrain --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
         " --sweep {input.sweep:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}"

@@ -25,7 +25,7 @@ PHASES = {
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 
 
-if workflow.is_main_process:
+if workflow.is_main_process and alone_while_running(workflow).holds:
     reconcile(OUTPUTS)
 
 

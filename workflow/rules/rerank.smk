@@ -3,7 +3,7 @@ rule all_rerank:
         fill("results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec", experiment.reranked()),
 
 
-RERANK_STATE = state_of("rerank", "ssmrank.reranking.command")
+RERANK_STATE = state_of("rerank")
 
 
 # A killed reranking goes on from its finished parts (see the rule `train`); those of one tokenizer share its tokens.

@@ -35,7 +35,7 @@ rule train:
             " --validation-qrels data/collections/{collection}/splits/{split}/qrels.txt",
             experiment.validation(w.training),
         ),
-        state=state_of("train", "ssmrank.training.command"),
+        state=state_of("train"),
     shell:
         "ssmrank train --settings {params.settings:q} --model {input.model:q} --kind {params.kind}"
         " --collection {input.collection:q} --split {params.split} --negatives {input.negatives:q}"

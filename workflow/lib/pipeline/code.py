@@ -22,11 +22,21 @@ ROOT = Path(ssmrank.__file__).parent.parent
 PLUMBING = frozenset(
     f"ssmrank{name}"
     for name in (
-        *("", ".__main__", ".cli", ".config", ".config_schema", ".errors", ".io.atomic", ".tracking"),
+        *("", ".__main__", ".cli", ".config", ".config_schema", ".errors", ".tracking"),
+        *(".io.atomic", ".io.leftovers", ".io.locks", ".lifetime"),
         *(".overview_settings", ".table_settings"),
     )
 )
 """Modules, with those inside them, that cannot change a result: settings reach a job as params of their own."""
+
+STEPS = {
+    "encode": "ssmrank.retrieval.encode_command",
+    "pretrain": "ssmrank.pretraining.command",
+    "rerank": "ssmrank.reranking.command",
+    "sweep": "ssmrank.pretraining.sweep_command",
+    "train": "ssmrank.training.command",
+}
+"""Steps that go on after a kill, with the module of each one's command."""
 
 
 def code(module: str, without: Iterable[str] = ()) -> list[str]:
@@ -42,12 +52,9 @@ def code(module: str, without: Iterable[str] = ()) -> list[str]:
     return lines
 
 
-def state_of(step: str, module: str) -> str:
-    """The folder of what killed jobs of a step have done already, another one for another version of its code.
-
-    module: of the step's command.
-    """
-    lines = "\n".join(code(module))
+def state_of(step: str) -> str:
+    """The folder of what killed jobs of a step have done already, another one for another version of its code."""
+    lines = "\n".join(code(STEPS[step]))
     return f"results/state/{step}-{_digest(lines.encode())}"
 
 

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from ssmrank.config import Tracking
+from ssmrank.lifetime import STARTER, myself
 
 JOURNALS = "results/tracking"
 """Where jobs write about themselves for MLflow."""
 
 
 def prepare(tracking: Tracking) -> None:
-    """Sets what jobs inherit; what the user has set stays."""
+    """Sets what jobs inherit; what the user has set stays. Jobs end with this process."""
     defaults = {
         "MLFLOW_TRACKING_URI": tracking.uri,
         "MLFLOW_EXPERIMENT_NAME": tracking.experiment,
@@ -25,6 +26,7 @@ def prepare(tracking: Tracking) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    os.environ[STARTER] = myself()
     # Each job starts a Python; one that may keep what it compiles does so in half the time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # `ssmrank` lies beside the Python that runs Snakemake, whether its environment is activated or not.

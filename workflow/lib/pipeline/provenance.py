@@ -27,6 +27,8 @@ from typing import Any
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord  # type: ignore[import-untyped]
 from snakemake.persistence.file import FilePersistence  # type: ignore[import-untyped]
 
+from ssmrank.io.atomic import atomic_file
+
 FOLDER = Path("results/provenance")
 TIMESTAMP = ".snakemake_timestamp"
 UNKNOWN = ["'an output of unknown origin'"]
@@ -198,7 +200,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_file(path) as stream:
+        stream.write(json.dumps(values, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The workflow on tiny inputs, run once; tests plan changes of that project or work on copies of it."""
+"""The workflow on tiny inputs, run once; tests of workflow/ and chaos/ plan changes of that project or copy it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "lib"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "lib"))
 
 SOURCES = ["Snakefile", "workflow", "profiles", "src", "tests/data/workflow", "dvc.yaml", ".dvc/config", ".dvcignore"]
 IGNORED = "/data/\n/results/\n/mlflow.db*\n.snakemake/\n__pycache__/\n"
@@ -25,8 +25,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the environment in the project; `stdout` has standard error too."""
+    def environment(self) -> dict[str, str]:
+        """What commands run with: the environment's programs and the project's code."""
         person = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         settings = {
             "PYTHONPATH": str(self.folder / "src"),
@@ -36,12 +36,15 @@ class Project:
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / "dvc-site"),
         }
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return kept | settings | person
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the environment in the project; `stdout` has standard error too."""
         finished = subprocess.run(
             command,
             cwd=self.folder,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-            | settings
-            | person,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -105,9 +108,9 @@ class Project:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever comes first waits for the whole workflow."""
-    here = Path(__file__).parent
+    waiting = {Path(__file__).parent / name for name in ("workflow", "chaos")}
     for item in items:
-        if here in item.path.parents:
+        if waiting & set(item.path.parents):
             item.add_marker(pytest.mark.timeout(1200))
 
 

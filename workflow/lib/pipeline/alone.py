@@ -1,0 +1,187 @@
+"""One run at a time in a folder; a killed one is cleared away, a live one is named.
+
+The run that works holds a lock on `.snakemake/run.lock`, which the system takes from it when it ends, however it ends.
+The file says who holds it: process, its start, host, time and command. Snakemake's own lock outlives a killed run, and
+a run that ends removes those of all others; here it is removed where nobody holds this one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ssmrank import lifetime
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import disk_errors
+from ssmrank.io.leftovers import sweep
+from ssmrank.io.locks import hold
+
+LOCK = Path(".snakemake/run.lock")
+SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+SWEPT = ["data", "results", ".snakemake"]
+"""Folders in which jobs write."""
+
+
+class Alone:
+    """This process's claim on the folder.
+
+    A process that plans holds the lock for a while, and others wait for it; so nothing is cleared away or recorded
+    while another one does it. One that runs jobs keeps it, and others may plan meanwhile but not run.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._former: dict[str, Any] = {}
+
+    @property
+    def holds(self) -> bool:
+        """Whether no other process runs jobs here."""
+        return self._descriptor is not None
+
+    def claim(self) -> None:
+        """Takes the lock unless another process runs jobs; waits for one that plans."""
+        with disk_errors(LOCK):
+            LOCK.parent.mkdir(exist_ok=True)
+            waiting = 0
+            while not self._take() and not _holder().get("runs"):
+                waiting += 1
+                if waiting == 50:
+                    print(f"ssmrank: waiting for {_name(_holder())}, which plans", file=sys.stderr)
+                time.sleep(0.1)
+            if self.holds:
+                self._former = _holder()
+                self._write(runs=False)
+                atexit.register(self.release)
+
+    def run(self) -> None:
+        """Makes the claim one of a process that runs jobs. Raises UserError where another one does."""
+        if not self.holds:
+            self.claim()
+        if not self.holds:
+            raise UserError(f"{_name(_holder())} runs jobs in this folder; wait for it, or end it, and start again")
+        if self._is_elsewhere():
+            raise UserError(
+                f"{_name(self._former)} ran jobs in this folder and has not said that it ended; if it has, "
+                "`snakemake --unlock`, then start again"
+            )
+        self._clear()
+        self._write(runs=True)
+
+    def release(self) -> None:
+        """Gives the lock back; a process of another host that may still run keeps its entry."""
+        if self._descriptor is None:
+            return
+        if self._is_elsewhere():
+            self._write_record(self._former)
+        else:
+            LOCK.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def forget(self) -> None:
+        """Takes a process of another host for ended."""
+        self._former = {}
+
+    def _take(self) -> bool:
+        descriptor = os.open(LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+        if hold(descriptor, LOCK) and not _is_running_here(_holder()):
+            self._descriptor = descriptor
+            return True
+        os.close(descriptor)
+        return False
+
+    def _is_elsewhere(self) -> bool:
+        return bool(self._former.get("runs")) and self._former.get("host") != socket.gethostname()
+
+    def _clear(self) -> None:
+        """Removes what a killed run has left, with one line that says so."""
+        locks = [*SNAKEMAKE_LOCKS.glob("*.lock")]
+        for path in locks:
+            path.unlink(missing_ok=True)
+        left = [path for folder in SWEPT for path in sweep(Path(folder))]
+        left += sweep(Path(tempfile.gettempdir()), below=False)
+        for folder in Path(".snakemake").glob("shell_tmp.*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        if locks or left or self._former.get("runs"):
+            what = (
+                f"{_name(self._former)} was ended before its time"
+                if self._former
+                else "a run was ended before its time"
+            )
+            print(f"ssmrank: {what}; its lock and its unfinished files ({len(left)}) are removed", file=sys.stderr)
+
+    def _write(self, runs: bool) -> None:
+        pid, _, start = lifetime.myself().partition(" ")
+        now = datetime.now().isoformat(sep=" ", timespec="seconds")
+        record = {"pid": int(pid), "start": start, "host": socket.gethostname(), "since": now, "runs": runs}
+        self._write_record(record | {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        assert self._descriptor is not None
+        text = json.dumps(record).encode()
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+
+
+def alone_while_running(workflow: Any) -> Alone:
+    """Claims the folder for this Snakemake, which is refused, with one line, where it would run jobs beside another."""
+    alone = Alone()
+    with one_line():
+        alone.claim()
+    execute, unlock = workflow.execute, workflow.unlock
+
+    def execute_alone(*, executor_plugin: Any, **options: Any) -> Any:
+        if executor_plugin.common_settings.dryrun_exec:
+            alone.release()
+        elif workflow.execution_settings.lock:
+            with one_line():
+                alone.run()
+        return execute(executor_plugin=executor_plugin, **options)
+
+    def unlock_too() -> Any:
+        alone.forget()
+        return unlock()
+
+    workflow.execute, workflow.unlock = execute_alone, unlock_too
+    return alone
+
+
+def _holder() -> dict[str, Any]:
+    """What the lock's file says; empty where it says nothing."""
+    try:
+        record = json.loads(LOCK.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _is_running_here(record: Mapping[str, Any]) -> bool:
+    """For file systems without locks: whether the process of a record still runs on this machine."""
+    alive = lifetime.is_alive(f"{record.get('pid')} {record.get('start')}")
+    return alive and record.get("host") == socket.gethostname() and record.get("pid") != os.getpid()
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    facts = {key: record.get(key, "unknown") for key in ("command", "pid", "host", "since")}
+    return "`{command}` (process {pid} on {host}, since {since})".format(**facts)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Ends the process with the one line of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"ssmrank: error: {error}") from None
