@@ -25,7 +25,7 @@ rule teach:
         *code("ssmrank.teaching.command"),
         settings=lambda w: experiment.teach_settings(w.teacher, w.negatives),
         members=lambda w: [f"--member {name} {' '.join(files)}" for name, files in experiment.teacher_files(w).items()],
-        state=state_of("teach", "ssmrank.teaching.command"),
+        state=state_of("teach"),
     shell:
         "ssmrank teach --settings {params.settings:q} --groups {input.groups:q} --collection {input.collection:q}"
         " --split {wildcards.split} --pool {input.pool:q} {params.members}"

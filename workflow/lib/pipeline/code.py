@@ -34,6 +34,7 @@ STEPS = {
     "pretrain": "ssmrank.pretraining.command",
     "rerank": "ssmrank.reranking.command",
     "sweep": "ssmrank.pretraining.sweep_command",
+    "teach": "ssmrank.teaching.command",
     "train": "ssmrank.training.command",
 }
 """Steps that go on after a kill, with the module of each one's command."""
