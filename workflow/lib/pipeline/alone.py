@@ -114,13 +114,12 @@ class Alone:
         left += sweep(Path(tempfile.gettempdir()), below=False)
         for folder in Path(".snakemake").glob("shell_tmp.*"):
             shutil.rmtree(folder, ignore_errors=True)
-        if locks or left or self._former.get("runs"):
-            what = (
-                f"{_name(self._former)} was ended before its time"
-                if self._former
-                else "a run was ended before its time"
-            )
-            print(f"ssmrank: {what}; its lock and its unfinished files ({len(left)}) are removed", file=sys.stderr)
+        files = f"{len(left)} unfinished file{'' if len(left) == 1 else 's'}"
+        if locks or self._former.get("runs"):
+            run = _name(self._former) if self._former else "a run"
+            print(f"ssmrank: {run} was ended before its time; its lock and {files} are removed", file=sys.stderr)
+        elif left:
+            print(f"ssmrank: {files} of killed processes removed", file=sys.stderr)
 
     def _write(self, runs: bool) -> None:
         pid, _, start = lifetime.myself().partition(" ")
