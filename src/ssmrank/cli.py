@@ -36,6 +36,8 @@ VERBS = {
     "teach": ("ssmrank.teaching.command", "a teacher's scores of the documents of training groups"),
     "train": ("ssmrank.training.command", "fine-tune a reranker"),
     "rerank": ("ssmrank.reranking.command", "rerank a TREC run"),
+    "fuse": ("ssmrank.fusion.command", "one TREC run from several"),
+    "fuse-weights": ("ssmrank.fusion.weights_command", "fit the weights of fused runs on judged queries"),
     "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
     "significance": ("ssmrank.evaluation.significance_command", "paired tests between the rows of a table"),
     "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),

@@ -9,12 +9,21 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ssmrank.errors import UserError
 
@@ -254,6 +263,117 @@ class CardSettings(Section):
     training: str = Field("", description="the training as a reranker, in words")
 
 
+METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
+"""The known metrics; k stands for a cutoff of 1 or more. All but nDCG may say from which grade a document counts as
+relevant, as in Recall(rel=2)@1000 (trec_eval's -l 2); without it that is 1."""
+
+METRIC_PATTERN = re.compile(
+    r"(?P<graded>nDCG)(?:@(?P<k0>[1-9][0-9]*))?"
+    r"|(?P<whole>MRR|MAP)(?:\(rel=(?P<rel1>[1-9][0-9]*)\))?(?:@(?P<k1>[1-9][0-9]*))?"
+    r"|(?P<cut>P|Recall|R)(?:\(rel=(?P<rel2>[1-9][0-9]*)\))?@(?P<k2>[1-9][0-9]*)"
+)
+
+
+def _check_metric(metric: str) -> str:
+    if not METRIC_PATTERN.fullmatch(metric):
+        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
+    return metric
+
+
+# ---------------------------------------------------------------- fusion
+
+
+class FittedWeights(Section):
+    """Weights that are tried in steps, of which those with the best mean on a split are taken."""
+
+    collection: Name | None = Field(None, description="whose split it is; null: that of the run, each its own weights")
+    split: Name = Field(description="one that no table reports which shows the fused runs")
+    metric: str = Field("nDCG@10", description=f"known: {', '.join(METRICS)}")
+    steps: int = Field(11, ge=2, le=101, description="values of a weight from 0 to 1; all weights add up to 1")
+
+    def fitted_on(self, collection: str) -> tuple[str, str]:
+        """Collection and split that the weights of a run of this collection are fitted on."""
+        return self.collection or collection, self.split
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, metric: str) -> str:
+        return _check_metric(metric)
+
+
+def _given_or_fitted(weights: Any) -> str:
+    return "(fitted)" if isinstance(weights, Mapping | FittedWeights) else "(given)"
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+Weights = Annotated[
+    Annotated[list[Weight], Tag("(given)")] | Annotated[FittedWeights, Tag("(fitted)")],
+    Discriminator(_given_or_fitted),
+]
+
+
+class FusionMethod(Section):
+    """How runs become one: the documents of a query get a weighted sum over the runs."""
+
+    method: Literal["z-score", "min-max", "rrf"] = Field(
+        "z-score",
+        description="what is summed: a query's scores less their mean and over their standard deviation, or from 0 to "
+        "1, or 1 / (k + rank) (reciprocal rank fusion, Cormack et al. 2009)",
+    )
+    k: int | None = Field(None, ge=0, description="of rrf; null: 60")
+    retrievers: list[Name] = Field([], description="their first-stage runs are fused")
+    weights: Weights | None = Field(
+        None, description="one for each run in their order, or how they are fitted; null: all the same"
+    )
+
+    @model_validator(mode="after")
+    def _k_is_of_rrf(self) -> Self:
+        if self.k is not None and self.method != "rrf":
+            raise ValueError(f"k belongs to method rrf, not to {self.method}; remove it, or set method: rrf")
+        return self
+
+    @field_validator("retrievers")
+    @classmethod
+    def _retrievers_differ(cls, retrievers: list[str]) -> list[str]:
+        twice = next((name for name in retrievers if retrievers.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice; name it once, with a weight")
+        return retrievers
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The method, and k as it is used."""
+        return {"method": self.method, "k": 60 if self.k is None else self.k}
+
+    def check_weights(self, names: list[str]) -> None:
+        """Raises ValueError unless there is a weight for each of the fused runs, and one is above 0."""
+        if not isinstance(self.weights, list):
+            return
+        if len(self.weights) != len(names):
+            raise ValueError(
+                f"weights: {len(self.weights)} for {len(names)} runs; give one for each of {', '.join(names)}"
+            )
+        if not any(self.weights):
+            raise ValueError("weights: all are 0; give one that is above 0")
+
+
+class FuseSettings(Section):
+    """What `ssmrank fuse` is given."""
+
+    method: Literal["z-score", "min-max", "rrf"]
+    k: int = 60
+    depth: int = Field(ge=1, description="documents of each query")
+    weights: list[Weight] | None = Field(None, description="one for each run; null: those of a file, else all the same")
+
+
+class FuseWeightsSettings(FuseSettings):
+    """What `ssmrank fuse-weights` is given."""
+
+    metric: str
+    steps: int
+
+
 # ---------------------------------------------------------------- sections
 
 
@@ -406,7 +526,22 @@ class FileRetriever(Section):
     label: str
 
 
-Retriever = Annotated[Bm25 | Dense | FileRetriever, Field(discriminator="kind")]
+class FusedRetriever(FusionMethod):
+    """Several first stages fused into one."""
+
+    kind: Literal["fusion"]
+    depth: int = Field(1000, ge=1, description="documents taken from each run, and kept for each query")
+    label: str
+
+    @model_validator(mode="after")
+    def _fuses_several(self) -> Self:
+        if len(self.retrievers) < 2:
+            raise ValueError("retrievers: name at least two to fuse")
+        self.check_weights(self.retrievers)
+        return self
+
+
+Retriever = Annotated[Bm25 | Dense | FileRetriever | FusedRetriever, Field(discriminator="kind")]
 
 
 class RankBand(Section):
@@ -526,23 +661,6 @@ class TrainingOverrides(Section):
     groups: int | None = Field(None, ge=1)
     batch_groups: int | None = Field(None, ge=1)
     token_budget: int | None = Field(None, ge=16)
-
-
-METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
-"""The known metrics; k stands for a cutoff of 1 or more. All but nDCG may say from which grade a document counts as
-relevant, as in Recall(rel=2)@1000 (trec_eval's -l 2); without it that is 1."""
-
-METRIC_PATTERN = re.compile(
-    r"(?P<graded>nDCG)(?:@(?P<k0>[1-9][0-9]*))?"
-    r"|(?P<whole>MRR|MAP)(?:\(rel=(?P<rel1>[1-9][0-9]*)\))?(?:@(?P<k1>[1-9][0-9]*))?"
-    r"|(?P<cut>P|Recall|R)(?:\(rel=(?P<rel2>[1-9][0-9]*)\))?@(?P<k2>[1-9][0-9]*)"
-)
-
-
-def _check_metric(metric: str) -> str:
-    if not METRIC_PATTERN.fullmatch(metric):
-        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
-    return metric
 
 
 class Validation(Section):
@@ -692,6 +810,32 @@ class RerankerRow(Section):
     training: Name = Field(description="none: the model's checkpoint as it is, which then has to be a trained reranker")
 
 
+class Fusion(FusionMethod):
+    """What a reranker's run is fused with: first-stage runs, and those of other rerankers.
+
+    The reranker's own run is the last of them. Only documents that were reranked count.
+    """
+
+    rerankers: list[RerankerRow] = Field([], description="their runs of the same reranking, each with the same seed")
+    label: str = Field("", description="what tables add to the reranker's name; empty: + and what it is fused with")
+
+    @model_validator(mode="after")
+    def _fuses_something(self) -> Self:
+        rerankers = [f"{row.model} ({row.training})" for row in self.rerankers]
+        if not self.retrievers and not rerankers:
+            raise ValueError("names nothing to fuse a reranker with; add retrievers or rerankers")
+        if len(set(rerankers)) < len(rerankers):
+            raise ValueError("rerankers: one is named twice; name it once, with a weight")
+        self.check_weights([*self.retrievers, *rerankers, "the reranker itself"])
+        return self
+
+
+class TableReranker(RerankerRow):
+    """A row of a table: a reranker alone, or fused."""
+
+    fusion: Name | None = Field(None, description="a name of section fusions; null: not fused")
+
+
 class TableSection(Section):
     """Rows under one title; the best of them are bold."""
 
@@ -700,7 +844,7 @@ class TableSection(Section):
         [], description="models of reporting/paper.yaml that are not run here: only their published numbers are shown"
     )
     retrievers: list[Name] = []
-    rerankers: list[RerankerRow] = []
+    rerankers: list[TableReranker] = []
     tests: list[str] = Field([], description="labels of the table's tests that these rows are run on; empty: all")
 
     @model_validator(mode="after")
@@ -711,17 +855,20 @@ class TableSection(Section):
 
 
 class Baseline(Section):
-    """A row of a table that others are compared with: a retriever, or a model after a training."""
+    """A row of a table that others are compared with: a retriever, or a model after a training, alone or fused."""
 
     retriever: Name | None = None
     model: Name | None = None
     training: Name | None = None
+    fusion: Name | None = None
 
     @model_validator(mode="after")
     def _is_one_row(self) -> Self:
         reranker = self.model is not None and self.training is not None
         if reranker == (self.retriever is not None) or (self.model is None) != (self.training is None):
             raise ValueError("name either a retriever, or a model and a training")
+        if self.fusion is not None and not reranker:
+            raise ValueError("fusion goes with a model and a training; add them, or remove it")
         return self
 
 
@@ -804,7 +951,7 @@ class Table(Section):
         for section in self.sections:
             rows += [None] * len(section.published)
             rows += [Baseline(retriever=retriever) for retriever in section.retrievers]
-            rows += [Baseline(model=row.model, training=row.training) for row in section.rerankers]
+            rows += [Baseline(**row.model_dump()) for row in section.rerankers]
         return rows.index(self.significance.baseline) if self.significance.baseline in rows else None
 
 
@@ -876,6 +1023,7 @@ class Params(Section):
     models: dict[Name, Model]
     trainings: dict[Name, SeededTraining]
     rerankings: dict[Name, Reranking]
+    fusions: dict[Name, Fusion] = {}
     evaluation: Evaluation
     tables: dict[Name, Table]
     overviews: dict[Name, Overview] = {}
@@ -945,6 +1093,9 @@ class Params(Section):
         self._check_lessons()
         for name, reranking in self.rerankings.items():
             self._defined("retrievers", reranking.retriever, f"rerankings.{name}.retriever")
+        for name, fusion in self.fusions.items():
+            self._check_fusion(f"fusions.{name}", fusion)
+            self._check_rerankers(f"fusions.{name}", fusion.rerankers)
         for name, table in self.tables.items():
             where = f"tables.{name}"
             self._defined("rerankings", table.reranking, f"{where}.reranking")
@@ -960,6 +1111,7 @@ class Params(Section):
                 for retriever in rows.retrievers:
                     self._defined("retrievers", retriever, f"{where}.sections[{number}].retrievers")
                 self._check_rerankers(f"{where}.sections[{number}]", rows.rerankers)
+            self._check_fused_rows(where, table)
             self._check_baseline(where, table)
             if table.costs is not None and table.costs.speed is not None:
                 self._defined_split(table.costs.speed.collection, table.costs.speed.split, f"{where}.costs.speed")
@@ -979,7 +1131,7 @@ class Params(Section):
                         )
         return self
 
-    def _check_rerankers(self, where: str, rows: list[RerankerRow]) -> None:
+    def _check_rerankers(self, where: str, rows: Sequence[RerankerRow]) -> None:
         for number, row in enumerate(rows):
             self._check_row(f"{where}.rerankers[{number}]", row.model, row.training)
 
@@ -1004,11 +1156,16 @@ class Params(Section):
             for key in retriever.runs:
                 collection, split = key.split("/")
                 self._defined_split(collection, split, f"{where}.runs")
+        elif isinstance(retriever, FusedRetriever):
+            self._check_fusion(where, retriever)
+            for name in retriever.retrievers:
+                if isinstance(self.retrievers[name], FusedRetriever):
+                    raise ValueError(f"{where}.retrievers: {name!r} is of kind fusion; name what it fuses")
         else:
             self._defined("encoders", retriever.encoder, f"{where}.encoder")
             if retriever.candidates is not None:
                 self._defined("retrievers", retriever.candidates.retriever, f"{where}.candidates.retriever")
-                if isinstance(self.retrievers[retriever.candidates.retriever], Dense):
+                if isinstance(self.retrievers[retriever.candidates.retriever], Dense | FusedRetriever):
                     raise ValueError(f"{where}.candidates.retriever: name one of kind bm25 or run")
 
     def _check_teacher(self, where: str, teacher: Teacher) -> None:
@@ -1041,6 +1198,70 @@ class Params(Section):
         taught = [member.training for member in members if isinstance(member, RerankerTeacher)]
         return [*taught, *([section.start] if section.start is not None else [])]
 
+    def _check_fusion(self, where: str, fusion: FusionMethod) -> None:
+        for name in fusion.retrievers:
+            self._defined("retrievers", name, f"{where}.retrievers")
+        if isinstance(fusion.weights, FittedWeights) and fusion.weights.collection is not None:
+            self._defined_split(fusion.weights.collection, fusion.weights.split, f"{where}.weights")
+
+    def _check_fused_rows(self, where: str, table: Table) -> None:
+        """Each fused row is of different runs, with the same seeds, and its weights are not fitted on a shown test."""
+        labels: dict[str, str] = {}
+        for number, section in enumerate(table.sections):
+            tests = table.tests_of(section)
+            for place, row in enumerate(section.rerankers):
+                if row.fusion is None:
+                    continue
+                here = f"{where}.sections[{number}].rerankers[{place}]"
+                self._defined("fusions", row.fusion, f"{here}.fusion")
+                label = self.fusion_label(row.fusion)
+                if labels.setdefault(label, row.fusion) != row.fusion:
+                    raise ValueError(
+                        f"{here}.fusion: {labels[label]!r} and {row.fusion!r} are both shown as {label!r}; give one of "
+                        "them a label in fusions"
+                    )
+                fusion = self.fusions[row.fusion]
+                for other in fusion.rerankers:
+                    if (other.model, other.training) == (row.model, row.training):
+                        raise ValueError(f"{here}.fusion: {row.fusion!r} fuses this reranker with itself; name another")
+                    self._check_seeds(f"{here}.fusion", row.training, other.training)
+                self._check_fitted(f"{here}.fusion", f"fusions.{row.fusion}.weights", fusion.weights, table, tests)
+        for name in self._first_stages_of(table):
+            retriever = self.retrievers[name]
+            if isinstance(retriever, FusedRetriever):
+                self._check_fitted(where, f"retrievers.{name}.weights", retriever.weights, table, table.tests)
+
+    def _first_stages_of(self, table: Table) -> list[str]:
+        """Names of the retrievers that rows of a table are, rerank or are fused with."""
+        rows = [row for section in table.sections for row in section.rerankers]
+        names = [name for section in table.sections for name in section.retrievers]
+        names += [self.rerankings[table.reranking].retriever] if rows else []
+        names += [name for row in rows if row.fusion is not None for name in self.fusions[row.fusion].retrievers]
+        return list(dict.fromkeys(names))
+
+    def _check_fitted(
+        self, where: str, key: str, weights: list[float] | FittedWeights | None, table: Table, tests: list[TestSet]
+    ) -> None:
+        """Raises ValueError where weights for these tests are fitted on a test of the table, or on no split at all."""
+        if not isinstance(weights, FittedWeights):
+            return
+        reported = {(collection, test.split) for test in table.tests for collection in test.collections}
+        for collection in (collection for test in tests for collection in test.collections):
+            fitted = weights.fitted_on(collection)
+            self._defined_split(*fitted, key)
+            if fitted in reported:
+                raise ValueError(
+                    f"{where}: {key} are fitted on {'/'.join(fitted)}, a test that this table reports; "
+                    "name another split there"
+                )
+
+    def _check_seeds(self, where: str, training: str, other: str) -> None:
+        if NO_TRAINING in (training, other):
+            return
+        missing = sorted(self._seeds(training) - self._seeds(other))
+        if missing:
+            raise ValueError(f"{where}: {other!r} is not run with seed {missing[0]}, as {training!r} is; add the seed")
+
     def _check_start(self, name: str) -> None:
         chain = [name]
         while (start := self.trainings[chain[-1]].start) is not None:
@@ -1066,6 +1287,8 @@ class Params(Section):
             self._defined("retrievers", baseline.retriever, where)
         else:
             self._check_row(where, str(baseline.model), str(baseline.training))
+        if baseline.fusion is not None:
+            self._defined("fusions", baseline.fusion, where)
         if table.baseline_row is None:
             raise ValueError(f"{where}: no row of the table is this one; name a row of the table")
 
@@ -1107,13 +1330,32 @@ class Params(Section):
         values = self.trainings[training].model_dump(exclude={"seeds"})
         return Training(**(values | ({"seed": int(seed)} if sign else {})))
 
+    def fused_names(self, fusion: FusionMethod) -> list[str]:
+        """Labels of the runs that a fusion names, in the order of their weights."""
+        rerankers = fusion.rerankers if isinstance(fusion, Fusion) else []
+        return [
+            *(self.retrievers[name].label for name in fusion.retrievers),
+            *(self.models[row.model].label for row in rerankers),
+        ]
+
+    def fusion_label(self, name: str) -> str:
+        """What tables add to a reranker's name."""
+        fusion = self.fusions[name]
+        return fusion.label or f"+ {' + '.join(self.fused_names(fusion))}"
+
+    def with_seed_of(self, training: str, other: str) -> str:
+        """The run (`seeded`) of training `other` that has the seed of this run of a training; no training has none."""
+        if NO_TRAINING in (training, other):
+            return self.seeded(other)[0]
+        seed = self.training(training).seed
+        return other if self.trainings[other].seed == seed else f"{other}{SEED_SIGN}{seed}"
+
     def start(self, name: str) -> str | None:
         """The training, or one of its seeds, that a training, or one of its seeds, goes on from; None: the model."""
         section = self.training(name)
         if section.start is None:
             return None
-        own = section.seed == self.trainings[section.start].seed
-        return section.start if own else f"{section.start}{SEED_SIGN}{section.seed}"
+        return self.with_seed_of(name, section.start)
 
     def train_settings(self, training: str, model: str) -> TrainSettings:
         """The training section, or that of one of its seeds, with the model's overrides."""
@@ -1266,6 +1508,8 @@ def _key(location: tuple[int | str, ...], values: Any) -> str:
         if isinstance(values, Mapping) and values is not union and values.get("kind") == part:
             union = values
             continue
+        if str(part).startswith("("):  # which of several forms a key has
+            continue
         parts.append(f"[{part}]" if isinstance(part, int) else f".{part}" if parts else str(part))
         if isinstance(values, Mapping):
             values = values.get(part)
@@ -1282,6 +1526,8 @@ def _siblings(kind: type[BaseModel], location: tuple[int | str, ...], values: An
         node = _resolve(node, schema)
         if "discriminator" in node and part in node["discriminator"]["mapping"]:
             node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, schema)
+        elif str(part).startswith("("):
+            node = next(form for form in node["anyOf"][0]["oneOf"] if "$ref" in form)
         elif isinstance(part, int):
             node = node.get("items", {})
         else:

@@ -7,7 +7,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from ssmrank.config import Params, RandomModel, Section, Table, TableSection, Tests, TestSet, Tolerance
+from ssmrank.config import (
+    FittedWeights,
+    FusedRetriever,
+    FusionMethod,
+    Params,
+    RandomModel,
+    Retriever,
+    Section,
+    Table,
+    TableReranker,
+    TableSection,
+    Tests,
+    TestSet,
+    Tolerance,
+)
 
 
 class ComparedColumn(Section):
@@ -18,7 +32,9 @@ class ComparedColumn(Section):
 
 
 class ComparedRow(Section):
-    """A system: RETRIEVER or RERANKING/TRAINING/MODEL, one for each seed; none where only published numbers are shown.
+    """A system: RETRIEVER or RERANKING/TRAINING/MODEL, or that with /FUSION, one for each seed.
+
+    There is none where only published numbers are shown.
 
     The metrics of a run on a test are in TEST/RUN.json below the folder of metrics, the values of each query in
     TEST/RUN.json below another.
@@ -39,6 +55,18 @@ class ResultColumn(ComparedColumn):
     paper: str | None = None
 
 
+class RowFusion(Section):
+    """How the runs of a row became one."""
+
+    label: str = Field(description="what the row's name says of it")
+    method: Literal["z-score", "min-max", "rrf"]
+    k: int
+    names: list[str] = Field(description="of what is fused, in the order of the weights")
+    depth: int | None = Field(description="documents of each run; null: those that were reranked")
+    weights: list[float] | None = Field(description="null: all the same, or fitted")
+    fitted: str = Field("", description="what the weights were fitted on; empty: they were given")
+
+
 class ResultRow(ComparedRow):
     """What is printed of a system beside its values."""
 
@@ -49,6 +77,7 @@ class ResultRow(ComparedRow):
     length: str = ""
     max_length: int | None = Field(None, description="tokens; tells apart rows of the paper with one model")
     pretrained: bool | None = Field(None, description="None: a first stage, or not trained here")
+    fusion: RowFusion | None = Field(None, description="null: nothing is fused")
 
 
 class ResultSection(Section):
@@ -150,14 +179,20 @@ def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow
     columns = [table.tests.index(test) for test in own] if len(own) < len(table.tests) else None
     rows = [ResultRow(label=label, runs=[]) for label in section.published]
     rows += [
-        ResultRow(label=params.retrievers[name].label, runs=[name], columns=columns) for name in section.retrievers
+        ResultRow(
+            label=params.retrievers[name].label,
+            runs=[name],
+            columns=columns,
+            fusion=_fused_first_stage(params, params.retrievers[name]),
+        )
+        for name in section.retrievers
     ]
     for row in section.rerankers:
         model, training = params.models[row.model], params.trainings.get(row.training)
         rows.append(
             ResultRow(
-                label=model.label,
-                runs=[f"{table.reranking}/{name}/{row.model}" for name in params.seeded(row.training)],
+                label=f"{model.label} {params.fusion_label(row.fusion)}" if row.fusion else model.label,
+                runs=_runs(params, table, row),
                 columns=columns,
                 kind=model.kind,
                 size=model.size,
@@ -165,9 +200,35 @@ def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow
                 length=training.label if training else "",
                 max_length=training.max_length if training else None,
                 pretrained=not isinstance(model.source, RandomModel) if training else None,
+                fusion=_fused_reranker(params, row.fusion) if row.fusion else None,
             )
         )
     return rows
+
+
+def _runs(params: Params, table: Table, row: TableReranker) -> list[str]:
+    end = f"/{row.fusion}" if row.fusion else ""
+    return [f"{table.reranking}/{name}/{row.model}{end}" for name in params.seeded(row.training)]
+
+
+def _fused_reranker(params: Params, name: str) -> RowFusion:
+    fusion = params.fusions[name]
+    names = [*params.fused_names(fusion), "the reranker"]
+    return _fusion(params, fusion, params.fusion_label(name), names, None)
+
+
+def _fused_first_stage(params: Params, retriever: Retriever) -> RowFusion | None:
+    if not isinstance(retriever, FusedRetriever):
+        return None
+    return _fusion(params, retriever, retriever.label, params.fused_names(retriever), retriever.depth)
+
+
+def _fusion(params: Params, fusion: FusionMethod, label: str, names: list[str], depth: int | None) -> RowFusion:
+    weights, fitted = fusion.weights, ""
+    if isinstance(weights, FittedWeights):
+        of = f"of {params.collections[weights.collection].title}" if weights.collection else "of each collection"
+        fitted, weights = f"{weights.metric} on split {weights.split} {of}", None
+    return RowFusion(**fusion.how, label=label, names=names, depth=depth, weights=weights, fitted=fitted)
 
 
 def _tests(test: TestSet) -> list[str]:

@@ -107,6 +107,30 @@ WRONG: dict[str, tuple[tuple, Any, str]] = {
     "name that is no file name": (("models", "a/b"), {}, "models.a/b"),
 }
 
+FUSED = {
+    "unknown key": ({"weights": {"split": "train", "stepz": 3}}, "unknown key fusions.mix.weights.stepz; did you mean"),
+    "negative weight": ({"weights": [1, -1]}, "fusions.mix.weights[1]: input should be greater than or equal to 0"),
+    "weights of no kind": ({"weights": "train"}, "fusions.mix.weights: input should be a valid list (found 'train')"),
+    "weights of other runs": (
+        {"weights": [1, 1, 1]},
+        "fusions.mix: weights: 3 for 2 runs; give one for each of bm25, the",
+    ),
+    "weights that are all 0": ({"weights": [0, 0]}, "fusions.mix: weights: all are 0"),
+    "test split": (
+        {"weights": {"split": "test"}},
+        "tables.table4.sections[1].rerankers[0].fusion: fusions.mix.weights are fitted on tiny/test, a test that this "
+        "table reports; name another split there",
+    ),
+    "unknown split": ({"weights": {"split": "trian"}}, "fusions.mix.weights.split: 'trian' is no split of collection"),
+    "unknown retriever": ({"retrievers": ["bm52"]}, "fusions.mix.retrievers: 'bm52' is not defined in section"),
+    "k of another method": ({"k": 60}, "fusions.mix: k belongs to method rrf, not to z-score"),
+    "nothing": ({"retrievers": []}, "fusions.mix: names nothing to fuse a reranker with"),
+    "itself": (
+        {"rerankers": [{"model": "tiny-bert", "training": "firstp"}]},
+        "tables.table4.sections[1].rerankers[0].fusion: 'mix' fuses this reranker with itself",
+    ),
+}
+
 
 @pytest.fixture(scope="module")
 def tiny() -> dict[str, Any]:
@@ -132,6 +156,19 @@ def test_one_line_for_what_is_wrong(tiny: dict[str, Any], tmp_path: Path, name: 
     said = str(caught.value)
     assert said.startswith(f"{path}: {message}")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_one_line_for_what_cannot_be_fused(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    fusion, message = FUSED[name]
+    row = {"model": "tiny-bert", "training": "firstp", "fusion": "mix"}
+    values = changed(tiny, ("tables", "table4", "sections", 1, "rerankers"), [row])
+    values["fusions"] = {"mix": {"retrievers": ["bm25"]} | fusion}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as caught:
+        read_params(tmp_path / "params.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'params.yaml'}: {message}")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_key_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:

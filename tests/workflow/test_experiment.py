@@ -209,3 +209,59 @@ def test_speed_is_measured_on_all_pairs_where_no_table_says_otherwise(params: Pa
     costs = type(table).model_validate(table.model_dump(exclude_unset=True) | {"costs": {"speed": speed}})
     changed = params.model_copy(update={"tables": {"table4": costs}})
     assert Experiment(changed).speed_pairs("tiny", "test") == ["--pairs", "40"]
+
+
+def fused(params: Params, fusion: dict, row: dict) -> Experiment:
+    values = params.model_dump()
+    values["trainings"]["firstp"] |= {"seed": 42, "seeds": [42, 7]}
+    values["fusions"] = {"mix": fusion}
+    values["tables"]["table4"]["sections"] = [{"title": "S", "rerankers": [row | {"fusion": "mix"}]}]
+    return Experiment(Params.model_validate(values))
+
+
+def test_each_seed_is_fused_with_the_run_of_that_seed(params: Params) -> None:
+    mamba = {"model": "tiny-mamba2", "training": "firstp"}
+    experiment = fused(
+        params, {"retrievers": ["bm25"], "rerankers": [mamba]}, {"model": "tiny-bert", "training": "firstp"}
+    )
+    first, second = experiment.fused()
+    assert (first.training, second.training) == ("firstp", "firstp@seed7")
+    assert experiment.fused_runs(second) == [
+        "results/runs/first-stage/tiny/test/bm25.trec",
+        "results/runs/reranked/tiny/test/bm25-top10/firstp@seed7/tiny-mamba2.trec",
+        "results/runs/reranked/tiny/test/bm25-top10/firstp@seed7/tiny-bert.trec",
+    ]
+    assert experiment.table_keys("table4") == [
+        f"tiny/test/bm25-top10/{training}/tiny-bert/mix" for training in ("firstp", "firstp@seed7")
+    ]
+    assert len(experiment.reranked()) == len(experiment.trained()) == 4
+    assert experiment.evaluated_reranked() == []
+    assert json.loads(experiment.fuse_settings(first)) == {"method": "z-score", "k": 60, "depth": 10, "weights": None}
+
+
+def test_weights_are_fitted_on_a_reranking_of_another_split(params: Params) -> None:
+    weights = {"split": "train", "steps": 5}
+    experiment = fused(
+        params, {"retrievers": ["bm25"], "weights": weights}, {"model": "tiny-bert", "training": "firstp"}
+    )
+    run = experiment.fused()[0]
+    (fitted,) = experiment.fitted(run)
+    assert (fitted.split, fitted.model, fitted.fusion) == ("train", "tiny-bert", "mix")
+    assert {(one.split, one.training) for one in experiment.reranked()} == {
+        (split, training) for split in ("test", "train") for training in ("firstp", "firstp@seed7")
+    }
+    assert json.loads(experiment.fuse_weights_settings(fitted))["steps"] == 5
+    assert FirstStage("tiny", "train", "bm25") in experiment.first_stages()
+
+
+def test_a_hybrid_first_stage_needs_what_it_fuses(params: Params) -> None:
+    dense = {"kind": "dense", "encoder": "tiny", "label": "D", "candidates": {"retriever": "bm25", "depth": 5}}
+    weights = {"split": "train"}
+    hybrid = {"kind": "fusion", "retrievers": ["dense"], "weights": weights, "label": "H"}
+    values = more_first_stages(params, dense=dense).params.model_dump()
+    values["retrievers"] |= {"hybrid": hybrid | {"retrievers": ["bm25", "dense"]}}
+    values["tables"]["table4"]["sections"] = [{"title": "S", "retrievers": ["hybrid"]}]
+    experiment = Experiment(Params.model_validate(values))
+    wanted = {(split, name) for split in ("train", "test") for name in ("bm25", "dense")} | {("test", "hybrid")}
+    assert {(run.split, run.retriever) for run in experiment.first_stages()} == wanted
+    assert experiment.models() == ["tiny-bert"] and experiment.indexes() == [Index("tiny", "porter")]

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 from pipeline.alone import alone_while_running
 from pipeline.code import code, state_of
 from pipeline.environment import deliver_journals, prepare, repeat_errors
-from pipeline.experiment import any_of, check_file, fill, read_experiment
+from pipeline.experiment import FIRST_STAGE_RUN, any_of, check_file, fill, read_experiment
 from pipeline.provenance import digests, reconcile
 
 STARTED = time.time()
@@ -24,6 +24,7 @@ wildcard_constraints:
             "negatives",
             "teacher",
             "reranking",
+            "fusion",
             "table",
             "pretraining",
         ],

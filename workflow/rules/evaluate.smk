@@ -1,7 +1,10 @@
 rule all_evaluate:
     input:
         fill("results/metrics/{collection}/{split}/{retriever}.json", experiment.evaluated_first_stages()),
-        fill("results/metrics/{collection}/{split}/{reranking}/{training}/{model}.json", experiment.reranked()),
+        fill(
+            "results/metrics/{collection}/{split}/{reranking}/{training}/{model}.json", experiment.evaluated_reranked()
+        ),
+        fill("results/metrics/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json", experiment.fused()),
 
 
 rule evaluate_first_stage:
@@ -50,5 +53,32 @@ rule evaluate:
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"
         " --mlflow-run {input.checkpoint:q}/mlflow_run_id"
         " --prefix {wildcards.collection}/{wildcards.split}/{wildcards.reranking}"
+        " --tag collection={wildcards.collection} --tag model={wildcards.model}"
+        " --output {output.mean:q} --per-query {output.queries:q} 2>&1 | tee {log:q} >&2"
+
+
+# Metrics of a fused run go to the MLflow run that trained its reranker, beside those of the reranker alone.
+rule evaluate_fused:
+    input:
+        collection="data/collections/{collection}",
+        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
+        run="results/runs/fused/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.trec",
+    output:
+        mean="results/metrics/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json",
+        queries="results/per-query/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json",
+    log:
+        "results/logs/evaluate/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.tsv"
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.evaluation.command"),
+        settings=experiment.evaluation_settings(),
+    shell:
+        "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"
+        " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"
+        " --mlflow-run {input.checkpoint:q}/mlflow_run_id"
+        " --prefix {wildcards.collection}/{wildcards.split}/{wildcards.reranking}/{wildcards.fusion}"
         " --tag collection={wildcards.collection} --tag model={wildcards.model}"
         " --output {output.mean:q} --per-query {output.queries:q} 2>&1 | tee {log:q} >&2"

@@ -11,12 +11,15 @@ PHASES = {
     ],
     "download": [rules.download_collection, rules.download_model],
     "index": [rules.index, rules.encode, rules.vector_index],
-    "retrieve": [rules.retrieve, rules.retrieve_dense, rules.import_run],
+    "retrieve": [
+        *(rules.retrieve, rules.retrieve_dense, rules.import_run),
+        *(rules.fuse_first_stage, rules.fuse_first_stage_weights),
+    ],
     "negatives": [rules.negatives],
     # A teacher may be a trained reranker, so the two make one phase.
     "train": [rules.teach, rules.train],
-    "rerank": [rules.rerank, rules.rerank_speed],
-    "evaluate": [rules.evaluate_first_stage, rules.evaluate],
+    "rerank": [rules.rerank, rules.rerank_speed, rules.fuse, rules.fuse_weights],
+    "evaluate": [rules.evaluate_first_stage, rules.evaluate, rules.evaluate_fused],
     "tables": [
         *(rules.significance, rules.costs, rules.table, rules.overview, rules.table_pdf, rules.tables_pdf),
         *(rules.table5, rules.table6, rules.differences, rules.training_curves, rules.efficiency, rules.figure1),

@@ -89,3 +89,50 @@ rule import_run:
     shell:
         "ssmrank import-run --settings {params.settings:q} --collection {input.collection:q}"
         " --split {wildcards.split} {params.own} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule fuse_first_stage_weights:
+    input:
+        collection="data/collections/{collection}",
+        runs=lambda w: fill(FIRST_STAGE_RUN, experiment.fused_first_stages(w)),
+    output:
+        "results/fusions/first-stage/{collection}/{split}/{retriever}.json",
+    log:
+        "results/logs/fuse_weights/{collection}/{split}/{retriever}.log",
+    benchmark:
+        "results/benchmarks/fuse_weights/{collection}/{split}/{retriever}.tsv"
+    wildcard_constraints:
+        retriever=any_of(experiment.retrievers("fusion")),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.fusion.weights_command"),
+        settings=lambda w: experiment.fuse_first_stage_weights_settings(w.retriever),
+    shell:
+        "ssmrank fuse-weights --settings {params.settings:q} --run {input.runs:q}"
+        " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule fuse_first_stage:
+    input:
+        runs=lambda w: fill(FIRST_STAGE_RUN, experiment.fused_first_stages(w)),
+        weights=lambda w: fill(
+            "results/fusions/first-stage/{collection}/{split}/{retriever}.json", experiment.fitted_first_stage(w)
+        ),
+    output:
+        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+    log:
+        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+    benchmark:
+        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+    wildcard_constraints:
+        retriever=any_of(experiment.retrievers("fusion")),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.fusion.command"),
+        settings=lambda w: experiment.fuse_first_stage_settings(w.retriever),
+        weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
+    shell:
+        "ssmrank fuse --settings {params.settings:q} --run {input.runs:q} {params.weights} --output {output:q}"
+        " 2>&1 | tee {log:q} >&2"

@@ -15,7 +15,8 @@ def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
     """Deletes what is not the experiment's; returns the deleted files."""
     kept = {
         *fill("{collection}/{split}/{retriever}.json", experiment.evaluated_first_stages()),
-        *fill("{collection}/{split}/{reranking}/{training}/{model}.json", experiment.reranked()),
+        *fill("{collection}/{split}/{reranking}/{training}/{model}.json", experiment.evaluated_reranked()),
+        *fill("{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json", experiment.fused()),
     }
     found = [(folder, path) for folder in folders for path in sorted(folder.rglob("*.json"))]
     stale = [path for folder, path in found if path.relative_to(folder).as_posix() not in kept]

@@ -12,7 +12,7 @@ from ssmrank.config import Evaluation, read_settings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import Scores, evaluate
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.trec import OUT_OF_MEMORY, Qrels, read_qrels, read_run
+from ssmrank.io.trec import Qrels, is_out_of_memory, read_qrels, read_run
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +54,6 @@ def run(arguments: argparse.Namespace) -> None:
     _write(arguments.per_query, scores.per_query if scores else {})
     _write(arguments.output, record)
     _track(arguments, settings, tags, record)
-
-
-def is_out_of_memory(path: Path) -> bool:
-    """Whether the run stands for a model that could not be trained or run for lack of memory."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            return stream.readline().strip() == OUT_OF_MEMORY
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}; rerank or retrieve first") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; a TREC run is a text file") from error
 
 
 def summary(run_file: Path, scores: Scores | None, queries: int) -> dict[str, Any]:

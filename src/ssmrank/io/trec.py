@@ -38,6 +38,17 @@ OUT_OF_MEMORY = "# OOM"
 """The only line of a run whose model did not fit into memory in training."""
 
 
+def is_out_of_memory(path: str | Path) -> bool:
+    """Whether the run stands for a model that could not be trained or run for lack of memory."""
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            return stream.readline().strip() == OUT_OF_MEMORY
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}; rerank or retrieve first") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; a TREC run is a text file") from error
+
+
 def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     """Sorts (document id, score) by score descending, ties by document id ascending."""
     pairs = list(ranking)

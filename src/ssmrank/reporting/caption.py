@@ -9,9 +9,16 @@ from ssmrank.reporting.comparisons import BETTER, WORSE
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import BEST_OURS, BEST_OVERALL, OOM, SUBSTITUTE, ResultTable
 from ssmrank.reporting.values import queries_of
-from ssmrank.table_settings import TableSettings
+from ssmrank.table_settings import RowFusion, TableSettings
 
 KINDS = {"E": "encoder-only", "ED": "encoder-decoder", "D": "decoder-only"}
+
+TERMS = {
+    "z-score": "z-scores",
+    "min-max": "scores from 0 to 1",
+    "rrf": "reciprocal ranks, 1 / ({k} + rank),",
+}
+"""What each method of fusion adds up."""
 
 TEST_NAMES = {"randomization": "paired randomization test", "t": "paired t-test"}
 
@@ -30,9 +37,10 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
     if queries:
         yield f"Means over {queries}, times 100, rounded to one decimal."
     yield from _seeds(settings)
+    alone = ", alone or fused" if any(row.kind and row.fusion for row in rows) else ""
     yield (
         f"The best of each section is bold; {BEST_OVERALL} marks the best overall and {BEST_OURS} the best of our "
-        "trained models; values equal after rounding share a mark."
+        f"trained models{alone}; values equal after rounding share a mark."
     )
     common = table.common_facts
     if common:
@@ -42,6 +50,7 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
     kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
     if kinds:
         yield f"Superscript{'s' if len(kinds) > 1 else ''}: {listed([f'{kind} {KINDS[kind]}' for kind in kinds])}."
+    yield from _fusions(settings)
     yield from _tests(settings)
     yield from _weights(settings)
     if any(cell.text == OOM for cell in table.cells):
@@ -56,6 +65,29 @@ def _seeds(settings: TableSettings) -> Iterable[str]:
             f"Trained models: mean ± standard deviation over {listed([str(count) for count in counts])} trainings "
             "that differ in their seed."
         )
+
+
+def _fusions(settings: TableSettings) -> Iterable[str]:
+    fusions = [row.fusion for section in settings.sections for row in section.rows if row.fusion is not None]
+    for number, fusion in enumerate(fusions):
+        if fusion not in fusions[:number]:
+            yield f"{fusion.label}: {_added(fusion)}."
+
+
+def _added(fusion: RowFusion) -> str:
+    terms = TERMS[fusion.method].format(k=fusion.k)
+    documents = (
+        "the documents of a query that were reranked"
+        if fusion.depth is None
+        else (f"a query's first {fusion.depth} documents of each")
+    )
+    if fusion.fitted:
+        weights = f"weights fitted to {fusion.fitted}"
+    elif fusion.weights is None or len(set(fusion.weights)) == 1:
+        weights = "equal weights"
+    else:
+        weights = f"weights {listed([f'{weight:g}' for weight in fusion.weights])}"
+    return f"{terms} of {listed(fusion.names)} over {documents}, added with {weights}"
 
 
 def _tests(settings: TableSettings) -> Iterable[str]:
@@ -73,7 +105,7 @@ def _tests(settings: TableSettings) -> Iterable[str]:
 
 
 def _weights(settings: TableSettings) -> Iterable[str]:
-    rows = [row for section in settings.sections for row in section.rows]
+    rows = [row for section in settings.sections for row in section.rows if row.fusion is None]
     as_they_are = list(dict.fromkeys(row.label for row in rows if row.kind and row.pretrained is None))
     if as_they_are:
         yield f"Not trained here, the checkpoint as it is: {listed(as_they_are)}."

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,3 +34,26 @@ def test_equal_scores_become_zeros(normalise, scores):
 def test_only_differences_count(normalise):
     scores = np.array([0.25, -3.0, 8.5, 1.0])
     np.testing.assert_allclose(normalise(4 * scores - 100), normalise(scores), rtol=1e-13)
+
+
+RANX = """
+import importlib, importlib.util, json, sys, types
+sys.modules["ranx"] = importlib.util.module_from_spec(importlib.util.find_spec("ranx"))
+sys.modules["ranx.data_structures"] = types.SimpleNamespace(Run=dict)
+results = json.loads(sys.argv[1])
+zmuv = importlib.import_module("ranx.normalization.zmuv_norm")._zmuv_norm(results)
+min_max = importlib.import_module("ranx.normalization.min_max_norm")._min_max_norm(results, False)
+print(json.dumps([list(zmuv.values()), list(min_max.values())]))
+"""
+"""ranx's own functions without its compiler, which takes a minute, and without the rest of ranx."""
+
+
+def test_ranx_normalises_alike() -> None:
+    scores = np.array([12.5, 9.25, 9.0, 3.5, -2.0])
+    results = json.dumps({f"d{number}": score for number, score in enumerate(scores.tolist())})
+    without_compiler = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    answer = subprocess.run([sys.executable, "-c", RANX, results], env=without_compiler, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    zmuv, unit = json.loads(answer.stdout)
+    np.testing.assert_allclose(z_scores(scores), zmuv, rtol=1e-13)
+    np.testing.assert_allclose(min_max(scores), unit, rtol=1e-13)

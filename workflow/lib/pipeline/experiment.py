@@ -24,7 +24,12 @@ from ssmrank.config import (
     Dense,
     EncoderTeacher,
     FileRetriever,
+    FittedWeights,
     FolderCollection,
+    FusedRetriever,
+    FuseSettings,
+    FuseWeightsSettings,
+    FusionMethod,
     ModelFolder,
     ModelsOverview,
     Params,
@@ -104,6 +109,17 @@ class Reranked(NamedTuple):
     model: str
 
 
+class Fused(NamedTuple):
+    """A reranked run that is fused with others."""
+
+    collection: str
+    split: str
+    reranking: str
+    training: str
+    model: str
+    fusion: str
+
+
 class Pretrained(NamedTuple):
     """A pretrained language model."""
 
@@ -112,6 +128,9 @@ class Pretrained(NamedTuple):
 
 
 T = TypeVar("T", bound=tuple)
+
+FIRST_STAGE_RUN = "results/runs/first-stage/{collection}/{split}/{retriever}.trec"
+RERANKED_RUN = "results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec"
 
 _TRAINED_FILE = "reranker.json"
 """`ssmrank.models.reranker.TRAINED_FILE`, which takes seconds to import."""
@@ -157,6 +176,11 @@ class Experiment:
         """Raises UserError where a first-stage run is needed that its retriever has no file for."""
         for collection, split, name in self.first_stages():
             retriever = self.params.retrievers[name]
+            if split not in self.params.collections[collection].splits:
+                raise UserError(
+                    f"{where}: retrievers.{name}.weights.split: collection {collection!r} has no split {split!r}; name "
+                    "one of its own, or a collection"
+                )
             if isinstance(retriever, FileRetriever) and f"{collection}/{split}" not in retriever.runs:
                 raise UserError(
                     f"{where}: retrievers.{name}.runs: no file for {collection}/{split}, which a table or training "
@@ -195,10 +219,17 @@ class Experiment:
             for collection in test.collections
         )
 
-    def reranked(self) -> list[Reranked]:
-        """Reranked runs that stand in a table."""
-        return _once(
-            Reranked(collection, test.split, table.reranking, training, row.model)
+    def evaluated_reranked(self) -> list[Reranked]:
+        """Reranked runs that stand in a table as they are."""
+        return _once(run for run, fusion in self._reranker_rows() if fusion is None)
+
+    def fused(self) -> list[Fused]:
+        """Fused runs that stand in a table."""
+        return _once(Fused(*run, fusion) for run, fusion in self._reranker_rows() if fusion is not None)
+
+    def _reranker_rows(self) -> Iterator[tuple[Reranked, str | None]]:
+        return (
+            (Reranked(collection, test.split, table.reranking, training, row.model), row.fusion)
             for table in self.params.tables.values()
             for section in table.sections
             for row in section.rerankers
@@ -206,6 +237,14 @@ class Experiment:
             for test in table.tests_of(section)
             for collection in test.collections
         )
+
+    def reranked(self) -> list[Reranked]:
+        """Reranked runs that stand in a table, that are fused or that weights of a fusion are fitted on."""
+        fused = (run for one in self._fused_and_fitted() for run in self.fused_rerankers(one))
+        return _once([*self.evaluated_reranked(), *fused])
+
+    def _fused_and_fitted(self) -> Iterator[Fused]:
+        return (one for run in self.fused() for one in (run, *self.fitted(run)))
 
     def trained(self) -> list[Trained]:
         """Checkpoints that a table needs, with those that they go on from."""
@@ -247,8 +286,13 @@ class Experiment:
             *(run for c, split, name in self.samples() for run in self.rivals(c, split, name)),
             *(run for taught in self.taught() for run in self.teaching_runs(taught)),
             *(run for training, _ in self.trained() for run in self.validation(training)),
+            *(first for run in self._fused_and_fitted() for first in self.fused_retrievers(run)),
         ]
-        return _once([*wanted, *(first for run in _once(wanted) for first in self.candidates(run.retriever, run))])
+        for run in wanted:  # which grows
+            wanted += self.candidates(run.retriever, run)
+            for one in (run, *self.fitted_first_stage(run)):
+                wanted += self.fused_first_stages(one)
+        return _once(wanted)
 
     def indexes(self) -> list[Index]:
         """Indexes that first-stage runs need."""
@@ -364,6 +408,47 @@ class Experiment:
         if not isinstance(section, Dense) or section.candidates is None:
             return []
         return [FirstStage(run.collection, run.split, section.candidates.retriever)]
+
+    def fused_first_stages(self, run: Any) -> list[FirstStage]:
+        """The runs that a first-stage run is fused from; none unless its retriever is of kind fusion."""
+        section = self.params.retrievers[run.retriever]
+        return self._first_stages(section, run) if isinstance(section, FusedRetriever) else []
+
+    def fitted_first_stage(self, run: Any) -> list[FirstStage]:
+        """The run of the same retriever that its weights are fitted on; none unless it fuses and fits."""
+        section = self.params.retrievers[run.retriever]
+        if not isinstance(section, FusedRetriever) or not isinstance(section.weights, FittedWeights):
+            return []
+        return [FirstStage(*section.weights.fitted_on(run.collection), run.retriever)]
+
+    def fused_retrievers(self, run: Any) -> list[FirstStage]:
+        """The first-stage runs that a reranked run is fused with."""
+        return self._first_stages(self.params.fusions[run.fusion], run)
+
+    def fused_rerankers(self, run: Any) -> list[Reranked]:
+        """The reranked runs that a fused one is made from; its own is the last."""
+        others = self.params.fusions[run.fusion].rerankers
+        rows = [(self.params.with_seed_of(run.training, row.training), row.model) for row in others]
+        return [
+            Reranked(run.collection, run.split, run.reranking, training, model)
+            for training, model in (*rows, (run.training, run.model))
+        ]
+
+    def fused_runs(self, run: Any) -> list[str]:
+        """The files that a fused run is made from, in the order of the weights."""
+        return [*fill(FIRST_STAGE_RUN, self.fused_retrievers(run)), *fill(RERANKED_RUN, self.fused_rerankers(run))]
+
+    def fitted(self, run: Any) -> list[Fused]:
+        """The fused run that the weights of this one are fitted on; none unless its fusion fits weights."""
+        weights = self.params.fusions[run.fusion].weights
+        if not isinstance(weights, FittedWeights):
+            return []
+        collection, split = weights.fitted_on(run.collection)
+        return [Fused(collection, split, run.reranking, run.training, run.model, run.fusion)]
+
+    @staticmethod
+    def _first_stages(fusion: FusionMethod, run: Any) -> list[FirstStage]:
+        return [FirstStage(run.collection, run.split, name) for name in fusion.retrievers]
 
     def _dense(self, retriever: str) -> Dense:
         section = self.params.retrievers[retriever]
@@ -580,6 +665,29 @@ class Experiment:
         """For `ssmrank rerank`."""
         return _json(self.params.rerankings[name])
 
+    def fuse_settings(self, run: Any) -> str:
+        """For `ssmrank fuse` of reranked runs."""
+        return _fuse_settings(self.params.fusions[run.fusion], self.params.rerankings[run.reranking].depth)
+
+    def fuse_weights_settings(self, run: Any) -> str:
+        """For `ssmrank fuse-weights` of reranked runs."""
+        return _fit_settings(self.params.fusions[run.fusion], self.params.rerankings[run.reranking].depth)
+
+    def fuse_first_stage_settings(self, retriever: str) -> str:
+        """For `ssmrank fuse` of first-stage runs."""
+        section = self._fused_retriever(retriever)
+        return _fuse_settings(section, section.depth)
+
+    def fuse_first_stage_weights_settings(self, retriever: str) -> str:
+        """For `ssmrank fuse-weights` of first-stage runs."""
+        section = self._fused_retriever(retriever)
+        return _fit_settings(section, section.depth)
+
+    def _fused_retriever(self, retriever: str) -> FusedRetriever:
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, FusedRetriever)
+        return section
+
     def evaluation_settings(self) -> str:
         """For `ssmrank evaluate`."""
         return _json(self.params.evaluation)
@@ -624,7 +732,7 @@ class Experiment:
         test = table.tests[0]
         collection = test.collection if isinstance(test.collection, str) else test.collection[0]
         rows = []
-        for row in (row for section in table.sections for row in section.rerankers):
+        for row in (row for section in table.sections for row in section.rerankers if row.fusion is None):
             training = self.params.seeded(row.training)[0]
             run = f"{collection}/{test.split}/{table.reranking}/{training}/{row.model}"
             section = self.params.trainings.get(row.training)
@@ -650,6 +758,7 @@ class Experiment:
             source = self.params.models[row.model].source
             pretrained = self.parents(row.model)["pretrained"] if isinstance(source, PretrainedModel) else None
             trainings = self.params.seeded(row.training)
+            fusion = f"/{row.fusion}" if row.fusion else ""
             timed = table.costs.speed
             speed = None
             # What a model's speed is does not depend on how it was trained: its first row stands for all.
@@ -658,7 +767,7 @@ class Experiment:
                 test = f"{timed.collection}/{timed.split}/{table.reranking}"
                 speed = f"results/speed/{test}/{trainings[0]}/{row.model}.json"
             yield {
-                "run": f"{table.reranking}/{trainings[0]}/{row.model}",
+                "run": f"{table.reranking}/{trainings[0]}/{row.model}{fusion}",
                 "checkpoints": [self.checkpoint(name, row.model) for name in trainings if name != NO_TRAINING],
                 "pretrained": pretrained,
                 "speed": speed,
@@ -706,6 +815,17 @@ class Experiment:
 
 def _json(section: BaseModel, **replaced: Any) -> str:
     return json.dumps(section.model_dump(mode="json") | replaced, sort_keys=True)
+
+
+def _fuse_settings(fusion: FusionMethod, depth: int) -> str:
+    weights = fusion.weights if isinstance(fusion.weights, list) else None
+    return _json(FuseSettings(**fusion.how, depth=depth, weights=weights))
+
+
+def _fit_settings(fusion: FusionMethod, depth: int) -> str:
+    assert isinstance(fusion.weights, FittedWeights)
+    grid = {"metric": fusion.weights.metric, "steps": fusion.weights.steps}
+    return _json(FuseWeightsSettings(**fusion.how, **grid, depth=depth))
 
 
 def _once(items: Iterable[T]) -> list[T]:
