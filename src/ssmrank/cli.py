@@ -15,7 +15,7 @@ import signal
 import sys
 
 from ssmrank import __version__, lifetime
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, one_line
 
 VERBS = {
     "download-collection": ("ssmrank.collections.command", "fetch a collection and write it in canonical form"),
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         parsed.run_verb(parsed)
         sys.stdout.flush()  # here, and not when Python ends, is where a reader that is gone is no error
     except UserError as error:
-        print(f"ssmrank {parsed.verb}: error: {error}", file=sys.stderr)
+        print(f"ssmrank {parsed.verb}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # Ctrl-C ends who reads this, too
@@ -87,4 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"ssmrank {parsed.verb}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0

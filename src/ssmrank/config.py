@@ -7,13 +7,11 @@ that one command of `ssmrank` takes as `--settings`, so that what a job depends 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,12 +23,22 @@ from pydantic import (
     model_validator,
 )
 
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, shown
+from ssmrank.io.plain import check_plain, parse_json, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
 """A name that becomes part of file names: letters, digits, dots and dashes."""
 
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""What every generator of random numbers takes: torch's, NumPy's, FAISS's."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+ARCHITECTURES = ("bert", "roberta", "electra", "bart", "opt", "llama", "mamba", "mamba2")
+"""Keys of `ssmrank.models.backbones.FORWARDS`, which takes seconds to import."""
+
+LOSS_NAMES = ("cross_entropy", "ranknet", "lambda_loss", "margin_mse", "kl_divergence")
+"""Keys of `ssmrank.training.loss.LOSSES`."""
 
 SEED_SIGN = "@seed"
 """Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
@@ -46,7 +54,33 @@ _CODE_KEY = "__use_yte__"
 class Section(BaseModel):
     """Settings that reject keys they do not know and are not changed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_is_a_number(cls, values: Any) -> Any:
+        # In YAML yes and on are true, which Python takes for 1.
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if field is not None and _holds_boolean(value) and _takes_numbers_alone(field.annotation):
+                raise _NoNumber(name)
+        return values
+
+
+class _NoNumber(ValueError):
+    """The field of this name holds a boolean."""
+
+
+def _holds_boolean(value: Any) -> bool:
+    return any(map(_holds_boolean, value)) if isinstance(value, list) else isinstance(value, bool)
+
+
+def _takes_numbers_alone(annotation: Any) -> bool:
+    """Whether a field takes numbers, or lists of them, and no boolean."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _takes_numbers_alone(parts[0])
+    return annotation in (int, float) or (any(map(_takes_numbers_alone, parts)) and bool not in parts)
 
 
 # ---------------------------------------------------------------- sources
@@ -114,7 +148,7 @@ class CorpusQueries(Section):
     )
     max_words: int = Field(5, ge=1, description="words of such a run, at most")
     titled: float = Field(0.5, ge=0, le=1, description="share of the documents that begin with their title")
-    seed: int = 42
+    seed: Seed = 42
 
     @model_validator(mode="after")
     def _texts_and_queries_are_some(self) -> Self:
@@ -160,6 +194,11 @@ class RandomModel(Section):
     tokenizer: Name = Field(description="name of the model whose tokenizer is used")
     embeddings: Name | None = Field(None, description="name of the model whose word embeddings are copied")
 
+    @field_validator("config")
+    @classmethod
+    def _architecture_is_known(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return _check_architecture(config)
+
 
 class PretrainedModel(Section):
     """A model that a section of `pretraining` makes."""
@@ -167,6 +206,23 @@ class PretrainedModel(Section):
     kind: Literal["pretrained"]
     pretraining: Name
     model: Name = Field(description="a name of that section's models")
+
+
+def _check_architecture(config: dict[str, Any]) -> dict[str, Any]:
+    found = unsupported(config)
+    if found:
+        raise ValueError(found)
+    return config
+
+
+def unsupported(config: Mapping[str, Any]) -> str:
+    """What a transformers config lacks to be one that can be reranked with; empty where nothing is seen."""
+    model_type = config.get("model_type")
+    if model_type in ARCHITECTURES:
+        return ""
+    if model_type is None:
+        return f"has no model_type; known: {', '.join(ARCHITECTURES)}"
+    return f"model_type {shown(model_type)} has no packed forward; known: {', '.join(ARCHITECTURES)}"
 
 
 ModelSource = Annotated[
@@ -210,6 +266,11 @@ class LanguageModelSettings(Section):
     label: str = Field(description="how figures and model cards name it")
     config: dict[str, Any] = Field(description="transformers config: model_type and its fields; vocabulary is set")
 
+    @field_validator("config")
+    @classmethod
+    def _architecture_is_known(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return _check_architecture(config)
+
 
 class LanguageModelling(Section):
     """How language models are pretrained: the same for all models of a section."""
@@ -229,7 +290,7 @@ class LanguageModelling(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     held_out_tokens: int = Field(500_000, ge=1, description="tokens of held-out text that the loss is measured on")
     held_out_measurements: int = Field(20, ge=1, description="how often that is done in a training, evenly spread")
-    seed: int = 42
+    seed: Seed = 42
 
     @model_validator(mode="after")
     def _a_text_fits(self) -> Self:
@@ -268,9 +329,9 @@ METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", 
 relevant, as in Recall(rel=2)@1000 (trec_eval's -l 2); without it that is 1."""
 
 METRIC_PATTERN = re.compile(
-    r"(?P<graded>nDCG)(?:@(?P<k0>[1-9][0-9]*))?"
-    r"|(?P<whole>MRR|MAP)(?:\(rel=(?P<rel1>[1-9][0-9]*)\))?(?:@(?P<k1>[1-9][0-9]*))?"
-    r"|(?P<cut>P|Recall|R)(?:\(rel=(?P<rel2>[1-9][0-9]*)\))?@(?P<k2>[1-9][0-9]*)"
+    r"(?P<graded>nDCG)(?:@(?P<k0>[1-9][0-9]{0,8}))?"
+    r"|(?P<whole>MRR|MAP)(?:\(rel=(?P<rel1>[1-9][0-9]{0,8})\))?(?:@(?P<k1>[1-9][0-9]{0,8}))?"
+    r"|(?P<cut>P|Recall|R)(?:\(rel=(?P<rel2>[1-9][0-9]{0,8})\))?@(?P<k2>[1-9][0-9]{0,8})"
 )
 
 
@@ -469,7 +530,7 @@ class IvfPqIndex(Section):
     probes: int = Field(64, ge=1, description="lists that are searched for a query")
     bytes: int = Field(64, ge=1, description="of a vector's code; divides the vectors' width")
     train_vectors: int = Field(200_000, ge=256, description="vectors that the quantizers are trained on")
-    seed: int = 42
+    seed: Seed = 42
 
 
 class HnswIndex(Section):
@@ -579,7 +640,7 @@ class Negatives(Section):
     positives: Literal["all", "retrieved"] = Field(
         "all", description="all: every relevant document (the paper); retrieved: those within `depth` of the run"
     )
-    seed: int = 42
+    seed: Seed = 42
 
     @model_validator(mode="after")
     def _counts_add_up(self) -> Self:
@@ -695,7 +756,7 @@ class Training(Section):
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
     groups: int | None = Field(None, ge=1, description="use this many groups (drawn by seed), not all")
     batch_groups: int = Field(ge=1, description="groups (a positive with its negatives) in an optimizer step")
-    loss: str = Field("cross_entropy", description="a name of ssmrank.training.loss.LOSSES")
+    loss: str = Field("cross_entropy", description=f"one of {', '.join(LOSS_NAMES)}")
     token_budget: int = Field(16384, ge=16, description="tokens in one forward pass; a step is cut to fit")
     weight_decay: float = Field(0.01, ge=0)
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
@@ -718,13 +779,20 @@ class Training(Section):
     start: Name | None = Field(
         None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"
     )
-    seed: int = Field(42, ge=0)
+    seed: Seed = 42
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, loss: str) -> str:
+        if loss not in LOSS_NAMES:
+            raise ValueError(f"loss {shown(loss)} is unknown; known: {', '.join(LOSS_NAMES)}")
+        return loss
 
 
 class SeededTraining(Training):
     """A training, once or with several seeds."""
 
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Seed] = Field(
         [], description="train once with each; tables print mean and standard deviation. Empty: once, with `seed`"
     )
 
@@ -880,7 +948,7 @@ class Tests(Section):
     permutations: int = Field(
         100_000, ge=100, description="random changes of sign; all of them where there are no more than that"
     )
-    seed: int = Field(42, ge=0)
+    seed: Seed = 42
 
 
 class Significance(Tests):
@@ -1431,12 +1499,13 @@ def read_params(*paths: str | Path) -> Params:
     """Reads params.yaml and overlays with the same keys; later files win, key by key."""
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = _merge(merged, _read_yaml(Path(path)))
+        merged = _merge(merged, read_sections(path))
     return check(Params, merged, " + ".join(str(path) for path in paths))
 
 
 def check(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     """Validates `values`; raises UserError with one line that names the first wrong key and what to do."""
+    check_plain(values, where)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -1446,26 +1515,16 @@ def check(kind: type[S], values: Mapping[str, Any], where: str) -> S:
 def read_settings(kind: type[S], text: str) -> S:
     """Settings from inline JSON, or from a YAML or JSON file whose path is given."""
     if text.lstrip().startswith("{"):
-        try:
-            return check(kind, json.loads(text), "--settings")
-        except json.JSONDecodeError as error:
-            raise UserError(f"--settings: malformed JSON ({error.msg}, column {error.colno})") from error
-    return check(kind, _read_yaml(Path(text)), text)
+        return check(kind, parse_json(text, "--settings"), "--settings")
+    return check(kind, read_sections(text), text)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: malformed YAML: {getattr(error, 'problem', error)}") from error
+def read_sections(path: str | Path) -> dict[str, Any]:
+    """The mapping of a YAML file, unchecked but for what no file of settings may hold."""
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no keys; see params.yaml for the sections")
+    check_plain(values, str(path))
     if _CODE_KEY in values:
         raise UserError(
             f"{path}: key {_CODE_KEY} makes Snakemake run Python code that stands in the file; take it out, and write "
@@ -1493,11 +1552,12 @@ def _explain(kind: type[BaseModel], values: Mapping[str, Any], error: Validation
     if first["type"] == "missing":
         return f"key {key} is missing; add it"
     if first["type"] == "value_error":
-        text = str(first["ctx"]["error"])
-        return f"{key}: {text}" if key else text
-    found = repr(first["input"])
-    found = found if len(found) <= 60 else found[:57] + "..."
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]} (found {found})"
+        wrong = first["ctx"]["error"]
+        if isinstance(wrong, _NoNumber):
+            name = f"{key}.{wrong}" if key else str(wrong)
+            return f"{name}: input should be a number; in YAML yes, no, on and off are true and false"
+        return f"{key}: {wrong}" if key else str(wrong)
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]} (found {shown(first['input'])})"
 
 
 def _key(location: tuple[int | str, ...], values: Any) -> str:
@@ -1510,7 +1570,8 @@ def _key(location: tuple[int | str, ...], values: Any) -> str:
             continue
         if str(part).startswith("("):  # which of several forms a key has
             continue
-        parts.append(f"[{part}]" if isinstance(part, int) else f".{part}" if parts else str(part))
+        name = str(part)[:60]
+        parts.append(f"[{name}]" if isinstance(part, int) else f".{name}" if parts else name)
         if isinstance(values, Mapping):
             values = values.get(part)
         elif isinstance(values, list) and isinstance(part, int) and part < len(values):

@@ -1,8 +1,27 @@
 """The one exception that means "the user can mend this"."""
 
+_SHOWN = 60
+
 
 class UserError(Exception):
     """One line: what is wrong, where (file and line, key, model, query), and what to do.
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, at most 60 characters of it: what stands in a file may be of any length."""
+    try:
+        text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value that holds itself"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def one_line(error: UserError) -> str:
+    """The message on one line, without characters that a terminal would obey."""
+    text = " ".join(str(error).splitlines())
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

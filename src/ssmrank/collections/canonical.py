@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -21,14 +22,21 @@ from typing import Any
 from ssmrank.collections.source import Part, Source
 from ssmrank.collections.store import DuplicateId, StoreWriter, TextStore
 from ssmrank.config import Expected, ExpectedSplit
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, shown
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.jsonl import write_jsonl
-from ssmrank.io.trec import Qrels, write_qrels
+from ssmrank.io.trec import Qrels, check_grade, write_qrels
 
 _log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY = 500_000
+
+LONGEST_TEXT = 10_000_000
+"""Characters of a document or query; the JSON reader of Lucene's indexer stops at twice as many."""
+
+_LONGEST_ID = 1000
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ufeff\ud800-\udfff]")
+"""Control characters, byte order marks, and halves of surrogate pairs."""
 
 
 def write_collection(
@@ -67,7 +75,9 @@ def _write_documents(source: Source, path: Path) -> dict[str, Any]:
         with StoreWriter(path, drop_repeated=source.tolerant) as writer:
             for document in source.documents():
                 _check_id(source, "documents", document.id, document.number)
-                writer.add(document.id, _encodable(document.text), document.extra)
+                _check_length(document.text, source, "documents", document.number)
+                extra = {key: _encodable(value) for key, value in document.extra.items()}
+                writer.add(document.id, _encodable(document.text), extra)
                 numbers.append(document.number)
                 empty += not document.text.strip()
                 if len(writer) % _PROGRESS_EVERY == 0:
@@ -134,6 +144,7 @@ def _read_queries(source: Source, split: str) -> dict[str, str]:
     numbers: dict[str, int] = {}
     for query in source.queries(split):
         _check_id(source, "queries", query.id, query.number, split)
+        _check_length(query.text, source, "queries", query.number, split)
         if query.id in queries:
             here, there = (source.where("queries", n, split) for n in (query.number, numbers[query.id]))
             raise UserError(f"{here}: query id {query.id!r} stands at {there} already; keep one of them")
@@ -154,6 +165,7 @@ def _read_judgments(
     with_judgment: set[str] = set()
     for judgment in source.judgments(split):
         count += 1
+        check_grade(judgment.grade, f"{source.where('judgments', judgment.number, split)}: grade")
         if judgment.query in queries:
             with_judgment.add(judgment.query)
         problem = None
@@ -184,11 +196,26 @@ def _read_judgments(
 
 
 def _check_id(source: Source, part: Part, id: str, number: int, split: str = "") -> None:
+    what = ""
     if id.split() != [id]:
         what = "is empty" if not id else "contains white space, which TREC files cannot hold"
+    elif len(id) > _LONGEST_ID:
+        what = f"has more than {_LONGEST_ID:,} characters"
+    elif _UNWRITABLE.search(id):
+        what = "contains a character that files in UTF-8 cannot hold or tools do not read"
+    if what:
         kind = "document" if part == "documents" else "query"
         raise UserError(
-            f"{source.where(part, number, split)}: {kind} id {id!r} {what}; give it another id here and in the qrels"
+            f"{source.where(part, number, split)}: {kind} id {shown(id)} {what}; give it another id here and in the "
+            "qrels"
+        )
+
+
+def _check_length(text: str, source: Source, part: Part, number: int, split: str = "") -> None:
+    if len(text) > LONGEST_TEXT:
+        raise UserError(
+            f"{source.where(part, number, split)}: a text of {len(text):,} characters, of which no index takes more "
+            f"than {LONGEST_TEXT:,}; cut it or split it"
         )
 
 

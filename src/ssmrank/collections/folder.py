@@ -6,15 +6,24 @@ query-id, corpus-id, score, and a header that may be missing.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
 from ssmrank.config import FolderCollection
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, shown
 from ssmrank.io.checksum import verify_sha256
+from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file
 from ssmrank.io.jsonl import read_jsonl
+from ssmrank.io.trec import LONGEST_LINE
+
+_HEADINGS = {"score", "grade", "label", "relevance", "rel", "relevancy", "judgment", "judgement", "rating"}
+"""What the last column of a header may be called; another word in the first line is a grade with a slip in it."""
+
+_WHOLE = re.compile(r"[-+]?[0-9]{1,30}(\.0*)?")
 
 
 class FolderSource:
@@ -54,31 +63,25 @@ class FolderSource:
     def judgments(self, split: str) -> Iterator[Judgment]:
         """The lines of qrels/SPLIT.tsv."""
         path = self._qrels(split)
-        try:
-            stream = path.open("rb")
-        except FileNotFoundError as error:
+        if not os.path.lexists(path):
             there = ", ".join(sorted(found.stem for found in path.parent.glob("*.tsv"))) or "none"
-            raise UserError(f"{path}: no such file; splits that are there: {there}") from error
-        except OSError as error:
-            raise UserError(f"{path}: cannot read: {error.strerror}") from error
-        with stream:
-            for number, raw in enumerate(stream, start=1):
-                try:
-                    line = raw.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
-                    ) from error
+            raise UserError(f"{path}: no such file; splits that are there: {there}")
+        with open_file(path) as stream:
+            for number, raw in lines_up_to(stream, path, LONGEST_LINE):
+                where = f"{path}:{number}"
+                line = decode(raw, where).rstrip("\r\n")
                 if not line.strip():
                     continue
+                if line.startswith(BYTE_ORDER_MARK):
+                    raise UserError(f"{where}: begins with a byte order mark; save the file as UTF-8 without one")
                 fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
                 if len(fields) != 3:
                     raise UserError(
                         f"{path}:{number}: {len(fields)} fields where `query-id corpus-id score` (by tabs) has 3"
                     )
-                if number == 1 and not _is_number(fields[2]):
-                    continue  # the header
-                yield Judgment(number, fields[0], fields[1], _grade(fields[2], f"{path}:{number}"))
+                if number == 1 and fields[2].lower() in _HEADINGS:
+                    continue
+                yield Judgment(number, fields[0], fields[1], _grade(fields[2], where))
 
     def where(self, part: Part, number: int, split: str = "") -> str:
         """File and line."""
@@ -97,20 +100,7 @@ def _id(record: dict[str, Any], where: str) -> str:
     return str(id)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _grade(text: str, where: str) -> int:
-    try:
-        value = float(text)
-        grade = int(value)
-    except (ValueError, OverflowError):
-        grade = value = float("nan")  # type: ignore[assignment]
-    if grade != value:
-        raise UserError(f"{where}: score {text!r} is not a whole number")
-    return grade
+    if not _WHOLE.fullmatch(text):
+        raise UserError(f"{where}: score {shown(text)} is not a whole number")
+    return int(text.partition(".")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -84,6 +85,8 @@ def join_fields(record: Mapping[str, Any], fields: Sequence[str], where: str, ke
             value = " ".join(str(item) for item in value)
         elif isinstance(value, Mapping):
             raise UserError(f"{where}: field {field!r} is an object where text is needed; correct {key}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}: field {field!r} is {value}, no text; write null or a string")
         text = "" if value is None else str(value).strip()
         if text:
             parts.append(text)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import sha256
+from ssmrank.io.files import open_file
 from ssmrank.io.jsonl import parse_line, read_jsonl
 
 
@@ -63,14 +64,11 @@ class TextStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            with self.path.open("rb") as stream:
-                size = stream.seek(0, 2)
-                if size == 0:
-                    raise UserError(f"{self.path}: is empty; nothing to read")
-                self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot read: {error.strerror}") from error
+        with open_file(self.path) as stream:
+            size = stream.seek(0, 2)
+            if size == 0:
+                raise UserError(f"{self.path}: is empty; nothing to read")
+            self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         arrays = _load_arrays(self.path, size)
         self._offsets, self._keys, self._rows = _scan(self.path) if arrays is None else arrays
 
@@ -122,7 +120,11 @@ class TextStore:
 
     def at(self, row: int) -> dict[str, Any]:
         """The line of a number (from 0), as `record` gives it."""
-        return json.loads(self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])])
+        line = self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])]
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{self.path}:{row + 1}: damaged; delete its folder and run again") from error
 
     def __reduce__(self) -> tuple[type[TextStore], tuple[Path]]:
         """Pickles the path alone."""
@@ -250,11 +252,16 @@ def _load_arrays(path: Path, size: int) -> _Arrays | None:
     """The arrays beside the file, or None where they are missing or were made for another file."""
     try:
         # A plain view, because each element taken from a np.memmap costs several times that of an ndarray.
-        offsets, keys, rows = (np.asarray(np.load(name, mmap_mode="r")).view(np.ndarray) for name in _names(path))
-    except (OSError, ValueError):
+        arrays = [np.asarray(np.load(name, mmap_mode="r")).view(np.ndarray) for name in _names(path)]
+    except (OSError, ValueError, EOFError):
         return None
-    fits = len(offsets) == len(keys) + 1 == len(rows) + 1 and int(offsets[-1]) == size
-    return (offsets, keys, rows) if fits else None
+    offsets, keys, rows = arrays
+    kinds = [(array.dtype, array.ndim) for array in arrays] == [(np.uint64, 1), (np.uint64, 1), (np.uint32, 1)]
+    if not kinds or not len(offsets) == len(keys) + 1 == len(rows) + 1 or int(offsets[-1]) != size:
+        return None
+    # Damaged within: what they say of the file would be wrong, so it is read again.
+    sound = (offsets[1:] > offsets[:-1]).all() and (keys[1:] >= keys[:-1]).all() and (rows < len(rows)).all()
+    return (offsets, keys, rows) if sound else None
 
 
 def _scan(path: Path) -> _Arrays:

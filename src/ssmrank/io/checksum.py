@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 
 from ssmrank.errors import UserError
+from ssmrank.io.files import open_file
 
 
 def sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
+    """Hexadecimal SHA-256 of a file's bytes; raises UserError where there is no such file."""
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -9,6 +9,11 @@ from typing import Any
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
+from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file
+from ssmrank.io.plain import parse_json
+
+LONGEST_LINE = 2**28
+"""Bytes that no line reaches; a file without line ends is not read into memory whole."""
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -16,13 +21,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises UserError for a missing file, bytes that are not UTF-8, malformed JSON, or a line that is no object.
     """
-    path = Path(path)
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    with stream:
-        for number, raw in enumerate(stream, start=1):
+    with open_file(path) as stream:
+        for number, raw in lines_up_to(stream, path, LONGEST_LINE):
             record = parse_line(path, number, raw)
             if record is None:
                 continue
@@ -31,18 +31,12 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def parse_line(path: str | Path, number: int, raw: bytes) -> dict[str, Any] | None:
     """The object that a line's bytes hold, None for a blank line; errors as in `read_jsonl`."""
-    try:
-        line = raw.decode("utf-8").rstrip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from error
+    line = decode(raw, f"{path}:{number}").rstrip()
     if not line:
         return None
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{number}: malformed JSON ({error.msg}, column {error.colno}); each line must be one object"
-        ) from error
+    if line.startswith(BYTE_ORDER_MARK):
+        raise UserError(f"{path}:{number}: begins with a byte order mark; save the file as UTF-8 without one")
+    record = parse_json(line, f"{path}:{number}", "; each line must be one object")
     if not isinstance(record, dict):
         raise UserError(f"{path}:{number}: a {type(record).__name__} where a JSON object is needed")
     return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from typing import IO, cast
 import numpy as np
 
 from ssmrank.collector import collector_paused
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, shown
 from ssmrank.io.atomic import atomic_file
+from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file
 
 Run = dict[str, list[tuple[str, float]]]
 """For each query id its (document id, score) pairs, best first."""
@@ -34,19 +36,24 @@ _MAGNITUDE = 2**31 - 1
 _INFINITY = 0x7F800000
 """The bits of infinity in float32."""
 
+_LARGEST_SCORE = float(np.finfo(np.float32).max)
+
+LONGEST_LINE = 2**20
+"""Bytes that no line of a run or of judgments reaches."""
+
+LARGEST_GRADE = 2**31 - 1
+
+_WHOLE = re.compile(r"[-+]?[0-9]{1,10}")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf(inity)?|nan)", re.IGNORECASE)
+
 OUT_OF_MEMORY = "# OOM"
 """The only line of a run whose model did not fit into memory in training."""
 
 
 def is_out_of_memory(path: str | Path) -> bool:
     """Whether the run stands for a model that could not be trained or run for lack of memory."""
-    try:
-        with Path(path).open(encoding="utf-8") as stream:
-            return stream.readline().strip() == OUT_OF_MEMORY
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}; rerank or retrieve first") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; a TREC run is a text file") from error
+    with open_file(path, "rerank or retrieve first") as stream:
+        return stream.readline(100).strip() == OUT_OF_MEMORY.encode()
 
 
 def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -195,6 +202,7 @@ def lines_of(path: str | Path) -> Iterator[tuple[int, list[str], list[str], list
 
     Raises UserError naming the file and line, but not for documents that stand twice.
     """
+    infinite: set[tuple[str, bool]] = set()
     with _opened(path) as stream:
         for first, lines in _blocks(stream):
             columns = _columns(lines) if isinstance(lines, bytes) else None
@@ -204,12 +212,19 @@ def lines_of(path: str | Path) -> Iterator[tuple[int, list[str], list[str], list
             one_by_one = BytesIO(lines) if isinstance(lines, bytes) else lines
             for number, fields in _fields(path, one_by_one, first, "qid Q0 docid rank score tag"):
                 query, _, document, _, text, _ = fields
-                try:
-                    score = float(text)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: score {text!r} is not a number") from error
+                if not _NUMBER.fullmatch(text):
+                    raise UserError(f"{path}:{number}: score {shown(text)} is not a number")
+                score = float(text)
+                where = f"{path}:{number}: score of query {query}, document {document} is"
                 if math.isnan(score):
-                    raise UserError(f"{path}:{number}: score of query {query}, document {document} is NaN")
+                    raise UserError(f"{where} NaN")
+                if abs(score) > _LARGEST_SCORE:
+                    if (query, score > 0) in infinite:
+                        raise UserError(
+                            f"{where} {score:g}, infinite in single precision as that of a document further up, so "
+                            "neither is above the other; give finite scores"
+                        )
+                    infinite.add((query, score > 0))
                 yield number, [query], [document], [score]
 
 
@@ -249,7 +264,7 @@ def _blocks(stream: IO[bytes]) -> Iterator[tuple[int, bytes | IO[bytes]]]:
         yield 1, stream
         return
     number = 1
-    while block := stream.read(_BLOCK) + stream.readline():
+    while block := stream.read(_BLOCK) + stream.readline(LONGEST_LINE):
         yield number, block
         number += block.count(b"\n")
 
@@ -257,7 +272,7 @@ def _blocks(stream: IO[bytes]) -> Iterator[tuple[int, bytes | IO[bytes]]]:
 def _columns(block: bytes) -> tuple[list[str], list[str], list[float]] | None:
     """Queries, documents and scores of a run's lines; None where not all of them are plain and right.
 
-    Plain: ASCII, six fields with one blank or tab between them, a line feed behind the last.
+    Plain: ASCII, six fields with one blank or tab between them, a line feed after the last, finite scores.
     """
     content = np.frombuffer(block, dtype=np.uint8)
     places = np.flatnonzero(content <= ord(" "))
@@ -267,12 +282,17 @@ def _columns(block: bytes) -> tuple[list[str], list[str], list[float]] | None:
     if not ((signs[:, :5] == ord(" ")) | (signs[:, :5] == ord("\t"))).all() or (signs[:, 5] != ord("\n")).any():
         return None
     fields = block.decode("ascii").split()
+    # Python takes the 1_000 of its own programs for a number too.
+    if "_" in "".join(fields[4::6]):
+        return None
     try:
         scores = list(map(float, fields[4::6]))
     except ValueError:
         return None
-    # A sum tells in no time that there is no NaN; infinities of both signs look like one.
-    return None if math.isnan(sum(scores)) else (fields[0::6], fields[2::6], scores)
+    # A sum tells in no time that there is no NaN, nor infinities of both signs.
+    if math.isnan(sum(scores)) or max(scores) > _LARGEST_SCORE or min(scores) < -_LARGEST_SCORE:
+        return None
+    return fields[0::6], fields[2::6], scores
 
 
 def _check_once(path: str | Path, number: int, query: str, ranking: list[tuple[str, float]]) -> None:
@@ -300,11 +320,22 @@ def read_qrels(path: str | Path) -> Qrels:
     qrels: Qrels = {}
     with _opened(path) as stream:
         for number, (query, _, document, text) in _fields(path, stream, 1, "qid 0 docid grade"):
-            try:
-                qrels.setdefault(query, {})[document] = int(text)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: grade {text!r} is not a whole number") from error
+            if not _WHOLE.fullmatch(text):
+                raise UserError(f"{path}:{number}: grade {shown(text)} is not a whole number")
+            grade = int(text)
+            check_grade(grade, f"{path}:{number}: grade")
+            known = qrels.setdefault(query, {}).setdefault(document, grade)
+            if known != grade:
+                raise UserError(
+                    f"{path}:{number}: document {document} of query {query} has grade {known} already; keep one line"
+                )
     return qrels
+
+
+def check_grade(grade: int, where: str) -> None:
+    """Raises UserError for a grade that no judge gives, and no table could hold the gain of."""
+    if abs(grade) > LARGEST_GRADE:
+        raise UserError(f"{where} {grade:.3g} is beyond {LARGEST_GRADE:,}; grades are small whole numbers")
 
 
 @contextmanager
@@ -318,11 +349,7 @@ def _gzip_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[IO[bytes]]:
     path = Path(path)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    with file, _gzip_errors(path):
+    with open_file(path) as file, _gzip_errors(path):
         if path.suffix == ".gz":
             with gzip.GzipFile(fileobj=file) as stream:
                 yield cast(IO[bytes], stream)
@@ -330,18 +357,18 @@ def _opened(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _fields(path: str | Path, lines: Iterable[bytes], first: int, layout: str) -> Iterator[tuple[int, list[str]]]:
+def _fields(path: str | Path, lines: IO[bytes], first: int, layout: str) -> Iterator[tuple[int, list[str]]]:
     """Number and fields of each line that is not blank; the first line has this number."""
     count = len(layout.split())
-    for number, line in enumerate(lines, start=first):
-        try:
-            fields = line.decode("utf-8").split()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}:{number}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
-            ) from error
+    for number, raw in lines_up_to(lines, path, LONGEST_LINE, first):
+        line = decode(raw, f"{path}:{number}")
+        fields = line.split()
         if not fields:
             continue
+        if line.startswith(BYTE_ORDER_MARK):
+            raise UserError(f"{path}:{number}: begins with a byte order mark; save the file as UTF-8 without one")
+        if "\0" in line:
+            raise UserError(f"{path}:{number}: holds a byte of value 0; is it a text file?")
         if len(fields) != count:
             raise UserError(f"{path}:{number}: {len(fields)} fields where `{layout}` has {count}")
         yield number, fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,8 @@ from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
 from ssmrank.models.templates import Template
 from ssmrank.models.tokens import TokenStore
+
+_LARGEST_SCORE = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,19 @@ def read_groups(path: str | Path, negatives: int, distils: bool = False) -> list
     """
     groups = []
     for number, record in read_jsonl(path):
-        try:
-            group = Group(record["query"], (record["positive"], *record["negatives"]))
-        except KeyError as error:
-            raise UserError(
-                f"{path}:{number}: key {error} is missing; make the file with `ssmrank negatives`"
-            ) from error
+        where = f"{path}:{number}"
+        for key in ("query", "positive", "negatives"):
+            if key not in record:
+                raise UserError(f"{where}: key {key!r} is missing; make the file with `ssmrank negatives`")
+        ids = [record["query"], record["positive"]]
+        ids += record["negatives"] if isinstance(record["negatives"], list) else [None]
+        if not all(isinstance(id, str) for id in ids):
+            raise UserError(f'{where}: "query" and "positive" must be strings, "negatives" a list of strings: ids')
+        group = Group(ids[0], tuple(ids[1:]))
         if len(group.documents) != 1 + negatives:
-            raise UserError(f"{path}:{number}: {len(group.documents) - 1} negatives where {negatives} are set")
+            raise UserError(f"{where}: {len(group.documents) - 1} negatives where {negatives} are set")
         if distils:
-            group = replace(group, scores=_teacher_scores(record, len(group.documents), f"{path}:{number}"))
+            group = replace(group, scores=_teacher_scores(record, len(group.documents), where))
         groups.append(group)
     if not groups:
         raise UserError(f"{path}: holds no group; check section negatives and the collection's qrels")
@@ -60,7 +64,8 @@ def _teacher_scores(record: Mapping[str, Any], documents: int, where: str) -> tu
             "add them, the relevant document's first, or choose another loss"
         )
     numbers = isinstance(scores, list) and all(
-        isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) for score in scores
+        isinstance(score, int | float) and not isinstance(score, bool) and abs(score) <= _LARGEST_SCORE
+        for score in scores
     )
     if not numbers or len(scores) != documents:
         raise UserError(f'{where}: "scores" must be a list of {documents} finite numbers, one for each document')

@@ -1,8 +1,8 @@
 """Losses over groups: scores [G, 1 + n], the relevant document first.
 
-A new loss is one function and one entry in `LOSSES`; `trainings.NAME.loss` in params.yaml names it. A function takes
-the model's scores and, where it distils, a teacher's scores of the same shape; it gives one loss for each group,
-float32 [G], of which a step takes the mean.
+A new loss is one function, one entry in `LOSSES` and its name in `config.LOSS_NAMES`; `trainings.NAME.loss` in
+params.yaml names it. A function takes the model's scores and, where it distils, a teacher's scores of the same shape;
+it gives one loss for each group, float32 [G], of which a step takes the mean.
 """
 
 from __future__ import annotations

