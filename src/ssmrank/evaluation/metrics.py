@@ -4,7 +4,8 @@
   not relevant (gain 0).
 - nDCG has linear gain, grade / log2(rank + 1), and the ideal ranking takes all relevant documents of the qrels:
   trec_eval's `ndcg_cut`, not the exponential gain of Burges et al. 2005.
-- Documents are ordered by score in single precision, ties by document id, descending, whatever the ranks in the file.
+- Documents are ordered as `sort_ranking` does: by score in single precision, ties by document id, descending, whatever
+  the ranks in the file.
 - Means are over every query of the qrels, as with trec_eval's `-c`: a query without results counts 0, and so does one
   whose qrels name no relevant document. Queries that the qrels do not name are ignored.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from ssmrank.config import METRIC_PATTERN, METRICS
 from ssmrank.errors import UserError
 from ssmrank.evaluation.backend import ranx_metrics
-from ssmrank.io.trec import Qrels
+from ssmrank.io.trec import Qrels, sort_ranking
 
 _RANX_NAMES = {
     "nDCG": "ndcg",
@@ -83,7 +84,7 @@ def evaluate(
             f"qrels (such as {next(iter(qrels))}); give the qrels of the same collection and split"
         )
     queries = list(qrels)
-    rankings = [_ranking(run.get(query, ())) for query in queries]
+    rankings = [[document for document, _ in sort_ranking(run.get(query, ()))] for query in queries]
     levels = {level: _arrays(qrels, rankings, level) for level in {metric.relevant for metric in parsed}}
     module = ranx_metrics()
     per_query = {}
@@ -92,13 +93,6 @@ def evaluate(
         values = function(*levels[metric.relevant], metric.cutoff, 1)
         per_query[metric.name] = {query: float(value) for query, value in zip(queries, values, strict=True)}
     return Scores(queries, per_query, sum(1 for ranking in rankings if not ranking))
-
-
-def _ranking(pairs: Iterable[tuple[str, float]]) -> list[str]:
-    """Document ids in the order in which trec_eval sees them."""
-    by_id = sorted(pairs, key=lambda pair: pair[0], reverse=True)
-    scores = np.array([score for _, score in by_id], dtype=np.float32)
-    return [by_id[place][0] for place in np.argsort(-scores, kind="stable")]
 
 
 def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]], level: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ssmrank.collector import collector_paused
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.trec import Run, float32_places, lines_of, read_run, run_lines
+from ssmrank.io.trec import Run, float32_places, lines_of, read_run, run_lines, single_precision
 
 
 class Pair(NamedTuple):
@@ -82,7 +82,7 @@ def read_pairs(path: str | Path, depth: int) -> Pairs:
     if (lines[1:] == lines[:-1]).any():
         read_run(path)  # names the line
     names = list(documents)
-    order = _ranked(query, scores, document, names)
+    order = _ranked(query, single_precision(scores), document, names)
     query, document = query[order], document[order]
     starts = np.searchsorted(query, np.arange(len(queries)))
     kept = np.arange(len(query)) - starts[query] < depth
@@ -108,19 +108,16 @@ def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str) ->
 
 
 def _ranked(query: np.ndarray, scores: np.ndarray, document: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The order of lines, int64: by query, score descending and id ascending."""
+    """The order of lines, int64: by query, then as `sort_ranking`. scores: float32."""
     if ((query[1:] > query[:-1]) | ((query[1:] == query[:-1]) & (scores[1:] < scores[:-1]))).all():
         return np.arange(len(query))
-    if scores.dtype == np.float32:
-        order = np.argsort((query << 33) - float32_places(scores))
-    else:
-        order = np.lexsort((-scores, query))
+    order = np.argsort((query << 33) - float32_places(scores))
     query, scores = query[order], scores[order]
     same = np.concatenate([[False], (query[1:] == query[:-1]) & (scores[1:] == scores[:-1]), [False]])
     tied = np.flatnonzero(same[1:] | same[:-1])
     if len(tied):
         places = np.empty(len(names), dtype=np.int64)
-        places[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        places[sorted(range(len(names)), key=names.__getitem__, reverse=True)] = np.arange(len(names))
         order[tied] = order[tied][np.lexsort((places[document[order[tied]]], np.cumsum(~same)[tied]))]
     return order
 

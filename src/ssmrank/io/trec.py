@@ -12,7 +12,7 @@ from io import BufferedReader, BytesIO
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 
@@ -46,6 +46,9 @@ LARGEST_GRADE = 2**31 - 1
 _WHOLE = re.compile(r"[-+]?[0-9]{1,10}")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf(inity)?|nan)", re.IGNORECASE)
 
+Ties = Literal["trec_eval", "file"]
+"""Which of two documents with equal scores comes first: the one with the greater id, or the one in the upper line."""
+
 OUT_OF_MEMORY = "# OOM"
 """The only line of a run whose model did not fit into memory in training."""
 
@@ -57,20 +60,27 @@ def is_out_of_memory(path: str | Path) -> bool:
 
 
 def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Sorts (document id, score) by score descending, ties by document id ascending."""
+    """Sorts (document id, score) as trec_eval does: by score in single precision, ties by document id, both descending.
+
+    NaNs come last.
+    """
     pairs = list(ranking)
-    scores = _scores(pairs)
+    scores = single_precision(_scores(pairs))
     if (scores[1:] < scores[:-1]).all():
         return pairs
-    if np.isnan(scores).any():
-        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
     order = np.argsort(-scores, kind="stable")
     ordered, scores = [pairs[place] for place in order.tolist()], scores[order]
     # Where equal scores begin and end.
     equal = np.concatenate([[False], scores[1:] == scores[:-1], [False]])
     for low, high in np.flatnonzero(equal[1:] != equal[:-1]).reshape(-1, 2).tolist():
-        ordered[low : high + 1] = sorted(ordered[low : high + 1])
+        ordered[low : high + 1] = sorted(ordered[low : high + 1], key=itemgetter(0), reverse=True)
     return ordered
+
+
+def single_precision(scores: np.ndarray) -> np.ndarray:
+    """Scores as trec_eval reads them, float32; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return scores.astype(np.float32)
 
 
 def strictly_decreasing(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -85,8 +95,7 @@ def _scores(pairs: Sequence[tuple[str, float]]) -> np.ndarray:
 
 def _lowered(scores: np.ndarray) -> list[float]:
     """Scores as `strictly_decreasing` has them."""
-    with np.errstate(over="ignore"):
-        written = np.concatenate([[np.inf], scores]).astype(np.float32)
+    written = single_precision(np.concatenate([[np.inf], scores]))
     if (written[1:] < written[:-1]).all():
         return written[1:].tolist()
     # As places they lie one apart: each is at most one less than the one before it.
@@ -115,9 +124,9 @@ def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], 
 def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[tuple[str, float]]], None]]:
     """Yields a function that writes the ranking of a query; the file is complete or absent, no ranking is kept.
 
-    Rankings are sorted, with scores that strictly decrease: evaluation tools read scores in single precision and break
-    ties each in its own way. A score that is not below the one before it is therefore written as the next smaller
-    float32, so that every tool sees this order.
+    Rankings are sorted as `sort_ranking` does, with scores that strictly decrease: evaluation tools read scores in
+    single precision and break ties each in its own way. A score that is not below the one before it is therefore
+    written as the next smaller float32, so that every tool sees trec_eval's order.
     """
     with atomic_file(path) as stream:
 
@@ -161,11 +170,11 @@ def read_run(path: str | Path, depth: int | None = None) -> Run:
 
 
 def iterate_run(
-    path: str | Path, depth: int | None = None, *, ties_by_line: bool = False
+    path: str | Path, depth: int | None = None, *, ties: Ties = "trec_eval"
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """As `read_run`, one query after the other, of a run too large for memory.
 
-    ties_by_line: documents of equal scores stay in the order of their lines, which is that of whoever ranked them.
+    ties: with `file`, documents of equal scores stay in the order of their lines.
 
     Raises UserError also where the lines of a query do not stand together.
     """
@@ -174,7 +183,7 @@ def iterate_run(
         if query in seen:
             raise UserError(f"{path}:{number}: query {query} stands further up too; sort the lines by query")
         seen.add(query)
-        ordered = sorted(ranking, key=lambda pair: -pair[1]) if ties_by_line else sort_ranking(ranking)
+        ordered = sorted(ranking, key=lambda pair: -pair[1]) if ties == "file" else sort_ranking(ranking)
         yield query, ordered[:depth]
 
 

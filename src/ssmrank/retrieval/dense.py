@@ -6,12 +6,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ssmrank.collections.store import TextStore
 from ssmrank.config import Dense, FlatIndex
 from ssmrank.errors import UserError
-from ssmrank.io.trec import iterate_run
+from ssmrank.io.trec import iterate_run, sort_ranking
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.first_stage import Ranking, batched
 from ssmrank.retrieval.vector_index import search_exactly, search_index
@@ -69,5 +67,4 @@ def score_candidates(
     encoded = encoder.queries([queries[query] for query in run])
     for (query, own), vector in zip(run.items(), encoded, strict=True):
         scores = vectors[[rows[document] for document in own]] @ vector
-        order = np.argsort(-scores, kind="stable")[: settings.depth]
-        yield query, [(own[place], float(scores[place])) for place in order]
+        yield query, sort_ranking(zip(own, scores.tolist(), strict=True))[: settings.depth]

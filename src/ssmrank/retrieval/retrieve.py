@@ -15,7 +15,7 @@ from ssmrank.collections.store import read_queries
 from ssmrank.config import Bm25
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import scratch_directory
-from ssmrank.io.trec import Run, strictly_decreasing
+from ssmrank.io.trec import Run, sort_ranking
 from ssmrank.retrieval.first_stage import Ranking, Written, batched, without_own, write_first_stage
 from ssmrank.retrieval.index import read_description
 from ssmrank.retrieval.java import run_anserini
@@ -65,8 +65,8 @@ def search_in_parts(
     """The first `depth` documents of each query, best first; queries without a hit are left out.
 
     A query is a bag of words: no sign in it is an operator. Lucene itself cuts at `depth` after ordering by score and,
-    where scores are equal, by document id (UTF-8 byte order, which is Python's order of strings), so neither segments
-    nor threads decide what stands at the cutoff. Scores are Lucene's to 4 decimals, strictly decreasing float32.
+    where scores are equal, by document id, ascending, so neither segments nor threads decide what stands at the cutoff.
+    Scores are those that Anserini prints, and their order is trec_eval's (`sort_ranking`).
 
     Args:
         settings: k1, b, stemmer and depth.
@@ -108,15 +108,14 @@ def _search(
 
 
 def _read_found(path: Path, names: list[str]) -> Iterator[tuple[str, Ranking]]:
-    """Reads Anserini's run in the order of its lines, which are those of the topics.
+    """Reads Anserini's run in the order of its topics.
 
-    Anserini rounds scores to 4 decimals and lowers those that are then equal by 1e-6 a rank, which after some 100 of
-    them reaches the scores below. Its ranks are right, so a score that is not below the one before becomes the next
-    smaller float32.
+    Anserini rounds scores to 4 decimals and lowers those that are then equal by 1e-6 a rank. In single precision, which
+    trec_eval reads, they are equal again from 16 on; published values are made so.
     """
     with path.open(encoding="utf-8") as stream:
         for number, lines in groupby((line.split() for line in stream), key=itemgetter(0)):
-            yield names[int(number)], strictly_decreasing((line[2], float(line[4])) for line in lines)
+            yield names[int(number)], sort_ranking((line[2], float(line[4])) for line in lines)
 
 
 class _Progress:

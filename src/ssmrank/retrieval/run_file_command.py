@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore, UnknownId, read_queries
@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
         queries = read_queries(collection / "splits" / arguments.split / "queries.jsonl")
         # One more, since a query's own document may be among them.
         depth = settings.depth + arguments.leave_out_own_document
-        rankings = _known(path, queries, TextStore(collection / "documents.jsonl"), depth)
+        texts = TextStore(collection / "documents.jsonl")
+        rankings = _known(iterate_run(path, depth, ties=settings.ties), path, queries, texts)
         if arguments.leave_out_own_document:
             rankings = without_own(rankings, settings.depth)
         written = write_first_stage(output, rankings, queries, settings.label, f"check that {path} is of this split")
@@ -49,12 +50,14 @@ def run(arguments: argparse.Namespace) -> None:
         tracked.artifact_path("run_path", output)
 
 
-def _known(path: Path, queries: dict[str, str], documents: TextStore, depth: int) -> Iterator[tuple[str, Ranking]]:
-    """The rankings of the split's queries, ties in the order of the file.
+def _known(
+    rankings: Iterable[tuple[str, Ranking]], path: Path, queries: dict[str, str], documents: TextStore
+) -> Iterator[tuple[str, Ranking]]:
+    """The rankings of the split's queries, with scores that keep their order.
 
     Raises UserError for a document that the collection does not have.
     """
-    for query, ranking in iterate_run(path, depth, ties_by_line=True):
+    for query, ranking in rankings:
         if query not in queries:
             continue
         for document, _ in ranking:

@@ -13,7 +13,7 @@ import pytrec_eval
 from ssmrank.config import Evaluation, check
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import Metric, evaluate
-from ssmrank.io.trec import Qrels, iterate_run, read_run, strictly_decreasing
+from ssmrank.io.trec import Qrels, iterate_run, read_run, strictly_decreasing, write_run
 
 NAMES = ["nDCG@10", "nDCG", "MRR@10", "MRR@100", "MRR", "MAP", "MAP@10", "P@5", "Recall@100", "R@10"]
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).parents[4] / "shared"))
@@ -176,7 +176,20 @@ def test_ranx_itself_still_works_after_its_metrics_were_loaded_alone() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not (SHARED / "collections/msmarco-dl19").is_dir(), reason="the shared collections are not here")
+dl19 = pytest.mark.skipif(
+    not (SHARED / "collections/msmarco-dl19").is_dir(), reason="the shared collections are not here"
+)
+
+
+def dl19_qrels() -> Qrels:
+    qrels: Qrels = {}
+    for line in (SHARED / "collections/msmarco-dl19/qrels/test.tsv").read_text().splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        qrels.setdefault(query, {})[document] = int(grade)
+    return qrels
+
+
+@dl19
 @pytest.mark.parametrize(
     ("run_name", "published"),
     [
@@ -189,25 +202,19 @@ def test_ranx_itself_still_works_after_its_metrics_were_loaded_alone() -> None:
         ("repllama", 0.7384),
     ],
 )
-def test_official_runs_of_dl19(run_name: str, published: float) -> None:
-    folder = SHARED / "collections/msmarco-dl19"
-    qrels: Qrels = {}
-    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        qrels.setdefault(query, {})[document] = int(grade)
-    run = read_run(folder / f"runs/{run_name}.trec")
-    assert round(evaluate(qrels, run, ["nDCG@10"]).mean()["nDCG@10"], 4) == published
+def test_official_runs_of_dl19(tmp_path: Path, run_name: str, published: float) -> None:
+    """As they are, and as `import-run` writes them."""
+    qrels, path = dl19_qrels(), SHARED / f"collections/msmarco-dl19/runs/{run_name}.trec"
+    run = read_run(path)
+    write_run(tmp_path / "imported.trec", dict(iterate_run(path)), "imported")
+    for kept in (run, read_run(tmp_path / "imported.trec")):
+        assert round(evaluate(qrels, kept, ["nDCG@10"]).mean()["nDCG@10"], 4) == published
     assert_agrees(qrels, run)
 
 
-@pytest.mark.skipif(not (SHARED / "collections/msmarco-dl19").is_dir(), reason="the shared collections are not here")
+@dl19
 def test_the_official_run_of_many_ties_as_it_was_ranked() -> None:
-    """What `import-run` makes of it: its authors' order, and so their value."""
-    folder = SHARED / "collections/msmarco-dl19"
-    qrels: Qrels = {}
-    for line in (folder / "qrels/test.tsv").read_text().splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        qrels.setdefault(query, {})[document] = int(grade)
-    ranked = iterate_run(folder / "runs/repllama.trec", ties_by_line=True)
+    """What `import-run` with `ties: file` makes of it: its authors' order, and so their value."""
+    ranked = iterate_run(SHARED / "collections/msmarco-dl19/runs/repllama.trec", ties="file")
     run = {query: strictly_decreasing(ranking) for query, ranking in ranked}
-    assert round(evaluate(qrels, run, ["nDCG@10"]).mean()["nDCG@10"], 4) == 0.7439
+    assert round(evaluate(dl19_qrels(), run, ["nDCG@10"]).mean()["nDCG@10"], 4) == 0.7439

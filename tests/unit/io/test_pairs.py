@@ -37,6 +37,11 @@ def test_pairs_of_a_file_are_those_of_the_run_in_it(tmp_path: Path, ties: bool, 
     assert sorted(found.documents) == sorted(expected.documents)
 
 
+def test_ties_of_a_file_go_by_id_in_single_precision(tmp_path: Path):
+    (tmp_path / "run").write_text("q Q0 a 1 30.1234 t\nq Q0 b 2 30.123399 t\nq Q0 c 3 30.123 t\nq Q0 d 4 30.123 t\n")
+    assert [pair.document for pair in read_pairs(tmp_path / "run", 3)] == ["b", "a", "d"]
+
+
 def test_a_file_of_ordered_lines_is_read_in_their_order(tmp_path: Path):
     (tmp_path / "run").write_text("b Q0 y 1 3 t\nb Q0 x 2 1e-3 t\na Q0 z 1 inf t\na Q0 y 2 -inf t\n")
     assert list(read_pairs(tmp_path / "run", 5)) == [Pair("b", "y"), Pair("b", "x"), Pair("a", "z"), Pair("a", "y")]

