@@ -439,10 +439,10 @@ class FuseWeightsSettings(FuseSettings):
 
 
 class ExpectedSplit(Section):
-    """What a split has to hold as it comes from its source; what is not given is not checked."""
+    """What evaluation has to be given of a split; what is not given is not checked."""
 
     queries: int | None = Field(None, ge=1, description="queries with a judgment")
-    judgments: int | None = Field(None, ge=1, description="lines of the qrels")
+    judgments: int | None = Field(None, ge=1, description="their judgments; a repeated one counts with each line")
 
 
 class Expected(Section):
@@ -582,6 +582,11 @@ class FileRetriever(Section):
     kind: Literal["run"]
     runs: dict[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], RunFile] = Field(
         min_length=1, description="for each COLLECTION/SPLIT its file"
+    )
+    ties: Literal["trec_eval", "file"] = Field(
+        "trec_eval",
+        description="order of documents with equal scores: trec_eval's, which is by id, descending; file: that of the "
+        "lines, where published numbers were made so (RepLLaMA's)",
     )
     depth: int = Field(1000, ge=1, description="documents kept for each query")
     label: str

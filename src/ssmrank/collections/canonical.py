@@ -1,8 +1,8 @@
 """The form in which every collection lies on disk, whatever it came from.
 
     documents.jsonl                 {"id", "text"} a line, with the arrays of its TextStore beside it
-    splits/SPLIT/queries.jsonl      {"id", "text"} a line: queries with a relevant document
-    splits/SPLIT/qrels.txt          TREC qrels of these queries
+    splits/SPLIT/queries.jsonl      {"id", "text"} a line: judged queries that have text and a relevant document
+    splits/SPLIT/qrels.txt          TREC qrels, all that the source has: what evaluation reads
     statistics.json                 how many there are, and what was left out
 
 Whatever is wrong with a collection is found here, so that later phases may trust these files.
@@ -16,6 +16,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,15 @@ def write_collection(
     """Writes `output`, complete or not at all; returns (and logs) what `statistics.json` holds.
 
     Documents are streamed; of them only 24 bytes each are held in memory. Queries and judgments of one split are held
-    at a time. Empty documents are kept and counted. Queries that are empty or have no relevant document are left
-    out and counted. Negative grades become 0, which means the same to trec_eval.
+    at a time. Empty documents are kept and counted. Judgments of documents that the collection lacks are kept and
+    counted: they are part of a query's ideal ranking and of its recall. Queries that are empty or have no relevant
+    document are not asked; their judgments are kept, so that they count 0, as with `trec_eval -c`. Negative grades
+    become 0, which means the same to trec_eval.
 
     Raises UserError, naming the place, for an id with white space, an id that stands twice, no documents at all, a
-    split without queries, judgments that contradict the rest, unless the source is `tolerant` of these, and for
-    another number of documents, queries or judgments than `expected`. A tolerant source may repeat a document; the
-    first one is kept, unless the texts differ.
+    split without queries, a split of which no relevant document has text, judgments that contradict the rest, unless
+    the source is `tolerant` of these, and for another number of documents, queries or judgments than `expected`. A
+    tolerant source may repeat a document; the first one is kept, unless the texts differ.
     """
     expected = expected or Expected()
     with atomic_directory(output) as folder:
@@ -110,31 +113,32 @@ def _write_split(
     source: Source, split: str, documents: TextStore, folder: Path, expected: ExpectedSplit
 ) -> dict[str, Any]:
     queries = _read_queries(source, split)
-    skipped: Counter[str] = Counter()
-    qrels, judged_queries, judgments = _read_judgments(source, split, queries, documents, skipped)
-    _check_number(source.where("judgments", 0, split), "judgments", judgments, expected.judgments)
-    _check_number(source.where("queries", 0, split), "queries with judgments", judged_queries, expected.queries)
+    judged = _read_judgments(source, split, queries, documents)
+    where = source.where("judgments", 0, split)
+    _check_number(where, "judgments", judged.lines, expected.judgments)
+    _check_number(source.where("queries", 0, split), "queries with judgments", len(judged.qrels), expected.queries)
+    skipped = judged.skipped
     if not source.shared_queries:
-        skipped["queries_without_judgments"] = len(queries.keys() - qrels.keys())
-    kept: Qrels = {}
-    for query, text in queries.items():
-        judged = qrels.get(query)
-        if judged is None:
-            continue
-        if not text:
-            skipped["queries_empty"] += 1
-        elif not any(grade > 0 for grade in judged.values()):
-            skipped["queries_without_relevant"] += 1
-        else:
-            kept[query] = judged
-    if not kept:
-        raise UserError(f"{source.where('judgments', 0, split)}: no query of split {split} has a relevant document")
-    write_jsonl(folder / "queries.jsonl", ({"id": query, "text": queries[query]} for query in kept))
-    write_qrels(folder / "qrels.txt", kept)
+        skipped["queries_without_judgments"] = len(queries.keys() - judged.qrels.keys())
+    qrels = {query: judged.qrels[query] for query in queries if query in judged.qrels}
+    relevant = {query: sum(grade > 0 for grade in grades.values()) for query, grades in qrels.items()}
+    asked = {query: queries[query] for query in qrels if queries[query] and relevant[query]}
+    if not asked:
+        raise UserError(f"{where}: no query of split {split} has a relevant document")
+    if sum(relevant.values()) == judged.relevant_without_text:
+        raise UserError(
+            f"{where}: no relevant document of split {split} is among the documents; give documents and judgments of "
+            "one collection"
+        )
+    write_jsonl(folder / "queries.jsonl", ({"id": query, "text": text} for query, text in asked.items()))
+    write_qrels(folder / "qrels.txt", qrels)
     return {
-        "queries": len(kept),
-        "judgments": sum(map(len, kept.values())),
-        "relevant": sum(grade > 0 for judged in kept.values() for grade in judged.values()),
+        "queries": len(qrels),
+        "queries_not_asked": len(qrels) - len(asked),
+        "judgments": sum(map(len, qrels.values())),
+        "relevant": sum(relevant.values()),
+        "judgments_without_text": judged.without_text,
+        "relevant_without_text": judged.relevant_without_text,
         "skipped": {reason: count for reason, count in sorted(skipped.items()) if count},
     }
 
@@ -156,43 +160,53 @@ def _read_queries(source: Source, split: str) -> dict[str, str]:
     return queries
 
 
-def _read_judgments(
-    source: Source, split: str, queries: dict[str, str], documents: TextStore, skipped: Counter[str]
-) -> tuple[Qrels, int, int]:
-    """The judgments that are kept; how many of the queries, and how many lines, the source has."""
-    qrels: Qrels = {}
+@dataclass
+class _Judged:
+    """The judgments of a split.
+
+    lines: how many the source has of them, a repeated one with each line; without_text, relevant_without_text: those of
+    documents that the collection lacks; skipped: what was left out or changed.
+    """
+
+    qrels: Qrels = field(default_factory=dict)
+    lines: int = 0
+    without_text: int = 0
+    relevant_without_text: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def _read_judgments(source: Source, split: str, queries: dict[str, str], documents: TextStore) -> _Judged:
+    found = _Judged()
     count = 0
-    with_judgment: set[str] = set()
     for judgment in source.judgments(split):
         count += 1
         check_grade(judgment.grade, f"{source.where('judgments', judgment.number, split)}: grade")
-        if judgment.query in queries:
-            with_judgment.add(judgment.query)
+        grade = max(judgment.grade, 0)
+        known = found.qrels.get(judgment.query, {}).get(judgment.document)
         problem = None
         if judgment.query not in queries:
             problem = "judgments_of_unknown_queries", f"query {judgment.query!r} is not among the queries"
-        elif judgment.document not in documents:
-            problem = "judgments_of_unknown_documents", f"document {judgment.document!r} is not among the documents"
-        elif (grade := qrels.get(judgment.query, {}).get(judgment.document)) is not None:
-            if grade == max(judgment.grade, 0):
-                skipped["judgments_repeated"] += 1
-                continue
-            what = f"query {judgment.query!r}, document {judgment.document!r} has grade {grade} already"
+        elif known is not None and known != grade:
+            what = f"query {judgment.query!r}, document {judgment.document!r} has grade {known} already"
             problem = "judgments_contradicting", what
         if problem is not None:
-            # The one place that decides about judgments which do not fit. An unknown document of grade 0 changes no
-            # metric, and files cut down to the judged documents with text, such as those of TREC DL, name many.
-            harmless = problem[0] == "judgments_of_unknown_documents" and judgment.grade <= 0
-            if not (source.tolerant or harmless):
+            if not source.tolerant:
                 place = source.where("judgments", judgment.number, split)
                 raise UserError(f"{place}: {problem[1]}; correct or delete the line")
-            skipped[problem[0]] += 1
+            found.skipped[problem[0]] += 1
             continue
-        skipped["grades_below_0"] += judgment.grade < 0
-        qrels.setdefault(judgment.query, {})[judgment.document] = max(judgment.grade, 0)
+        found.lines += 1
+        if known is not None:
+            found.skipped["judgments_repeated"] += 1
+            continue
+        found.skipped["grades_below_0"] += judgment.grade < 0
+        if judgment.document not in documents:
+            found.without_text += 1
+            found.relevant_without_text += grade > 0
+        found.qrels.setdefault(judgment.query, {})[judgment.document] = grade
     if count == 0:
         raise UserError(f"{source.where('judgments', 0, split)}: holds no judgments")
-    return qrels, len(with_judgment), count
+    return found
 
 
 def _check_id(source: Source, part: Part, id: str, number: int, split: str = "") -> None:
@@ -241,6 +255,19 @@ def _report(statistics: dict[str, Any]) -> None:
             *(f"{counts[key]:,}" for key in ("queries", "judgments", "relevant")),
             _left_out(counts["skipped"]),
         )
+        if counts["judgments_without_text"]:
+            _log.warning(
+                "split %s: %s judgments, %s of them relevant, are of documents that the collection lacks; evaluation "
+                "has them, training does not",
+                split,
+                *(f"{counts[key]:,}" for key in ("judgments_without_text", "relevant_without_text")),
+            )
+        if counts["queries_not_asked"]:
+            _log.warning(
+                "split %s: %s queries have no text or no relevant document; they are not asked and count 0",
+                split,
+                f"{counts['queries_not_asked']:,}",
+            )
 
 
 def _left_out(counts: dict[str, int]) -> str:

@@ -51,7 +51,7 @@ def _counts(statistics: dict[str, Any]) -> dict[str, int]:
     return {
         f"{split}/{key}": counts[key]
         for split, counts in statistics["splits"].items()
-        for key in ("queries", "judgments", "relevant")
+        for key in ("queries", "judgments", "relevant", "judgments_without_text")
     }
 
 

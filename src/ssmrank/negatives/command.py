@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", required=True, help="section of negatives: inline JSON, or a file")
     parser.add_argument("--run", dest="ranking", type=Path, required=True, help="first-stage TREC run of the split")
     parser.add_argument("--qrels", type=Path, required=True, help="relevance judgments of the split")
-    parser.add_argument("--collection", type=Path, help="folder of the collection, for random or distinct negatives")
+    parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
     parser.add_argument("--rivals", type=Path, help="run of the retriever that false_negatives names, of the split")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines to write")
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
             ranking=arguments.ranking,
             qrels=arguments.qrels,
             output=output,
-            documents=arguments.collection / "documents.jsonl" if arguments.collection else None,
+            documents=arguments.collection / "documents.jsonl",
             rivals=arguments.rivals,
         )
         tracked.metrics(sample.counts())
@@ -56,7 +56,7 @@ def write_negatives(
     ranking: Path,
     qrels: Path,
     output: Path,
-    documents: Path | None = None,
+    documents: Path,
     rivals: Path | None = None,
 ) -> Sample:
     """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample.
@@ -77,12 +77,10 @@ def write_negatives(
     return sample
 
 
-def _facts(settings: Negatives, documents: Path | None, rivals: Path | None) -> Facts:
-    facts = Facts()
+def _facts(settings: Negatives, documents: Path, rivals: Path | None) -> Facts:
+    store = TextStore(documents)
+    facts = Facts(texts=store)
     if settings.random or settings.distinct_texts:
-        if documents is None:
-            raise UserError("negatives: random and distinct ones need the option --collection, the collection's folder")
-        store = TextStore(documents)
         facts = facts._replace(collection=list(store.ids()) if settings.random else (), same_text=_text_digests(store))
     if settings.false_negatives is not None:
         if rivals is None:

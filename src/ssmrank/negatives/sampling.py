@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,8 +37,10 @@ class Sample:
     groups: list[Group] = field(default_factory=list)
     positives: int = 0
     """Relevant documents in the qrels."""
+    without_text: int = 0
+    """Positives that the collection lacks; left out."""
     not_retrieved: int = 0
-    """Positives outside the run's first `depth`; left out only where `positives` is `retrieved`."""
+    """Other positives outside the run's first `depth`; left out only where `positives` is `retrieved`."""
     too_few_candidates: int = 0
     """Groups left out because fewer than `count` documents were left to draw from."""
     queries_without_positive: int = 0
@@ -69,6 +71,9 @@ class Facts(NamedTuple):
     collection: Sequence[str] = ()
     """All ids of the collection, for random negatives."""
 
+    texts: Container[str] | None = None
+    """Documents that the collection has; None: all."""
+
 
 def sample_negatives(
     run: Iterable[tuple[str, list[tuple[str, float]]]], qrels: Qrels, settings: Negatives, facts: Facts | None = None
@@ -81,7 +86,8 @@ def sample_negatives(
     candidates away, for each positive its own. A group with fewer candidates than `count` is left out, since the loss
     takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
     depends on nothing but its query's ranking: not on other queries, their order, threads or Python's hash seed.
-    `random` of the negatives, the last ones, are drawn from all ids of the collection instead.
+    `random` of the negatives, the last ones, are drawn from all ids of the collection instead. Positives that the
+    collection lacks are left out.
 
     The rankings of a run are taken one after the other, so that it need not fit into memory.
 
@@ -122,10 +128,12 @@ def _groups_of(
     relevant = _relevant(judged)
     sample.positives += len(relevant)
     ranked = [document for document, _ in ranking[: settings.depth]]
-    retrieved = relevant.intersection(ranked)
-    sample.not_retrieved += len(relevant) - len(retrieved)
+    known = {document for document in relevant if facts.texts is None or document in facts.texts}
+    sample.without_text += len(relevant) - len(known)
+    retrieved = known.intersection(ranked)
+    sample.not_retrieved += len(known) - len(retrieved)
     candidates = [document if document not in relevant else None for document in ranked]
-    chosen = relevant if settings.positives == "all" else retrieved
+    chosen = known if settings.positives == "all" else retrieved
     rival_scores = facts.rival_scores(query) if settings.false_negatives and chosen else {}
     groups = []
     for positive in sorted(chosen):
@@ -207,6 +215,8 @@ def _relevant(judged: Mapping[str, int]) -> set[str]:
 def explain(sample: Sample, settings: Negatives) -> str:
     """One line of counts for the log."""
     parts = [f"{len(sample.groups)} groups of {sample.positives} relevant documents"]
+    if sample.without_text:
+        parts.append(f"{sample.without_text} left out that the collection lacks")
     verb = "left out" if settings.positives == "retrieved" else "kept"
     parts.append(f"{sample.not_retrieved} outside the first {settings.depth} ({verb})")
     parts.append(f"{sample.too_few_candidates} left out with fewer than {settings.count} candidates")
@@ -222,6 +232,8 @@ def explain(sample: Sample, settings: Negatives) -> str:
 def _advice(sample: Sample, settings: Negatives) -> str:
     if sample.positives == 0:
         return "the qrels need a grade above 0"
+    if sample.positives == sample.without_text:
+        return "give the collection of these qrels"
     if sample.too_few_candidates:
         return "lower count or retrieve deeper"
     return "check that run and qrels are of the same split, or set positives: all"

@@ -48,3 +48,10 @@ class Folder:
 @pytest.fixture
 def beir(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "beir")
+
+
+@pytest.fixture
+def whole() -> dict[str, Any]:
+    """What statistics say of a split that lacks nothing."""
+    counts = {"queries": 1, "queries_not_asked": 0, "judgments_without_text": 0, "relevant_without_text": 0}
+    return counts | {"skipped": {}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from ssmrank.collections import store as store_module
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
 from ssmrank.collections.store import TextStore, read_queries
-from ssmrank.config import FolderCollection
+from ssmrank.config import Expected, FolderCollection
 from ssmrank.errors import UserError
+from ssmrank.evaluation.metrics import evaluate
 from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import read_qrels
 
@@ -35,7 +37,7 @@ def fails(beir, **options: Any) -> str:
     return str(caught.value).replace(f"{beir.path}/", "").replace(str(beir.path), "beir")
 
 
-def test_canonical_form(beir, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_canonical_form(beir, whole, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     beir.qrels("q3\td1\t1\n", "train")  # without a header
     output = tmp_path / "out"
@@ -57,8 +59,8 @@ def test_canonical_form(beir, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         "documents_repeated": 0,
         "documents_left_out": {},
         "splits": {
-            "train": {"queries": 1, "judgments": 1, "relevant": 1, "skipped": {}},
-            "test": {"queries": 2, "judgments": 4, "relevant": 3, "skipped": {}},
+            "train": whole | {"queries": 1, "judgments": 1, "relevant": 1},
+            "test": whole | {"queries": 2, "judgments": 4, "relevant": 3},
         },
     }
     assert "split test: 2 queries, 4 judgments, 3 of them relevant" in caplog.text
@@ -101,6 +103,7 @@ def test_command_is_tracked(beir, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "test/queries": 2,
         "test/judgments": 4,
         "test/relevant": 3,
+        "test/judgments_without_text": 0,
     }
     assert events["end"]["status"] == "FINISHED"
 
@@ -181,16 +184,17 @@ def test_empty_text_is_kept_and_counted(beir, tmp_path: Path, caplog: pytest.Log
     ]
 
 
-def test_queries_without_text_or_relevant_documents_are_skipped(
+def test_queries_without_text_or_relevant_documents_are_not_asked_and_stay_in_the_qrels(
     beir, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     beir.queries([{"_id": "q1", "text": "a\tb\n c"}, {"_id": "q2", "text": " "}, {"_id": "q3", "text": "c"}])
     beir.qrels("q1\td1\t1\nq2\td1\t1\nq3\td1\t0\nq3\td2\t-1\n")
     split = write(beir.path, tmp_path / "out")["splits"]["test"]
-    assert split["skipped"] == {"grades_below_0": 1, "queries_empty": 1, "queries_without_relevant": 1}
-    assert split["queries"] == 1
-    assert "left out: 1 grades below 0, 1 queries empty, 1 queries without relevant" in caplog.text
+    assert split["skipped"] == {"grades_below_0": 1}
+    assert (split["queries"], split["queries_not_asked"], split["judgments"]) == (3, 2, 4)
+    assert "split test: 2 queries have no text or no relevant document; they are not asked and count 0" in caplog.text
+    assert read_qrels(tmp_path / "out/splits/test/qrels.txt").keys() == {"q1", "q2", "q3"}
     assert read_queries(tmp_path / "out/splits/test/queries.jsonl") == {"q1": "a b c"}  # one line for each query
 
 
@@ -205,22 +209,33 @@ def test_negative_grades_become_0(beir, tmp_path: Path) -> None:
     assert read_qrels(tmp_path / "out/splits/test/qrels.txt") == {"q1": {"d1": 1, "d2": 0}}
 
 
-def test_qrels_of_unknown_document_or_query(beir) -> None:
-    beir.qrels("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td9\t1\n")
-    assert fails(beir) == "qrels/test.tsv:3: document 'd9' is not among the documents; correct or delete the line"
+def test_qrels_of_unknown_query_or_other_documents(beir) -> None:
+    beir.qrels("query-id\tcorpus-id\tscore\nq1\td1\t0\nq1\td9\t1\n")
+    assert fails(beir) == (
+        "qrels/test.tsv: no relevant document of split test is among the documents; give documents and judgments of "
+        "one collection"
+    )
     beir.qrels("q1\td1\t1\nq9\td1\t0\n")
     assert fails(beir) == "qrels/test.tsv:2: query 'q9' is not among the queries; correct or delete the line"
 
 
-def test_unknown_document_of_grade_0_changes_no_metric(beir, tmp_path: Path) -> None:
-    beir.qrels("q1\td1\t1\nq1\td9\t0\n")
-    split = write(beir.path, tmp_path / "out")["splits"]["test"]
-    assert split == {
-        "queries": 1,
-        "judgments": 1,
-        "relevant": 1,
-        "skipped": {"judgments_of_unknown_documents": 1},
-    }
+def test_judgments_of_documents_that_the_collection_lacks_stay(
+    beir, whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ArguAna's, of which 5 queries have no other; `expected` counts them."""
+    beir.qrels("q1\td1\t1\nq1\td9\t0\nq1\td8\t2\nq2\td7\t1\n")
+    source = FolderSource(FolderCollection(kind="folder", path=str(beir.path)), ["title", "text"])
+    expected = Expected.model_validate({"splits": {"test": {"queries": 2, "judgments": 4}}})
+    split = write_collection(source, ["test"], tmp_path / "out", expected)["splits"]["test"]
+    counts = {"queries": 2, "judgments": 4, "relevant": 3, "judgments_without_text": 3, "relevant_without_text": 2}
+    assert split == whole | counts
+    assert "split test: 3 judgments, 2 of them relevant, are of documents that the collection lacks;" in caplog.text
+    qrels = read_qrels(tmp_path / "out/splits/test/qrels.txt")
+    assert qrels == {"q1": {"d1": 1, "d9": 0, "d8": 2}, "q2": {"d7": 1}}
+    assert read_queries(tmp_path / "out/splits/test/queries.jsonl").keys() == {"q1", "q2"}
+    # The ideal ranking begins with d8, which no run can have; q2 counts 0.
+    found = evaluate(qrels, {"q1": [("d1", 1.0)], "q2": [("d1", 1.0)]}, ["nDCG@10", "Recall@10"]).mean()
+    assert found == pytest.approx({"nDCG@10": 1 / (2 + 1 / math.log2(3)) / 2, "Recall@10": 0.25})
 
 
 def test_repeated_judgments(beir, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def fails(output: Path, *arguments, **splits: str) -> str:
     return str(caught.value)
 
 
-def test_documents_of_one_id_and_splits_of_others(local: Local, tmp_path: Path) -> None:
+def test_documents_of_one_id_and_splits_of_others(local: Local, whole, tmp_path: Path) -> None:
     documents = local.register("docs", DOCS)
     train = local.register("train", queries=QUERIES, qrels="q1 0 d1 1\nq1 0 d2 0\n")
     test = local.register("test", DOCS, QUERIES, "q3 0 d2 2\nq2 0 d1 0\n")
@@ -114,16 +114,14 @@ def test_documents_of_one_id_and_splits_of_others(local: Local, tmp_path: Path) 
     }
     assert read_queries(tmp_path / "out/splits/train/queries.jsonl") == {"q1": "first"}
     assert read_qrels(tmp_path / "out/splits/train/qrels.txt") == {"q1": {"d1": 1, "d2": 0}}
-    assert read_qrels(tmp_path / "out/splits/test/qrels.txt") == {"q3": {"d2": 2}}
+    assert read_qrels(tmp_path / "out/splits/test/qrels.txt") == {"q3": {"d2": 2}, "q2": {"d1": 0}}
+    assert read_queries(tmp_path / "out/splits/test/queries.jsonl").keys() == {"q3"}
     assert statistics["documents_empty"] == 1
     assert statistics["splits"] == {
-        "train": {"queries": 1, "judgments": 2, "relevant": 1, "skipped": {"queries_without_judgments": 2}},
-        "test": {
-            "queries": 1,
-            "judgments": 1,
-            "relevant": 1,
-            "skipped": {"queries_without_judgments": 1, "queries_without_relevant": 1},
-        },
+        "train": whole | {"judgments": 2, "relevant": 1, "skipped": {"queries_without_judgments": 2}},
+        "test": whole
+        | {"queries": 2, "queries_not_asked": 1, "judgments": 2, "relevant": 1}
+        | {"skipped": {"queries_without_judgments": 1}},
     }
 
 
@@ -134,12 +132,12 @@ def test_judgments_that_do_not_fit_are_left_out_with_a_count(local: Local, tmp_p
     assert split["skipped"] == {
         "grades_below_0": 1,
         "judgments_contradicting": 1,
-        "judgments_of_unknown_documents": 1,
         "judgments_of_unknown_queries": 1,
         "judgments_repeated": 1,
         "queries_without_judgments": 2,
     }
-    assert read_qrels(tmp_path / "out/splits/test/qrels.txt") == {"q1": {"d1": 1, "d2": 0}}
+    assert read_qrels(tmp_path / "out/splits/test/qrels.txt") == {"q1": {"d1": 1, "d9": 1, "d2": 0}}
+    assert (split["judgments_without_text"], split["relevant_without_text"]) == (1, 1)
 
 
 def test_documents_and_queries_with_several_fields(local: Local, tmp_path: Path) -> None:

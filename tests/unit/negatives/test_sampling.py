@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ssmrank import cli
+from ssmrank.collections.store import StoreWriter
 from ssmrank.config import Negatives, check
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run, write_qrels, write_run
@@ -49,6 +50,15 @@ def test_all_positives_are_kept_and_none_is_a_negative() -> None:
     assert all(len(set(group.negatives)) == 4 for group in sample.groups)
     assert (sample.positives, sample.not_retrieved, sample.too_few_candidates) == (6, 4, 2)
     assert (sample.queries_not_in_run, sample.queries_without_positive) == (1, 1)
+
+
+def test_positives_that_the_collection_lacks_are_left_out() -> None:
+    facts = Facts(texts={"p1", "n1", "n2", "n3", "n4", "p2"})
+    sample = sample_negatives(RUN.items(), QRELS, settings(count=4), facts)
+    assert [(group.query, group.positive) for group in sample.groups] == [("q1", "p1"), ("q1", "p2")]
+    assert (sample.positives, sample.without_text, sample.not_retrieved) == (6, 4, 0)
+    with pytest.raises(NoGroup, match=r"6 left out that the collection lacks.*give the collection of these qrels"):
+        sample_negatives(RUN.items(), QRELS, settings(), Facts(texts=()))
 
 
 def test_only_retrieved_positives_where_asked_for() -> None:
@@ -173,10 +183,14 @@ def test_no_group_is_one_line(run: Run, qrels: dict[str, dict[str, int]], given:
 def written(tmp_path: Path) -> list[str]:
     write_run(tmp_path / "run.trec", RUN, "BM25")
     write_qrels(tmp_path / "qrels.txt", QRELS)
+    with StoreWriter(tmp_path / "documents.jsonl") as writer:
+        for id in sorted({document for judged in QRELS.values() for document in judged} - {"away"}):
+            writer.add(id, id)
     given = json.dumps({"retriever": "bm25", "depth": 10, "count": 2})
     return [
         "negatives", "--settings", given, "--run", str(tmp_path / "run.trec"),
-        "--qrels", str(tmp_path / "qrels.txt"), "--output", str(tmp_path / "out" / "negatives.jsonl"),
+        "--collection", str(tmp_path), "--qrels", str(tmp_path / "qrels.txt"),
+        "--output", str(tmp_path / "out" / "negatives.jsonl"),
     ]  # fmt: skip
 
 
@@ -184,9 +198,10 @@ def test_the_verb_writes_json_lines(tmp_path: Path, caplog: pytest.LogCaptureFix
     caplog.set_level("INFO")
     assert cli.main(written(tmp_path)) == 0
     records = [json.loads(line) for line in (tmp_path / "out" / "negatives.jsonl").read_text().splitlines()]
-    expected = sample_negatives(RUN.items(), QRELS, settings()).groups
+    groups = sample_negatives(RUN.items(), QRELS, settings()).groups
+    expected = [group for group in groups if group.positive != "away"]
     assert records == [{"query": a, "positive": b, "negatives": c} for a, b, c in expected]
-    assert "4 groups of 6 relevant documents" in caplog.text
+    assert "2 groups of 6 relevant documents, 2 left out that the collection lacks" in caplog.text
     assert "2 left out with fewer than 2 candidates" in caplog.text
     assert "at most 6 documents for a query, so depth 10 is not reached" in caplog.text
 
