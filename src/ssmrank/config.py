@@ -514,10 +514,15 @@ class Encoder(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     token_budget: int = Field(16384, ge=16, description="tokens in one forward pass")
     shard_documents: int = Field(100_000, ge=1, description="documents whose vectors are written at a time")
+    vectors: Literal["float16", "float32"] = Field(
+        "float16",
+        description="how documents' vectors are kept: in float16 they take half of the disk, but products are rounded, "
+        "so that documents with nearly equal scores may change places; in float32 they are those of the encoder",
+    )
 
 
 class FlatIndex(Section):
-    """Exact search: every vector is compared."""
+    """Every vector is compared, as it is kept (key `vectors` of the encoder)."""
 
     kind: Literal["flat"]
 

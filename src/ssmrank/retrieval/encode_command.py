@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
         facts.append(sha256(documents))
         fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         description = encode_collection(
-            encoder, documents, arguments.output, arguments.state, settings.shard_documents, fingerprint
+            *(encoder, documents, arguments.output, arguments.state),
+            *(settings.shard_documents, fingerprint, settings.vectors),
         )
         tracked.metrics({"documents": description.documents, "width": description.width})
         tracked.artifact_path("vectors_path", arguments.output)

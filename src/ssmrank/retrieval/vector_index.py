@@ -24,7 +24,7 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def search_exactly(queries: NDArray[np.float32], vectors: Vectors, depth: int, device: torch.device) -> Found:
-    """Every vector is compared: on a CPU by FAISS, on a GPU by matrix products in float32, a shard at a time.
+    """Every vector is compared: on a CPU by FAISS, on a GPU by matrix products, both in float32, a shard at a time.
 
     Memory: a shard in float32 and the products of 1,024 queries (GPU) or of FAISS's blocks (CPU) with it; 100,000
     vectors of width 1,024 take 0.4 GB and as much again, where all 8.8 million would take 36 GB.
@@ -112,13 +112,13 @@ def _read(folder: Path) -> Any:
         raise UserError(f"{folder}: holds no complete index; make it with `ssmrank vector-index`") from error
 
 
-def _on_cpu(queries: NDArray[np.float32], shard: NDArray[np.float16], depth: int, device: torch.device) -> Found:
+def _on_cpu(queries: NDArray[np.float32], shard: NDArray[np.floating], depth: int, device: torch.device) -> Found:
     import faiss
 
     return faiss.knn(queries, np.asarray(shard, dtype=np.float32), depth, metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def _on_gpu(queries: NDArray[np.float32], shard: NDArray[np.float16], depth: int, device: torch.device) -> Found:
+def _on_gpu(queries: NDArray[np.float32], shard: NDArray[np.floating], depth: int, device: torch.device) -> Found:
     documents = torch.from_numpy(np.array(shard)).to(device).float()
     found = [
         torch.topk(torch.from_numpy(part).to(device) @ documents.T, depth, dim=1)

@@ -1,6 +1,6 @@
 """Vectors of a collection's documents on disk.
 
-    vectors-00000.npy, ...   float16 [documents of the shard, width], in the order of documents.jsonl
+    vectors-00000.npy, ...   float16 or float32 [documents of the shard, width], in the order of documents.jsonl
     ids.npy                  the documents' ids as UTF-8 bytes, memory-mapped
     vectors.json             how many there are
 
@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,18 @@ class VectorsDescription(Section):
 
 
 def encode_collection(
-    encoder: DocumentEncoder, documents: Path, output: Path, state: Path, shard_documents: int, fingerprint: str
+    encoder: DocumentEncoder,
+    documents: Path,
+    output: Path,
+    state: Path,
+    shard_documents: int,
+    fingerprint: str,
+    kept: Literal["float16", "float32"] = "float16",
 ) -> VectorsDescription:
     """Writes the vectors of documents.jsonl to the folder `output`, which is complete or absent.
 
     Finished shards wait in the folder `state`; those of another `fingerprint` (of model, settings and texts) are made
-    again. Raises UserError where a vector is not finite or too large for float16.
+    again. Numbers are `kept` in this precision. Raises UserError where a vector is not finite or too large for it.
     """
     store = TextStore(documents)
     description = VectorsDescription(documents=len(store), width=encoder.width, shard_documents=shard_documents)
@@ -70,12 +76,15 @@ def encode_collection(
         records = [store.at(row) for row in range(first, min(first + shard_documents, len(store)))]
         vectors = encoder.documents([record["text"] for record in records])
         with np.errstate(over="ignore"):
-            half = vectors.astype(np.float16)
-        if not np.isfinite(half).all():
-            id = records[int(np.flatnonzero(~np.isfinite(half).all(axis=1))[0])]["id"]
-            raise UserError(f"{documents}: the vector of document {id} does not fit float16; set precision: fp32")
+            rounded = vectors.astype(kept)
+        if not np.isfinite(rounded).all():
+            id = records[int(np.flatnonzero(~np.isfinite(rounded).all(axis=1))[0])]["id"]
+            raise UserError(
+                f"{documents}: the vector of document {id} does not fit {kept}; set precision: fp32 or vectors: "
+                "float32 in the section of encoders"
+            )
         with atomic_file(path, "wb") as stream:
-            np.save(stream, half)
+            np.save(stream, rounded)
         log.info("%s: shard %d of %d, %s documents", output, number + 1, len(shards), f"{first + len(records):,}")
     with atomic_directory(output) as folder:
         for number in range(len(shards)):
@@ -96,7 +105,7 @@ def _write_ids(path: Path, store: TextStore) -> None:
 
 
 class Vectors:
-    """A folder of vectors; shards are memory-mapped float16."""
+    """A folder of vectors; shards are memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         """Opens it. Raises UserError where it is none, or a shard is missing or of another size."""
@@ -122,7 +131,7 @@ class Vectors:
             found[own] = vectors[rows[own] - first]
         return found
 
-    def shards(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
+    def shards(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Number of the first document, and vectors [documents, width], of each shard."""
         step = self.description.shard_documents
         for number, first in enumerate(range(0, len(self), step)):

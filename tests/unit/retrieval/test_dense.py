@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from ssmrank.retrieval.vectors import Vectors, encode_collection
 
 TEXTS = ["a short text", "another text that is a good deal longer than the first of them", "x", "  spaces around  "]
 CPU = torch.device("cpu")
+SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).parents[4] / "shared"))
 
 
 def modules(folder: Path, pooling: str, normalize: bool = True, length: int | None = 12) -> None:
@@ -172,6 +175,51 @@ def test_exact_search_over_shards_is_brute_force(stored: Vectors, search: str, m
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
     scores, rows = search_exactly(queries, stored, 5000, CPU)
     assert rows.shape == (7, 1500)
+
+
+class Words:
+    """Of length 1, the sum of a vector for each word: texts of nearly the same words are near each other."""
+
+    width = 64
+
+    def documents(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        sums = np.zeros((len(texts), self.width))
+        for row, text in enumerate(texts):
+            for word in text.split():
+                sums[row] += np.random.default_rng(zlib.crc32(word.encode())).normal(size=self.width)
+        return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def words_of(count: int, seed: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join(f"w{word}" for word in random.zipf(1.3, 30) % 500) for _ in range(count)]
+
+
+def cranfield(name: str, field: str = "text") -> list[str]:
+    path = SHARED / "collections/cranfield" / name
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return [json.loads(line)[field] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["drawn", "cranfield"])
+def test_kept_in_float32_the_first_ten_are_those_of_float64(tmp_path: Path, real: bool) -> None:
+    texts = cranfield("corpus.jsonl") if real else words_of(600, 0)
+    queries = Words().documents(cranfield("queries.jsonl") if real else words_of(40, 1))
+    exact = queries.astype(np.float64) @ Words().documents(texts).astype(np.float64).T
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :10]
+    with StoreWriter(tmp_path / "documents.jsonl") as writer:
+        for number, text in enumerate(texts):
+            writer.add(str(number), text)
+    for kept in ("float32", "float16"):
+        arguments = (Words(), tmp_path / "documents.jsonl", tmp_path / kept, tmp_path / "state", 500, kept, kept)
+        encode_collection(*arguments)  # type: ignore[arg-type]
+        scores, rows = search_exactly(queries, Vectors(tmp_path / kept), 10, CPU)
+        error = np.abs(scores - np.take_along_axis(exact, rows, axis=1)).max()
+        if kept == "float32":
+            assert rows.tolist() == best.tolist() and error < 1e-6
+        else:
+            assert 1e-5 < error < 1e-3
 
 
 def test_equal_products_come_in_the_collection_s_order(tmp_path: Path) -> None:
