@@ -734,6 +734,12 @@ class TrainingOverrides(Section):
     token_budget: int | None = Field(None, ge=16)
 
 
+LongQueries = Annotated[
+    Literal["cut", "error"],
+    Field(description="a query that leaves no room for a document: cut to half of max_length and counted, or an error"),
+]
+
+
 class Validation(Section):
     """Held-out queries that are reranked now and then in training; the weights that rank them best are kept."""
 
@@ -761,6 +767,7 @@ class Training(Section):
     negatives: Name
     teacher: Name | None = Field(None, description="whose scores a loss that distils learns; null: such losses fail")
     max_length: int = Field(ge=8, description="tokens of query, document and template together")
+    long_queries: LongQueries = "cut"
     label: str = Field(description="how tables name the length, such as FirstP (512)")
     learning_rate: float = Field(gt=0)
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
@@ -855,6 +862,12 @@ class Reranking(Section):
         "auto",
         description="auto: bf16 where the device computes in bf16, else fp32; fp8: projections in 8-bit floats, on a "
         "GPU since Ada or Hopper: faster; scores differ from those of fp32 by about a tenth of their spread",
+    )
+    long_queries: LongQueries = "cut"
+    remainder: Literal["dropped", "kept"] = Field(
+        "dropped",
+        description="what the first stage has beyond depth; kept: it stays below the reranked ones, in its order, so "
+        "that metrics with a cutoff beyond depth count as many documents as for the first stage",
     )
     passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
     processes: int | None = Field(None, ge=1, description="each computes a part on a GPU of its own; null: one")

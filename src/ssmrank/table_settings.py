@@ -98,6 +98,8 @@ class TableSettings(Section):
     alpha: float | None = Field(None, description="level of the tests whose marks are printed")
     test: Literal["randomization", "t"] = "randomization"
     baseline: str | None = Field(None, description="label of the row that all are compared with; null: every pair")
+    depth: int | None = Field(None, description="documents of a query that rerankers reorder")
+    remainder: Literal["dropped", "kept"] = "dropped"
     tolerance: Tolerance = Tolerance()
 
     def metric_keys(self) -> list[str]:
@@ -143,6 +145,8 @@ def table_settings(params: Params, name: str) -> TableSettings:
         alpha=tests.alpha if tests else None,
         test=tests.test if tests else "randomization",
         baseline=None if baseline is None else f"{rows[baseline].label} {rows[baseline].length}".strip(),
+        depth=params.rerankings[table.reranking].depth,
+        remainder=params.rerankings[table.reranking].remainder,
         tolerance=table.tolerance,
     )
 

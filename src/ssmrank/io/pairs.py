@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from ssmrank.collector import collector_paused
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.trec import Run, float32_places, lines_of, read_run, run_lines, single_precision
+from ssmrank.io.trec import Run, float32_places, lines_of, of_places, read_run, run_lines, single_precision
 
 
 class Pair(NamedTuple):
@@ -51,6 +52,12 @@ class Pairs:
         numbers = zip(self.query.tolist(), self.document.tolist(), strict=True)
         return (Pair(self.queries[query], self.documents[document]) for query, document in numbers)
 
+    @property
+    def ranks(self) -> np.ndarray:
+        """Places of the pairs in their queries' rankings, int64 [P], from 0; the pairs of a query stand together."""
+        begins = np.flatnonzero(np.diff(self.query, prepend=-1))
+        return np.arange(len(self)) - np.repeat(begins, np.diff(begins, append=len(self)))
+
     def at(self, places: np.ndarray) -> Pairs:
         """The pairs at these places, int64."""
         queries, query = _those_used(self.queries, self.query[places])
@@ -68,8 +75,8 @@ def pairs_of(run: Run, depth: int) -> Pairs:
 
 
 @collector_paused()
-def read_pairs(path: str | Path, depth: int) -> Pairs:
-    """The pairs of a run's file, as `pairs_of` what `read_run` reads.
+def read_pairs(path: str | Path, depth: int | None = None) -> Pairs:
+    """The pairs of a run's file, as `pairs_of` what `read_run` reads; without a depth all of them.
 
     Raises UserError as `read_run` does.
     """
@@ -84,10 +91,28 @@ def read_pairs(path: str | Path, depth: int) -> Pairs:
     names = list(documents)
     order = _ranked(query, single_precision(scores), document, names)
     query, document = query[order], document[order]
-    starts = np.searchsorted(query, np.arange(len(queries)))
-    kept = np.arange(len(query)) - starts[query] < depth
     pairs = Pairs(list(queries), names, query, document)
+    kept = pairs.ranks < (depth or math.inf)
     return pairs if kept.all() else pairs.at(np.flatnonzero(kept))
+
+
+def with_remainder(pairs: Pairs, reranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores of all pairs, float32 [P], from those of the ones that are reranked, bool [P], in each query the first.
+
+    The others stay in their order below them: each has the next smaller float32 of the one before it.
+    """
+    every = np.empty(len(pairs), dtype=np.float32)
+    every[reranked] = scores
+    if reranked.all():
+        return every
+    ranks = pairs.ranks
+    begins = np.flatnonzero(ranks == 0)
+    counts = np.diff(begins, append=len(pairs))
+    least = np.minimum.reduceat(np.where(reranked, every, np.float32(np.inf)), begins)
+    depths = np.add.reduceat(reranked.astype(np.int64), begins)
+    places = np.repeat(float32_places(least) + depths, counts) - ranks - 1
+    every[~reranked] = of_places(places[~reranked])
+    return every
 
 
 @collector_paused()

@@ -101,15 +101,20 @@ def _lowered(scores: np.ndarray) -> list[float]:
     # As places they lie one apart: each is at most one less than the one before it.
     values = float32_places(written)
     steps = np.arange(len(values))
-    lowered = np.maximum(np.minimum.accumulate(values + steps) - steps, -_INFINITY)
-    found = np.where(lowered < 0, -lowered | ~_MAGNITUDE, lowered).astype(np.int32).view(np.float32)
-    return np.where(lowered == values, written, found)[1:].tolist()
+    lowered = np.minimum.accumulate(values + steps) - steps
+    return np.where(lowered == values, written, of_places(lowered))[1:].tolist()
 
 
 def float32_places(values: np.ndarray) -> np.ndarray:
     """float32 values as whole numbers, int64, of the same order, of which neighbouring values lie one apart."""
     bits = values.view(np.int32).astype(np.int64)
     return np.where(bits < 0, -(bits & _MAGNITUDE), bits)
+
+
+def of_places(places: np.ndarray) -> np.ndarray:
+    """float32 values of such whole numbers; below the least it is minus infinity."""
+    places = np.maximum(places, -_INFINITY)
+    return np.where(places < 0, -places | ~_MAGNITUDE, places).astype(np.int32).view(np.float32)
 
 
 @collector_paused()

@@ -36,6 +36,8 @@ INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
 
 _WEIGHTS_FILE = "model.safetensors"
+_SHOWN = 60
+"""Characters of a query that a message shows."""
 _BACKBONE, _HEAD = "backbone.", "head."
 """What names of a reranker's weights begin with; no backbone has a part named head."""
 
@@ -102,10 +104,18 @@ class Reranker(nn.Module):
 
     @torch.inference_mode()
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Scores of documents for a query, higher is more relevant; for many pairs use `ssmrank rerank`."""
-        [query_ids] = self.template.tokenize_queries([query])
+        """Scores of documents for a query, higher is more relevant; for many pairs use `ssmrank rerank`.
+
+        A query that leaves no room for a document is cut, as there. Raises UserError where `documents` is one text.
+        """
+        if isinstance(documents, str):
+            raise UserError("score: documents is one text; give a list of texts, if only of one")
+        if not documents:
+            return []
+        name, max_length = repr(query if len(query) <= _SHOWN else query[:_SHOWN] + "…"), self.settings.max_length
+        [query_ids] = self.template.fit_queries(self.template.tokenize_queries([query]), max_length, [name])
         sequences = [
-            self.template.join(query_ids, document, self.settings.max_length, repr(query))
+            self.template.join(query_ids, document, max_length, name)
             for document in self.template.tokenize_documents(documents)
         ]
         return self.scores(pack(sequences, next(self.parameters()).device)).tolist()

@@ -2,8 +2,9 @@
 
 Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Training and reranking
 build their sequences here. Query and document sides are tokenized apart, cut behind a `;`, which gives the tokens of
-the joint text; where the sequence would be too long the document loses its last tokens, the query none. Special tokens
-stand where the template has them and nowhere else: `</s>` within a text is read as these four characters.
+the joint text; where the sequence would be too long the document loses its last tokens, the query none, unless it
+leaves no room for a document at all (`fit_queries`). Special tokens stand where the template has them and nowhere else:
+`</s>` within a text is read as these four characters.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from ssmrank.errors import UserError
 
 Kind = Literal["E", "ED", "D"]
 Order = Literal["query-first", "document-first"]
+LongQueries = Literal["cut", "error"]
+"""What becomes of a query that leaves no room for a document: it is cut to half of the sequence, or an error."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,26 @@ class Template:
             return self._tokenize([f" query: {text};" for text in texts])
         return self._tokenize([f"; query: {text};" for text in texts])
 
+    def fit_queries(
+        self, queries: Sequence[np.ndarray], max_length: int, names: Sequence[str], long: LongQueries = "cut"
+    ) -> list[np.ndarray]:
+        """The query sides; one that leaves no room for a document has the first tokens of half of `max_length`.
+
+        The separator at its end stays. names: ids for messages. Raises UserError where it may not, or cannot, be cut.
+        """
+        fitted = []
+        for query, name in zip(queries, names, strict=True):
+            if long == "cut" and self._room(len(query), max_length) < self._least:
+                query = np.concatenate([query[: max_length // 2 - len(self.separator)], self.separator])
+                query = query.astype(np.int32)
+            self.room(len(query), max_length, name)
+            fitted.append(query)
+        return fitted
+
+    def count_long(self, queries: Sequence[np.ndarray], max_length: int) -> int:
+        """How many of the query sides leave no room for a document."""
+        return sum(self._room(len(query), max_length) < self._least for query in queries)
+
     def join(self, query: np.ndarray, document: np.ndarray, max_length: int, query_id: str = "") -> np.ndarray:
         """One sequence of at most `max_length` ids, the document cut to fit.
 
@@ -84,13 +107,21 @@ class Template:
 
     def room(self, query_tokens: int, max_length: int, query_id: str = "") -> int:
         """Tokens that a document may have beside a query of so many. Raises UserError where that is none."""
-        room = max_length - len(self.before) - query_tokens - len(self.after)
-        if room < 1 + len(self.separator):
+        room = self._room(query_tokens, max_length)
+        if room < self._least:
             raise UserError(
                 f"query {query_id}: its {query_tokens} tokens leave no room for a document in max_length {max_length}; "
-                "raise max_length in section trainings or shorten the query"
+                "raise max_length in section trainings, shorten the query or set long_queries: cut"
             )
         return room
+
+    def _room(self, query_tokens: int, max_length: int) -> int:
+        return max_length - len(self.before) - query_tokens - len(self.after)
+
+    @property
+    def _least(self) -> int:
+        """Tokens that a document has at least."""
+        return 1 + len(self.separator)
 
     def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
         if self.order != "document-first":

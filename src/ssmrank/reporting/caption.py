@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from ssmrank.errors import UserError
@@ -33,9 +34,9 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
     caption = settings.caption.strip()
     yield caption if caption.endswith((".", "!", "?")) else f"{caption}."
     yield f"Test collection{'s' if len(settings.collections) > 1 else ''}: {listed(settings.collections)}."
-    queries = _queries(settings, results)
-    if queries:
-        yield f"Means over {queries}, times 100, rounded to one decimal."
+    means = _means(settings, results)
+    if means:
+        yield f"{means}, times 100, rounded to one decimal."
     yield from _seeds(settings)
     alone = ", alone or fused" if any(row.kind and row.fusion for row in rows) else ""
     yield (
@@ -47,6 +48,7 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
         prior = f" reorder {common['Prior']}" if "Prior" in common else ""
         length = f" {'at' if prior else 'have'} length {common['Length']}" if "Length" in common else ""
         yield f"Rerankers{prior}{length}." if prior or length else f"Size: {common['Size']}."
+    yield from _depth(settings, said="Prior" in common)
     kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
     if kinds:
         yield f"Superscript{'s' if len(kinds) > 1 else ''}: {listed([f'{kind} {KINDS[kind]}' for kind in kinds])}."
@@ -56,6 +58,23 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
     if any(cell.text == OOM for cell in table.cells):
         yield f"{OOM}: did not fit in memory."
     yield from _paper(settings, table)
+
+
+def _depth(settings: TableSettings, said: bool) -> Iterable[str]:
+    """How many documents rerankers reorder, unless that is said, and what it means for metrics that count more."""
+    if settings.depth is None or not any(row.prior for section in settings.sections for row in section.rows):
+        return
+    if settings.remainder == "kept":
+        rest = "; the first stage's others follow in its order"
+    else:
+        deeper = dict.fromkeys(c.metric for c in settings.columns if _cutoff(c.metric) > settings.depth)
+        rest = f" and return no others, of which {listed(deeper)} would count some" if deeper else ""
+    if rest or not said:
+        yield f"Rerankers reorder the first {settings.depth:,} documents of a query{rest}."
+
+
+def _cutoff(metric: str) -> float:
+    return float(metric.rpartition("@")[2]) if "@" in metric else math.inf
 
 
 def _seeds(settings: TableSettings) -> Iterable[str]:
@@ -137,10 +156,11 @@ def _paper(settings: TableSettings, table: ResultTable) -> Iterable[str]:
         yield f"{SUBSTITUTE} from another source than the paper: {'; '.join(substitutes)}."
 
 
-def _queries(settings: TableSettings, results: Mapping[str, Result]) -> str:
-    """How many queries each column's means are over; raises UserError where two rows of a column disagree."""
+def _means(settings: TableSettings, results: Mapping[str, Result]) -> str:
+    """What each column's values are means of; raises UserError where two rows of a column have other queries."""
     rows = [row for section in settings.sections for row in section.rows if row.runs]
-    counts: dict[str, int] = {}
+    counts: dict[str, str] = {}
+    means: dict[str, str] = {}
     for number, column in enumerate(settings.columns):
         own = [row for row in rows if row.has(number)]
         if not own:
@@ -153,13 +173,23 @@ def _queries(settings: TableSettings, results: Mapping[str, Result]) -> str:
                         f"{result.path}: {result.queries} queries, but {expected.path} has {expected.queries}; "
                         "evaluate both runs again with the same qrels"
                     )
-        counts[column.label] = sum(result.queries for result in first)
-    if not counts:
-        return ""
-    if len(set(counts.values())) == 1:
-        count = next(iter(counts.values()))
-        return f"{count:,} quer{'y' if count == 1 else 'ies'}"
-    return listed([f"{count:,} queries ({test})" for test, count in counts.items()])
+        if len(first) > 1:
+            means[column.label] = f"{len(first)} collections' means"
+        else:
+            count = first[0].queries
+            counts[column.label] = f"{count:,} quer{'y' if count == 1 else 'ies'}"
+    mixed = bool(counts and means)
+    texts = [f"Means over {_of_columns(counts, mixed)}"] if counts else []
+    if means:
+        texts.append(f"{'mean' if mixed else 'Mean'} of {_of_columns(means, mixed)}")
+    return "; ".join(texts)
+
+
+def _of_columns(texts: Mapping[str, str], named: bool) -> str:
+    """What is said of columns, once where it is the same of all."""
+    if len(set(texts.values())) == 1 and not named:
+        return next(iter(texts.values()))
+    return listed([f"{text} ({label})" for label, text in texts.items()])
 
 
 def listed(words: Iterable[str]) -> str:

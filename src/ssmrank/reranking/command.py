@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         speed: dict[str, float] = {
             "pairs": found.pairs,
+            "queries_cut": found.queries_cut,
             "tokens_computed": found.tokens,
             "tokens_of_all_sequences": found.all_tokens,
         }

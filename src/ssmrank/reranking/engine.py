@@ -22,6 +22,7 @@ from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.trec import Run
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
+from ssmrank.models.templates import LongQueries
 from ssmrank.reranking.batches import Batch, plan_batches
 from ssmrank.reranking.passages import PassageTokens, best_passage
 from ssmrank.reranking.scoring import Scorer
@@ -84,18 +85,20 @@ def plan_work(
     token_budget: int,
     passages: Passages | None = None,
     share: bool = True,
+    long_queries: LongQueries = "cut",
 ) -> Work:
     """What is to be computed for the pairs; the same for the same arguments.
 
     documents: the documents' tokens, as `Template.tokenize_documents` gives them; share: compute once what the
-    sequences of a document begin with, where the model can. Raises UserError for a query that `queries` lacks.
+    sequences of a document begin with, where the model can; long_queries: what becomes of those that leave no room for
+    a document. Raises UserError for a query that `queries` lacks.
     """
     template = reranker.template
     asked, owners = pairs, np.arange(len(pairs))
     if passages is not None:
         documents = PassageTokens(template, documents, passages.length, passages.stride)
         asked, owners = documents.expand(pairs)
-    sequences = PairSequences(template, reranker.settings.max_length, asked, queries, documents)
+    sequences = PairSequences(template, reranker.settings.max_length, asked, queries, documents, long_queries)
     share = share and reranker.can_fork and template.order == "document-first"
     return Work(pairs, sequences, owners, plan_batches(sequences, token_budget, share))
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config import Reranking
 from ssmrank.io.checksum import sha256
-from ssmrank.io.pairs import Pairs, read_pairs, write_pairs
+from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
 from ssmrank.models.attention import backend
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker
@@ -70,6 +71,7 @@ class Figures:
     """
 
     pairs: int = 0
+    queries_cut: int = 0
     tokens: int = 0
     all_tokens: int = 0
     before: float = 0.0
@@ -98,7 +100,10 @@ class FileReranking:
         """Writes the reranked run. launch: starts processes that each `score_share`, and waits for them."""
         start = time.perf_counter()
         figures = Figures()
-        pairs = read_pairs(self.files.run, self.settings.depth)
+        given = read_pairs(self.files.run, self.settings.depth if self.settings.remainder == "dropped" else None)
+        first = given.ranks < self.settings.depth
+        pairs = given if first.all() else given.at(np.flatnonzero(first))
+        figures.queries_cut = self._long_queries(pairs)
         parts = self._parts(pairs, figures)
         if launch is None:
             scores = self._scored(parts, len(pairs))
@@ -109,7 +114,7 @@ class FileReranking:
             scores = Scores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
         scored = time.perf_counter()
         check_scores(pairs, scores.values)
-        write_pairs(output, pairs, scores.values, tag)
+        write_pairs(output, given, with_remainder(given, first, scores.values), tag)
         shutil.rmtree(self.files.state, ignore_errors=True)
         figures.before, figures.scoring = scored - start - scores.seconds, scores.seconds
         figures.writing = time.perf_counter() - scored
@@ -119,6 +124,24 @@ class FileReranking:
         """Computes the share of one of several processes; the one that started them has made the states ready."""
         pairs = read_pairs(self.files.run, self.settings.depth)
         self._scored(self._parts(pairs), len(pairs), process, processes)
+
+    def _long_queries(self, pairs: Pairs) -> int:
+        """Logs and gives the number of queries that are cut.
+
+        Raises UserError, before anything is scored, where one may not be.
+        """
+        template, max_length = self.reranker.template, self.reranker.settings.max_length
+        texts = read_queries(self.files.queries)
+        known = [query for query in pairs.queries if query in texts]
+        queries = template.tokenize_queries([texts[query] for query in known])
+        long = template.count_long(queries, max_length)
+        if long:
+            template.fit_queries(queries, max_length, known, self.settings.long_queries)
+            log.warning(
+                "%d of %d queries leave no room for a document in max_length %d; they are cut to half of it",
+                *(long, len(known), max_length),
+            )
+        return long
 
     def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> Scores:
         return score_parts(self.reranker, parts, count, self.precision, self.device, process, processes)
@@ -135,7 +158,15 @@ class FileReranking:
         for number, places in enumerate(parts_of(pairs, texts.sizes(pairs.documents))):
             chosen = pairs.at(places)
             documents = token_store(texts, reranker.template, files.tokens, chosen.documents, max_tokens)
-            work = plan_work(reranker, chosen, queries, documents, settings.token_budget, passages)
+            work = plan_work(
+                reranker,
+                chosen,
+                queries,
+                documents,
+                settings.token_budget,
+                passages,
+                long_queries=settings.long_queries,
+            )
             state = RerankingState(files.state / str(number), fingerprint(work, *facts))
             if figures is not None:
                 state.begin()

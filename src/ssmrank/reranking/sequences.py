@@ -9,7 +9,7 @@ import numpy as np
 
 from ssmrank.errors import UserError
 from ssmrank.io.pairs import Pairs
-from ssmrank.models.templates import Template
+from ssmrank.models.templates import LongQueries, Template
 
 
 class Tokens(Protocol):
@@ -35,6 +35,7 @@ class PairSequences:
         pairs: Pairs,
         queries: Mapping[str, str],
         documents: Tokens,
+        long_queries: LongQueries = "cut",
     ) -> None:
         self.template, self.max_length, self._tokens = template, max_length, documents
         self.queries, self.query = pairs.queries, pairs.query
@@ -44,7 +45,8 @@ class PairSequences:
             raise UserError(
                 f"query {unknown}: in the run, unknown to the collection's split; rerank a run of this split"
             )
-        self._asked = template.tokenize_queries([queries[query] for query in self.queries])
+        asked_whole = template.tokenize_queries([queries[query] for query in self.queries])
+        self._asked = template.fit_queries(asked_whole, max_length, self.queries, long_queries)
         self.endings = [np.concatenate([asked, template.after]).astype(np.int32) for asked in self._asked]
         self.all_endings = np.concatenate([np.empty(0, dtype=np.int32), *self.endings])
         self.ending_lengths = np.array([len(ending) for ending in self.endings], dtype=np.int64)

@@ -66,7 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
         )
         ways = {"reuse": True, "whole": False} if reranker.can_fork else {"whole": False}
         works = {
-            name: plan_work(reranker, pairs, queries, documents, settings.token_budget, share=share)
+            name: plan_work(
+                *(reranker, pairs, queries, documents, settings.token_budget),
+                share=share,
+                long_queries=settings.long_queries,
+            )
             for name, share in ways.items()
         }
         seconds: dict[str, list[float]] = {name: [] for name in works}

@@ -94,7 +94,13 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
         read_queries(splits / arguments.split / "queries.jsonl"),
         documents,
         settings.max_length,
+        settings.long_queries,
     )
+    if data.queries_cut:
+        log.warning(
+            "%d training queries leave no room for a document in max_length %d; they are cut to half of it",
+            *(data.queries_cut, settings.max_length),
+        )
     validator = None
     if held_out is not None and settings.validation is not None:
         from ssmrank.training.validation import RerankedMetric
@@ -108,6 +114,7 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
             settings.max_length,
             settings.token_budget,
             precision,
+            settings.long_queries,
         )
     log.info(
         "%d groups, %d parameters, %s, %s, attention: %s%s",

@@ -14,7 +14,7 @@ import torch
 from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
-from ssmrank.models.templates import Template
+from ssmrank.models.templates import LongQueries, Template
 from ssmrank.models.tokens import TokenStore
 
 _LARGEST_SCORE = torch.finfo(torch.float32).max
@@ -86,6 +86,7 @@ class GroupSequences:
         queries: Mapping[str, str],
         documents: Texts | TokenStore,
         max_length: int,
+        long_queries: LongQueries = "cut",
     ) -> None:
         self.groups = groups
         self._template = template
@@ -95,7 +96,12 @@ class GroupSequences:
         missing = next((query for query in query_ids if query not in queries), None)
         if missing is not None:
             raise UserError(f"query {missing}: named by the training groups, unknown to the collection's split")
-        self._queries = dict(zip(query_ids, template.tokenize_queries([queries[q] for q in query_ids]), strict=True))
+        asked = template.tokenize_queries([queries[query] for query in query_ids])
+        self.queries_cut = template.count_long(asked, max_length)
+        """How many queries leave no room for a document, and so are cut."""
+        self._queries = dict(
+            zip(query_ids, template.fit_queries(asked, max_length, query_ids, long_queries), strict=True)
+        )
         self._documents: Mapping[str, np.ndarray] | TokenStore
         if isinstance(documents, TokenStore):
             self._documents = documents

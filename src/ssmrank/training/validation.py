@@ -17,7 +17,7 @@ from ssmrank.io.trec import Qrels, Run
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
-from ssmrank.models.templates import Template
+from ssmrank.models.templates import LongQueries, Template
 from ssmrank.models.tokens import TokenStore
 from ssmrank.reranking.planner import plan
 from ssmrank.training.parallel import Workers
@@ -60,6 +60,7 @@ class RerankedMetric:
         max_length: int,
         token_budget: int,
         precision: Precision,
+        long_queries: LongQueries = "cut",
     ) -> None:
         self.every_steps, self.patience = settings.every_steps, settings.patience
         self._metric, self._qrels, self._queries = settings.metric, qrels, list(run)
@@ -68,7 +69,8 @@ class RerankedMetric:
         unknown = next((query for query in run if query not in queries), None)
         if unknown is not None:
             raise UserError(f"query {unknown}: in the validation's run, unknown to split {settings.split}")
-        asked = dict(zip(run, template.tokenize_queries([queries[query] for query in run]), strict=True))
+        sides = template.tokenize_queries([queries[query] for query in run])
+        asked = dict(zip(run, template.fit_queries(sides, max_length, list(run), long_queries), strict=True))
         ids = list(dict.fromkeys(pair.document for pair in self._pairs))
         if isinstance(documents, TokenStore):
             found = {id: documents[id] for id in ids}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmrank.errors import UserError
-from ssmrank.io.pairs import Pair, Pairs, pairs_of, read_pairs, write_pairs
+from ssmrank.io.pairs import Pair, Pairs, pairs_of, read_pairs, with_remainder, write_pairs
 from ssmrank.io.trec import read_run, write_run
 
 
@@ -83,6 +83,17 @@ def test_the_bytes_written_are_those_of_the_run(tmp_path: Path, values: np.ndarr
     write_run(tmp_path / "run", run, "5%s-é")
     write_pairs(tmp_path / "pairs", pairs, scores, "5%s-é")
     assert (tmp_path / "pairs").read_bytes() == (tmp_path / "run").read_bytes()
+
+
+def test_what_is_not_reranked_stays_below_in_its_order(tmp_path: Path):
+    (tmp_path / "run").write_text("".join(f"q{q} Q0 d{d} 1 {9 - d} t\n" for q in range(2) for d in range(5 + q)))
+    pairs = read_pairs(tmp_path / "run")
+    first = pairs.ranks < 3
+    assert pairs.ranks.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5]
+    scores = with_remainder(pairs, first, np.float32([0.5, -1e-3, 0.5, -7.0, -7.0, 3e38]))
+    write_pairs(tmp_path / "out", pairs, scores, "t")
+    run = {query: [document for document, _ in ranking] for query, ranking in read_run(tmp_path / "out").items()}
+    assert run == {"q0": ["d2", "d0", "d1", "d3", "d4"], "q1": ["d2", "d1", "d0", "d3", "d4", "d5"]}
 
 
 def test_pairs_are_the_first_documents_of_each_query():

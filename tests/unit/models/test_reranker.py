@@ -100,6 +100,18 @@ def test_scores_are_not_rounded_to_the_precision_of_the_products(tiny_model):
     assert (scores != scores.bfloat16()).float().mean() > 0.9
 
 
+def test_no_documents_one_text_and_a_long_query(tiny_model):
+    reranker = new_reranker(tiny_model("mamba2"), "D", 32).eval()
+    assert reranker.score("mamba", []) == []
+    with pytest.raises(UserError, match="documents is one text; give a list of texts"):
+        reranker.score("mamba", "state space")
+    assert len(reranker.score("mamba " * 500, DOCUMENTS)) == len(DOCUMENTS)
+    tight = new_reranker(tiny_model("mamba2"), "D", 4)
+    with pytest.raises(UserError, match="leave no room") as caught:
+        tight.score("mamba " * 500, DOCUMENTS)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_folder_that_is_no_checkpoint_is_one_line(tiny_model):
     with pytest.raises(UserError, match=r"has no head that scores \(no reranker\.json\); train it"):
         load_reranker(tiny_model("bert"))

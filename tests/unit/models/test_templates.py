@@ -66,6 +66,22 @@ def test_a_query_without_room_for_a_document_is_named(tiny_tokenizer):
         template.join(query, document, 16, "q7")
 
 
+@pytest.mark.parametrize(("kind", "around"), [("D", 1), ("E", 1)])
+def test_a_query_without_room_for_a_document_is_cut_to_half(tiny_tokenizer, kind, around):
+    template = Template.of(tiny_tokenizer, kind)
+    long, short = template.tokenize_queries(["rank " * 30, "rank"])
+    [document] = template.tokenize_documents(["state space " * 10])
+    cut, same = template.fit_queries([long, short], 16, ["q1", "q2"])
+    assert template.count_long([long, short], 16) == 1 and same.tolist() == short.tolist()
+    assert cut.tolist() == [*long[:7], *template.separator]
+    assert len(template.join(cut, document, 16)) == 16
+    with pytest.raises(UserError, match=r"query q1: its \d+ tokens leave no room .* set long_queries: cut"):
+        template.fit_queries([long, short], 16, ["q1", "q2"], "error")
+    # The longest query that leaves room is whole.
+    most = long[: 16 - around - 1 - len(template.separator)]
+    assert template.fit_queries([most], 16, ["q"])[0].tolist() == most.tolist()
+
+
 # ---------------------------------------------------------------- special tokens of each family
 
 SPECIAL = {

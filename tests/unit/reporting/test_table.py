@@ -153,6 +153,32 @@ def test_caption_names_rows_that_are_not_trained_here() -> None:
     assert "Not trained here, the checkpoint as it is: A. All other rerankers were pretrained before" in text
 
 
+def test_caption_says_which_columns_are_means_of_means() -> None:
+    columns = [ResultColumn(label=t[0], metric="nDCG@10", tests=t.split()) for t in ("t", "u v")]
+    shown = settings([row("A", "a")]).model_copy(update={"columns": columns})
+    values = results(**{"t/a": 0.1, "u/a": 0.2, "v/a": 0.3})
+    assert "Means over 460 queries (t); mean of 2 collections' means (u), times 100" in caption(shown, values)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"depth": 30}, "Rerankers reorder the first 30 documents of a query."),
+        (
+            {"depth": 5},
+            "the first 5 documents of a query and return no others, of which nDCG@10 would count some.",
+        ),
+        (
+            {"depth": 5, "remainder": "kept"},
+            "Rerankers reorder the first 5 documents of a query; the first stage's others follow in its order.",
+        ),
+    ],
+)
+def test_caption_says_the_depth(given: dict[str, Any], sentence: str) -> None:
+    assert sentence in caption(settings([row("A", "a")], **given), results(a=0.1))
+    assert "reorder" not in caption(settings([first_stage("BM25", "a")], **given), results(a=0.1))
+
+
 def test_the_papers_numbers_stand_beside_and_unknown_ones_are_blank() -> None:
     shown = settings(
         [first_stage("BM25", "bm25")],
@@ -227,7 +253,7 @@ def test_a_column_of_several_collections_is_the_mean_of_their_means() -> None:
     assert shown.metric_keys() == ["x/test/a", "y/test/a", "z/test/a"]
     values = results(**{"x/test/a": 0.1, "y/test/a": 0.2, "z/test/a": 0.6})
     assert cells(build_table(shown, values, read_paper()))["A"].text == "30.0"
-    assert "Means over 1,380 queries" in caption(shown, values)
+    assert "Semanlink. Mean of 3 collections' means, times 100" in caption(shown, values)
 
 
 def test_letters_name_the_rows_that_one_is_better_than() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from ssmrank.cli import main
 from ssmrank.io.jsonl import write_jsonl
-from ssmrank.io.trec import write_run
+from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.reranker import new_reranker
 
 WORDS = "mamba river boat fish snow mountain index engine lucene search scan state space models".split()
@@ -75,6 +75,27 @@ def test_killed_and_started_again_the_run_is_the_same(arguments, tmp_path):
     assert main(words) == 0
     assert (tmp_path / "resumed.trec").read_bytes() == (tmp_path / "whole.trec").read_bytes()
     assert not parts.exists()
+
+
+def test_the_first_stages_remainder_is_kept_where_asked_for(arguments, tmp_path):
+    assert main(arguments("few.trec", depth=4)) == 0
+    assert main(arguments("all.trec", depth=4, remainder="kept")) == 0
+    few, kept, first = (read_run(tmp_path / name) for name in ("few.trec", "all.trec", "first.trec"))
+    for query, ranking in kept.items():
+        assert ranking[:4] == few[query]
+        assert [document for document, _ in ranking[4:]] == [document for document, _ in first[query][4:]]
+
+
+def test_a_long_query_is_cut_with_a_count_or_an_error_before_anything_is_scored(arguments, tmp_path, caplog, capsys):
+    queries = {query: f"{text} {'river ' * 60}" if query == "q3" else text for query, text in QUERIES.items()}
+    path = tmp_path / "collection" / "splits" / "test" / "queries.jsonl"
+    write_jsonl(path, ({"id": id, "text": text} for id, text in queries.items()))
+    caplog.set_level("INFO")
+    assert main(arguments("cut.trec")) == 0
+    assert "1 of 10 queries leave no room for a document in max_length 48; they are cut to half of it" in caplog.text
+    assert len(read_run(tmp_path / "cut.trec")["q3"]) == 9
+    assert main(arguments("error.trec", long_queries="error")) == 2
+    assert "query q3: its" in capsys.readouterr().err and not (tmp_path / "error.trec").exists()
 
 
 def test_passages_reach_behind_the_cut(arguments, tmp_path):

@@ -46,6 +46,14 @@ def test_a_query_that_the_split_does_not_have_is_named(tiny_tokenizer):
         GroupSequences([Group("q9", ("p",))], Template.of(tiny_tokenizer, "D"), {}, {"p": "x"}, 16)
 
 
+def test_long_queries_are_found_before_the_first_step(tiny_tokenizer):
+    words = ([Group("q", ("p",))], Template.of(tiny_tokenizer, "D"), {"q": "a " * 99}, {"p": "x"}, 16)
+    with pytest.raises(UserError, match="query q: its 102 tokens leave no room"):
+        GroupSequences(*words, "error")
+    cut = GroupSequences(*words)
+    assert cut.queries_cut == 1 and len(cut[0][0]) == cut.length(0) <= 16
+
+
 GROUP = {"query": "q", "positive": "p", "negatives": ["a", "b"]}
 
 
