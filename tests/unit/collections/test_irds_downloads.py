@@ -173,7 +173,7 @@ def test_text_is_the_joined_fields(written: tuple[Path, dict[str, Any]]) -> None
     # Of the topics' several fields, the one that BEIR takes.
     for name in ("touche", "trec-covid", "scidocs"):
         assert read_queries(folder / name / "splits/test/queries.jsonl")["q1"] == "Question 1?"
-    assert read_qrels(folder / "touche/splits/test/qrels.txt") == {"q1": {"d1": 2}, "q2": {"d1": 1, "d2": 0}}
+    assert read_qrels(folder / "touche/splits/test/qrels.txt") == {"q1": {"d1": 2, "gone": 1}, "q2": {"d1": 1, "d2": 0}}
 
 
 def test_other_query_fields(written: tuple[Path, dict[str, Any]], paper: dict[str, Collection]) -> None:
