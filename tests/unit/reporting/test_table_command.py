@@ -23,7 +23,7 @@ def params() -> dict[str, Any]:
         "label": "Mini",
         "kind": "D",
         "size": "1M",
-        "source": {"kind": "random", "config": {}, "tokenizer": "pre"},
+        "source": {"kind": "random", "config": {"model_type": "mamba2"}, "tokenizer": "pre"},
     }
     folder = {"label": "Pre", "kind": "E", "size": "2M", "pretraining": "1B", "source": {"kind": "folder", "path": "x"}}
     training = next(iter(values["trainings"].values())) | {"label": "FirstP (64)", "max_length": 64}
