@@ -16,7 +16,7 @@ from chaos.same import assert_same
 JOB = """
 import sys, time
 from ssmrank.tracking import journal, track
-journal.LIVE_SECONDS = 0.0
+journal.LIVE_SECONDS = float(sys.argv[2])
 with track("train", sys.argv[1]) as tracked:
     for step in range(STEPS):
         tracked.metrics({"loss": float(step), "rate": 1.0}, step=step)
@@ -48,7 +48,9 @@ def test_eight_jobs_log_while_deliveries_are_killed(tmp_path: Path, kills: int) 
     environment = os.environ | settings
     deliver = [sys.executable, "-m", "ssmrank", "tracking-store", "--journals", str(journals)]
     code = JOB.replace("STEPS", str(steps))
-    jobs = [subprocess.Popen([sys.executable, "-c", code, f"job {n}"], env=environment) for n in range(8)]
+    live = [0 if kills or number < 2 else 300 for number in range(8)]  # seconds between a job's own deliveries
+    commands = [[sys.executable, "-c", code, f"job {number}", str(live[number])] for number in range(8)]
+    jobs = [subprocess.Popen(command, env=environment) for command in commands]
     killed = [subprocess.Popen(deliver, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [job.wait() for job in jobs] == [0] * 8
     for delivery in killed:

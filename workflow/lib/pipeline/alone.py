@@ -147,7 +147,8 @@ def alone_while_running(workflow: Any) -> Alone:
         elif workflow.execution_settings.lock:
             with one_line():
                 alone.run()
-        return execute(executor_plugin=executor_plugin, **options)
+        with one_line(), _disk_errors():
+            return execute(executor_plugin=executor_plugin, **options)
 
     def unlock_too() -> Any:
         alone.forget()
@@ -175,6 +176,16 @@ def _is_running_here(record: Mapping[str, Any]) -> bool:
 def _name(record: Mapping[str, Any]) -> str:
     facts = {key: record.get(key, "unknown") for key in ("command", "pid", "host", "since")}
     return "`{command}` (process {pid} on {host}, since {since})".format(**facts)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Those of Snakemake's own files, which it would end with in a stack trace."""
+    try:
+        yield
+    except OSError as error:
+        with disk_errors(Path(error.filename or ".")):
+            raise
 
 
 @contextmanager
