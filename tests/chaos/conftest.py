@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+pytest.register_assert_rewrite("chaos.same")
+
 
 @pytest.fixture(scope="session")
 def kills() -> int:

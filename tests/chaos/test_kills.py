@@ -53,6 +53,7 @@ def test_a_run_killed_anywhere_ends_as_an_undisturbed_one(finished, project, cho
     for number, phase in enumerate(plan):
         how, delay = chosen.choice(KILLS), chosen.uniform(0, 6)
         where = f"kill {number + 1} of {len(plan)}: {how}, {delay:.2f} s after a job of {RULES[phase]}"
+        print(where)
         with Disturbed(project, *COMMAND) as run:
             if run.wait_for_job(rules_from(phase)):
                 time.sleep(delay)

@@ -147,3 +147,14 @@ def test_without_locks_on_files_the_record_counts(folder: Path, alone: Alone, mo
             alone.run()
     alone.run()
     assert alone.holds
+
+
+def test_what_a_run_killed_after_its_last_job_has_not_told_mlflow(project) -> None:
+    """The next one, which has nothing to do, delivers it."""
+    start = {"event": "start", "time": 1, "run": "d" * 32, "name": "late", "tags": {}, "params": {}}
+    journal = project.folder / "results/tracking/1-train-a.jsonl"
+    journal.write_text(
+        json.dumps(start | {"host": "h", "process": ""}) + '\n{"event": "end", "time": 2, "status": "FAILED"}\n'
+    )
+    assert "Nothing to be done" in project.snakemake().stdout
+    assert not journal.exists()

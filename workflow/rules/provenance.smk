@@ -28,16 +28,14 @@ PHASES = {
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 
 
-if workflow.is_main_process and alone_while_running(workflow).holds:
+if workflow.is_main_process and alone_while_running(workflow, deliver_journals).holds:
     reconcile(OUTPUTS)
 
 
 onsuccess:
     reconcile(OUTPUTS)
-    deliver_journals()
 
 
 onerror:
     reconcile(OUTPUTS)
-    deliver_journals()
     repeat_errors(STARTED)

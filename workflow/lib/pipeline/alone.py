@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -134,8 +134,12 @@ class Alone:
         os.ftruncate(self._descriptor, len(text))
 
 
-def alone_while_running(workflow: Any) -> Alone:
-    """Claims the folder for this Snakemake, which is refused, with one line, where it would run jobs beside another."""
+def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
+    """Claims the folder for this Snakemake, which is refused, with one line, where it would run jobs beside another.
+
+    `afterwards` is called when it has run, also where it had nothing to do, as Snakemake's own handlers are not: a run
+    that was killed after its last job may have left that to it.
+    """
     alone = Alone()
     with one_line():
         alone.claim()
@@ -148,7 +152,10 @@ def alone_while_running(workflow: Any) -> Alone:
             with one_line():
                 alone.run()
         with one_line(), _disk_errors():
-            return execute(executor_plugin=executor_plugin, **options)
+            done = execute(executor_plugin=executor_plugin, **options)
+        if alone.holds:
+            afterwards()
+        return done
 
     def unlock_too() -> Any:
         alone.forget()
