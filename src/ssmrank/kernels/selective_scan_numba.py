@@ -13,6 +13,9 @@ from ssmrank.kernels import selective_scan_cpu as loops
 from ssmrank.kernels.simd import LANES, LOG2_E
 from ssmrank.kernels.threads import run_tasks
 
+_BACKWARD_TASKS = 16
+"""Tasks wanted of a backward pass. It is fixed, so that sums over tasks do not depend on the number of threads."""
+
 
 def selective_scan(
     u: Tensor,
@@ -106,14 +109,14 @@ class _Inputs:
             *_place(self.z),
         )
 
-    def tasks(self) -> tuple[list[tuple[int, int, int, int]], int]:
+    def tasks(self, at_once: int) -> tuple[list[tuple[int, int, int, int]], int]:
         """(first channel, vectors, first sequence, last sequence) of each task, and the number of sequence groups.
 
-        Sequences are divided only where there are fewer blocks of channels than threads.
+        Sequences are divided only where there are fewer blocks of channels than tasks wanted at once.
         """
         vectors = self.channels // LANES
         blocks = [(v * LANES, min(loops.BLOCK, vectors - v)) for v in range(0, vectors, loops.BLOCK)]
-        groups = max(1, min(-(-torch.get_num_threads() // len(blocks)), self.sequences))
+        groups = max(1, min(-(-at_once // len(blocks)), self.sequences))
         targets = torch.arange(1, groups) * self.tokens // groups
         cuts = [0, *torch.searchsorted(self.starts, targets).tolist(), self.sequences]
         spans = [(first, last) for first, last in itertools.pairwise(cuts) if first < last]
@@ -148,7 +151,7 @@ def _forward(
         inputs.states,
         _address(index),
     )
-    run_tasks(loops.scan_forward, [(*task, *arguments) for task in inputs.tasks()[0]])
+    run_tasks(loops.scan_forward, [(*task, *arguments) for task in inputs.tasks(torch.get_num_threads())[0]])
     return y, None if final is None else final.transpose(1, 2), stored
 
 
@@ -177,7 +180,7 @@ class _SelectiveScan(torch.autograd.Function):
         grad_z = None if inputs.z is None else new(tokens, channels)
         grad_initial = None if inputs.initial is None else torch.empty_like(inputs.initial)
 
-        tasks, groups = inputs.tasks()
+        tasks, groups = inputs.tasks(_BACKWARD_TASKS)
         # What several tasks add to is held once for each of them and summed afterwards.
         grad_rates = inputs.u.new_zeros(groups, states, channels)
         grad_D, grad_bias = inputs.u.new_zeros(groups, channels), inputs.u.new_zeros(groups, channels)

@@ -23,6 +23,9 @@ LONGEST_SUFFIX = 64
 _SUFFIX_TOKENS = 128
 """Tokens of a task of short sequences that begin with one state."""
 
+_BACKWARD_TASKS = 16
+"""Tasks wanted of a backward pass. It is fixed, so that sums over tasks do not depend on the number of threads."""
+
 
 def supports(width: int, states: int) -> bool:
     """Whether heads of this width and number of states fill whole vectors."""
@@ -140,11 +143,13 @@ class _Inputs:
             self.D.data_ptr(),
         )
 
-    def tasks(self) -> list[tuple[int, int, int, int, int]]:
-        """(sequence, group, first head, last head, block) of each task; a block numbers the parts of a group."""
+    def tasks(self, at_once: int) -> list[tuple[int, int, int, int, int]]:
+        """(sequence, group, first head, last head, block) of each task; a block numbers the parts of a group.
+
+        Groups are divided only where there are fewer of them, over all sequences, than tasks wanted at once.
+        """
         per_group = self.heads // self.groups
-        wanted = 4 * torch.get_num_threads() // max(1, self.sequences * self.groups)
-        blocks = max(1, min(wanted if torch.get_num_threads() > 1 else 1, per_group))
+        blocks = max(1, min(at_once // max(1, self.sequences * self.groups), per_group))
         cuts = [per_group * block // blocks for block in range(blocks + 1)]
         return [
             (sequence, group, group * per_group + first, group * per_group + last, block)
@@ -183,7 +188,8 @@ def _forward(
         *(_address(tensor) for tensor in (y, inputs.initial, final, stored)),
         *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest, _address(index)),
     )
-    run_tasks(loops.ssd_forward, [(*task[:4], *rest) for task in inputs.tasks()])
+    threads = torch.get_num_threads()
+    run_tasks(loops.ssd_forward, [(*task[:4], *rest) for task in inputs.tasks(4 * threads if threads > 1 else 1)])
     return y, None if final is None else final.transpose(2, 3), stored
 
 
@@ -245,7 +251,7 @@ class _Ssd(torch.autograd.Function):
         saved: Any = ctx.saved_tensors
         arguments = (*saved[:-1], ctx.need_final)
         inputs = _Inputs(*arguments)
-        new, tasks = inputs.x.new_empty, inputs.tasks()
+        new, tasks = inputs.x.new_empty, inputs.tasks(_BACKWARD_TASKS)
         grad_y = torch.zeros_like(inputs.x) if grad_y is None else _rows(grad_y)
         grad_final = None if grad_final is None else grad_final.transpose(2, 3).contiguous()
         grad_x = new(inputs.tokens, inputs.heads, inputs.width)

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from numba import cfunc, types
+from torch import Tensor
 
 from ssmrank.kernels import threads
+from ssmrank.kernels.causal_conv import packed_causal_conv1d
+from ssmrank.kernels.norms import gated_rms_norm
+from ssmrank.kernels.selective_scan import packed_selective_scan
 from ssmrank.kernels.simd import arguments, load_scalar, next_task, store_scalar
+from ssmrank.kernels.ssd import packed_ssd
 
 _read = arguments(2)
 
@@ -61,3 +68,39 @@ def test_a_forked_child_starts_threads_of_its_own() -> None:
     if child == 0:
         os._exit(0 if totals(10) == [float(index + 1) for index in range(10)] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def bytes_of_gradients(operation: Callable[..., Tensor], tensors: Sequence[Tensor], number: int) -> list[bytes]:
+    torch.set_num_threads(number)
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    y = operation(*leaves)
+    upstream = torch.linspace(-1, 1, y.numel()).view(y.shape)
+    return [x.detach().numpy().tobytes() for x in (y, *torch.autograd.grad(y, leaves, upstream))]
+
+
+@pytest.mark.parametrize("lengths", [[37], [100, 30, 7], [40] * 9])
+@pytest.mark.parametrize("name", ["ssd", "selective scan", "convolution", "gated norm"])
+def test_the_number_of_threads_changes_no_byte(name: str, lengths: list[int]) -> None:
+    tokens, starts = sum(lengths), torch.tensor([0, *np.cumsum(lengths)])
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    operation: Callable[..., Tensor]
+    if name == "ssd":
+        tensors = [random(tokens, 8, 16), random(tokens, 8), -random(8).exp(), *(random(tokens, 1, 16) for _ in "BC")]
+        tensors += [random(8), random(8)]
+        operation = partial(packed_ssd, cu_seqlens=starts, chunk_size=64)
+    elif name == "selective scan":
+        tensors = [*(random(tokens, 64) for _ in range(2)), -random(64, 4).exp(), *(random(tokens, 4) for _ in "BC")]
+        tensors += [random(64), random(tokens, 64), random(64)]
+        operation = partial(packed_selective_scan, cu_seqlens=starts)
+    elif name == "convolution":
+        tensors = [random(tokens, 64), random(64, 4), random(64)]
+        operation = partial(packed_causal_conv1d, cu_seqlens=starts)
+    else:
+        tensors = [random(tokens, 64), random(tokens, 64), random(64)]
+        operation = partial(gated_rms_norm, eps=1e-5)
+    one, *others = (bytes_of_gradients(operation, tensors, number) for number in (1, 2, 8))
+    assert all(other == one for other in others)
