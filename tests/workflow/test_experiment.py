@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Trained, fill
-from ssmrank.config import Params, read_params
+from ssmrank.config import ModelFolder, Params, read_params
 from ssmrank.errors import UserError
-from ssmrank.models.reranker import TRAINED_FILE
+from ssmrank.io.model_files import TRAINED_FILE
 
 
 @pytest.fixture
@@ -117,6 +117,21 @@ def test_files_on_this_machine(params: Params) -> None:
         "test.tsv",
     ]
     assert experiment.model_files("tiny-mamba2") == []
+
+
+def test_only_what_a_model_is_read_from_counts(params: Params, tmp_path: Path) -> None:
+    read = ["config.json", "model.safetensors", "tokenizer.json"]
+    for name in [*read, "pytorch_model.bin", ".DS_Store", "README.md", "sweep.json", ".git/index", ".git/config.json"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    folder = ModelFolder(kind="folder", path=str(tmp_path))
+
+    def files(**parts: ModelFolder) -> list[Path]:
+        model = params.models["tiny-bert"].model_copy(update=parts)
+        return Experiment(params.model_copy(update={"models": {"tiny-bert": model}})).model_files("tiny-bert")
+
+    assert files(source=folder) == [tmp_path / name for name in read]
+    assert files(source=folder, tokenizer=folder) == [tmp_path / name for name in [*read, "tokenizer.json"]]
 
 
 def more_first_stages(params: Params, **retrievers: dict) -> Experiment:

@@ -4,8 +4,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 
+from pipeline.package import check_package
+
+check_package(Path(workflow.basedir), config)
+
 from pipeline.alone import alone_while_running
-from pipeline.code import code, state_of
+from pipeline.code import code, script_code, state_of
 from pipeline.environment import deliver_journals, prepare, repeat_errors
 from pipeline.experiment import FIRST_STAGE_RUN, any_of, check_file, fill, read_experiment
 from pipeline.provenance import digests, reconcile

@@ -62,15 +62,6 @@ rule training_curves:
 
 
 # Targets of their own, outside `all`: what they show depends on the machine, and measuring takes it for minutes.
-RERANKING_SCRIPTS = [
-    *(
-        Path("benchmarks", f"{name}.py")
-        for name in ["reranking", "contenders", "measure", "peers", "shapes", "workloads"]
-    ),
-    Path("benchmarks/workloads/msmarco-documents.json"),
-]
-
-
 rule training_throughput:
     output:
         "results/throughput/training.csv",
@@ -83,7 +74,7 @@ rule training_throughput:
         gpu=1,
     params:
         *code("ssmrank.training.gradients"),
-        scripts=digests(Path("benchmarks", f"{name}.py") for name in ["training", "measure", "peers", "shapes"]),
+        scripts=script_code("benchmarks/training.py"),
     shell:
         "python benchmarks/training.py --suite figure1 --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -119,7 +110,7 @@ rule inference_speed:
         gpu=1,
     params:
         *code("ssmrank.reranking.engine"),
-        scripts=digests(RERANKING_SCRIPTS),
+        scripts=script_code("benchmarks/reranking.py", data=["benchmarks/workloads/msmarco-documents.json"]),
     shell:
         "python benchmarks/reranking.py --suite {wildcards.suite} --output {output:q} 2>&1 | tee {log:q} >&2"
 

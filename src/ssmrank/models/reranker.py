@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.model_files import TRAINED_FILE
 from ssmrank.models.backbones import (
     Pooling,
     load_backbone,
@@ -30,8 +31,6 @@ from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.templates import Kind, Order, Template
 
-TRAINED_FILE = "reranker.json"
-"""In a folder with a reranker's weights: its settings."""
 INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,23 @@ from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, Pretraine
 from ssmrank.errors import UserError
 from ssmrank.io.archive import extract_folder, fetch_archive
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.model_files import (
+    GGUF_WEIGHTS,
+    PICKLED_WEIGHTS,
+    SAFE_WEIGHTS,
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    model_files,
+    select,
+    wanted_files,
+)
 from ssmrank.models import mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
 from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.models.reranker import INPUT_FILE, TRAINED_FILE, load_tokenizer
+from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
 
 log = logging.getLogger(__name__)
-
-_SAFE_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
-_PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-_GGUF_WEIGHTS = ("*.gguf",)
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
-_TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
-"""How a bi-encoder makes one vector of a text's states (ssmrank/retrieval/encoder.py)."""
-_TOKENIZER_FILES = _VOCABULARIES + _TOKENIZER_SETTINGS
 
 
 def write_model(
@@ -63,11 +63,11 @@ def write_model(
                 raise UserError(f"{model.label}: its source holds {len(gguf)} GGUF files; give a folder with one")
             for file in gguf:
                 convert_gguf(file, temporary)
-            _drop(temporary, _GGUF_WEIGHTS)
+            _drop(temporary, GGUF_WEIGHTS)
         if model.tokenizer is not None:
-            _drop(temporary, _TOKENIZER_FILES)
+            _drop(temporary, TOKENIZER_FILES)
             _fetch(model.tokenizer, temporary, archives, weights=False)
-        if not _select((file.name for file in temporary.iterdir()), _VOCABULARIES):
+        if not select((file.name for file in temporary.iterdir()), VOCABULARIES):
             raise UserError(
                 f"{model.label}: its source has no tokenizer; name one under tokenizer, as "
                 "{kind: hub, id: ...} or {kind: folder, path: ...}"
@@ -78,23 +78,12 @@ def write_model(
     log.info("%s: written to %s", model.label, output)
 
 
-def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
-    """The files of a checkpoint that are needed: tokenizer, and if wanted config and one format of weights."""
-    everything = list(names)
-    names = [name for name in everything if "/" not in name]
-    if not weights:
-        return _select(names, _TOKENIZER_FILES)
-    formats = next((f for f in (_SAFE_WEIGHTS, _PICKLED_WEIGHTS, _GGUF_WEIGHTS) if _select(names, f[:1])), ())
-    wanted = {*_select(names, ("config.json", TRAINED_FILE, *_TOKENIZER_FILES, *formats))}
-    return [name for name in everything if name in wanted or _select([name], _SENTENCE_TRANSFORMERS)]
-
-
 def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives: Path, weights: bool) -> None:
     if isinstance(source, ModelFolder):
         folder = Path(source.path)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; correct the model's path")
-        for name in wanted_files(_files(folder), weights):
+        for name in wanted_files(model_files(folder), weights):
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copy2(folder / name, target / name)
     elif isinstance(source, HubModel):
@@ -103,7 +92,7 @@ def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives
         archive = fetch_archive(source, archives)
         unpacked = target / ".unpacked"
         extract_folder(archive, source.folder, unpacked)
-        for name in wanted_files(_files(unpacked), weights):
+        for name in wanted_files(model_files(unpacked), weights):
             (target / name).parent.mkdir(exist_ok=True)
             shutil.move(unpacked / name, target / name)
         shutil.rmtree(unpacked)
@@ -166,11 +155,11 @@ def _copy_embeddings(backbone: Any, folder: Path) -> None:
 
 def _to_safetensors(folder: Path) -> None:
     original = "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not original and _select((file.name for file in folder.iterdir()), _SAFE_WEIGHTS[:1]):
+    if not original and select((file.name for file in folder.iterdir()), SAFE_WEIGHTS[:1]):
         return
     # In float32 nothing is lost, whatever a file of transformers' layout holds and its config says of it.
     backbone = mamba_ssm_format.load(folder, dtype="auto") if original else load_backbone(folder)
-    _drop(folder, (*_PICKLED_WEIGHTS, *_SAFE_WEIGHTS, "config.json"))
+    _drop(folder, (*PICKLED_WEIGHTS, *SAFE_WEIGHTS, "config.json"))
     with quiet_transformers():
         backbone.save_pretrained(folder)
 
@@ -182,15 +171,6 @@ def _write_input(model: Model, folder: Path) -> None:
         (folder / INPUT_FILE).write_text(json.dumps(own) + "\n", encoding="utf-8")
 
 
-def _files(folder: Path) -> list[str]:
-    """Files of a checkpoint's folder and of those in it."""
-    return sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*")])
-
-
-def _select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-
-
 def _drop(folder: Path, patterns: Sequence[str]) -> None:
-    for name in _select([file.name for file in folder.iterdir()], patterns):
+    for name in select([file.name for file in folder.iterdir()], patterns):
         (folder / name).unlink()

@@ -133,7 +133,12 @@ def track(
 
 
 def git_revision() -> str:
-    """Commit of the working folder, with `-dirty` where tracked files differ from it; "unknown" outside Git."""
+    """Commit of the working folder, with `-dirty` where tracked files differ from it; "unknown" outside Git.
+
+    Where the workflow runs an installed release, that is named instead.
+    """
+    if release := os.environ.get("SSMRANK_RELEASE"):
+        return release
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],

@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ssmrank.config import Model
 from ssmrank.errors import UserError
+from ssmrank.io.model_files import wanted_files
 from ssmrank.models.backbones import load_backbone, packed_forward
 from ssmrank.models.packing import pack
 from ssmrank.models.reranker import load_tokenizer
-from ssmrank.models.sources import wanted_files, write_model
+from ssmrank.models.sources import write_model
 
 
 def model(**changes):

@@ -1,33 +1,45 @@
 """Which code a job depends on, found by reading it.
 
-Each module that a command imports, also inside functions and through others, is named with a digest of its text
-without comments, docstrings and blank lines. Handed to a rule as params, the digests make Snakemake run a job again
-when its code changes, whatever the times of the files are (a clone, a checkout and a pull all change those).
+Each module that a command imports, also inside functions and through others, is named with a digest of what of its
+text can change a result (source.py), and each package that these modules import with its version (versions.py).
+Handed to a rule as params, these lines make Snakemake run a job again when its code changes, whatever the times of the
+files are (a clone, a checkout and a pull all change those), and they stand in the record of what made an output.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import io
-import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import ssmrank
+from pipeline.source import definitions, nodes, reachable, strip
+from pipeline.versions import foreign, versions
 
 ROOT = Path(ssmrank.__file__).parent.parent
 
-PLUMBING = frozenset(
-    f"ssmrank{name}"
+SETTINGS = frozenset(f"ssmrank.{name}" for name in ("config", "config_schema", "overview_settings", "table_settings"))
+"""Modules, with those inside them, that cannot change a result: settings reach a job as params of their own.
+
+Constants and functions that other modules take from them can, and count.
+"""
+
+READERS = frozenset({"check", "read_params", "read_settings"})
+"""Functions of the settings' modules that only give a job the settings it was handed."""
+
+PLUMBING = SETTINGS | frozenset(
+    f"ssmrank.{name}"
     for name in (
-        *("", ".__main__", ".cli", ".config", ".config_schema", ".errors", ".tracking"),
-        *(".io.atomic", ".io.leftovers", ".io.locks", ".lifetime"),
-        *(".overview_settings", ".table_settings"),
+        *("__main__", "_version", "cli", "errors", "lifetime", "snakemake_entry", "tracking"),
+        *("io.atomic", "io.leftovers", "io.locks"),
     )
 )
-"""Modules, with those inside them, that cannot change a result: settings reach a job as params of their own."""
+"""Modules, with those inside them, that cannot change a result."""
+
+TOOLS = frozenset({"ssmrank.io.jsonl"})
+"""Modules of functions that have nothing to do with one another: each counts only for those that import it."""
 
 STEPS = {
     "encode": "ssmrank.retrieval.encode_command",
@@ -41,16 +53,27 @@ STEPS = {
 
 
 def code(module: str, without: Iterable[str] = ()) -> list[str]:
-    """`MODULE DIGEST` for each module, and each file of data beside one, that `module` needs; sorted.
+    """`MODULE DIGEST` for each module, and each file of data beside one, that `module` needs, and versions of packages.
 
     `without` names modules, with those inside them, that it imports for other verbs' sake.
     """
-    needed = sorted(_closure(module, ROOT, PLUMBING | frozenset(without)))
-    lines = [f"{module} {_digest_module(_path(module, ROOT))}" for module in needed]
-    folders = {_path(module, ROOT).parent for module in needed}
-    for path in sorted(path for folder in folders for path in folder.iterdir() if _is_data(path)):
-        lines.append(f"{path.relative_to(ROOT).as_posix()} {_digest(path.read_bytes())}")
-    return lines
+    return list(_code(module, frozenset(without), ROOT))
+
+
+def script_code(path: str, data: Iterable[str] = ()) -> list[str]:
+    """`PATH DIGEST` for a script, those in its folder that it imports, and data that it reads; versions of packages."""
+    folder = Path(path).parent
+    waiting, found, packages = [Path(path).stem], dict[str, str](), set[str]()
+    while waiting:
+        file = folder / f"{waiting.pop()}.py"
+        if str(file) not in found:
+            found[str(file)] = _digest(strip(_text(file)).encode())
+            imported = foreign(_text(file))
+            beside = {name for name in imported if (folder / f"{name}.py").is_file()}
+            waiting.extend(beside)
+            packages |= imported - beside
+    found |= {name: _digest(Path(name).read_bytes()) for name in data}
+    return [*(f"{name} {digest}" for name, digest in sorted(found.items())), *versions(packages)]
 
 
 def state_of(step: str) -> str:
@@ -59,75 +82,101 @@ def state_of(step: str) -> str:
     return f"results/state/{step}-{_digest(lines.encode())}"
 
 
-def imports(path: Path, module: str, root: Path) -> set[str]:
-    """Modules under `root` that the file names: by import statements anywhere in it, or whole in a string."""
+@cache
+def _code(module: str, without: frozenset[str], root: Path) -> tuple[str, ...]:
+    require(without, root)
+    uses = _closure(module, root, PLUMBING | without)
+    lines, packages, folders = [], set[str](), set[Path]()
+    for name, taken in sorted(uses.items()):
+        path = _path(name, root)
+        if _is_within(name, SETTINGS):
+            lines += [f"{name}:{one} {_digest_definition(path, one)}" for one in sorted(taken)]
+            continue
+        parts = frozenset(taken) if name in TOOLS and "*" not in taken else None
+        lines.append(f"{name} {_digest_module(path, parts)}")
+        packages |= _foreign(path)
+        folders.add(path.parent)
+    for path in sorted(path for folder in folders for path in folder.iterdir() if _is_data(path)):
+        lines.append(f"{path.relative_to(root).as_posix()} {_digest(path.read_bytes())}")
+    return (*lines, *versions(packages), *release(root, Path(__file__).resolve().parents[3]))
+
+
+def release(root: Path, tree: Path) -> tuple[str, ...]:
+    """What to say of the package in `root` where it is not the one of the workflow in `tree`."""
+    return () if root.resolve() == tree / "src" else (f"ssmrank {ssmrank.__version__} (installed)",)
+
+
+def require(modules: Iterable[str], root: Path) -> None:
+    """Raises ModuleNotFoundError where a list kept by hand names a module that is not there (any more)."""
+    for module in sorted(modules):
+        if not _is_module(module, root):
+            raise ModuleNotFoundError(f"{module}: no such module under {root}; correct the list that names it")
+
+
+def imports(path: Path, module: str, root: Path) -> dict[str, frozenset[str]]:
+    """Modules under `root` that the file names, by import statements anywhere in it or whole in a string.
+
+    For each what is taken from it by name; `*` stands for all of it.
+    """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: dict[str, set[str]] = {}
+    for node in nodes(_text(path)):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            for alias in node.names:
+                found.setdefault(alias.name, set()).add("*")
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parts = package.split(".")
                 base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                taken = (inner, "*") if _is_module(inner, root) else (base, alias.name)
+                found.setdefault(base, set())
+                found.setdefault(taken[0], set()).add(taken[1])
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isascii():
-            found.add(node.value)
-    return {name for name in found if _is_module(name, root)}
+            found.setdefault(node.value, set()).add("*")
+    return {name: frozenset(taken) for name, taken in found.items() if _is_module(name, root)}
 
 
-def strip(text: str) -> str:
-    """Python source without comments, docstrings, and blank lines and ends of lines outside of texts."""
-    lines = dict(enumerate(text.splitlines(), start=1))
-    inside_texts: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        row, column = token.start
-        if token.type == tokenize.COMMENT:
-            lines[row] = lines[row][:column].rstrip()
-        elif token.end[0] > row:
-            inside_texts.update(range(row, token.end[0] + 1))
-    for first, last in _docstrings(ast.parse(text)):
-        for row in range(first, last + 1):
-            del lines[row]
-    kept = (line if row in inside_texts else line.rstrip() for row, line in lines.items())
-    return "\n".join(line for row, line in zip(lines, kept, strict=True) if line or row in inside_texts)
-
-
-def _docstrings(tree: ast.AST) -> Iterator[tuple[int, int]]:
-    """First and last line of strings that stand as statements of their own; nothing else stands on these lines."""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list):
-            continue
-        for number, child in enumerate(body):
-            if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
-                continue
-            neighbours = body[max(number - 1, 0) : number] + body[number + 1 : number + 2]
-            alone = all(other.end_lineno < child.lineno or other.lineno > child.end_lineno for other in neighbours)
-            if isinstance(child.value.value, str) and alone and child.lineno != getattr(node, "lineno", None):
-                yield child.lineno, child.end_lineno or child.lineno
-
-
-def _closure(module: str, root: Path, without: frozenset[str]) -> set[str]:
-    waiting, found = [module], set()
+def _closure(module: str, root: Path, without: frozenset[str]) -> dict[str, set[str]]:
+    """The modules with what is taken from each by name; of settings' modules what is computed with."""
+    require([module], root)
+    found: dict[str, set[str]] = {module: {"*"}}
+    waiting = [module]
     while waiting:
         module = waiting.pop()
-        if module in found or _is_within(module, without):
-            continue
-        if not _is_module(module, root):
-            raise ModuleNotFoundError(f"{module}: no such module under {root}")
-        found.add(module)
         package = module.rpartition(".")[0]
-        waiting.extend([package] if package else [])
-        waiting.extend(_imports(module, root))
+        named = {**({package: frozenset[str]()} if package else {}), **_imports(module, root)}
+        for name, taken in named.items():
+            uses = _computing(name, taken, root) if _is_within(name, SETTINGS) else [(name, one) for one in taken]
+            for place, one in [*uses, *([] if _is_within(name, SETTINGS) else [(name, "")])]:
+                if _is_within(place, without) and not _is_within(place, SETTINGS):
+                    continue
+                if place not in found and not _is_within(place, SETTINGS):
+                    waiting.append(place)
+                found.setdefault(place, set()).update([one] if one else [])
+    return found
+
+
+def _computing(module: str, names: Iterable[str], root: Path) -> list[tuple[str, str]]:
+    """(module, name) of what is taken from a settings' module but is neither a class nor a reader of settings."""
+    defined = definitions(_text(_path(module, root)))
+    found = []
+    for name in defined if "*" in names else names:
+        if name in READERS or any(isinstance(node, ast.ClassDef) for node in defined.get(name, ())):
+            continue
+        if name in defined:
+            found.append((module, name))
+        for other, taken in _imports(module, root).items():
+            if name not in defined and name in taken:
+                found += _computing(other, [name], root) if _is_within(other, SETTINGS) else [(other, name)]
     return found
 
 
 @cache
-def _imports(module: str, root: Path) -> frozenset[str]:
-    return frozenset(imports(_path(module, root), module, root))
+def _imports(module: str, root: Path) -> dict[str, frozenset[str]]:
+    return imports(_path(module, root), module, root)
 
 
 def _is_within(module: str, names: frozenset[str]) -> bool:
@@ -135,6 +184,7 @@ def _is_within(module: str, names: frozenset[str]) -> bool:
     return any(module == name or ("." in name and module.startswith(f"{name}.")) for name in names)
 
 
+@cache
 def _is_module(name: str, root: Path) -> bool:
     first, *rest = name.split(".")
     return first == "ssmrank" and all(part.isidentifier() for part in rest) and _path(name, root).is_file()
@@ -151,9 +201,35 @@ def _is_data(path: Path) -> bool:
 
 
 @cache
-def _digest_module(path: Path) -> str:
-    return _digest(strip(path.read_text(encoding="utf-8")).encode())
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def _foreign(path: Path) -> frozenset[str]:
+    return frozenset(foreign(_text(path)))
+
+
+@cache
+def _digest_module(path: Path, names: frozenset[str] | None) -> str:
+    """Of a module, or of what of it is used by those that take the names."""
+    text = _text(path)
+    return _digest(strip(text if names is None else reachable(text, names)).encode())
+
+
+def _digest_definition(path: Path, name: str) -> str:
+    """Of a name's definition and what it uses, whatever else the module holds."""
+    return _digest(strip(reachable(_text(path), [name], alone=True)).encode())
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def forget() -> None:
+    """Has sources read again that have changed since."""
+    for cached in (_code, _imports, _is_module, _text, _foreign, _digest_module):
+        cached.cache_clear()
+
+
+require(PLUMBING | TOOLS, ROOT)

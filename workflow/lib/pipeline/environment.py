@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def prepare(tracking: Tracking) -> None:
     here = str(Path(sys.executable).parent)
     if os.environ["PATH"].split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, os.environ["PATH"]])
+    if shutil.which("ssmrank") is None:
+        raise SystemExit(f"ssmrank: error: no command `ssmrank` beside {sys.executable}; install the project there")
 
 
 def deliver_journals() -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from pipeline.architectures import check_architecture
+from pipeline.package import INSTALLED_RELEASE
 from ssmrank.config import (
     NO_TRAINING,
     SEED_SIGN,
@@ -44,6 +45,7 @@ from ssmrank.config import (
     read_sections,
 )
 from ssmrank.errors import UserError, one_line
+from ssmrank.io.model_files import model_files, wanted_files
 from ssmrank.io.plain import check_plain
 from ssmrank.overview_settings import overview_settings
 from ssmrank.table_settings import significance_settings, table_settings
@@ -159,6 +161,7 @@ def check_file(path: str) -> None:
 
 def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
     """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
+    values = {name: value for name, value in values.items() if name != INSTALLED_RELEASE}
     names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
         for name in names[1:]:  # params.yaml has been read by check_file
@@ -618,10 +621,9 @@ class Experiment:
     def model_files(self, name: str) -> list[Path]:
         """Files on this machine that the checkpoint is made of."""
         model = self.params.models[name]
-        folders = [Path(source.path) for source in (model.source, model.tokenizer) if isinstance(source, ModelFolder)]
-        # What only describes it is left out: a card that is worded anew trains nothing again.
-        files = [path for folder in folders for path in sorted(folder.rglob("*"))]
-        return [path for path in files if path.suffix != ".md" and path.name not in ("sweep.json", "pretraining.json")]
+        parts = [(source, source is model.source) for source in (model.source, model.tokenizer)]
+        folders = [(Path(source.path), weights) for source, weights in parts if isinstance(source, ModelFolder)]
+        return [folder / file for folder, weights in folders for file in wanted_files(model_files(folder), weights)]
 
     def retriever_settings(self, name: str, collection: str) -> str:
         """For the verbs that retrieve."""

@@ -1,0 +1,40 @@
+"""Which files of a folder a model is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+TRAINED_FILE = "reranker.json"
+"""In a folder with a reranker's weights: its settings."""
+
+SAFE_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+GGUF_WEIGHTS = ("*.gguf",)
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
+"""How a bi-encoder makes one vector of a text's states (ssmrank/retrieval/encoder.py)."""
+TOKENIZER_FILES = VOCABULARIES + TOKENIZER_SETTINGS
+
+
+def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
+    """The files of a checkpoint that are needed: tokenizer, and if wanted config and one format of weights."""
+    everything = list(names)
+    names = [name for name in everything if "/" not in name]
+    if not weights:
+        return select(names, TOKENIZER_FILES)
+    formats = next((f for f in (SAFE_WEIGHTS, PICKLED_WEIGHTS, GGUF_WEIGHTS) if select(names, f[:1])), ())
+    wanted = {*select(names, ("config.json", TRAINED_FILE, *TOKENIZER_FILES, *formats))}
+    return [name for name in everything if name in wanted or select([name], SENTENCE_TRANSFORMERS)]
+
+
+def model_files(folder: Path) -> list[str]:
+    """Files of a checkpoint's folder and of those in it."""
+    return sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*")])
+
+
+def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Those names that match one of the patterns."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
