@@ -621,7 +621,7 @@ class Experiment:
     def model_files(self, name: str) -> list[Path]:
         """Files on this machine that the checkpoint is made of."""
         model = self.params.models[name]
-        parts = [(source, source is model.source) for source in (model.source, model.tokenizer)]
+        parts = ((model.source, True), (model.tokenizer, False))
         folders = [(Path(source.path), weights) for source, weights in parts if isinstance(source, ModelFolder)]
         return [folder / file for folder, weights in folders for file in wanted_files(model_files(folder), weights)]
 
