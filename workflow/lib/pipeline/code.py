@@ -38,7 +38,7 @@ PLUMBING = SETTINGS | frozenset(
 )
 """Modules, with those inside them, that cannot change a result."""
 
-TOOLS = frozenset({"ssmrank.io.jsonl"})
+TOOLS = frozenset({"ssmrank.io.files", "ssmrank.io.jsonl", "ssmrank.io.plain"})
 """Modules of functions that have nothing to do with one another: each counts only for those that import it."""
 
 STEPS = {
@@ -61,8 +61,13 @@ def code(module: str, without: Iterable[str] = ()) -> list[str]:
 
 
 def script_code(path: str, data: Iterable[str] = ()) -> list[str]:
-    """`PATH DIGEST` for a script, those in its folder that it imports, and data that it reads; versions of packages."""
+    """`PATH DIGEST` for a script, those in its folder that it imports, and data that it reads; versions of packages.
+
+    Nothing where the folder itself is missing: a copy of the workflow without it plans everything else.
+    """
     folder = Path(path).parent
+    if not folder.is_dir():
+        return []
     waiting, found, packages = [Path(path).stem], dict[str, str](), set[str]()
     while waiting:
         file = folder / f"{waiting.pop()}.py"
