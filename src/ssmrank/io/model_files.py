@@ -32,7 +32,8 @@ def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
 
 def model_files(folder: Path) -> list[str]:
     """Files of a checkpoint's folder and of those in it."""
-    return sorted(path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*")])
+    paths = [path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

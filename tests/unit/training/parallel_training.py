@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from tiny_training import sequences, settings
 from torch.distributed.tensor import DTensor
@@ -99,6 +100,8 @@ def run(workers: Workers, folder: Path, new) -> None:
         loss = FullOnce() if workers.rank == 0 else LOSSES["cross_entropy"]
         result["repeated step"] = step_gradients(new(), workers, 200, loss)
     result["training"] = final_weights(new(), workers, folder / "state", new, stop=3)
+    sockets = psutil.Process().net_connections("inet")
+    result["listening"] = workers.gather([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN])
     if workers.rank == 0:
         torch.save(result, folder / "result.pt")
 

@@ -65,6 +65,12 @@ def without_dropout(folder, copy):
     return copy
 
 
+def test_processes_of_one_host_listen_on_loopback_alone(results):
+    _, found = results["ddp", "llama"]
+    assert all(found["listening"])
+    assert {address for process in found["listening"] for address in process} == {"127.0.0.1"}
+
+
 @pytest.mark.parametrize(("parallel", "model_type", "kind"), CASES)
 def test_two_processes_give_what_one_gives(results, tmp_path, parallel, model_type, kind):
     case, result = results[parallel, model_type]

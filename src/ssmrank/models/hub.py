@@ -1,0 +1,80 @@
+"""Checkpoints of the Hugging Face hub: one commit of a repository, which is recorded beside the files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ssmrank.config import HubModel
+from ssmrank.errors import UserError
+
+log = logging.getLogger(__name__)
+
+COMMITS_FILE = "hub.json"
+"""In a model's folder: for each repository that its files came from, the commit."""
+
+TRIES = 3
+TIMEOUT_SECONDS = 8.0
+"""Without a network, as many tries of so long are made before it is said."""
+
+
+def download(source: HubModel, target: Path, wanted: Callable[[Iterable[str]], list[str]]) -> None:
+    """Writes the wanted files of a repository into an existing folder, and the commit that they are of.
+
+    Without a `revision` that is the newest one: what it is is logged, to be put into params.yaml.
+
+    Raises UserError where the hub does not answer, or has no such repository or revision.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        commit, names = _newest(source)
+        snapshot_download(
+            source.id,
+            revision=commit,
+            local_dir=target,
+            allow_patterns=wanted(names),
+            etag_timeout=TIMEOUT_SECONDS,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model {source.id}: cannot be had from the hub ({reason}); check the id and the network, "
+            "or give a folder as source"
+        ) from error
+    if source.revision != commit:
+        log.info("%s: commit %s; `revision: %s` in params.yaml keeps it", source.id, commit, commit)
+    _record(target / COMMITS_FILE, source.id, commit)
+
+
+def _newest(source: HubModel) -> tuple[str, list[str]]:
+    """The commit of the source's revision, and the names of its files; tried again where nothing answers."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    for number in range(1, TRIES + 1):
+        try:
+            found = HfApi().model_info(source.id, revision=source.revision, timeout=TIMEOUT_SECONDS)
+            return str(found.sha), [file.rfilename for file in found.siblings or []]
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
+            raise  # an answer, or no wish to ask
+        except Exception as error:  # of the client's HTTP library, which is another one in each of its versions
+            reason = str(error).strip() or type(error).__name__
+            log.info("%s: the hub does not answer (%s), try %d of %d", source.id, reason, number, TRIES)
+            if number == TRIES:
+                raise UserError(
+                    f"model {source.id}: the hub cannot be reached in {TRIES} tries ({reason}); check the network "
+                    "(HF_ENDPOINT, proxies), or give a folder as source"
+                ) from error
+            time.sleep(1)
+    raise AssertionError("unreachable")
+
+
+def _record(path: Path, id: str, commit: str) -> None:
+    commits = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(commits | {id: commit}, indent=2) + "\n", encoding="utf-8")

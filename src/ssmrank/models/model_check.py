@@ -1,0 +1,53 @@
+"""What is wrong with a model's folder, found when it is fetched and not by a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssmrank.config import Model
+from ssmrank.errors import UserError
+from ssmrank.models.backbones import load_backbone, packed_forward
+from ssmrank.models.packing import pack
+from ssmrank.models.reading import check_finite, reading
+from ssmrank.models.reranker import TRAINED_FILE, load_reranker, load_tokenizer
+from ssmrank.models.templates import Template
+
+
+def check_tokenizer(folder: Path, model: Model) -> Template:
+    """Reads a folder's tokenizer and puts a text to it. Raises UserError where it is broken or lacks a token."""
+    tokenizer = load_tokenizer(folder)
+    with reading(f"{folder}: its tokenizer is broken; get its files again"):
+        template = Template.of(tokenizer, model.kind, model.template)
+        if not len(template.tokenize_documents(["a"])[0]):
+            raise UserError(f"{folder}: its tokenizer makes no tokens of a text; get its files again")
+    return template
+
+
+def check_model(folder: Path, template: Template) -> None:
+    """Reads a folder's weights and runs two tokens. Raises UserError where they do not fit, or are not finite."""
+    trained = load_reranker(folder) if (folder / TRAINED_FILE).is_file() else None
+    backbone: Any = load_backbone(folder) if trained is None else trained.backbone
+    check_finite(folder, (backbone if trained is None else trained).state_dict())
+    _check_ids(folder, template, backbone.get_input_embeddings().num_embeddings)
+    query, document = template.tokenize_queries(["a"])[0], template.tokenize_documents(["a"])[0]
+    tokens = template.join(query, document, len(query) + len(document) + 8)[:2]
+    with torch.inference_mode(), reading(f"{folder}: its model does not run; correct config.json"):
+        states = packed_forward(backbone.eval(), pack([tokens]))
+    if not states.isfinite().all():
+        raise UserError(f"{folder}: its model makes NaN or infinity of two tokens; get another one")
+
+
+def _check_ids(folder: Path, template: Template, rows: int) -> None:
+    # A special token that no text and no template has may be beyond: tokenizers of some classes add their own.
+    tokenizer = template.tokenizer
+    unused = {*tokenizer.all_special_ids} - {*template.before, *template.after}
+    used = ((id, token) for token, id in tokenizer.get_vocab().items() if id not in unused)
+    id, token = max(used, default=(0, ""))
+    if id >= rows:
+        raise UserError(
+            f"{folder}: token {token!r} has id {id}, but the model has embeddings of {rows} tokens; give the tokenizer "
+            "that belongs to the model, or correct vocab_size"
+        )

@@ -1,0 +1,61 @@
+"""Files of a checkpoint folder, read by libraries that raise errors of many kinds."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ssmrank.errors import UserError
+from ssmrank.models.quiet import quiet_transformers
+
+NO_CODE = {"trust_remote_code": False}
+"""For each of transformers' `from_pretrained`: Python files of a repository are refused, without a question."""
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns whatever a library raises inside into a UserError of one line that begins with `what`.
+
+    transformers and tokenizers raise some twenty kinds on damaged files, plain `Exception` among them.
+    """
+    try:
+        with quiet_transformers():
+            yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "a pickle that is damaged or holds more than tensors"  # torch's text is advice to run it
+        elif "ignore_mismatched_sizes" in reason:
+            reason = "weights are of other shapes than config.json says"  # transformers' text points to a log
+        raise UserError(f"{what} ({reason if len(reason) <= 300 else reason[:297] + '...'})") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises UserError where it is absent, damaged or of another format."""
+    with reading(f"{path}: is no whole safetensors file; get it again"):
+        return load_file(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises UserError where it holds something else."""
+    with reading(f"{path}: cannot be read as JSON; get it again"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no keys but {type(values).__name__}; get it again")
+    return values
+
+
+def check_finite(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises UserError where a weight is NaN or infinite."""
+    odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise UserError(f"{folder}: {len(odd)} of its weights, such as {odd[0]}, hold NaN or infinity; get another one")
