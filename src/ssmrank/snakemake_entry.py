@@ -2,12 +2,20 @@
 
 Snakemake's options that take KEY=VALUE words take every word that follows, a target too, and fail on it. Here a word
 after its first one that such an option cannot mean is a target.
+
+Files of settings (`--configfile`) are read as data first: Snakemake runs Python code in those with a certain key.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from ssmrank.config import refuse_code
+from ssmrank.errors import UserError
 
 
 def _is_pair(word: str) -> bool:
@@ -43,11 +51,29 @@ def separate_targets(words: Sequence[str]) -> list[str]:
     return [*kept, *(["--"] if targets or end < len(words) else []), *targets, *words[end + 1 :]]
 
 
+def config_files(words: Sequence[str]) -> list[Path]:
+    """The files that Snakemake would read as `--configfile`, of the command line or of a profile."""
+    from snakemake.cli import parse_args  # type: ignore[import-untyped]
+
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            _, options = parse_args(list(words))
+        except (SystemExit, Exception):
+            return []  # Snakemake says itself what is wrong, or its help
+    return [Path(file) for file in options.configfile or []]
+
+
 def main() -> None:
-    """Runs Snakemake on the command line."""
+    """Runs Snakemake on the command line, unless a file of settings holds code for it to run."""
     sys.argv[1:] = separate_targets(sys.argv[1:])
     try:
-        from snakemake.cli import main as snakemake  # type: ignore[import-untyped]
+        from snakemake.cli import main as snakemake
+
+        for file in config_files(sys.argv[1:]):
+            refuse_code(file)
+    except UserError as error:
+        print(f"ssmrank: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except ModuleNotFoundError:
         raise SystemExit("ssmrank: error: Snakemake is not installed here; `pip install snakemake`") from None
     snakemake()

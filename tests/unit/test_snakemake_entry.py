@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snakemake.cli import get_argument_parser
 
-from ssmrank.snakemake_entry import GREEDY, separate_targets
+from ssmrank.snakemake_entry import GREEDY, main, separate_targets
 
 TABLE = "results/tables/table4.tex"
 
@@ -53,3 +53,30 @@ def test_the_environment_s_command_is_this_one() -> None:
     """Snakemake's own package installs one of the same name, so the project has to be installed after it."""
     command = Path(sys.executable).with_name("snakemake")
     assert "from ssmrank.snakemake_entry import main" in command.read_text(), "install the project again"
+
+
+CODE = "__use_yte__: true\ntracking:\n  uri: ?open('proof', 'w').write('ran')\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--configfile", "overlay.yaml", "-n"],
+        ["-n", "--cores", "1", "--configfiles=overlay.yaml"],
+        ["-n", "--profile", "hostile"],
+    ],
+)
+def test_an_overlay_with_code_is_refused_before_snakemake_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (tmp_path / "Snakefile").write_text("rule all:\n    output: 'made'\n    shell: 'touch made'\n")
+    (tmp_path / "overlay.yaml").write_text(CODE)
+    (tmp_path / "hostile").mkdir()
+    (tmp_path / "hostile" / "config.yaml").write_text("configfile: [overlay.yaml]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["snakemake", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "ssmrank: error: overlay.yaml: key __use_yte__ makes Snakemake run Python" in capsys.readouterr().err
+    assert not (tmp_path / "proof").exists()
