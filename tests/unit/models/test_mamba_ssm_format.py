@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, Mamba2Model, MambaModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import AutoConfig, Mamba2Model, MambaModel, PreTrainedTokenizerFast
 
 from ssmrank.config import Model
 from ssmrank.errors import UserError
@@ -193,8 +196,19 @@ def test_what_is_saved_loads_again(tmp_path, model_type):
         assert torch.equal(before, after), name
 
 
+@pytest.fixture
+def small_tokenizer(tmp_path):
+    """A folder with a tokenizer of fewer tokens than the original checkpoints have embeddings of."""
+    pieces = ["[PAD]", "[UNK]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz:;"]
+    tokenizer = Tokenizer(WordLevel({piece: id for id, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", sep_token="[SEP]")
+    fast.save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
 @pytest.mark.parametrize("model_type", ORIGINAL_CONFIGS)
-def test_a_model_folder_is_made_of_an_original_checkpoint(tmp_path, tiny_model, model_type):
+def test_a_model_folder_is_made_of_an_original_checkpoint(tmp_path, small_tokenizer, model_type):
     state = {name: tensor.half() for name, tensor in random_state(model_type).items()}
     original = write_original(tmp_path / "original", model_type, state)
     model = Model(
@@ -202,7 +216,7 @@ def test_a_model_folder_is_made_of_an_original_checkpoint(tmp_path, tiny_model, 
         kind="D",
         size="1M",
         source={"kind": "folder", "path": str(original)},
-        tokenizer={"kind": "folder", "path": str(tiny_model("mamba"))},
+        tokenizer={"kind": "folder", "path": str(small_tokenizer)},
     )
     write_model(model, tmp_path / "model", tmp_path / "archives")
     assert sorted(file.name for file in (tmp_path / "model").iterdir()) == [
