@@ -107,8 +107,8 @@ FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3
 	@touch $@
 
 # Nothing is installed whose digest is not in a lock, but a torch of another build: of UV_TORCH_BACKEND's index, or a
-# wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well. The project comes last: its command
-# `snakemake` takes the place of Snakemake's own.
+# wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well (a wheel by pip, as uv computes none).
+# The project comes last: its command `snakemake` takes the place of Snakemake's own.
 INSTALL = $(UV) pip install --quiet --no-build-isolation
 CHECKED = $(INSTALL) --no-deps --require-hashes
 TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
@@ -117,8 +117,10 @@ TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
 	@echo "Installing the packages of $< (up to 2.5 GB; a minute or a few)"
 	$(CHECKED) -r $<
 	@echo "$(TORCH)$(TORCH_SHA256:%= --hash=sha256:%)" > .venv/torch.txt
-	@if [ -n "$$UV_TORCH_BACKEND$(TORCH_SHA256)" ]; then \
+	@if [ -n "$$UV_TORCH_BACKEND" ]; then \
 	    $(INSTALL) $(TORCH_SHA256:%=--no-deps --require-hashes) -r .venv/torch.txt; \
+	elif [ -n "$(TORCH_SHA256)" ]; then \
+	    $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r .venv/torch.txt; \
 	elif [ -n "$$UV_FIND_LINKS" ] && $(INSTALL) --no-index -r .venv/torch.txt 2>/dev/null; then \
 	    echo "$(TORCH) is a local wheel, whose digest is not checked (SECURITY.md)"; \
 	else \

@@ -1526,11 +1526,6 @@ def read_params(*paths: str | Path) -> Params:
     return check(Params, merged, " + ".join(str(path) for path in paths))
 
 
-def refuse_code(path: Path) -> None:
-    """Raises UserError where Snakemake, reading this file of settings, would run Python code that is in it."""
-    _read_yaml(path)
-
-
 def check(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     """Validates `values`; raises UserError with one line that names the first wrong key and what to do."""
     check_plain(values, where)

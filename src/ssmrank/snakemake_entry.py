@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from ssmrank.config import refuse_code
+from ssmrank.config import read_sections
 from ssmrank.errors import UserError
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         from snakemake.cli import main as snakemake
 
         for file in config_files(sys.argv[1:]):
-            refuse_code(file)
+            read_sections(file)
     except UserError as error:
         print(f"ssmrank: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -7,7 +7,8 @@ from typing import Any
 
 from ssmrank.config import Model, ModelArchive, ModelFolder, unsupported
 from ssmrank.errors import UserError
-from ssmrank.io.archive import archive_path, read_member
+from ssmrank.io.archive import archive_path
+from ssmrank.io.archive_members import read_member
 from ssmrank.io.plain import parse_json, read_json
 
 ARCHIVES = Path("data/archives")
