@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Trains and writes the checkpoint; a model too large for the device leaves outcome.json with status oom."""
     settings = read_settings(TrainSettings, arguments.settings)
+    if settings.teacher is not None and not LOSSES[settings.loss].distils:
+        distilling = ", ".join(name for name, loss in LOSSES.items() if loss.distils)
+        raise UserError(f"trainings: teacher is set, but loss {settings.loss!r} has none; choose {distilling}")
     if _is_out_of_memory(arguments.model):
         with atomic_directory(arguments.output) as folder:
             shutil.copy2(arguments.model / "outcome.json", folder)

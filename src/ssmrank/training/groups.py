@@ -60,8 +60,8 @@ def _teacher_scores(record: Mapping[str, Any], documents: int, where: str) -> tu
     scores = record.get("scores")
     if scores is None:
         raise UserError(
-            f'{where}: key "scores" is missing; a distillation loss needs a teacher\'s score of each document: '
-            "add them, the relevant document's first, or choose another loss"
+            f'{where}: key "scores" is missing; a distillation loss needs a teacher\'s score of each document: set '
+            "teacher in the section of trainings, or choose another loss"
         )
     numbers = isinstance(scores, list) and all(
         isinstance(score, int | float) and not isinstance(score, bool) and abs(score) <= _LARGEST_SCORE

@@ -180,7 +180,7 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("more", [[], ["params/minis/small.yaml"]])
+@pytest.mark.parametrize("more", [[], ["params/minis/cpu.yaml"]])
 def test_the_experiment_s_models_are_matched(root: Path, tokenizer_folder: Path, more: list[str]) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
     params = read_params(root / "params.yaml", root / "params/minis.yaml", *[root / name for name in more])

@@ -64,6 +64,12 @@ def test_a_distillation_loss_without_a_teacher_is_one_line(options, capsys):
     assert 'groups.jsonl:1: key "scores" is missing' in capsys.readouterr().err
 
 
+def test_a_teacher_without_a_distillation_loss_is_one_line(options, capsys):
+    assert main(options(teacher="t")) == 2
+    error = capsys.readouterr().err
+    assert "teacher is set, but loss 'cross_entropy' has none; choose margin_mse, kl_divergence" in error
+
+
 def test_an_unknown_loss_names_the_known(options, capsys):
     assert main(options(loss="hinge")) == 2
     error = capsys.readouterr().err
