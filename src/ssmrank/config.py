@@ -315,6 +315,14 @@ class PretrainSettings(LanguageModelling):
     config: dict[str, Any]
 
 
+class CardScores(Section):
+    """A row of a model card's scores: one test, and the metrics files of the systems that stand side by side."""
+
+    test: str
+    metric: str
+    files: dict[str, str] = Field(min_length=1, description="the metrics file of each system, by its name")
+
+
 class CardSettings(Section):
     """What a model card says beside what the trainings wrote: what `ssmrank publish-model` is given."""
 
@@ -322,6 +330,7 @@ class CardSettings(Section):
     corpus: str
     corpus_license: str
     training: str = Field("", description="the training as a reranker, in words")
+    scores: list[CardScores] = Field([], description="of the published reranker; all rows have the same systems")
 
 
 METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
@@ -631,7 +640,7 @@ class RankBand(Section):
 
 
 class FalseNegatives(Section):
-    """Which candidates may well be relevant: their score, by another run, comes near the positive's (RocketQAv2)."""
+    """Which candidates may well be relevant: by another run they come near the positive (Qu et al. 2021)."""
 
     retriever: Name = Field(description="whose run of the split has the scores, such as a dense one's")
     margin: float = Field(ge=0, description="candidates above the positive's score less this are left out")
@@ -1495,9 +1504,10 @@ class Params(Section):
             some = f"negatives of each: {negatives.count - negatives.random} from the first {negatives.depth} of "
             some += self.retrievers[negatives.retriever].label
             some += f", {negatives.random} random" if negatives.random else ""
+            taught = f", taught by {self._teacher_in_words(chosen.teacher)}" if chosen.teacher is not None else ""
             training = (
-                f"queries and documents of {self.collections[chosen.collection].title}, {some}, at most "
-                f"{chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
+                f"{self.collections[chosen.collection].title} and their documents, {some}{taught}, loss {chosen.loss}, "
+                f"at most {chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
                 f"{chosen.learning_rate:g}, seed {chosen.seed}"
             )
         return CardSettings(
@@ -1506,6 +1516,17 @@ class Params(Section):
             corpus_license=corpus.license,
             training=training,
         )
+
+    def _teacher_in_words(self, name: str) -> str:
+        """The systems whose scores a teacher adds, such as BM25 and MiniLM-L6."""
+        labels = []
+        for member in self.teachers[name].members.values():
+            if isinstance(member, RunTeacher):
+                labels.append(self.retrievers[member.retriever].label)
+            else:
+                model = self.encoders[member.encoder].model if isinstance(member, EncoderTeacher) else member.model
+                labels.append(self.models[model].label)
+        return " and ".join(labels)
 
     def published_model(self, pretraining: str, model: str) -> str:
         """The name in section models of a pretrained model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ssmrank.cli import VERBS
@@ -29,6 +30,13 @@ def test_the_two_commands_are_marked(root: Path) -> None:
     readme = (root / "README.md").read_text()
     commands = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*?)\n```", readme))
     assert commands == {"run": "make table4", "test": "make test"}
+
+
+def test_the_table_of_minis_is_that_of_its_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from minis_table import table
+
+    assert f"<!-- minis -->\n{table()}\n<!-- end of minis -->" in (root / "README.md").read_text()
 
 
 def test_linked_files_exist(root: Path) -> None:

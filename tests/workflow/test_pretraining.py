@@ -55,7 +55,7 @@ def test_jobs_that_are_carried_elsewhere_make_what_the_workflow_accepts(pretrain
     assert "Made up" in card
     assert (pretraining.folder / "results/pretraining/tiny/published/bert/sweep.json").exists()
     assert "`snakemake --configfile tiny-pretraining.yaml -- results/pretraining/tiny/published/bert`" in card
-    assert "made-up titles, negatives of each: 2 from the first 20 of BM25" in card
+    assert "made-up titles and their documents, negatives of each: 2 from the first 20 of BM25" in card
     # What a card says changes the card alone, a learning rate its model's chain.
     pretraining.edit("tiny-pretraining.yaml", "    license: CC0", "    license: CC BY")
     assert pretraining.planned(*ARGUMENTS) == {"publish_model": 2}

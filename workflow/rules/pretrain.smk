@@ -113,6 +113,7 @@ rule publish_model:
         pretrained="results/pretraining/{pretraining}/models/{model}",
         sweep="results/pretraining/{pretraining}/sweeps/{model}.json",
         checkpoint=lambda w: experiment.published_checkpoint(w.pretraining, w.model),
+        scores=lambda w: experiment.card_inputs(w.pretraining, w.model),
     output:
         directory("results/pretraining/{pretraining}/published/{model}"),
     log:

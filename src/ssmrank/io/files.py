@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +24,7 @@ _KINDS = (
 )
 
 
-def open_file(path: str | Path, advice: str = "") -> IO[bytes]:
+def open_file(path: str | Path, advice: str = "") -> BufferedReader:
     """Opens a regular file for reading bytes.
 
     Raises UserError where it is missing, cannot be read (and then says what to do), or is a folder, a pipe, a device

@@ -30,11 +30,16 @@ scores = load_reranker("FOLDER").score("state space models", ["Mamba is one of t
 
 
 def model_card(
-    facts: Mapping[str, Any], card: CardSettings, command: str, outcome: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any],
+    card: CardSettings,
+    command: str,
+    outcome: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """A README.md for a model's folder, from what its `pretraining.json` holds and the command that made it.
 
-    `outcome`: of the training as a reranker (`outcome.json`), where there was one after the pretraining.
+    `outcome`: of the training as a reranker (`outcome.json`), where there was one after the pretraining. `scores`: for
+    each metrics file that the settings name its means, from 0 to 1.
     """
     settings, parameters = facts["settings"], facts["parameters"]
     masked = facts["objective"] == "masked tokens"
@@ -73,11 +78,25 @@ def model_card(
         f"with as many tokens, steps and non-embedding parameters{trained}. It is made to be fine-tuned as a reranker "
         "of short scientific texts; it knows little beyond them.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
+        f"{card_scores(card, scores or {})}"
         "The loss of a masked language model (BERT) cannot be compared with that of models which predict the next "
         "token.\n\n"
         f"## How to load it\n\n{_AUTO_MODEL if outcome is None else _AUTO_MODEL + _RERANKER}\n"
         "Settings and the curve of the loss are in `pretraining.json`, the sweep of learning rates in `sweep.json`.\n"
     )
+
+
+def card_scores(card: CardSettings, scores: Mapping[str, Mapping[str, float]]) -> str:
+    """The section of scores, times 100; empty where there are none."""
+    if not card.scores:
+        return ""
+    systems = list(card.scores[0].files)
+    lines = [f"| Test | Metric | {' | '.join(systems)} |", "| --- | --- |" + " --: |" * len(systems)]
+    for row in card.scores:
+        values = [f"{100 * scores[row.files[system]][row.metric]:.1f}" for system in systems]
+        lines.append(f"| {row.test} | {row.metric} | {' | '.join(values)} |")
+    table = "\n".join(lines)
+    return f"## Scores\n\nOf the first stage and of its documents, reranked; times 100.\n\n{table}\n\n"
 
 
 def _training(outcome: Mapping[str, Any], card: CardSettings) -> tuple[str, str]:

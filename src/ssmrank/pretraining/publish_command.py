@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     if outcome is not None and outcome["status"] == "oom":
         raise UserError(f"{arguments.checkpoint}: did not fit into memory in training, so there is nothing to publish")
     try:
-        card = model_card(facts, settings, arguments.command, outcome)
+        scores = {file: _read(Path(file))["mean"] for row in settings.scores for file in row.files.values()}
+        card = model_card(facts, settings, arguments.command, outcome, scores)
     except KeyError as error:
         raise UserError(f"{arguments.pretrained}/pretraining.json: key {error} is missing; pretrain again") from error
     tags = {"model": settings.label}
@@ -58,4 +59,6 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); `ssmrank pretrain` or `train` makes it") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); `ssmrank pretrain`, `train` or `evaluate` makes it"
+        ) from error

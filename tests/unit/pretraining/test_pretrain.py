@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ssmrank.cli import main
-from ssmrank.config import read_params
+from ssmrank.config import CardSettings, read_params
 from ssmrank.models.backbones import load_backbone
 from ssmrank.models.reranker import load_reranker, load_tokenizer, new_reranker
+from ssmrank.pretraining.card import card_scores
 from ssmrank.pretraining.cross_entropy import IGNORED, vocabulary_cross_entropy
 from ssmrank.pretraining.model import (
     LanguageModel,
@@ -180,10 +181,11 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("more", [[], ["params/minis/cpu.yaml"]])
+@pytest.mark.parametrize("more", [[], ["cpu.yaml"], ["zero-shot.yaml", "small.yaml"]])
 def test_the_experiment_s_models_are_matched(root: Path, tokenizer_folder: Path, more: list[str]) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
-    params = read_params(root / "params.yaml", root / "params/minis.yaml", *[root / name for name in more])
+    overlays = [root / "params/minis.yaml", *(root / "params/minis" / name for name in more)]
+    params = read_params(root / "params.yaml", *overlays)
     for section in params.pretraining.values():
         counts, widths = [], set()
         for model in section.models.values():
@@ -193,7 +195,7 @@ def test_the_experiment_s_models_are_matched(root: Path, tokenizer_folder: Path,
             counts.append(non_embedding_parameters(backbone))
             widths.add(config.hidden_size)
             assert config.tie_word_embeddings
-        assert len(counts) == 5
+        assert len(counts) == (2 if section is params.pretraining.get("small") else 5)
         assert len(widths) == 1
         assert max(counts) / min(counts) < 1.03, counts
 
@@ -301,6 +303,15 @@ def test_the_card_says_what_was_done(tmp_path: Path, tokenizer_folder: Path, tok
     assert "Training as a reranker" not in text
     assert as_the_card_shows(folder)["states"].shape[-1] == CONFIGS["bert"]["hidden_size"]
     assert load_backbone(folder).config.model_type == "bert"
+
+
+def test_the_card_shows_scores_from_metrics_files(tmp_path: Path) -> None:
+    files = {"BM25": "a.json", "alone": "b.json"}
+    scores = [{"test": "Made up, test", "metric": "nDCG@10", "files": files}]
+    card = CardSettings.model_validate({"label": "X", "corpus": "c", "corpus_license": "CC0", "scores": scores})
+    text = card_scores(card, {"a.json": {"nDCG@10": 0.46149}, "b.json": {"nDCG@10": 0.5, "MRR@10": 1.0}})
+    assert "| Test | Metric | BM25 | alone |\n| --- | --- | --: | --: |\n" in text
+    assert "\n| Made up, test | nDCG@10 | 46.1 | 50.0 |\n" in text
 
 
 def test_a_published_reranker_scores_and_is_fine_tuned_further(

@@ -21,6 +21,7 @@ from ssmrank.config import (
     NO_TRAINING,
     SEED_SIGN,
     Bm25,
+    CardScores,
     CollectionSource,
     CorpusQueries,
     Dense,
@@ -562,9 +563,10 @@ class Experiment:
 
     def collection_texts(self, name: str) -> list[str]:
         """The folder of the collection whose documents another one is made from."""
-        source = self.params.collections[name].source
-        made = isinstance(source, CorpusQueries) and source.collection is not None
-        return [f"data/collections/{source.collection}"] if made else []
+        source = self._source(name)
+        if not isinstance(source, CorpusQueries) or source.collection is None:
+            return []
+        return [f"data/collections/{source.collection}"]
 
     def _source(self, collection: str) -> CollectionSource:
         return self.params.collections[collection].source
@@ -604,7 +606,35 @@ class Experiment:
 
     def card_settings(self, pretraining: str, model: str) -> str:
         """For `ssmrank publish-model`."""
-        return _json(self.params.card_settings(pretraining, model))
+        scores = [row.model_dump() for row in self._card_scores(pretraining, model)]
+        return _json(self.params.card_settings(pretraining, model), scores=scores)
+
+    def card_inputs(self, pretraining: str, model: str) -> list[str]:
+        """The metrics files that a model card shows."""
+        return list(dict.fromkeys(file for row in self._card_scores(pretraining, model) for file in row.files.values()))
+
+    def _card_scores(self, pretraining: str, model: str) -> list[CardScores]:
+        """What tables show of the published reranker: each test with the first stage, alone and fused."""
+        training = self.params.pretraining[pretraining].published
+        if training is None:
+            return []
+        name = self.params.published_model(pretraining, model)
+        scores: dict[tuple[str, str], dict[str, str]] = {}
+        for table in self.params.tables.values():
+            retriever = self.rerank_retriever(table.reranking)
+            for section in table.sections:
+                for row in (row for row in section.rerankers if (row.model, row.training) == (name, training)):
+                    fused = "" if row.fusion is None else f"/{row.fusion}"
+                    label = "alone" if row.fusion is None else f"fused ({row.fusion})"
+                    for test in table.tests_of(section):
+                        if not isinstance(test.collection, str):
+                            continue
+                        where = f"results/metrics/{test.collection}/{test.split}"
+                        title = f"{self.params.collections[test.collection].title}, {test.split}"
+                        files = scores.setdefault((title, test.metric), {})
+                        files[self.params.retrievers[retriever].label] = f"{where}/{retriever}.json"
+                        files[label] = f"{where}/{table.reranking}/{training}/{name}{fused}.json"
+        return [CardScores(test=test, metric=metric, files=files) for (test, metric), files in scores.items()]
 
     def model_settings(self, name: str) -> str:
         """For `ssmrank download-model`."""
