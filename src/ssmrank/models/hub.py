@@ -17,7 +17,7 @@ COMMITS_FILE = "hub.json"
 """In a model's folder: for each repository that its files came from, the commit."""
 
 TRIES = 3
-TIMEOUT_SECONDS = 8.0
+TIMEOUT_SECONDS = 7.0
 """Without a network, as many tries of so long are made before it is said."""
 
 
