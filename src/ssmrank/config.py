@@ -801,6 +801,12 @@ class Training(Section):
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
     )
     processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="of a CPU, whatever --cores says: the last bits of PyTorch's sums depend on it; null: those that "
+        "Snakemake gives",
+    )
     validation: Validation | None = None
     start: Name | None = Field(
         None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"

@@ -62,6 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Trains and writes the checkpoint; a model too large for the device leaves outcome.json with status oom."""
     settings = read_settings(TrainSettings, arguments.settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     if settings.teacher is not None and not LOSSES[settings.loss].distils:
         distilling = ", ".join(name for name, loss in LOSSES.items() if loss.distils)
         raise UserError(f"trainings: teacher is set, but loss {settings.loss!r} has none; choose {distilling}")

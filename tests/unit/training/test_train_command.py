@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+import torch
 from tiny_training import DOCUMENTS
 
 from ssmrank.cli import main
@@ -70,7 +71,10 @@ def test_a_teacher_without_a_distillation_loss_is_one_line(options, capsys):
     assert "teacher is set, but loss 'cross_entropy' has none; choose margin_mse, kl_divergence" in error
 
 
-def test_an_unknown_loss_names_the_known(options, capsys):
-    assert main(options(loss="hinge")) == 2
-    error = capsys.readouterr().err
-    assert "loss 'hinge' is unknown; known: cross_entropy, ranknet, lambda_loss, margin_mse, kl_divergence" in error
+def test_a_training_takes_the_threads_that_it_states(options):
+    before = torch.get_num_threads()
+    try:
+        assert main(options(threads=before + 1)) == 0
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
