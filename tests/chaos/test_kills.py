@@ -49,16 +49,19 @@ def rules_from(phase: int) -> list[str]:
 def test_a_run_killed_anywhere_ends_as_an_undisturbed_one(finished, project, chosen: random.Random, kills: int) -> None:
     first = 0 if kills else RULES.index("train")
     undo(project, first)
-    plan = sorted(chosen.choices(range(first, len(RULES)), k=kills or 2))
+    plan = sorted(chosen.choices(range(first, len(RULES)), k=kills or 1))
     for number, phase in enumerate(plan):
-        how, delay = chosen.choice(KILLS), chosen.uniform(0, 6)
+        how, delay = chosen.choice(KILLS), chosen.uniform(0, 6 if kills else 3)
         where = f"kill {number + 1} of {len(plan)}: {how}, {delay:.2f} s after a job of {RULES[phase]}"
         print(where)
         with Disturbed(project, *COMMAND) as run:
             if run.wait_for_job(rules_from(phase)):
                 time.sleep(delay)
             run.kill(how, chosen)
-            assert run.ends(), f"{where}\n{run.said}\nstill running: {run.processes()}"
+            # One that may not have been needed lets the run go on.
+            assert run.ends(600 if how == "one process of a job" else 60), (
+                f"{where}\n{run.said}\nstill running: {run.processes()}"
+            )
             assert "Traceback" not in run.said or how == "one process of a job", f"{where}\n{run.said}"
             complete = run.process.returncode == 0
         if complete:

@@ -151,11 +151,12 @@ def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
         elif workflow.execution_settings.lock:
             with one_line():
                 alone.run()
-        with one_line(), _disk_errors():
-            done = execute(executor_plugin=executor_plugin, **options)
-        if alone.holds:
-            afterwards()
-        return done
+        try:
+            with one_line(), _disk_errors():
+                return execute(executor_plugin=executor_plugin, **options)
+        finally:
+            if alone.holds:
+                afterwards()
 
     def unlock_too() -> Any:
         alone.forget()
