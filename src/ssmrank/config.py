@@ -216,12 +216,10 @@ def _check_architecture(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsupported(config: Mapping[str, Any]) -> str:
-    """What a transformers config lacks to be one that can be reranked with; empty where nothing is seen."""
+    """What is wrong with the architecture that a transformers config names; empty where nothing is."""
     model_type = config.get("model_type")
-    if model_type in ARCHITECTURES:
+    if model_type is None or model_type in ARCHITECTURES:
         return ""
-    if model_type is None:
-        return f"has no model_type; known: {', '.join(ARCHITECTURES)}"
     return f"model_type {shown(model_type)} has no packed forward; known: {', '.join(ARCHITECTURES)}"
 
 

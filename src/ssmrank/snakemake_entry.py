@@ -3,7 +3,8 @@
 Snakemake's options that take KEY=VALUE words take every word that follows, a target too, and fail on it. Here a word
 after its first one that such an option cannot mean is a target.
 
-Files of settings (`--configfile`) are read as data first: Snakemake runs Python code in those with a certain key.
+Files of settings (`--configfile`) are read as data first: Snakemake runs Python code in those with a certain key, and
+never ends on some others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from ssmrank.config import read_sections
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, one_line
 
 
 def _is_pair(word: str) -> bool:
@@ -63,16 +64,21 @@ def config_files(words: Sequence[str]) -> list[Path]:
     return [Path(file) for file in options.configfile or []]
 
 
+def check_overlays(paths: Sequence[Path]) -> None:
+    """Raises UserError where a file holds code for Snakemake to run, or is no plain YAML."""
+    for path in paths:
+        read_sections(path)
+
+
 def main() -> None:
     """Runs Snakemake on the command line, unless a file of settings holds code for it to run."""
     sys.argv[1:] = separate_targets(sys.argv[1:])
     try:
         from snakemake.cli import main as snakemake
 
-        for file in config_files(sys.argv[1:]):
-            read_sections(file)
+        check_overlays(config_files(sys.argv[1:]))
     except UserError as error:
-        print(f"ssmrank: error: {error}", file=sys.stderr)
+        print(f"ssmrank: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except ModuleNotFoundError:
         raise SystemExit("ssmrank: error: Snakemake is not installed here; `pip install snakemake`") from None

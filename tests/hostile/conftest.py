@@ -13,6 +13,7 @@ from ssmrank.cli import main
 from ssmrank.io.jsonl import write_jsonl
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow/lib"))
 
 from places import BEIR, files, place
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -35,6 +36,25 @@ def test_an_overlay_is_named(fresh) -> None:
     answer = fresh.snakemake("--configfile", "mine.yaml", check=False)
     assert answer.returncode != 0
     assert "ssmrank: error: params.yaml + mine.yaml: unknown key rerankings.bm25-top10.deptth" in answer.stdout
+
+
+def test_texts_are_no_wildcards_and_no_commands(fresh) -> None:
+    """What Snakemake, its formatting and the shell would make of a text is not made of labels."""
+    strange = "a=b {table} {{x}} {wildcards.model} {0} $(touch made) `touch made` 'q' \"d\" %s } {"
+    values = {
+        "collections": {"tiny": {"title": strange}},
+        "models": {"tiny-bert": {"label": strange}, "tiny-mamba2": {"label": "-x"}},
+        "trainings": {"firstp": {"label": strange}},
+        "retrievers": {"bm25": {"label": strange}},
+        "tables": {"table4": {"caption": strange}},
+    }
+    (fresh.folder / "mine.yaml").write_text(json.dumps(values))
+    targets = ["all", "all_figures", "results/figures/efficiency.pdf"]
+    said = fresh.snakemake("-n", "-p", "--configfile", "mine.yaml", "--", *targets).stdout
+    shell = [line for line in said.splitlines() if line.startswith("Shell command: ssmrank curves ")]
+    (words,) = [shlex.split(line.removeprefix("Shell command: ").partition(" 2>&1")[0]) for line in shell]
+    assert f"--checkpoints={strange}=results/checkpoints/firstp/tiny-bert" in words
+    assert "--checkpoints=-x=results/checkpoints/firstp/tiny-mamba2" in words
 
 
 def test_a_job_that_fails(fresh) -> None:

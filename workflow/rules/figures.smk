@@ -55,9 +55,11 @@ rule training_curves:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.reporting.curves_command"),
-        checkpoints=lambda w: experiment.checkpoint_labels(w.training, "results/checkpoints"),
+        checkpoints=lambda w: [
+            "--checkpoints=" + word for word in experiment.checkpoint_labels(w.training, "results/checkpoints")
+        ],
     shell:
-        "ssmrank curves --title {wildcards.training} --checkpoints {params.checkpoints:q} --output {output:q}"
+        "ssmrank curves --title {wildcards.training} {params.checkpoints:q} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
@@ -174,6 +176,6 @@ rule efficiency:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.reporting.efficiency_command"),
-        settings=experiment.efficiency_settings(),
+        settings=lambda w: experiment.efficiency_settings(),
     shell:
         "ssmrank efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"

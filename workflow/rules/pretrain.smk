@@ -152,6 +152,6 @@ rule pretraining_figure:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.pretraining.figure_command"),
-        models=lambda w: experiment.pretraining_labels(w.pretraining),
+        models=lambda w: ["--models=" + word for word in experiment.pretraining_labels(w.pretraining)],
     shell:
-        "ssmrank pretraining-figure --models {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank pretraining-figure {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"

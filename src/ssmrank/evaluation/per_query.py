@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmrank.errors import UserError
+from ssmrank.io.plain import read_json
 
 PerQuery = dict[str, dict[str, float]]
 """For each metric the value of each query; empty where the model did not fit in memory."""
@@ -18,13 +18,8 @@ PerQuery = dict[str, dict[str, float]]
 
 def read_per_query(path: Path) -> PerQuery:
     """Reads one file; raises UserError with its name where it is missing or is none of `ssmrank evaluate`."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank evaluate` to make it") from error
-    except ValueError as error:
-        raise UserError(f"{path}: malformed JSON; delete it and run `ssmrank evaluate` again") from error
-    if not isinstance(values, dict) or not all(isinstance(queries, dict) for queries in values.values()):
+    values = read_json(path, "run `ssmrank evaluate` to make it")
+    if not all(isinstance(queries, dict) for queries in values.values()):
         raise UserError(f"{path}: holds no values of queries; delete it and run `ssmrank evaluate` again")
     return values
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ssmrank.errors import UserError
+from ssmrank.io.plain import read_json
+from ssmrank.reporting.labels import labelled_folder
 from ssmrank.reporting.plotting import plotting, save
 from ssmrank.tracking import track
 
@@ -14,7 +15,12 @@ from ssmrank.tracking import track
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.add_argument(
-        "--models", nargs="+", required=True, metavar="LABEL=FOLDER", help="folders of `ssmrank pretrain`, by label"
+        "--models",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="LABEL=FOLDER",
+        help="folders of `ssmrank pretrain`; write --models=LABEL=FOLDER where the label begins with a dash",
     )
     parser.add_argument("--output", type=Path, required=True, help="PDF to write")
 
@@ -23,13 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Draws the figure."""
     curves = {}
     for model in arguments.models:
-        label, _, folder = model.rpartition("=")
-        path = Path(folder) / "pretraining.json"
+        label, folder = labelled_folder(model, "--models")
+        path = folder / "pretraining.json"
+        facts = read_json(path, "make it with `ssmrank pretrain`")
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
             label = f"{label} (masked tokens)" if facts["objective"] == "masked tokens" else label
             curves[label] = [(tokens, loss) for _, tokens, loss in facts["curve"]["held_out"]]
-        except (OSError, ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: cannot be read as what `ssmrank pretrain` writes ({error})") from error
     with track("pretraining-figure", arguments.output.stem, {}) as tracked:
         draw(curves, arguments.output)

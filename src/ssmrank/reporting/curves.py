@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from ssmrank.errors import UserError
+from ssmrank.io.files import read_text
 from ssmrank.reporting.plotting import plotting, save
+
+_LARGEST = 2**28
+"""Bytes that no file of a training's course has."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,10 @@ def read_curve(label: str, checkpoint: Path) -> Curve:
     """From outcome.json; raises UserError where the folder is no checkpoint."""
     path = checkpoint / "outcome.json"
     try:
-        outcome = json.loads(path.read_text(encoding="utf-8"))
+        outcome = json.loads(read_text(path, _LARGEST))
         validation = [(int(step), float(value)) for step, value in outcome.get("validation", [])]
         return Curve(label, [float(loss) for loss in outcome.get("loss", [])], validation)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: tells no course of a training ({error}); train again") from error
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.errors import UserError
 from ssmrank.reporting.curves import draw_curves, read_curve
+from ssmrank.reporting.labels import labelled_folder
 from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     parser.add_argument(
-        "--checkpoints", nargs="+", required=True, metavar="LABEL=FOLDER", help="folders that `ssmrank train` wrote"
+        "--checkpoints",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="LABEL=FOLDER",
+        help="folders that `ssmrank train` wrote; write --checkpoints=LABEL=FOLDER where the label begins with a dash",
     )
     parser.add_argument("--title", default="", help="stands above the figure")
     parser.add_argument("--output", type=Path, required=True, nargs="+", help="figures to write: .svg, .pdf, .png")
@@ -21,12 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the figure in each format."""
-    curves = []
-    for word in arguments.checkpoints:
-        label, separator, folder = word.partition("=")
-        if not separator or not folder:
-            raise UserError(f"--checkpoints {word!r}: write it as LABEL=FOLDER")
-        curves.append(read_curve(label, Path(folder)))
+    curves = [read_curve(*labelled_folder(word, "--checkpoints")) for word in arguments.checkpoints]
     name = arguments.output[0].stem
     with track("curves", name, {"training": name}) as tracked:
         draw_curves(curves, arguments.title, arguments.output)

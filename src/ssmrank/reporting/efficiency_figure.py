@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from ssmrank.config import check
-from ssmrank.errors import UserError
+from ssmrank.io.plain import read_json
 from ssmrank.reporting.plotting import plotting, save
 
 
@@ -38,12 +37,7 @@ class Point:
 
 def read_speed(path: Path) -> tuple[float, float | None, str]:
     """Pairs a second without and with reuse, and where they were measured; raises UserError where that fails."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank rerank-speed` to make it") from error
-    except ValueError as error:
-        raise UserError(f"{path}: malformed JSON; delete it and run `ssmrank rerank-speed` again") from error
+    values = read_json(path, "run `ssmrank rerank-speed` to make it")
     speed = check(_Speed, values, str(path))
     reuse = None if speed.reuse is None else speed.reuse.pairs_per_second
     return speed.whole.pairs_per_second, reuse, f"{speed.device}, {speed.precision}"

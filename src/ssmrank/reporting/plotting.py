@@ -22,8 +22,8 @@ def plotting() -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Texts stay texts, and the ids in an SVG come from this salt instead of a random one.
-    with matplotlib.rc_context({"svg.hashsalt": "ssmrank", "svg.fonttype": "none"}):
+    # Texts stay texts, with their dollar signs, and the ids in an SVG come from this salt instead of a random one.
+    with matplotlib.rc_context({"svg.hashsalt": "ssmrank", "svg.fonttype": "none", "text.parse_math": False}):
         try:
             yield pyplot
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from ssmrank.config import check
-from ssmrank.errors import UserError
+from ssmrank.io.plain import read_json
 
 
 class _File(BaseModel):
@@ -37,14 +36,7 @@ class Result:
 
 def read_result(path: Path) -> Result:
     """Reads one file; raises UserError with its name where it is missing or is no metrics file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank evaluate` to make it") from error
-    except ValueError as error:
-        raise UserError(f"{path}: malformed JSON; delete it and run `ssmrank evaluate` again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no JSON object; delete it and run `ssmrank evaluate` again")
+    values = read_json(path, "run `ssmrank evaluate` to make it")
     record = check(_File, values, str(path))
     return Result(path, record.status, record.queries, record.mean, record.run)
 

@@ -12,7 +12,7 @@ from ssmrank.errors import UserError
 from ssmrank.io.trec import iterate_run, sort_ranking
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.first_stage import Ranking, batched
-from ssmrank.retrieval.vector_index import search_exactly, search_index
+from ssmrank.retrieval.vector_index import check_index, search_exactly, search_index
 from ssmrank.retrieval.vectors import Vectors
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ def search_dense(
     width = stored.description.width
     if width != encoder.width:
         raise UserError(f"{vectors}: of width {width}, but the model's vectors have {encoder.width}; encode again")
+    if index is not None and not isinstance(settings.index, FlatIndex):
+        check_index(index)
     done = 0
     for names in batched(queries, _QUERIES_AT_ONCE):
         encoded = encoder.queries([queries[name] for name in names])
@@ -39,6 +41,8 @@ def search_dense(
             scores, rows = search_exactly(encoded, stored, settings.depth, encoder.device)
         else:
             scores, rows = search_index(index, settings.index, encoded, settings.depth, threads)
+            if rows.max(initial=-1) >= len(stored):
+                raise UserError(f"{index}: is made of more vectors than {vectors} holds; make it of these")
         for name, own_scores, own_rows in zip(names, scores, rows, strict=True):
             found = own_rows >= 0
             documents = [id.decode() for id in stored.ids[own_rows[found]].tolist()]

@@ -16,6 +16,8 @@ from ssmrank.config import Section, check
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.jsonl import read_jsonl
+from ssmrank.io.plain import read_json
+from ssmrank.io.sealed import check_seal, seal
 from ssmrank.retrieval.java import run_anserini
 
 logger = logging.getLogger(__name__)
@@ -84,17 +86,20 @@ def build_index(collection: Path, output: Path, *, stemmer: str = "porter", thre
         (folder / _DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
         # Lucene leaves its lock behind, an empty file with no meaning once the writer is closed.
         (folder / "write.lock").unlink(missing_ok=True)
+        # Lucene reads a damaged posting as another one, and says nothing.
+        seal(folder)
     logger.info("%s: %d documents, %d of them without text", output, total, counts["empty"])
     return description
 
 
 def read_description(index: Path) -> IndexDescription:
-    """What the index holds. Raises UserError where the folder is no index of `ssmrank index`."""
+    """What the index holds. Raises UserError where the folder is no index of `ssmrank index`, or is damaged."""
     path = index / _DESCRIPTION
-    try:
-        return check(IndexDescription, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{index}: no complete index; build it with `ssmrank index`") from error
+    if not path.is_file():
+        raise UserError(f"{index}: no complete index; build it with `ssmrank index`")
+    advice = "build the index again with `ssmrank index`"
+    check_seal(index, advice)
+    return check(IndexDescription, read_json(path, advice), str(path))
 
 
 def _write_source(documents: Path, folder: Path, files: int) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ssmrank.config import HnswIndex, IvfPqIndex
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.sealed import check_seal, seal
 from ssmrank.retrieval.vectors import Vectors
 
 log = logging.getLogger(__name__)
@@ -58,16 +59,35 @@ def build_index(settings: IvfPqIndex | HnswIndex, vectors: Vectors, output: Path
         log.info("%s: %s of %s vectors", output, f"{first + len(shard):,}", f"{len(vectors):,}")
     with atomic_directory(output) as folder:
         faiss.write_index(index, str(folder / _FILE))
+        # FAISS follows what a damaged index says, out of its memory.
+        seal(folder)
+
+
+def check_index(folder: Path) -> None:
+    """Raises UserError where the folder holds no index of `build_index`, or a damaged one."""
+    if not (folder / _FILE).is_file():
+        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank vector-index`")
+    check_seal(folder, "make the index again with `ssmrank vector-index`")
 
 
 def search_index(
     folder: Path, settings: IvfPqIndex | HnswIndex, queries: NDArray[np.float32], depth: int, threads: int
 ) -> Found:
-    """The neighbours that the index finds; products are approximate with product quantization."""
+    """The neighbours that the index finds; products are approximate with product quantization.
+
+    Raises UserError where the folder holds no index, or one of another kind or width.
+    """
     import faiss
 
     faiss.omp_set_num_threads(threads)
     index = _read(folder)
+    kind = faiss.IndexHNSWFlat if isinstance(settings, HnswIndex) else faiss.IndexIVFPQ
+    fits = isinstance(index, kind) and index.d == queries.shape[1]
+    if not fits:
+        raise UserError(
+            f"{folder}: is an index of another kind or width than the settings and the model have; make it with "
+            "`ssmrank vector-index`"
+        )
     if isinstance(settings, HnswIndex):
         index.hnsw.efSearch = max(settings.search_breadth, depth)
     else:

@@ -9,13 +9,12 @@ A shard is written whole, so an encoding that was killed goes on with the first 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from ssmrank.collections.store import TextStore
 from ssmrank.config import Section, check
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory, atomic_file, disk_errors
+from ssmrank.io.plain import read_json
 
 log = logging.getLogger(__name__)
 
@@ -110,12 +110,13 @@ class Vectors:
     def __init__(self, folder: Path) -> None:
         """Opens it. Raises UserError where it is none, or a shard is missing or of another size."""
         path = folder / _DESCRIPTION
-        try:
-            self.description = check(VectorsDescription, json.loads(path.read_text(encoding="utf-8")), str(path))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank encode`") from error
+        if not path.is_file():
+            raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank encode`")
+        self.description = check(VectorsDescription, read_json(path, "encode again"), str(path))
         self.folder = folder
-        self.ids: NDArray[np.bytes_] = np.load(folder / "ids.npy", mmap_mode="r")
+        self.ids: NDArray[np.bytes_] = _load(folder / "ids.npy")
+        if self.ids.ndim != 1 or self.ids.dtype.kind != "S":
+            raise UserError(f"{folder}/ids.npy: holds no ids; encode again")
         if len(self.ids) != len(self):
             raise UserError(f"{folder}/ids.npy: {len(self.ids)} ids for {len(self)} documents; encode again")
 
@@ -136,13 +137,20 @@ class Vectors:
         step = self.description.shard_documents
         for number, first in enumerate(range(0, len(self), step)):
             path = self.folder / _shard_name(number)
-            try:
-                vectors = np.load(path, mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read; encode again") from error
-            if vectors.shape != (min(step, len(self) - first), self.description.width):
+            vectors = _load(path)
+            if vectors.dtype.kind != "f" or vectors.shape != (min(step, len(self) - first), self.description.width):
                 raise UserError(f"{path}: holds {vectors.shape} numbers, not those of its documents; encode again")
             yield first, vectors
+
+
+def _load(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read; encode again") from error
+    if not isinstance(array, np.ndarray):  # an archive of arrays
+        raise UserError(f"{path}: holds no array; encode again")
+    return array
 
 
 def _open_state(state: Path, fingerprint: str) -> None:

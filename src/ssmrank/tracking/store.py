@@ -7,14 +7,17 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
+from ssmrank.io.files import open_file
 from ssmrank.io.locks import locked
 from ssmrank.lifetime import is_alive
 
@@ -67,7 +70,8 @@ def _journals(folder: Path) -> list[Path]:
 def _exclusive(uri: str) -> Iterator[None]:
     """One process at a time for a database in a file; a server looks after itself."""
     if not uri.startswith("sqlite:///"):
-        yield
+        with _store_errors(uri):
+            yield
         return
     database = Path(uri.removeprefix("sqlite:///").split("?")[0])
     with ExitStack() as stack:
@@ -76,24 +80,52 @@ def _exclusive(uri: str) -> Iterator[None]:
             stack.enter_context(locked(Path(f"{database}.lock")))
         except OSError as error:
             raise UserError(f"{database}: cannot create MLflow's store: {error.strerror}; set tracking.uri") from error
+        _check_database(database)
+        with _store_errors(uri):
+            yield
+
+
+def _check_database(database: Path) -> None:
+    """Raises UserError where a file is no sound database, which MLflow would try to open for an hour."""
+    if not os.path.lexists(database):
+        return
+    open_file(database).close()
+    advice = "move it away: a new one is created, or restore a copy"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        raise UserError(f"{database}: is no sound SQLite database ({error}); {advice}") from error
+    if found != "ok":
+        raise UserError(f"{database}: is damaged ({found.splitlines()[-1]}); {advice}")
+    if tables and not tables & {"experiments", "alembic_version"}:
+        raise UserError(f"{database}: is a database of another program; set tracking.uri to another file")
+
+
+@contextmanager
+def _store_errors(uri: str) -> Iterator[None]:
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
         yield
+    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        raise UserError(f"{uri}: MLflow's store does not work: {' '.join(str(error).split())[:300]}") from error
 
 
 def _open(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage != "active":
-            raise UserError(f"{uri}: experiment {experiment!r} is deleted; restore it or change tracking.experiment")
-        return client, found.experiment_id if found is not None else client.create_experiment(experiment)
-    except MlflowException as error:
-        raise UserError(f"{uri}: cannot open MLflow's store: {' '.join(str(error).split())[:300]}") from error
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is not None and found.lifecycle_stage != "active":
+        raise UserError(f"{uri}: experiment {experiment!r} is deleted; restore it or change tracking.experiment")
+    return client, found.experiment_id if found is not None else client.create_experiment(experiment)
 
 
 @dataclass

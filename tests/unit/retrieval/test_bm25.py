@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -255,6 +256,24 @@ def test_an_index_with_another_stemmer_is_refused(index: Path) -> None:
 def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no complete index; build it with `ssmrank index`"):
         search(settings(), tmp_path, {"q": "plum"})
+
+
+def test_a_damaged_index_is_refused(index: Path, tmp_path: Path) -> None:
+    """Whichever of its files is damaged: Lucene itself gives other scores for a damaged posting, without a word."""
+    copy = shutil.copytree(index, tmp_path / "index")
+    files = sorted(path for path in copy.iterdir() if path.name != "digests.json")
+    assert len(files) > 3
+    for file in files:
+        content = file.read_bytes()
+        middle = len(content) // 2
+        for damaged in (content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :], content[:-1], None):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            with pytest.raises(UserError, match=r"; build (it|the index again) with `ssmrank index`"):
+                read_description(copy)
+            file.write_bytes(content)
+    assert read_description(copy) == read_description(index)
 
 
 def test_no_hit_at_all_is_an_error(tmp_path: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssmrank.config import Model, ModelArchive, ModelFolder, unsupported
+from ssmrank.config import ARCHITECTURES, Model, ModelArchive, ModelFolder, unsupported
 from ssmrank.errors import UserError
 from ssmrank.io.archive import archive_path
 from ssmrank.io.archive_members import read_member
@@ -20,8 +20,9 @@ def check_architecture(name: str, model: Model) -> None:
     What a folder or an archive lacks, or holds in another form, is said by the job that reads all of it.
     """
     where, config = _config(model)
-    original = "model_type" not in config and {"d_model", "n_layer"} <= config.keys()  # of mamba_ssm
-    found = "" if original or not config else unsupported(config)
+    found = unsupported(config)
+    if config and "model_type" not in config and not {"d_model", "n_layer"} <= config.keys():  # those of mamba_ssm
+        found = f"has no model_type; known: {', '.join(ARCHITECTURES)}"
     if found:
         raise UserError(f"models.{name}.source: {where}: {found}")
 
