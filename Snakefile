@@ -1,9 +1,4 @@
 # The experiment of params.yaml: `snakemake` builds all its tables; every run, metric, checkpoint and index is a target too.
-from snakemake.utils import min_version
-
-min_version("9.27")
-
-
 include: "workflow/rules/common.smk"
 
 

@@ -15,7 +15,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "lib"))
 
-SOURCES = ["Snakefile", "workflow", "profiles", "src", "tests/data/workflow", "dvc.yaml", ".dvc/config", ".dvcignore"]
+SOURCES = [
+    "Snakefile",
+    "workflow",
+    "profiles",
+    "src",
+    "tests/data/workflow",
+    "dvc.yaml",
+    "overlays.yaml",
+    ".dvc/config",
+    ".dvcignore",
+]
 IGNORED = "/data/\n/results/\n/mlflow.db*\n.snakemake/\n__pycache__/\n"
 
 

@@ -55,7 +55,7 @@ def test_repro_on_sources_alone_builds_everything_once(first_run) -> None:
 def test_repro_after_snakemake_runs_no_job_and_then_no_stage(pushed) -> None:
     project, printed = pushed
     assert project.jobs(printed) == {}
-    assert printed.count("Running stage") == len(PHASES)
+    assert printed.count("Running stage") == len(PHASES) + 1  # and the list of sources
     again = project.run("dvc", "repro").stdout
     assert again.count("didn't change, skipping") == len(PHASES)
     assert project.planned() == {}
@@ -137,6 +137,22 @@ def test_metrics_of_a_row_that_is_gone_are_not_shown(clone) -> None:
     assert shown.count("results/metrics/tiny/test/") == 2
     assert "tiny-mamba2" not in shown
     assert (clone.folder / "results/checkpoints/firstp/tiny-mamba2").exists()
+
+
+def test_a_file_that_only_params_name_changes(clone) -> None:
+    clone.run("dvc", "pull")
+    path = clone.folder / "tests/data/workflow/collection/corpus.jsonl"
+    path.write_text(path.read_text() + '{"_id": "more", "title": "", "text": "One more."}\n')
+    assert clone.built("dvc", "repro", "download") == {"download_collection": 1}
+
+
+def test_an_overlay_is_versioned(clone) -> None:
+    clone.run("dvc", "pull")
+    (clone.folder / "mine.yaml").write_text("models: {tiny-mamba2: {source: {config: {state_size: 4}}}}\n")
+    clone.edit("overlays.yaml", 'overlays: ""', "overlays: mine.yaml")
+    assert clone.built("dvc", "repro", "download") == {"download_model": 1}
+    clone.edit("mine.yaml", "state_size: 4", "state_size: 2")
+    assert clone.built("dvc", "repro", "download") == {"download_model": 1}
 
 
 def test_versions_that_alternate(clone) -> None:

@@ -280,3 +280,30 @@ def test_a_hybrid_first_stage_needs_what_it_fuses(params: Params) -> None:
     wanted = {(split, name) for split in ("train", "test") for name in ("bm25", "dense")} | {("test", "hybrid")}
     assert {(run.split, run.retriever) for run in experiment.first_stages()} == wanted
     assert experiment.models() == ["tiny-bert"] and experiment.indexes() == [Index("tiny", "porter")]
+
+
+def test_all_files_that_params_name_are_listed(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "model/README.md", "run.trec"):
+        (tmp_path / name).write_text("x")
+    values = params.model_dump()
+    collection = values["collections"]["tiny"] | {"source": {"kind": "folder", "path": str(tmp_path / "gone")}}
+    values["collections"]["unused"] = collection | {"splits": ["dev"]}
+    folder = {"kind": "folder", "path": str(tmp_path / "model")}
+    values["models"]["unused"] = values["models"]["tiny-bert"] | {"source": folder}
+    runs = {"tiny/test": {"path": str(tmp_path / "run.trec"), "sha256": "0" * 64}}
+    values["retrievers"]["unused"] = {"kind": "run", "label": "R", "depth": 10, "runs": runs}
+    values["corpora"] = {"c": {"title": "C", "path": str(tmp_path), "files": ["a.jsonl"]}}
+    files = Experiment(Params.model_validate(values)).outside_files()
+    wanted = ["a.jsonl", *(f"gone/{name}" for name in ("corpus.jsonl", "qrels/dev.tsv", "queries.jsonl"))]
+    wanted += ["model/config.json", "run.trec"]
+    assert [path for path in files if tmp_path in path.parents] == [tmp_path / name for name in wanted]
+    assert Path("tests/data/workflow/collection/qrels/test.tsv") in files
+
+
+def test_every_phase_of_dvc_waits_for_the_list_of_sources(root: Path) -> None:
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    first, *phases = stages.values()
+    [listed] = first["outs"][0]
+    assert first["always_changed"] and all(listed in phase["deps"] for phase in phases)
+    assert all("${overlays}" in str(stage["cmd"]) for stage in stages.values())

@@ -4,17 +4,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "lib")))
 
+import snakemake
+
 from pipeline.package import check_package
+from pipeline.version import check_snakemake
 
 check_package(Path(workflow.basedir), config)
+# Before anything that uses parts of Snakemake which another version may not have.
+check_snakemake(snakemake.__version__)
 
 from pipeline.alone import alone_while_running
 from pipeline.code import code, script_code, state_of
+from pipeline.contents import Contents
 from pipeline.environment import deliver_journals, prepare, repeat_errors
 from pipeline.experiment import FIRST_STAGE_RUN, any_of, check_file, fill, read_experiment
-from pipeline.provenance import digests, reconcile
+from pipeline.provenance import Provenance
 
 STARTED = time.time()
+contents = Contents(Path(".snakemake/contents.json"))
+digests = contents.lines
 
 
 wildcard_constraints:

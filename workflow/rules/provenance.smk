@@ -1,5 +1,5 @@
-# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each but pretraining, which params.yaml
-# has none of.
+# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each, but pretraining is a part of its
+# stage `download`, which needs it where a model is a pretrained one.
 PHASES = {
     "pretrain": [
         rules.corpus_tokenizer,
@@ -28,14 +28,18 @@ PHASES = {
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 
 
-if workflow.is_main_process and alone_while_running(workflow, deliver_journals).holds:
-    reconcile(OUTPUTS)
+provenance = Provenance(OUTPUTS, contents)
+
+
+if workflow.is_main_process:
+    alone_while_running(workflow, deliver_journals)
+    provenance.watch()
 
 
 onsuccess:
-    reconcile(OUTPUTS)
+    provenance.close()
 
 
 onerror:
-    reconcile(OUTPUTS)
+    provenance.close()
     repeat_errors(STARTED)

@@ -1,4 +1,7 @@
-"""Deletes metrics of runs that no table of params.yaml names any more, so that `dvc metrics` shows none as current."""
+"""Deletes metrics of runs that no table names any more, so that `dvc metrics` shows none as current.
+
+python workflow/scripts/forget_metrics.py [OVERLAYS OF params.yaml]
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lib"))
 
-from pipeline.experiment import Experiment, check_file, fill
-from ssmrank.config import read_params
+from pipeline.experiment import Experiment, fill, read_files
 
 
 def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
@@ -26,5 +28,4 @@ def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    check_file("params.yaml")
-    forget(Experiment(read_params("params.yaml")), [Path("results/metrics"), Path("results/per-query")])
+    forget(read_files("params.yaml", *sys.argv[1:]), [Path("results/metrics"), Path("results/per-query")])

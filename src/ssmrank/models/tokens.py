@@ -97,7 +97,7 @@ def token_store(
         # What another process is about to make is waited for.
         try:
             return TokenStore(folder)
-        except (OSError, ValueError):  # absent or damaged
+        except (OSError, ValueError, EOFError, IndexError):  # absent or damaged
             _write(folder, store, template, wanted, max_tokens, processes)
     return TokenStore(folder)
 

@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     for rate in sorted(sweep.learning_rates):
         job = Job(data, settings, rate, arguments.state / f"{rate:g}")
         finished = arguments.state / f"{rate:g}-{job.fingerprint[:16]}.json"
-        if finished.exists():
-            trials.append(json.loads(finished.read_text()))
+        if (trial := _finished_trial(finished, rate)) is not None:
+            trials.append(trial)
             continue
         left = None if arguments.stop_seconds is None else arguments.stop_seconds - (time.monotonic() - began)
         trials.append(_trial(job, f"{arguments.output.stem}/{rate:g}", arguments.save_seconds, left))
@@ -55,6 +55,16 @@ def run(arguments: argparse.Namespace) -> None:
         stream.write(json.dumps({"learning_rate": chosen, "trials": trials}) + "\n")
     shutil.rmtree(arguments.state, ignore_errors=True)
     log.info("learning rate %g", chosen)
+
+
+def _finished_trial(path: Path, rate: float) -> dict[str, Any] | None:
+    """What `_trial` gave before a kill; None where the file is missing or holds something else."""
+    try:
+        trial = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_one = isinstance(trial, dict) and trial.get("learning_rate") == rate and "held_out_loss" in trial
+    return trial if is_one else None
 
 
 def _trial(job: Job, name: str, save_seconds: float, stop_seconds: float | None) -> dict[str, Any]:

@@ -36,8 +36,10 @@ class RerankingState:
     def begin(self) -> None:
         """Makes the folder ready; one process does it before the others look."""
         name = self.folder / "fingerprint"
-        if not name.is_file() or name.read_text() != self.fingerprint:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not name.is_file() or name.read_bytes() != self.fingerprint.encode():
+            if self.folder.exists():
+                with disk_errors(self.folder):
+                    shutil.rmtree(self.folder)
             with atomic_file(name) as stream:
                 stream.write(self.fingerprint)
 

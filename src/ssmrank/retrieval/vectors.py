@@ -155,12 +155,14 @@ def _load(path: Path) -> NDArray[Any]:
 
 def _open_state(state: Path, fingerprint: str) -> None:
     known = state / _STATE
-    if known.is_file() and known.read_text(encoding="utf-8") != fingerprint:
-        shutil.rmtree(state)
-    elif known.is_file():
+    if known.is_file() and known.read_bytes() == fingerprint.encode():
         log.info("%s: goes on with %d finished shards", state, len(list(state.glob("vectors-*.npy"))))
-    state.mkdir(parents=True, exist_ok=True)
-    known.write_text(fingerprint, encoding="utf-8")
+        return
+    # Shards without a fingerprint are of nobody knows which model: a kill while they were removed leaves such.
+    if state.exists():
+        shutil.rmtree(state)
+    with atomic_file(known, "wb") as stream:
+        stream.write(fingerprint.encode())
 
 
 def _shard_name(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -74,7 +75,7 @@ class TrainingState:
         """Names the run of MLflow that tracks the training; the same when it goes on."""
         path = self.folder / "tracking_run"
         if path.is_file():
-            fingerprint, _, run = path.read_text(encoding="utf-8").partition(" ")
+            fingerprint, _, run = path.read_text(encoding="utf-8", errors="replace").partition(" ")
             if fingerprint == self.fingerprint and run:
                 return run
         run = uuid.uuid4().hex
@@ -103,19 +104,26 @@ class TrainingState:
         manifest = _manifest(checkpoint)
         try:
             return manifest if manifest and manifest["sha256"] == sha256(checkpoint / "state.pt") else None
-        except (OSError, KeyError):
+        except OSError:
             return None
 
     def _path(self, prefix: str, step: int) -> Path:
         return self.folder / f"{prefix}{step:08d}"
 
     def _checkpoints(self, prefix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"{prefix}*"))
+        named = re.compile(rf"{prefix}[0-9]{{8,}}")
+        return sorted(path for path in self.folder.glob(f"{prefix}*") if path.is_dir() and named.fullmatch(path.name))
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None where that is not what `TrainingState` writes."""
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        return manifest if {"best"} <= manifest.keys() or checkpoint.name.startswith(_BEST) else None
-    except (OSError, ValueError):
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    kinds: dict[str, Any] = {"fingerprint": str, "step": int, "sha256": str}
+    if checkpoint.name.startswith(_STEP):
+        kinds["best"] = int | None
+    if not isinstance(manifest, dict) or manifest.keys() != kinds.keys():
+        return None
+    return manifest if all(isinstance(manifest[key], kind) for key, kind in kinds.items()) else None

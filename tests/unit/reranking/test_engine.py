@@ -135,6 +135,18 @@ def test_parts_of_other_inputs_are_removed(tmp_path):
     assert other.finished() == {}
 
 
+@pytest.mark.parametrize("left", [None, b"", b"\xff"])
+def test_parts_that_no_fingerprint_names_are_removed(tmp_path, left):
+    state = RerankingState(tmp_path / "parts", "one")
+    state.begin()
+    state.add(0, 3, np.array([1, 2]), np.array([0.5, 0.25]))
+    (tmp_path / "parts/fingerprint").unlink()
+    if left is not None:
+        (tmp_path / "parts/fingerprint").write_bytes(left)
+    state.begin()
+    assert state.finished() == {}
+
+
 def test_shares_of_several_processes_are_the_whole(tiny_model, tmp_path):
     reranker = reranker_of(tiny_model, "mamba", "D", 40)
     work = work_of(reranker)

@@ -140,6 +140,19 @@ def test_shards_of_another_model_are_not_taken(tmp_path: Path) -> None:
     assert len(list(state.glob("vectors-*.npy"))) == 2
 
 
+@pytest.mark.parametrize("left", [None, b"", b"\xff"])
+def test_shards_that_no_fingerprint_names_are_not_taken(tmp_path: Path, left: bytes | None) -> None:
+    """A kill while a state was removed leaves shards without their encoding.json."""
+    documents, output, state = collection(tmp_path / "c", 25), tmp_path / "out", tmp_path / "state"
+    state.mkdir()
+    np.save(state / "vectors-00000.npy", np.zeros((10, 24), dtype=np.float16))
+    if left is not None:
+        (state / "encoding.json").write_bytes(left)
+    encode_collection(Fake(), documents, output, state, 10, "x")
+    [first, *_] = [shard for _, shard in Vectors(output).shards()]
+    np.testing.assert_array_equal(first, Fake().documents([str(n) for n in range(10)]).astype(np.float16))
+
+
 def test_numbers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
     class Large(Fake):
         def documents(self, texts: Sequence[str], /) -> NDArray[np.float32]:

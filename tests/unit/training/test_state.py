@@ -79,3 +79,30 @@ def test_a_training_that_goes_on_is_tracked_as_one_run(tmp_path):
     done = other.tracking_run()
     other.clear()
     assert other.tracking_run() != done
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "5", "{}", "", '{"best": null}', "[" * 100_000])
+def test_a_manifest_that_is_none_is_passed_over(tmp_path, text):
+    state = TrainingState(tmp_path, "a")
+    state.save(10, {"model": torch.zeros(1)})
+    state.save_best(20, {"w": torch.zeros(1)})
+    state.save(20, {}, best=20)
+    (tmp_path / "step-00000020" / "manifest.json").write_text(text)
+    assert state.load()[0] == 10
+    (tmp_path / "best-00000020" / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+        state.load_best(20)
+    state.save(30, {})
+    assert state.load()[0] == 30
+
+
+def test_files_that_are_no_checkpoints_are_left_alone(tmp_path):
+    state = TrainingState(tmp_path, "a")
+    state.save(10, {})
+    (tmp_path / "best-notes").mkdir()
+    (tmp_path / "step-00000099").write_text("")
+    (tmp_path / "tracking_run").write_bytes(b"\xff\xfe")
+    assert state.tracking_run()
+    state.save(20, {})
+    assert state.load()[0] == 20
+    assert names(tmp_path) == ["best-notes", "step-00000010", "step-00000020", "step-00000099", "tracking_run"]

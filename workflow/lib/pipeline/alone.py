@@ -37,8 +37,8 @@ SWEPT = ["data", "results", ".snakemake"]
 class Alone:
     """This process's claim on the folder.
 
-    A process that plans holds the lock for a while, and others wait for it; so nothing is cleared away or recorded
-    while another one does it. One that runs jobs keeps it, and others may plan meanwhile but not run.
+    A process that is to run jobs holds the lock from before its plan, and others wait until it is known whether it
+    runs any; so nothing is cleared away or recorded while another one does it. A dry run writes nothing and needs none.
     """
 
     def __init__(self) -> None:
@@ -141,14 +141,10 @@ def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
     that was killed after its last job may have left that to it.
     """
     alone = Alone()
-    with one_line():
-        alone.claim()
     execute, unlock = workflow.execute, workflow.unlock
 
     def execute_alone(*, executor_plugin: Any, **options: Any) -> Any:
-        if executor_plugin.common_settings.dryrun_exec:
-            alone.release()
-        elif workflow.execution_settings.lock:
+        if workflow.execution_settings.lock and not executor_plugin.common_settings.dryrun_exec:
             with one_line():
                 alone.run()
         try:
@@ -159,6 +155,8 @@ def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
                 afterwards()
 
     def unlock_too() -> Any:
+        with one_line():
+            alone.claim()
         alone.forget()
         return unlock()
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
+import tokenize
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import ssmrank
+from pipeline.contents import stamp
 from pipeline.source import definitions, nodes, reachable, strip
 from pipeline.versions import foreign, versions
 
@@ -79,6 +82,41 @@ def script_code(path: str, data: Iterable[str] = ()) -> list[str]:
             packages |= imported - beside
     found |= {name: _digest(Path(name).read_bytes()) for name in data}
     return [*(f"{name} {digest}" for name, digest in sorted(found.items())), *versions(packages)]
+
+
+def sources(lines: Iterable[str]) -> dict[str, Path]:
+    """The file that each line of `code` or `script_code` speaks of; those of versions are left out."""
+    found = {}
+    for line in lines:
+        name, _, digest = line.rpartition(" ")
+        if re.fullmatch("[0-9a-f]{16}", digest) is None:
+            continue
+        module = name.partition(":")[0]
+        if module == "ssmrank" or module.startswith("ssmrank."):
+            found[line] = _path(module, ROOT)
+        else:
+            found[line] = ROOT / name if name.startswith("ssmrank/") else Path(name)
+    return found
+
+
+def outdated(lines: Iterable[str]) -> list[Path]:
+    """Files that have changed since the lines were made, but for comments and the like."""
+    wrong = [path for line, path in sources(lines).items() if not _is_planned(path, line.rpartition(" ")[2])]
+    return list(dict.fromkeys(wrong))
+
+
+def _is_planned(path: Path, digest: str) -> bool:
+    try:
+        return _is_same(path, stamp(path)) if path.suffix == ".py" else _digest(path.read_bytes()) == digest
+    except (OSError, ValueError, SyntaxError, tokenize.TokenError):
+        return False  # removed, or in the middle of an edit
+
+
+@cache
+def _is_same(path: Path, stamp: str) -> bool:
+    """Whether the file says what lines of it were made from; `stamp` is its present one."""
+    text = path.read_text(encoding="utf-8")
+    return text == _text(path) or strip(text) == strip(_text(path))
 
 
 def state_of(step: str) -> str:
@@ -233,7 +271,7 @@ def _digest(content: bytes) -> str:
 
 def forget() -> None:
     """Has sources read again that have changed since."""
-    for cached in (_code, _imports, _is_module, _text, _foreign, _digest_module):
+    for cached in (_code, _imports, _is_module, _text, _foreign, _digest_module, _is_same):
         cached.cache_clear()
 
 

@@ -178,6 +178,14 @@ def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> E
         raise SystemExit(f"ssmrank: error: {one_line(error)}") from None
 
 
+def read_files(*files: str) -> Experiment:
+    """The experiment of params.yaml and overlays, for scripts; exits with one line on standard error if it is wrong."""
+    try:
+        return Experiment(read_params(*files), files)
+    except UserError as error:
+        raise SystemExit(f"ssmrank: error: {error}") from None
+
+
 class Experiment:
     """Answers the rules' questions about checked settings."""
 
@@ -662,6 +670,17 @@ class Experiment:
             parameters = section.of_collections.get(collection, section)
             return _json(section, label=name, of_collections={}, k1=parameters.k1, b=parameters.b)
         return _json(section, label=name)
+
+    def outside_files(self) -> list[Path]:
+        """All files on this machine that the sections name, in use or not."""
+        runs = [one.runs.values() for one in self.params.retrievers.values() if isinstance(one, FileRetriever)]
+        paths = {
+            *(path for name in self.params.collections for path in self.collection_files(name)),
+            *(path for name in self.params.models for path in self.model_files(name) if path.is_file()),
+            *(path for name in self.params.corpora for path in self.corpus_files(name)),
+            *(Path(file.path) for files in runs for file in files),
+        }
+        return sorted(paths)
 
     def run_file(self, retriever: str, collection: str, split: str) -> list[Path]:
         """The file of a retriever of kind run."""

@@ -6,149 +6,197 @@ another version of the file, and an old output can pass as the result of new par
 
 So what Snakemake recorded is also written to results/provenance/PHASE.json, bound to the SHA-256 of each output and of
 the inputs it was made from. These files are outputs of the DVC stages and travel with the data. Before Snakemake plans
-and after it has run, `reconcile` looks at every output on disk:
+and after it has run, every output on disk is looked at:
 
 - its record was made by a job here, for this very content: it is written to the phase's file;
 - the content is the one that the phase's file knows: that record is given to Snakemake, and the file its old time;
 - otherwise, or where an input is no longer the one that it was made from: Snakemake is told that the origin is unknown,
   and makes it again.
+
+A plan sees all this without any of it being written; only a run that may start jobs writes it. When a job ends, what
+it read is compared with what it was planned with (`reads.py`); an output of a job that may have read something else is
+of unknown origin too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord  # type: ignore[import-untyped]
-from snakemake.persistence.file import FilePersistence  # type: ignore[import-untyped]
-
-from ssmrank.io.atomic import atomic_file
+from pipeline.contents import TIMESTAMP, Contents, is_digests, is_time, read_json, stamp, write_json
+from pipeline.reads import Reads
+from pipeline.records import UNKNOWN, Records, dump_record, is_readable, observe, parse_record, unknown_record
 
 FOLDER = Path("results/provenance")
-TIMESTAMP = ".snakemake_timestamp"
-UNKNOWN = ["'an output of unknown origin'"]
-"""Stands for the params of an output of which nothing is known, so that they differ from any job's."""
+BOUND = Path(".snakemake/bound.json")
+"""For each output what Snakemake's record is known to speak of: content, end time and inputs."""
+ENDED = Path(".snakemake/ended.jsonl")
+"""A line for each output of a job that has ended since the last pass: what it and its inputs were just then."""
 
 _CLOCK = 0.01
 """Seconds within which two times of a file are the same."""
 
 
-def reconcile(phases: Mapping[str, Iterable[str]]) -> None:
-    """Brings Snakemake's records, the phases' files and the outputs on disk into agreement.
+class Provenance:
+    """Keeps Snakemake's records, the phases' files and the outputs on disk in agreement."""
 
-    `phases` gives for each phase, in the order of the workflow, the output patterns of its rules.
-    """
-    ledger = _Ledger({phase: [*_existing(patterns)] for phase, patterns in phases.items()})
-    for phase in phases:
-        ledger.reconcile(phase)
-    ledger.save()
+    def __init__(self, phases: Mapping[str, Iterable[str]], contents: Contents) -> None:
+        """`phases` gives for each phase, in the order of the workflow, the output patterns of its rules."""
+        self._phases = {phase: list(patterns) for phase, patterns in phases.items()}
+        self._contents = contents
+        self._reads = Reads(contents)
+        self._records: Records | None = None
+        self._pass: _Pass | None = None
+        self._unknown: set[tuple[str, ...]] = set()
+        self._warnings: list[str] = []
+
+    def watch(self) -> None:
+        """From now on Snakemake plans with what is known, and each job is watched."""
+        observe(self)
+
+    def plan(self, records: Records) -> None:
+        """See `records.Observer`."""
+        self._records = records
+        self._pass = _Pass(self._phases, self._contents, records)
+        records.foresee(self._pass.records, self._pass.times)
+
+    def run(self) -> None:
+        """See `records.Observer`."""
+        if self._pass is not None and self._records is not None:
+            self._pass.save(self._records)
+        self._pass = None
+
+    def close(self) -> None:
+        """After the last job: records of what was made are kept with it."""
+        if self._records is not None:
+            _Pass(self._phases, self._contents, self._records).save(self._records)
+        for warning in self._warnings:
+            print(warning, file=sys.stderr)
+
+    def started(self, outputs: tuple[str, ...], params: list[str], inputs: list[str]) -> None:
+        """See `records.Observer`."""
+        self._reads.begin(outputs, params, inputs)
+
+    def finished(self, outputs: tuple[str, ...], inputs: list[str], touched: bool) -> bool:
+        """See `records.Observer`."""
+        made = [output for output in outputs if _exists(Path(output))]
+        if not self._reads.is_running(outputs):  # Snakemake may say it twice
+            return outputs not in self._unknown
+        changed = self._reads.end(outputs)
+        self._unknown.discard(outputs)
+        if made and changed:
+            self._unknown.add(outputs)
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            warning = (
+                f"ssmrank: warning: {made[0]}: {os.path.relpath(changed[0])}{more} changed while it was made; its "
+                "origin is unknown, and the next run makes it again"
+            )
+            self._warnings.append(warning)
+            print(warning, file=sys.stderr)
+            return False
+        read = {path: stamp(Path(path)) for path in inputs}
+        # One that is missing has failed; where Snakemake only touches outputs, it is accepted as missing.
+        ended = made if touched else outputs
+        lines = [{"output": path, "stamp": stamp(Path(path)), "inputs": read} for path in ended]
+        with ENDED.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(line) + "\n" for line in lines)
+        return True
 
 
-def digests(paths: Iterable[Path]) -> list[str]:
-    """`PATH SHA-256` of files that the workflow reads but does not make; missing ones are left out."""
-    contents = _Contents()
-    lines = [f"{path} {contents.sha256(path)}" for path in paths if path.is_file()]
-    contents.save()
-    return lines
+class _Pass:
+    """One look at all outputs; nothing is written before `save`."""
 
+    def __init__(self, phases: Mapping[str, list[str]], contents: Contents, records: Records) -> None:
+        self._contents, self._snakemake = contents, records
+        found = {phase: [*_existing(patterns)] for phase, patterns in phases.items()}
+        running = records.unfinished(path for paths in found.values() for path in paths)
+        outputs = {phase: [path for path in paths if path not in running] for phase, paths in found.items()}
+        self._current = {path: contents.sha256(Path(path)) for paths in outputs.values() for path in paths}
+        self._old_bound = {path: bound for path, bound in read_json(BOUND).items() if _is_bound(bound)}
+        self._bound = dict(self._old_bound)
+        self._ended_size = ENDED.stat().st_size if ENDED.is_file() else 0
+        self._ended = _read_ended()
+        self._files: dict[Path, dict[str, Any]] = {}
+        self.records: dict[str, Any] = {}
+        """Records that Snakemake is to have instead of its own."""
+        self.times: dict[str, float] = {}
+        """Times that outputs are to have."""
+        for phase, paths in outputs.items():
+            self._look_at_phase(FOLDER / f"{phase}.json", paths)
+        # Snakemake records a failed job like any other, and then deletes its output.
+        for output in self._ended:
+            if not os.path.lexists(output):
+                self.records.setdefault(output, unknown_record(0.0))
 
-class _Contents:
-    """Digests of files and folders, computed again only where size, time or inode has changed."""
+    def save(self, records: Records) -> None:
+        """Writes what was found; what is of no more use goes."""
+        for path, entries in self._files.items():
+            write_json(path, dict(sorted(entries.items())))
+        for output, record in self.records.items():
+            records.write(output, record)
+        for output, seconds in self.times.items():
+            self._contents.keep_through(Path(output), partial(_set_time, output, seconds))
+        if self._bound != self._old_bound:
+            write_json(BOUND, self._bound)
+        self._contents.save()
+        # Another run, of other targets, may have added to it since.
+        if ENDED.is_file() and ENDED.stat().st_size == self._ended_size:
+            ENDED.unlink()
 
-    def __init__(self) -> None:
-        self._path = Path(".snakemake/contents.json")
-        self._known: dict[str, list[Any]] = _read(self._path)
-        self._changed = False
+    def _look_at_phase(self, path: Path, outputs: list[str]) -> None:
+        old = {output: entry for output, entry in read_json(path).items() if _is_entry(entry)}
+        entries = dict(old)
+        for output in outputs:
+            self._look_at(output, entries)
+        for output in old:
+            if not os.path.lexists(output):
+                self._look_at_missing(output, old[output])
+        if entries != old:
+            self._files[path] = entries
 
-    def sha256(self, path: Path) -> str:
-        """Of a file's bytes; of a folder's files with their names, without Snakemake's own."""
-        if path.is_dir():
-            lines = [f"{file.relative_to(path).as_posix()} {self._file(file)}" for file in _files(path)]
-            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        return self._file(path)
-
-    def save(self) -> None:
-        if self._changed:
-            _write(self._path, {path: known for path, known in self._known.items() if os.path.exists(path)})
-
-    def _file(self, path: Path) -> str:
-        status = path.stat()
-        key = [status.st_size, status.st_mtime_ns, status.st_ino]
-        known = self._known.get(str(path))
-        if known is None or known[:3] != key:
-            with path.open("rb") as stream:
-                known = [*key, hashlib.file_digest(stream, "sha256").hexdigest()]
-            self._known[str(path)] = known
-            self._changed = True
-        return known[3]
-
-
-class _Ledger:
-    """One pass over all outputs."""
-
-    def __init__(self, outputs: Mapping[str, list[str]]) -> None:
-        self._snakemake = FilePersistence()
-        self._bound_path = Path(".snakemake/bound.json")
-        self._bound: dict[str, dict[str, Any]] = _read(self._bound_path)
-        """For each output what Snakemake's record is known to speak of: content, end time and inputs."""
-        self._bound_before = json.dumps(self._bound)
-        running = self._snakemake._filter_incomplete_keys([path for paths in outputs.values() for path in paths])
-        self._outputs = {phase: [path for path in paths if path not in running] for phase, paths in outputs.items()}
-        contents = _Contents()
-        self._current = {path: contents.sha256(Path(path)) for paths in self._outputs.values() for path in paths}
-        contents.save()
-
-    def save(self) -> None:
-        if json.dumps(self._bound) != self._bound_before:
-            _write(self._bound_path, self._bound)
-
-    def reconcile(self, phase: str) -> None:
-        path = FOLDER / f"{phase}.json"
-        entries = _read(path)
-        before = json.dumps(entries)
-        for output in self._outputs[phase]:
-            self._reconcile_output(output, entries)
-        if json.dumps(entries) != before:
-            _write(path, dict(sorted(entries.items())))
-
-    def _reconcile_output(self, output: str, entries: dict[str, Any]) -> None:
-        content = self._current[output]
-        record = self._snakemake._read_record(output)
+    def _look_at(self, output: str, entries: dict[str, Any]) -> None:
+        content, bound = self._current[output], None
+        record, entry = self._snakemake.read(output), entries.get(output)
+        known = parse_record(entry["record"]) if entry is not None and entry["sha256"] == content else None
         if record is not None and (bound := self._what_it_speaks_of(record, output)) is not None:
-            facts = record.model_dump(exclude={"job_hash", "external_jobid"})
-            entries[output] = {"sha256": content, "inputs": bound["inputs"], "record": facts}
-        elif entries.get(output, {}).get("sha256") == content and _is_readable(entries[output]["record"]):
-            record = MetadataRecord.model_validate(entries[output]["record"])
+            entries[output] = {"sha256": content, "inputs": bound["inputs"], "record": dump_record(record)}
+        elif entry is not None and known is not None and is_readable(known) and is_time(known.endtime):
             # Another machine's clock may be ahead; what is made from this output here must not seem older than it.
-            record.endtime = min(record.endtime, time.time())
-            bound = {"sha256": content, "endtime": record.endtime, "inputs": entries[output]["inputs"]}
-            self._snakemake._write_record(output, record)
-        else:
-            bound = None
+            known.endtime = min(known.endtime, time.time())
+            bound = {"sha256": content, "endtime": known.endtime, "inputs": entry["inputs"]}
+            self.records[output] = known
         if bound is None or self._inputs_differ(bound["inputs"]):
             bound = {"sha256": content, "endtime": _time(output), "inputs": {}}
-            unknown = MetadataRecord(params=UNKNOWN, record_format_version=RECORD_FORMAT_VERSION, incomplete=False)
-            unknown.endtime = bound["endtime"]
-            self._snakemake._write_record(output, unknown)
+            self.records[output] = unknown_record(bound["endtime"])
         if abs(_time(output) - bound["endtime"]) > _CLOCK:
-            _set_time(output, bound["endtime"])
+            self.times[output] = bound["endtime"]
         self._bound[output] = bound
 
-    def _what_it_speaks_of(self, record: MetadataRecord, output: str) -> dict[str, Any] | None:
+    def _look_at_missing(self, output: str, entry: dict[str, Any]) -> None:
+        """What was made from an output stands while the output would be made the same way again."""
+        record, known = self._snakemake.read(output), parse_record(entry["record"])
+        is_wrong = record is None or record.params == UNKNOWN or output in self._ended
+        if is_wrong and known is not None and is_readable(known):
+            self.records[output] = known
+
+    def _what_it_speaks_of(self, record: Any, output: str) -> dict[str, Any] | None:
         """Content, end time and inputs that Snakemake's record speaks of; None if it does not speak of this output."""
-        if record.params == UNKNOWN or not _is_readable(record.model_dump()):
+        if record.params == UNKNOWN or not is_readable(record) or not is_time(record.endtime):
             return None
-        bound = self._bound.get(output)
+        bound = self._old_bound.get(output)
         if bound is not None and bound["endtime"] == record.endtime:
             return bound if bound["sha256"] == self._current[output] else None
-        # A job has ended since the last pass. What is newer than its end is not its output.
-        times = [file.stat().st_mtime for file in _files(Path(output))] if os.path.isdir(output) else []
-        if abs(_time(output) - record.endtime) > _CLOCK or max(times, default=0.0) > record.endtime + _CLOCK:
+        # A job has ended since the last pass. What was touched after its end is not its output, nor was it its input.
+        ended = self._ended.get(output)
+        if ended is None or stamp(Path(output)) != ended["stamp"]:
+            return None
+        if any(stamp(Path(path)) != old for path, old in ended["inputs"].items()):
             return None
         inputs = {path: self._current[path] for path in record.input or [] if path in self._current}
         return {"sha256": self._current[output], "endtime": record.endtime, "inputs": inputs}
@@ -157,9 +205,33 @@ class _Ledger:
         return any(self._current.get(path, content) != content for path, content in inputs.items())
 
 
-def _is_readable(record: Mapping[str, Any]) -> bool:
-    """Whether this Snakemake compares with the record; parameters in an older format it takes as unchanged."""
-    return record["endtime"] is not None and record["record_format_version"] == RECORD_FORMAT_VERSION
+def _read_ended() -> dict[str, Any]:
+    """What is known of each output of a job that has ended; the last line counts, a half one does not."""
+    try:
+        lines = ENDED.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        try:
+            ended = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(ended, dict) and is_digests(ended.get("inputs")) and isinstance(ended.get("stamp"), str):
+            found[str(ended.get("output"))] = ended
+    return found
+
+
+def _is_bound(bound: Any) -> bool:
+    if not isinstance(bound, dict) or not is_time(bound.get("endtime")):
+        return False
+    return isinstance(bound.get("sha256"), str) and is_digests(bound.get("inputs"))
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or parse_record(entry.get("record")) is None:
+        return False
+    return isinstance(entry.get("sha256"), str) and is_digests(entry.get("inputs"))
 
 
 def _existing(patterns: Iterable[str]) -> Iterator[str]:
@@ -167,12 +239,13 @@ def _existing(patterns: Iterable[str]) -> Iterator[str]:
     for pattern in patterns:
         first, *rest = pattern.split("{")
         for path in sorted(Path().glob(first + "".join("*" + part.partition("}")[2] for part in rest))):
-            if not path.name.startswith("."):
+            if not path.name.startswith(".") and _exists(path):
                 yield path.as_posix()
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.name != TIMESTAMP and path.is_file())
+def _exists(path: Path) -> bool:
+    """Whether it is a file or folder; a link that leads nowhere and a pipe are none."""
+    return path.is_file() or path.is_dir()
 
 
 def _time(output: str) -> float:
@@ -190,15 +263,3 @@ def _set_time(output: str, seconds: float) -> None:
     os.utime(output, (seconds, seconds))
     if os.path.islink(output):
         os.utime(output, (seconds, seconds), follow_symlinks=False)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    with atomic_file(path) as stream:
-        stream.write(json.dumps(values, indent=1) + "\n")

@@ -1,0 +1,43 @@
+"""What running jobs read, so that a change while they run does not pass unseen.
+
+A job's params name the code and the files that it was planned with, its inputs what it is made from. All of it must
+have the planned content when the job starts, and must not be touched until the job ends: what was changed and changed
+back may have been read in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.code import outdated, sources
+from pipeline.contents import Contents, stamp
+
+
+class Reads:
+    """Files of running jobs, by the jobs' outputs."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._stamps: dict[tuple[str, ...], dict[Path, str]] = {}
+        self._outdated: dict[tuple[str, ...], list[Path]] = {}
+
+    def begin(self, outputs: tuple[str, ...], params: Iterable[str], inputs: Iterable[str]) -> None:
+        """A job starts."""
+        params = list(params)
+        external = {line: path for line in params if (path := self._contents.path_of(line)) is not None}
+        paths = [*sources(params).values(), *external.values(), *map(Path, inputs)]
+        self._stamps[outputs] = {path: stamp(path) for path in paths}
+        self._outdated[outputs] = [
+            *outdated(params),
+            *(path for line, path in external.items() if self._contents.lines([path]) != [line]),
+        ]
+
+    def is_running(self, outputs: tuple[str, ...]) -> bool:
+        """Whether a job has started and not ended."""
+        return outputs in self._stamps
+
+    def end(self, outputs: tuple[str, ...]) -> list[Path]:
+        """A job has ended: what it has read, or may have read, in another state than it was planned with."""
+        touched = [path for path, old in self._stamps.pop(outputs).items() if stamp(path) != old]
+        return list(dict.fromkeys([*self._outdated.pop(outputs), *touched]))
