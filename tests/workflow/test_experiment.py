@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Trained, fill
+from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Taught, Trained, fill
 from ssmrank.config import ModelFolder, Params, read_params
 from ssmrank.errors import UserError
 from ssmrank.io.model_files import TRAINED_FILE
@@ -79,9 +79,27 @@ def test_a_training_that_goes_on_from_another_needs_it_with_its_seed(params: Par
 def test_a_pretrained_model_is_made_from_its_pretraining(root: Path) -> None:
     experiment = Experiment(read_params(root / "params.yaml", root / "params/minis.yaml"))
     assert experiment.parents("bert-arxiv") == {"pretrained": "results/pretraining/minis/models/bert"}
-    assert [Path("data/corpora/arxiv/arxiv-0.jsonl.xz")] == experiment.collection_files("arxiv-titles")[:1]
-    assert experiment.collection_corpus("arxiv-titles")[0] == "--corpus"
+    for collection in ("arxiv-queries", "arxiv-held-out"):
+        assert [Path("data/corpora/arxiv/arxiv-0.jsonl.xz")] == experiment.collection_files(collection)[:1]
+        assert experiment.collection_corpus(collection)[0] == "--corpus"
     assert experiment.collection_corpus("semanlink") == []
+
+
+def test_a_training_with_a_teacher_reads_its_scores(root: Path) -> None:
+    experiment = Experiment(read_params(root / "params.yaml", root / "params/own-collection.yaml"))
+    taught = Taught("own-queries", "train", "own", "bm25-minilm")
+    assert experiment.taught() == [taught]
+    assert experiment.training_groups("own") == "results/teaching/own-queries/train/own/bm25-minilm.jsonl"
+    assert experiment.training_groups("firstp") == "results/negatives/semanlink/train/bm25-top100.jsonl"
+    assert experiment.teacher_files(taught) == {
+        "bm25": ["results/runs/first-stage/own-queries/train/bm25.trec"],
+        "minilm": ["data/models/minilm", "data/indexes/own-queries/vectors-minilm"],
+    }
+    assert experiment.pool(taught) in experiment.first_stages()
+    assert [(one.collection, one.encoder) for one in experiment.embedded()] == [("own-queries", "minilm")]
+    assert experiment.collection_texts("own-queries") == ["data/collections/own"]
+    assert {"own", "own-queries"} <= set(experiment.collections())
+    assert "minilm" in experiment.models()
 
 
 def test_held_out_queries_need_a_run(params: Params) -> None:
