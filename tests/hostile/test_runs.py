@@ -64,8 +64,9 @@ def evaluate(path: Path, collection: Path) -> list[object]:
 
 
 def negatives(path: Path, collection: Path) -> list[object]:
-    options = ["--run", path, "--qrels", collection / "splits/test/qrels.txt", "--output", path.parent / "out"]
-    return ["negatives", "--settings", '{"retriever": "r", "depth": 5, "count": 1}', *options]
+    options = ["--run", path, "--qrels", collection / "splits/test/qrels.txt", "--collection", collection]
+    settings = '{"retriever": "r", "depth": 5, "count": 1}'
+    return ["negatives", "--settings", settings, *options, "--output", path.parent / "out"]
 
 
 def import_run(path: Path, collection: Path) -> list[object]:
