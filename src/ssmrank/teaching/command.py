@@ -7,7 +7,6 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -57,12 +56,11 @@ def run(arguments: argparse.Namespace) -> None:
         groups = read_groups(arguments.groups, settings.negatives_count)
         # The state's name says what it is of, so that no other inputs' parts are taken for these.
         state = arguments.state / _fingerprint(arguments, settings, files)
-        ordered = partial(lessons, groups, arguments.pool, settings.depth)
         members = [_member(name, settings, files[name], arguments, groups, state / name) for name in settings.members]
         weights = [settings.weights[name] for name in settings.members]
-        taught = teach(
-            ordered(), groups, members, Weighing(weights, settings.scale, settings.positive_bonus), state / "parts"
-        )
+        weighing = Weighing(weights, settings.scale, settings.positive_bonus)
+        ordered = lessons(groups, arguments.pool, settings.depth)
+        taught = teach(ordered, groups, members, weighing, state / "parts")
         if taught.without_pool:
             log.warning(
                 "%s: %d groups have queries that %s lacks; their teacher knows nothing but the relevant document",
