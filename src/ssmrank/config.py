@@ -719,6 +719,21 @@ class Teacher(Section):
     )
     positive_bonus: float = Field(0.0, ge=0, description="is added to the relevant document's score")
 
+    @property
+    def runs(self) -> list[RunTeacher]:
+        """Members that are first stages."""
+        return [member for member in self.members.values() if isinstance(member, RunTeacher)]
+
+    @property
+    def encoders(self) -> list[EncoderTeacher]:
+        """Members that are bi-encoders."""
+        return [member for member in self.members.values() if isinstance(member, EncoderTeacher)]
+
+    @property
+    def rerankers(self) -> list[RerankerTeacher]:
+        """Members that are rerankers."""
+        return [member for member in self.members.values() if isinstance(member, RerankerTeacher)]
+
 
 class TeachSettings(Section):
     """A teacher with what its members are: what `ssmrank teach` is given."""
@@ -1298,8 +1313,8 @@ class Params(Section):
     def _learns_from(self, training: str) -> list[str]:
         """The trainings whose checkpoints a training goes on from, or is taught by."""
         section = self.trainings[training]
-        members = self.teachers[section.teacher].members.values() if section.teacher is not None else []
-        taught = [member.training for member in members if isinstance(member, RerankerTeacher)]
+        rerankers = self.teachers[section.teacher].rerankers if section.teacher is not None else []
+        taught = [member.training for member in rerankers]
         return [*taught, *([section.start] if section.start is not None else [])]
 
     def _check_fusion(self, where: str, fusion: FusionMethod) -> None:

@@ -15,6 +15,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def folder_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder and in those inside it, by its path from there, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
 def verify_sha256(path: str | Path, expected: str) -> None:
     """Raises UserError, naming both digests, where the file is not the expected one."""
     actual = sha256(path)

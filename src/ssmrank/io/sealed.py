@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ssmrank.errors import UserError
-from ssmrank.io.checksum import sha256
+from ssmrank.io.checksum import folder_digests, sha256
 from ssmrank.io.plain import read_json
 
 _SEAL = "digests.json"
@@ -14,9 +14,7 @@ _SEAL = "digests.json"
 
 def seal(folder: Path) -> None:
     """Writes down the SHA-256 of each file in a folder, when it is complete."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    (folder / _SEAL).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    (folder / _SEAL).write_text(json.dumps(folder_digests(folder), indent=2) + "\n", encoding="utf-8")
 
 
 def check_seal(folder: Path, advice: str) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config import Encoder, Reranking, RunTeacher, TeachSettings, read_settings
 from ssmrank.errors import UserError
-from ssmrank.io.checksum import sha256
+from ssmrank.io.checksum import folder_digests, sha256
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.trec import run_writer
 from ssmrank.teaching.lessons import lessons
@@ -152,7 +152,4 @@ def _fingerprint(arguments: argparse.Namespace, settings: TeachSettings, files: 
 
 def _digest(path: Path) -> str:
     """Of a file, or of a folder's files with their names."""
-    if path.is_file():
-        return sha256(path)
-    inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return " ".join(chain.from_iterable((file.relative_to(path).as_posix(), sha256(file)) for file in inside))
+    return sha256(path) if path.is_file() else json.dumps(folder_digests(path))

@@ -38,7 +38,6 @@ from ssmrank.config import (
     Params,
     PretrainedModel,
     RandomModel,
-    RerankerTeacher,
     RunTeacher,
     TitlesCollection,
     check,
@@ -280,8 +279,7 @@ class Experiment:
 
     def _teaching_rerankers(self, teacher: str) -> list[Trained]:
         """Checkpoints of trainings that are members of a teacher."""
-        members = self.params.teachers[teacher].members.values()
-        rerankers = [member for member in members if isinstance(member, RerankerTeacher)]
+        rerankers = self.params.teachers[teacher].rerankers
         return [Trained(one.training, one.model) for one in rerankers if one.training != NO_TRAINING]
 
     def taught(self) -> list[Taught]:
@@ -325,13 +323,9 @@ class Experiment:
     def embedded(self) -> list[Embedded]:
         """Vectors that first-stage runs and teachers need."""
         searched = [item for run in self.first_stages() for item in self.vectors(run.retriever, run.collection)]
-        taught = [Embedded(taught.collection, name) for taught in self.taught() for name in self._teaching(taught)]
+        teachers = [(taught.collection, self.params.teachers[taught.teacher]) for taught in self.taught()]
+        taught = [Embedded(collection, one.encoder) for collection, teacher in teachers for one in teacher.encoders]
         return _once([*searched, *taught])
-
-    def _teaching(self, taught: Taught) -> list[str]:
-        """The encoders of a teacher."""
-        members = self.params.teachers[taught.teacher].members.values()
-        return [member.encoder for member in members if isinstance(member, EncoderTeacher)]
 
     def vector_indexes(self) -> list[VectorIndex]:
         """Approximate indexes that first-stage runs need."""
@@ -348,13 +342,9 @@ class Experiment:
         names = [model for _, model in self.trained()] + [run.model for run in self.reranked()]
         dense = [self.params.retrievers[run.retriever] for run in self.first_stages()]
         encoders = [self.params.encoders[one.encoder].model for one in dense if isinstance(one, Dense)]
-        encoders += [self.params.encoders[name].model for taught in self.taught() for name in self._teaching(taught)]
-        encoders += [
-            member.model
-            for taught in self.taught()
-            for member in self.params.teachers[taught.teacher].members.values()
-            if isinstance(member, RerankerTeacher)
-        ]
+        for teacher in (self.params.teachers[taught.teacher] for taught in self.taught()):
+            encoders += [self.params.encoders[one.encoder].model for one in teacher.encoders]
+            encoders += [one.model for one in teacher.rerankers]
         shown = [model for name in self.params.overviews for model in self.overview_models(name)]
         names = list(dict.fromkeys([*names, *encoders, *shown]))
         for name in names:
@@ -490,8 +480,7 @@ class Experiment:
 
     def teaching_runs(self, taught: Any) -> list[FirstStage]:
         """First-stage runs that a teacher reads."""
-        members = self.params.teachers[taught.teacher].members.values()
-        own = [member.retriever for member in members if isinstance(member, RunTeacher)]
+        own = [member.retriever for member in self.params.teachers[taught.teacher].runs]
         return [self.pool(taught), *(FirstStage(taught.collection, taught.split, retriever) for retriever in own)]
 
     def teacher_files(self, taught: Any) -> dict[str, list[str]]:
