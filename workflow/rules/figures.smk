@@ -56,7 +56,7 @@ rule training_curves:
     params:
         *code("ssmrank.reporting.curves_command"),
         checkpoints=lambda w: [
-            "--checkpoints=" + word for word in experiment.checkpoint_labels(w.training, "results/checkpoints")
+            f"--checkpoints={word}" for word in experiment.checkpoint_labels(w.training, "results/checkpoints")
         ],
     shell:
         "ssmrank curves --title {wildcards.training} {params.checkpoints:q} --output {output:q}"

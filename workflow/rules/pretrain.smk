@@ -152,6 +152,6 @@ rule pretraining_figure:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.pretraining.figure_command"),
-        models=lambda w: ["--models=" + word for word in experiment.pretraining_labels(w.pretraining)],
+        models=lambda w: [f"--models={word}" for word in experiment.pretraining_labels(w.pretraining)],
     shell:
         "ssmrank pretraining-figure {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
