@@ -13,10 +13,14 @@ def z_scores(scores: Scores) -> Scores:
 
     Equal scores tell nothing and become zeros; so does a single one. Scores are finite.
     """
-    if is_constant(scores):
+    return standardised(scores, scores)
+
+
+def standardised(scores: Scores, pool: Scores) -> Scores:
+    """Scores, float64 [n], less the mean of a pool, float64 [m], over its deviation; zeros if the pool is constant."""
+    if is_constant(pool):
         return np.zeros_like(scores)
-    centred = scores - scores.mean()
-    return centred / np.sqrt(np.mean(centred**2))
+    return (scores - pool.mean()) / pool.std()
 
 
 def min_max(scores: Scores) -> Scores:

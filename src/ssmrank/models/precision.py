@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import tempfile
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 
 from ssmrank.errors import UserError
+from ssmrank.io.locks import hold
 from ssmrank.kernels.float8 import SMALLEST_CAPABILITY, multiplies_float8
 
 Precision = Literal["fp32", "bf16", "fp8"]
@@ -89,12 +89,10 @@ def free_gpu(count: int, folder: Path) -> int:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-")
     for index in range(count):
-        lock = os.open(folder / f"gpu-{visible}-{index}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        _held.append(lock)
-        return index
+        path = folder / f"gpu-{visible}-{index}.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        if hold(lock, path):
+            _held.append(lock)
+            return index
+        os.close(lock)
     return os.getpid() % count

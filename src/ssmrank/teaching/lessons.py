@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmrank.fusion.normalise import is_constant
+from ssmrank.fusion.normalise import standardised
 from ssmrank.io.trec import iterate_run
 from ssmrank.training.groups import Group
 
@@ -30,7 +30,7 @@ class Marks(NamedTuple):
     """A member's scores of a lesson, float64; NaN for a document that it does not know."""
 
     pool: NDArray[np.float64]
-    """Of the documents over which it is put on a scale."""
+    """Of the documents over which it is put on a scale; none where it knows nothing of the query."""
     documents: NDArray[np.float64]
     """Of the lesson's documents."""
 
@@ -39,10 +39,8 @@ class Marks(NamedTuple):
 
         Zeros where the pool's scores are all equal, which say nothing.
         """
-        if is_constant(self.pool):
-            return np.zeros_like(self.documents)
         known = np.where(np.isnan(self.documents), self.pool.min(), self.documents)
-        return (known - self.pool.mean()) / self.pool.std()
+        return standardised(known, self.pool)
 
 
 def lessons(groups: Sequence[Group], run: Path, depth: int) -> Iterator[Lesson]:

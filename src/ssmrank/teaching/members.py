@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ssmrank.collections.store import TextStore
 from ssmrank.errors import UserError
+from ssmrank.fusion.fuse import with_ties
 from ssmrank.io.run_reader import RunReader
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.vectors import Vectors
@@ -30,7 +31,7 @@ class Member(Protocol):
 
 
 class RunMember:
-    """A run's own scores. None in the pool that the run lacks counts as its lowest one."""
+    """A run's own scores. A document of the pool that the run lacks has its lowest; no query, no pool."""
 
     def __init__(self, run: Path, depth: int) -> None:
         self._rankings = RunReader(run, depth)
@@ -45,11 +46,13 @@ class RunMember:
             self._rankings.take(lesson.query)
 
     def _of(self, lesson: Lesson) -> Marks:
-        scores = dict(self._rankings.take(lesson.query))
-        lowest = min(scores.values(), default=np.nan)
+        scores = _scores(self._rankings, lesson)
+        documents = np.array([scores.get(document, np.nan) for document in lesson.documents], dtype=np.float64)
+        if not scores:
+            return Marks(np.zeros(0), documents)
+        lowest = min(scores.values())
         pool = [scores.get(document, lowest) for document, _ in lesson.pool]
-        documents = [scores.get(document, np.nan) for document in lesson.documents]
-        return Marks(np.array(pool, dtype=np.float64), np.array(documents, dtype=np.float64))
+        return Marks(np.array(pool, dtype=np.float64), documents)
 
 
 class EncoderMember:
@@ -89,7 +92,7 @@ class RerankerMember:
         """Looks each document up."""
         found = []
         for lesson in lessons:
-            scores = dict(self._rankings.take(lesson.query))
+            scores = _scores(self._rankings, lesson)
             own = np.array([scores[document] for document in lesson.documents], dtype=np.float64)
             found.append(Marks(own, own))
         return found
@@ -98,3 +101,10 @@ class RerankerMember:
         """Reads on."""
         for lesson in lessons:
             self._rankings.take(lesson.query)
+
+
+def _scores(rankings: RunReader, lesson: Lesson) -> dict[str, float]:
+    """The scores of a query's documents in a run, as they were before ties were written one float32 apart."""
+    ranking = rankings.take(lesson.query)
+    scores = with_ties(np.array([score for _, score in ranking], dtype=np.float64))
+    return dict(zip((document for document, _ in ranking), scores.tolist(), strict=True))

@@ -115,6 +115,22 @@ def test_a_pool_of_equal_scores_says_nothing() -> None:
     assert found == [1, 0, -1]
 
 
+def test_scores_that_tie_in_a_run_say_nothing(collection: Path) -> None:
+    """A run is written with scores one float32 apart, which would be large z-scores."""
+    write_run(collection.parent / "other.trec", {"q1": [("a", 7.0), ("c", 7.0), ("e", 7.0)], "q2": OTHER["q2"]}, "x")
+    settings = {"members": run_member("other"), "weights": {"other": 1.0}}
+    assert main(command(collection, settings, ("other", collection.parent / "other.trec"))) == 0
+    assert scores_of(collection)[0] == [0.0, 0.0, 0.0]
+
+
+def test_a_member_that_lacks_a_query_says_nothing(collection: Path) -> None:
+    write_run(collection.parent / "other.trec", {"q2": OTHER["q2"]}, "other")
+    settings = {"members": run_member("bm25") | run_member("other"), "weights": {"bm25": 1.0, "other": 1.0}}
+    runs = [("bm25", collection.parent / "pool.trec"), ("other", collection.parent / "other.trec")]
+    assert main(command(collection, settings, *runs)) == 0
+    assert scores_of(collection)[0] == [-0.5, 0.5, -0.5]  # half of BM25's z-scores
+
+
 def test_a_query_without_a_pool_has_the_bonus_alone(collection: Path, caplog: pytest.LogCaptureFixture) -> None:
     groups = [*GROUPS, Group("q3", ("d", "a", "b"))]
     settings = {"members": run_member("bm25"), "weights": {"bm25": 1.0}, "positive_bonus": 1.0}
