@@ -138,7 +138,7 @@ class CorpusQueries(Section):
     kind: Literal["corpus-queries"]
     corpus: Name | None = Field(None, description="a name of section corpora")
     part: Literal["train", "held-out"] = Field("train", description="of the corpus")
-    collection: Name | None = Field(None, description="in place of corpus: a collection whose documents are the texts")
+    collection: Name | None = Field(None, description="instead of corpus: a collection; its documents are the texts")
     share: float = Field(1.0, gt=0, le=1, description="share of the texts, drawn by a hash, that is used")
     queries_per_text: float = Field(1.0, gt=0, description="2.5: two of each text and a third of every other one")
     titles: float = Field(0.35, ge=0, description="share of queries that are titles; texts without one give sentences")
@@ -352,9 +352,11 @@ def _check_metric(metric: str) -> str:
 
 
 class FittedWeights(Section):
-    """Weights that are tried in steps, of which those with the best mean on a split are taken."""
+    """Weights from a grid: the ones with the best mean on a split are taken."""
 
-    collection: Name | None = Field(None, description="whose split it is; null: that of the run, each its own weights")
+    collection: Name | None = Field(
+        None, description="the split's collection; null: the run's own, so that each collection has its own weights"
+    )
     split: Name = Field(description="one that no table reports which shows the fused runs")
     metric: str = Field("nDCG@10", description=f"known: {', '.join(METRICS)}")
     steps: int = Field(11, ge=2, le=101, description="values of a weight from 0 to 1; all weights add up to 1")
@@ -640,7 +642,7 @@ class RankBand(Section):
 class FalseNegatives(Section):
     """Which candidates may well be relevant: by another run they come near the positive (Qu et al. 2021)."""
 
-    retriever: Name = Field(description="whose run of the split has the scores, such as a dense one's")
+    retriever: Name = Field(description="its run of the split has the scores; a dense retriever, for instance")
     margin: float = Field(ge=0, description="candidates above the positive's score less this are left out")
 
 
@@ -787,7 +789,7 @@ class Training(Section):
     collection: Name
     split: Name
     negatives: Name
-    teacher: Name | None = Field(None, description="whose scores a loss that distils learns; null: such losses fail")
+    teacher: Name | None = Field(None, description="a distillation loss learns its scores; null: such losses fail")
     max_length: int = Field(ge=8, description="tokens of query, document and template together")
     long_queries: LongQueries = "cut"
     label: str = Field(description="how tables name the length, such as FirstP (512)")

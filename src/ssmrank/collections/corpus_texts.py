@@ -24,7 +24,7 @@ class NumberedTexts(Protocol):
 
 
 class CorpusPart:
-    """Of a corpus the texts that may be trained on, or those that it holds out; numbers count through all files."""
+    """The training part of a corpus, or its held-out part; numbers run through all files."""
 
     def __init__(self, corpus: Corpus, part: str) -> None:
         self._corpus, self._held_out = corpus, part == "held-out"

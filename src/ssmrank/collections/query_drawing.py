@@ -70,7 +70,7 @@ def draw_queries(title: str, text: str, count: int, shares: Shares, max_words: i
 
 
 class _Drawer:
-    """Draws one query after the other, by `random()` alone, whose sequence Python promises to keep for a seed."""
+    """Draws queries with `random()` alone: Python promises to keep its sequence for a seed, and no other one."""
 
     def __init__(self, title: str, text: str, max_words: int, generator: random.Random) -> None:
         self._title, self._max_words, self._random = " ".join(title.split()), max_words, generator.random

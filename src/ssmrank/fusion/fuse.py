@@ -70,7 +70,7 @@ def read_rankings(path: Path, depth: int | None = None) -> Rankings:
 def with_ties(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scores, best first, as they were before ties were written one float32 apart (`io.trec.run_writer`).
 
-    A document's score was at most one float32 below the one before it: those that are exactly that far get the same.
+    A tied document was written exactly one float32 below the one before it; both get one score again.
     """
     places = float32_places(scores.astype(np.float32))
     firsts = np.flatnonzero(np.diff(places, prepend=np.iinfo(np.int64).max) != -1)

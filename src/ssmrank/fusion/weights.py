@@ -1,4 +1,4 @@
-"""Weights of fused runs, by trying a grid of them on queries whose judgments are known."""
+"""Weights of fused runs, fitted by a grid search on judged queries."""
 
 from __future__ import annotations
 

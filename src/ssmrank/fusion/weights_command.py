@@ -1,4 +1,4 @@
-"""`ssmrank fuse-weights`: weights for `ssmrank fuse`, fitted on runs whose queries are judged."""
+"""`ssmrank fuse-weights`: weights for `ssmrank fuse`, fitted on runs of judged queries."""
 
 from __future__ import annotations
 

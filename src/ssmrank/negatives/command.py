@@ -61,7 +61,7 @@ def write_negatives(
 ) -> Sample:
     """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample.
 
-    documents: the collection's texts; rivals: the run by which false negatives are told.
+    documents: the collection's texts; rivals: the run that tells false negatives.
     """
     judgments, rankings = read_qrels(qrels), iterate_run(ranking)
     try:

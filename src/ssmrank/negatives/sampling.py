@@ -63,7 +63,7 @@ class Facts(NamedTuple):
     """What is known of a query's documents beside the run."""
 
     rival_scores: Callable[[str], Mapping[str, float]] = lambda query: {}
-    """The scores of a query's documents by which false negatives are told."""
+    """A query's document scores; a high one marks a false negative."""
 
     same_text: Callable[[str], Hashable] = lambda document: document
     """Equal for documents of the same text."""
@@ -155,7 +155,7 @@ _Candidates = list[str | None]
 def _without_false_negatives(
     candidates: _Candidates, positive: str, scores: Mapping[str, float], settings: Negatives, sample: Sample
 ) -> _Candidates:
-    """Without those whose score comes within the margin of the positive's; all stay where that has none."""
+    """Drops candidates that score within the margin of the positive; keeps all where the positive has no score."""
     if settings.false_negatives is None or positive not in scores:
         return candidates
     limit = scores[positive] - settings.false_negatives.margin

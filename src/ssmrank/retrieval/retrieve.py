@@ -66,7 +66,7 @@ def search_in_parts(
 
     A query is a bag of words: no sign in it is an operator. Lucene itself cuts at `depth` after ordering by score and,
     where scores are equal, by document id, ascending, so neither segments nor threads decide what stands at the cutoff.
-    Scores are those that Anserini prints, and their order is trec_eval's (`sort_ranking`).
+    Scores are Anserini's as printed, in trec_eval's order (`sort_ranking`).
 
     Args:
         settings: k1, b, stemmer and depth.

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--groups", type=Path, required=True, help="file that `ssmrank negatives` wrote")
     parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
     parser.add_argument("--split", required=True, help="split of the groups' queries")
-    parser.add_argument("--pool", type=Path, required=True, help="run over whose documents scores are standardised")
+    parser.add_argument("--pool", type=Path, required=True, help="run; scores are standardised over its documents")
     parser.add_argument(
         "--member",
         action="append",

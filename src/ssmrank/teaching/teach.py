@@ -43,7 +43,7 @@ def teach(
 ) -> Taught:
     """scale times the weighted mean of the members' z-scores, and the bonus for the relevant document.
 
-    A group whose query has no pool has zeros and the bonus. state: folder of finished parts, of the very same inputs;
+    A query without a pool has zeros and the bonus. state: folder of finished parts, of the very same inputs;
     whoever names it sees to that.
     """
     width = len(groups[0].documents)

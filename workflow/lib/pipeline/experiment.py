@@ -470,12 +470,12 @@ class Experiment:
         return self.params.negatives[negatives].retriever
 
     def rivals(self, collection: str, split: str, negatives: str) -> list[FirstStage]:
-        """The run by whose scores false negatives are told; none where that is not done."""
+        """The run that tells false negatives; none where `false_negatives` is not set."""
         section = self.params.negatives[negatives].false_negatives
         return [] if section is None else [FirstStage(collection, split, section.retriever)]
 
     def pool(self, taught: Any) -> FirstStage:
-        """The run over whose documents a teacher's scores are standardised."""
+        """The run that a teacher standardises its scores over."""
         return FirstStage(taught.collection, taught.split, self.params.teachers[taught.teacher].retriever)
 
     def teaching_runs(self, taught: Any) -> list[FirstStage]:
@@ -559,7 +559,7 @@ class Experiment:
         return ["--corpus", self.corpus_settings(corpus)] if corpus is not None else []
 
     def collection_texts(self, name: str) -> list[str]:
-        """The folder of the collection whose documents another one is made from."""
+        """The folder of the collection that another one takes its documents from."""
         source = self._source(name)
         if not isinstance(source, CorpusQueries) or source.collection is None:
             return []
