@@ -124,7 +124,8 @@ def test_the_workers_of_a_job_that_is_killed_end() -> None:
     code = (
         "import sys, ssmrank.launch as launch\n"
         "worker = 'import os, time; from ssmrank import lifetime; lifetime.begin()\\n'\n"
-        "worker += 'print(os.getpid(), flush=True)\\nwhile True: time.sleep(1)'\n"
+        # One write each, so that the lines of two workers do not mix.
+        "worker += 'os.write(1, f\"{os.getpid()}\\\\n\".encode())\\nwhile True: time.sleep(1)'\n"
         "launch.launch([sys.executable, '-c', worker], 2)\n"
     )
     job = start(code)

@@ -28,9 +28,13 @@ def test_jobs_on_the_gpu_run_one_after_another(fresh) -> None:
 
 def test_default_experiment_plans(fresh, root: Path) -> None:
     (fresh.folder / "params.yaml").write_text((root / "params.yaml").read_text())
+    for size in ("minis", "small"):
+        (fresh.folder / "models" / size).symlink_to(root / "models" / size)
     jobs = fresh.planned()
     assert jobs["download_collection"] == 1
-    assert jobs["train"] == jobs["rerank"] == jobs["evaluate"] == 11
+    assert jobs["train"] == 11
+    assert jobs["rerank"] == jobs["evaluate"] == 13
+    assert jobs["fuse"] == jobs["evaluate_fused"] == 7
 
 
 def test_measured_tables_and_figures_are_targets_of_their_own(fresh) -> None:

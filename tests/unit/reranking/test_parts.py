@@ -17,11 +17,12 @@ import torch
 
 from ssmrank.ahead import ahead
 from ssmrank.cli import main
+from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.reranker import Reranker, new_reranker
-from ssmrank.reranking import engine, planner
+from ssmrank.reranking import engine, pipeline, planner
 from ssmrank.reranking.engine import Part, plan_work
 from ssmrank.reranking.planner import parts_of
 from ssmrank.reranking.scoring import Scored, Scorer
@@ -136,14 +137,29 @@ def test_killed_in_a_later_part_and_started_again_the_run_is_the_same(folder, sm
 
 
 def test_an_error_in_a_later_part_is_one_line_and_no_output(folder, small_parts, capsys, monkeypatch):
-    # The query that only the shortest document is for leaves no room for one.
-    (folder / "first.trec").write_text((folder / "first.trec").read_text() + "long Q0 d0 1 1.0 first\n")
-    with (folder / "collection/splits/test/queries.jsonl").open("a") as stream:
-        stream.write(json.dumps({"id": "long", "text": "river boat " * 40}) + "\n")
-    scored, own = [], Reranker.scores
+    planned, scored = [], []
+
+    def plan(*arguments, **settings):
+        planned.append(arguments)
+        if len(planned) == 3:
+            raise UserError("document d7: damaged")
+        return plan_work(*arguments, **settings)
+
+    own = Reranker.scores
+    monkeypatch.setattr(pipeline, "plan_work", plan)
     monkeypatch.setattr(Reranker, "scores", lambda self, packed: scored.append(packed) or own(self, packed))
     assert main(words(folder, "out.trec")) == 2
     assert scored
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "ssmrank rerank: error: document d7: damaged"
+    assert not (folder / "out.trec").exists() and not list(folder.glob(".out.trec.*"))
+
+
+def test_a_query_that_may_not_be_cut_is_an_error_before_anything_is_scored(folder, capsys, monkeypatch):
+    (folder / "first.trec").write_text((folder / "first.trec").read_text() + "long Q0 d0 1 1.0 first\n")
+    with (folder / "collection/splits/test/queries.jsonl").open("a") as stream:
+        stream.write(json.dumps({"id": "long", "text": "river boat " * 40}) + "\n")
+    monkeypatch.setattr(Reranker, "scores", lambda self, packed: 1 / 0)
+    assert main(words(folder, "out.trec", long_queries="error")) == 2
     assert "error: query long: its 83 tokens leave no room" in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (folder / "out.trec").exists() and not list(folder.glob(".out.trec.*"))
 
