@@ -26,7 +26,7 @@ STEPS = {
     "write": """
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
-from ssmrank.config import FolderCollection
+from ssmrank.config.collections import FolderCollection
 write_collection(FolderSource(FolderCollection(kind="folder", path=FOLDER + "/source"), ["text"]), ["test"], OUTPUT)
 """,
     "open": """

@@ -25,7 +25,7 @@ from shapes import Shape
 from workloads import Workload, fewer_documents, read_workload
 
 from ssmrank.collections.store import StoreWriter
-from ssmrank.config import Reranking
+from ssmrank.config.rerankings import Reranking
 from ssmrank.io.trec import Run, write_run
 from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
 from ssmrank.models.templates import Template

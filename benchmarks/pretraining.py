@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssmrank.config import PretrainSettings, read_params
+from ssmrank.config.params import read_params
+from ssmrank.config.pretraining import PretrainSettings
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.model import language_model_config, new_language_model
 from ssmrank.pretraining.objectives import objective_of, on_device

@@ -23,7 +23,8 @@ from shapes import CLASSES
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ssmrank.config import Reranking, TrainSettings
+from ssmrank.config.rerankings import Reranking
+from ssmrank.config.trainings import TrainSettings
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.trec import write_run
 from ssmrank.models.quiet import quiet_transformers

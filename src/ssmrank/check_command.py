@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ssmrank.config import read_params
+from ssmrank.config.params import read_params
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -55,7 +55,7 @@ VERBS = {
     "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
     "check": ("ssmrank.check_command", "check params.yaml with overlays, without running what they say"),
     "digest": ("ssmrank.digest_command", "SHA-256 of files, as params.yaml takes it"),
-    "schema": ("ssmrank.config_schema", "print the JSON schema of params.yaml"),
+    "schema": ("ssmrank.config.schema", "print the JSON schema of params.yaml"),
 }
 
 

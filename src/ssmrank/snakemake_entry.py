@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from ssmrank.config import read_sections
+from ssmrank.config.reading import read_sections
 from ssmrank.errors import UserError, one_line
 
 

@@ -13,7 +13,7 @@ import pytest
 from places import NO_FILES, place
 
 from ssmrank.collections.store import StoreWriter, TextStore
-from ssmrank.config import HnswIndex
+from ssmrank.config.retrievers import HnswIndex
 from ssmrank.errors import UserError
 from ssmrank.io.sealed import check_seal, seal
 from ssmrank.reporting.curves import read_curve

@@ -14,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import place
 
-from ssmrank.config import ARCHITECTURES, LOSS_NAMES, Bm25, read_params, read_settings
+from ssmrank.config.models import ARCHITECTURES
+from ssmrank.config.params import read_params
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import Bm25
+from ssmrank.config.trainings import LOSS_NAMES
 from ssmrank.errors import UserError
 from ssmrank.io.plain import parse_yaml
 

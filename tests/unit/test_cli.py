@@ -71,23 +71,23 @@ def test_a_users_mistake_is_one_line_without_traceback(tmp_path: Path) -> None:
 def test_any_verbs_user_error_becomes_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import ssmrank.config_schema
+    import ssmrank.config.schema
 
     def fail(arguments: object) -> None:
         raise UserError("file.jsonl:3: not JSON; mend the line")
 
-    monkeypatch.setattr(ssmrank.config_schema, "run", fail)
+    monkeypatch.setattr(ssmrank.config.schema, "run", fail)
     assert cli.main(["schema"]) == 2
     assert capsys.readouterr().err == "ssmrank schema: error: file.jsonl:3: not JSON; mend the line\n"
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ssmrank.config_schema
+    import ssmrank.config.schema
 
     def fail(arguments: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(ssmrank.config_schema, "run", fail)
+    monkeypatch.setattr(ssmrank.config.schema, "run", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["schema"])
 

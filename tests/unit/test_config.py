@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from ssmrank.cli import main
-from ssmrank.config import Bm25, Params, RunFile, read_params, read_settings
-from ssmrank.config_schema import schema_text
+from ssmrank.config.params import Params, read_params
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import Bm25, RunFile
+from ssmrank.config.schema import schema_text
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import sha256
 

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from ssmrank.cli import VERBS
-from ssmrank.config import Collection, Model, check
+from ssmrank.config.collections import Collection
+from ssmrank.config.models import Model
+from ssmrank.config.reading import check
 
 
 def blocks(root: Path, language: str) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Taught, Trained, fill
-from ssmrank.config import ModelFolder, Params, read_params
+from ssmrank.config.models import ModelFolder
+from ssmrank.config.params import Params, read_params
 from ssmrank.errors import UserError
 from ssmrank.io.model_files import TRAINED_FILE
 

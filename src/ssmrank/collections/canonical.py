@@ -22,7 +22,7 @@ from typing import Any
 
 from ssmrank.collections.source import Part, Source
 from ssmrank.collections.store import DuplicateId, StoreWriter, TextStore
-from ssmrank.config import Expected, ExpectedSplit
+from ssmrank.config.collections import Expected, ExpectedSplit
 from ssmrank.errors import UserError, shown
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.jsonl import write_jsonl

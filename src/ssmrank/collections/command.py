@@ -14,15 +14,15 @@ from ssmrank.collections.irds import IrDatasetsSource
 from ssmrank.collections.semanlink import SemanlinkSource
 from ssmrank.collections.source import Source
 from ssmrank.collections.titles import TitlesSource
-from ssmrank.config import (
+from ssmrank.config.collections import (
     Collection,
-    Corpus,
     CorpusQueries,
     FolderCollection,
     IrDatasetsCollection,
     TitlesCollection,
-    read_settings,
 )
+from ssmrank.config.corpora import Corpus
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.tracking import track
 

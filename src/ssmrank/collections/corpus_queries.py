@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ssmrank.collections.corpus_texts import NumberedTexts
 from ssmrank.collections.query_drawing import Shares, draw_queries
 from ssmrank.collections.source import Document, Judgment, Part, Query
-from ssmrank.config import CorpusQueries
+from ssmrank.config.collections import CorpusQueries
 from ssmrank.errors import UserError
 from ssmrank.pretraining.corpus import Text, fraction
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
-from ssmrank.config import FolderCollection
+from ssmrank.config.collections import FolderCollection
 from ssmrank.errors import UserError, shown
 from ssmrank.io.checksum import verify_sha256
 from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
-from ssmrank.config import Collection, IrDatasetsCollection
+from ssmrank.config.collections import Collection, IrDatasetsCollection
 from ssmrank.errors import UserError
 
 

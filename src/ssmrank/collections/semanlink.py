@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmrank.collections.source import Document, Judgment, Part, Query, join_fields
-from ssmrank.config import SemanlinkSource as Settings
+from ssmrank.config.collections import SemanlinkSource as Settings
 from ssmrank.errors import UserError
 from ssmrank.io.archive import fetch_archive
 from ssmrank.io.archive_members import read_member

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from ssmrank.collections.corpus_texts import CorpusPart
 from ssmrank.collections.source import Document, Judgment, Part, Query
-from ssmrank.config import Corpus, TitlesCollection
+from ssmrank.config.collections import TitlesCollection
+from ssmrank.config.corpora import Corpus
 from ssmrank.pretraining.corpus import fraction
 
 

@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ssmrank.config import Evaluation, read_settings
+from ssmrank.config.evaluation import Evaluation
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import Scores, evaluate
 from ssmrank.io.atomic import atomic_file

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmrank.config import METRIC_PATTERN, METRICS
+from ssmrank.config.evaluation import METRIC_PATTERN, METRICS
 from ssmrank.errors import UserError
 from ssmrank.evaluation.backend import ranx_metrics
 from ssmrank.io.trec import Qrels, sort_ranking

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmrank.config import SEED_SIGN, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.table_settings import ComparedColumn, ComparedRow, Comparison, SignificanceSettings
+from ssmrank.config.trainings import SEED_SIGN
 from ssmrank.evaluation.per_query import PerQueryFiles, as_array, check_same_queries
 from ssmrank.evaluation.significance import Values, holm, mean_difference, randomization_test, t_test
 from ssmrank.io.atomic import atomic_file
-from ssmrank.table_settings import ComparedColumn, ComparedRow, Comparison, SignificanceSettings
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)

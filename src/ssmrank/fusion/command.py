@@ -7,7 +7,8 @@ import json
 import logging
 from pathlib import Path
 
-from ssmrank.config import FuseSettings, read_settings
+from ssmrank.config.fusions import FuseSettings
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.fusion.fuse import fuse, pool_files
 from ssmrank.io.atomic import atomic_file

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmrank.collector import collector_paused
-from ssmrank.config import FuseSettings
+from ssmrank.config.fusions import FuseSettings
 from ssmrank.errors import UserError
 from ssmrank.fusion.normalise import min_max, z_scores
 from ssmrank.io.trec import float32_places, iterate_run, sort_ranking

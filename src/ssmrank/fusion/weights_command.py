@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ssmrank.config import FuseWeightsSettings, read_settings
+from ssmrank.config.fusions import FuseWeightsSettings
+from ssmrank.config.reading import read_settings
 from ssmrank.fusion.command import add_runs, check_runs
 from ssmrank.fusion.fuse import pool_files
 from ssmrank.fusion.weights import fit_weights

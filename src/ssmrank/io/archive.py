@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ssmrank.config import PackageArchive
+from ssmrank.config.archives import PackageArchive
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.io.checksum import sha256

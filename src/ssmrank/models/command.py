@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.config import Model, read_settings
+from ssmrank.config.models import Model
+from ssmrank.config.reading import read_settings
 from ssmrank.models.sources import write_model
 from ssmrank.tracking import track
 

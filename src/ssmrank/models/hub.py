@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ssmrank.config import HubModel
+from ssmrank.config.models import HubModel
 from ssmrank.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ssmrank.config import Model
+from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.models.backbones import load_backbone, packed_forward
 from ssmrank.models.packing import pack

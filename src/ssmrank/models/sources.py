@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ssmrank.config import (
+from ssmrank.config.models import (
     HubModel,
     Model,
     ModelArchive,

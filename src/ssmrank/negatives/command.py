@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
 from ssmrank.collections.store import TextStore
-from ssmrank.config import Negatives, read_settings
+from ssmrank.config.negatives import Negatives
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.run_reader import RunReader

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Se
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ssmrank.config import Negatives
+from ssmrank.config.negatives import Negatives
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Qrels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmrank.config import CardSettings
+from ssmrank.config.pretraining import CardSettings
 
 _AUTO_MODEL = """\
 Without ssmrank, its states are transformers' (`FOLDER` is this folder):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ssmrank.config import PretrainSettings, read_settings
+from ssmrank.config.pretraining import PretrainSettings
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.precision import device_name

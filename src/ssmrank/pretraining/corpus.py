@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ssmrank.config import Corpus
+from ssmrank.config.corpora import Corpus
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import parse_line
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ssmrank.config import PretrainSettings
+from ssmrank.config.pretraining import PretrainSettings
 from ssmrank.io.checksum import sha256
 from ssmrank.models.precision import default_device, resolve_precision
 from ssmrank.models.reranker import load_tokenizer

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ssmrank.ahead import ahead
-from ssmrank.config import LanguageModelling
+from ssmrank.config.pretraining import LanguageModelling
 from ssmrank.errors import UserError
 from ssmrank.models.precision import Precision, autocast, resolve_precision
 from ssmrank.pretraining.model import LanguageModel

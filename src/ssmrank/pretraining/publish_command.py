@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ssmrank.config import CardSettings, read_settings
+from ssmrank.config.pretraining import CardSettings
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.reranker import load_reranker

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ssmrank.config import PretrainSettings, Sweep, read_settings
+from ssmrank.config.pretraining import PretrainSettings, Sweep
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.pretraining.job import Job, add_options, read_data

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from ssmrank.config import Corpus, read_settings
+from ssmrank.config.corpora import Corpus
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.quiet import quiet_transformers

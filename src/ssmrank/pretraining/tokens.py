@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from ssmrank.config import Corpus
+from ssmrank.config.corpora import Corpus
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.lifetime import end_with, myself

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.config import Corpus, read_settings
+from ssmrank.config.corpora import Corpus
+from ssmrank.config.reading import read_settings
 from ssmrank.pretraining.tokens import write_tokens
 from ssmrank.tracking import track
 

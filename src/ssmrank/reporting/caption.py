@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from ssmrank.config.table_settings import RowFusion, TableSettings
 from ssmrank.errors import UserError
 from ssmrank.reporting.comparisons import BETTER, WORSE
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import BEST_OURS, BEST_OVERALL, OOM, SUBSTITUTE, ResultTable
 from ssmrank.reporting.values import queries_of
-from ssmrank.table_settings import RowFusion, TableSettings
 
 KINDS = {"E": "encoder-only", "ED": "encoder-decoder", "D": "decoder-only"}
 

@@ -6,7 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ssmrank.config import read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.table_settings import TableSettings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.caption import caption_of
@@ -19,7 +20,6 @@ from ssmrank.reporting.markdown import to_markdown
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import read_results
 from ssmrank.reporting.table import build_table
-from ssmrank.table_settings import TableSettings
 from ssmrank.tracking import track
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}

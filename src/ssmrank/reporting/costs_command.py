@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssmrank.config import Section, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.costs import SPEED_TITLES, TITLES, cost_sentence, cost_texts

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmrank.config.table_settings import ResultColumn, ResultRow, TableSettings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.per_query import PerQueryFiles, as_array
 from ssmrank.reporting.plotting import plotting, save
-from ssmrank.table_settings import ResultColumn, ResultRow, TableSettings
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.config import read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.table_settings import TableSettings
 from ssmrank.evaluation.per_query import PerQueryFiles
 from ssmrank.reporting.differences import draw_differences, panels_of
-from ssmrank.table_settings import TableSettings
 from ssmrank.tracking import track
 
 

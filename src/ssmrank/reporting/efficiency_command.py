@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.config import Section, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.reporting.efficiency_figure import Point, draw_efficiency, read_speed
 from ssmrank.reporting.results import read_result

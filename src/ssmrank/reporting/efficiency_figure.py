@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from ssmrank.config import check
+from ssmrank.config.reading import check
 from ssmrank.io.plain import read_json
 from ssmrank.reporting.plotting import plotting, save
 

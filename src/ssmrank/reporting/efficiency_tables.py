@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field
 
-from ssmrank.config import Section, check
+from ssmrank.config.reading import check
+from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.reporting.html import page
 from ssmrank.reporting.latex import escape

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import NamedTuple
 
+from ssmrank.config.table_settings import TableSettings
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import Cell, Column, ResultTable, Row
-from ssmrank.table_settings import TableSettings
 
 STYLE = """
 :root { color-scheme: light; }

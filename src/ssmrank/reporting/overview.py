@@ -10,8 +10,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ssmrank.config.overview_settings import OverviewSettings
 from ssmrank.errors import UserError
-from ssmrank.overview_settings import OverviewSettings
 from ssmrank.reporting.html import page
 from ssmrank.reporting.latex import escape
 from ssmrank.reporting.markdown import escape as escape_markdown

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.config import read_settings
+from ssmrank.config.overview_settings import OverviewSettings
+from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
-from ssmrank.overview_settings import OverviewSettings
 from ssmrank.reporting.overview import counted, to_csv, to_html, to_latex, to_markdown
 from ssmrank.tracking import track
 

@@ -9,7 +9,8 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
-from ssmrank.config import Section, check
+from ssmrank.config.reading import check
+from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from ssmrank.config import check
+from ssmrank.config.reading import check
 from ssmrank.io.plain import read_json
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
-from ssmrank.config import Tolerance
+from ssmrank.config.table_settings import ResultColumn, ResultRow, TableSettings
+from ssmrank.config.tables import Tolerance
 from ssmrank.errors import UserError
 from ssmrank.reporting.comparisons import Compared, letters_of, marks_of
 from ssmrank.reporting.costs import Costs
 from ssmrank.reporting.paper import Paper, PaperNumber
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.values import Value, one_decimal, value_of
-from ssmrank.table_settings import ResultColumn, ResultRow, TableSettings
 
 OOM = "OOM"
 BEST_OVERALL = "†"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from statistics import fmean, stdev
 
+from ssmrank.config.table_settings import ComparedColumn, ComparedRow
 from ssmrank.errors import UserError
 from ssmrank.reporting.results import Result
-from ssmrank.table_settings import ComparedColumn, ComparedRow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ssmrank.config import Reranking, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import OUT_OF_MEMORY

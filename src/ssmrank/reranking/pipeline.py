@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ssmrank.collections.store import TextStore, read_queries
-from ssmrank.config import Reranking
+from ssmrank.config.rerankings import Reranking
 from ssmrank.io.checksum import sha256
 from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
 from ssmrank.models.attention import backend

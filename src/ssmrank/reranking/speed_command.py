@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ssmrank.collections.store import read_queries
-from ssmrank.config import Reranking, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import Run, read_run

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore
-from ssmrank.config import Dense, FlatIndex
+from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
 from ssmrank.io.trec import iterate_run, sort_ranking
 from ssmrank.retrieval.encoder import BiEncoder

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore, read_queries
-from ssmrank.config import Dense, Encoder, FlatIndex, read_settings
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
 from ssmrank.retrieval.dense import score_candidates, search_dense
 from ssmrank.retrieval.encoder import BiEncoder

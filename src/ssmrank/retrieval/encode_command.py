@@ -6,7 +6,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from ssmrank.config import Encoder, read_settings
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.reading import read_settings
 from ssmrank.io.checksum import sha256
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.vectors import encode_collection

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmrank.config import Encoder
+from ssmrank.config.encoders import Encoder
 from ssmrank.errors import UserError
 from ssmrank.models.backbones import Pooling, load_backbone, longest_input, output_width, pooled_forward
 from ssmrank.models.packing import pack

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from ssmrank.config import Section, check
+from ssmrank.config.reading import check
+from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.jsonl import read_jsonl

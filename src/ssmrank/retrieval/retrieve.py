@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ssmrank.collections.store import read_queries
-from ssmrank.config import Bm25
+from ssmrank.config.retrievers import Bm25
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import scratch_directory
 from ssmrank.io.trec import Run, sort_ranking

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
-from ssmrank.config import Bm25, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import Bm25
 from ssmrank.retrieval.first_stage import add_own_document
 from ssmrank.retrieval.retrieve import retrieve
 from ssmrank.tracking import track

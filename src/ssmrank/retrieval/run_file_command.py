@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore, UnknownId, read_queries
-from ssmrank.config import FileRetriever, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import FileRetriever
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import verify_sha256
 from ssmrank.io.trec import iterate_run, strictly_decreasing

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmrank.config import HnswIndex, IvfPqIndex
+from ssmrank.config.retrievers import HnswIndex, IvfPqIndex
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.sealed import check_seal, seal

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ssmrank.config import FlatIndex, VectorIndex
+from ssmrank.config.retrievers import FlatIndex, VectorIndex
 from ssmrank.errors import UserError
 from ssmrank.retrieval.vector_index import build_index
 from ssmrank.retrieval.vectors import Vectors

@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ssmrank.collections.store import TextStore, read_queries
-from ssmrank.config import Encoder, Reranking, RunTeacher, TeachSettings, read_settings
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.reading import read_settings
+from ssmrank.config.rerankings import Reranking
+from ssmrank.config.teachers import RunTeacher, TeachSettings
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import folder_digests, sha256
 from ssmrank.io.jsonl import write_jsonl

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ssmrank.collections.store import read_queries
-from ssmrank.config import TrainSettings, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256

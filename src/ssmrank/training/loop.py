@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from ssmrank.config import TrainSettings
+from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.models.precision import Precision, resolve_precision
 from ssmrank.models.reranker import Reranker

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ssmrank.collections.store import Texts
-from ssmrank.config import Validation
+from ssmrank.config.trainings import Validation
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import evaluate
 from ssmrank.io.pairs import pairs_of

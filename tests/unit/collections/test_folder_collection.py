@@ -15,7 +15,7 @@ from ssmrank.collections import store as store_module
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
 from ssmrank.collections.store import TextStore, read_queries
-from ssmrank.config import Expected, FolderCollection
+from ssmrank.config.collections import Expected, FolderCollection
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import evaluate
 from ssmrank.io.checksum import sha256

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ssmrank.collections.store import TextStore, read_queries
-from ssmrank.config import Collection, read_params
+from ssmrank.config.collections import Collection
+from ssmrank.config.params import read_params
 from ssmrank.io.trec import read_qrels
 
 pytest.importorskip("ir_datasets")
@@ -44,7 +45,7 @@ import json, sys
 from pathlib import Path
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.command import open_source
-from ssmrank.config import Collection
+from ssmrank.config.collections import Collection
 from ssmrank.errors import UserError
 for name, settings in json.load(sys.stdin).items():
     section = Collection.model_validate(settings)

@@ -10,7 +10,7 @@ import pytest
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
 from ssmrank.collections.store import TextStore
-from ssmrank.config import FolderCollection
+from ssmrank.config.collections import FolderCollection
 
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "collections"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import pytrec_eval
 
-from ssmrank.config import Evaluation, check
+from ssmrank.config.evaluation import Evaluation
+from ssmrank.config.reading import check
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import Metric, evaluate
 from ssmrank.io.trec import Qrels, iterate_run, read_run, strictly_decreasing, write_run

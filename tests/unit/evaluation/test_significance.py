@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from ssmrank.cli import main
+from ssmrank.config.table_settings import ComparedColumn, ComparedRow, Comparison, SignificanceSettings
 from ssmrank.evaluation.significance import holm, mean_difference, randomization_test, t_test
-from ssmrank.table_settings import ComparedColumn, ComparedRow, Comparison, SignificanceSettings
 
 RANDOM = np.random.default_rng(7)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssmrank.cli import main
-from ssmrank.config import FuseSettings
+from ssmrank.config.fusions import FuseSettings
 from ssmrank.errors import UserError
 from ssmrank.fusion.fuse import Ranking, pool_runs, read_rankings
 from ssmrank.fusion.weights import fit_weights, grid

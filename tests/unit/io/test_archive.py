@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssmrank.config import PackageArchive
+from ssmrank.config.archives import PackageArchive
 from ssmrank.errors import UserError
 from ssmrank.io import archive as module
 from ssmrank.io.archive import archive_path, fetch_archive

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssmrank.config import HubModel
+from ssmrank.config.models import HubModel
 from ssmrank.errors import UserError
 from ssmrank.models import hub
 

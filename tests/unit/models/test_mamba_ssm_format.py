@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import AutoConfig, Mamba2Model, MambaModel, PreTrainedTokenizerFast
 
-from ssmrank.config import Model
+from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.models import mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, packed_forward, random_backbone, read_backbone_config

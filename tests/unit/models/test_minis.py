@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from ssmrank.config import ModelFolder, read_params
+from ssmrank.config.models import ModelFolder
+from ssmrank.config.params import read_params
 from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.pretraining.model import non_embedding_parameters
 

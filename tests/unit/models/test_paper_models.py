@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from ssmrank.config import read_params
+from ssmrank.config.params import read_params
 from ssmrank.models.backbones import FORWARDS, longest_input, random_backbone
 
 ROOT = Path(__file__).parents[3]

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from ssmrank.config import Model, PackageArchive
+from ssmrank.config.archives import PackageArchive
+from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.io.archive import fetch_archive
 from ssmrank.io.archive_members import read_member

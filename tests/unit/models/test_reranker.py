@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from ssmrank.config import Model
+from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.models import load_reranker
 from ssmrank.models.packing import pack

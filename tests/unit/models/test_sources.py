@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from ssmrank.config import Model
+from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.io.model_files import wanted_files
 from ssmrank.models.backbones import load_backbone, packed_forward

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ssmrank.cli import main
-from ssmrank.config import CardSettings, read_params
+from ssmrank.config.params import read_params
+from ssmrank.config.pretraining import CardSettings
 from ssmrank.models.backbones import load_backbone
 from ssmrank.models.reranker import load_reranker, load_tokenizer, new_reranker
 from ssmrank.pretraining.card import card_scores

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ssmrank.cli import main
+from ssmrank.config.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.per_query import PerQueryFiles
 from ssmrank.reporting.curves import read_curve, smoothed
 from ssmrank.reporting.differences import panels_of
-from ssmrank.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 
 
 def settings(*rows: ResultRow, baseline: str | None = None) -> TableSettings:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ssmrank.config.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 from ssmrank.reporting.html import Origin, origins_of, to_html
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import Cell, Column, ResultTable, Row, Section
-from ssmrank.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 
 HOSTILE = '<script>alert("x")</script> & co'
 

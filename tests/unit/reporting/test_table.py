@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ssmrank.config.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 from ssmrank.errors import UserError
 from ssmrank.reporting.caption import caption_of
 from ssmrank.reporting.comparisons import Compared, letters_of
@@ -14,7 +15,6 @@ from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import Result
 from ssmrank.reporting.table import Cell, ResultTable, build_table
 from ssmrank.reporting.values import percent
-from ssmrank.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 
 
 def row(label: str, runs: str, **more: Any) -> ResultRow:

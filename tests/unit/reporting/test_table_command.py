@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ssmrank import table_settings as resolved
 from ssmrank.cli import main
-from ssmrank.config import Params, check
+from ssmrank.config import table_settings as resolved
+from ssmrank.config.params import Params
+from ssmrank.config.reading import check
 from ssmrank.errors import UserError
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"

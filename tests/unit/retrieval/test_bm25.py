@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ssmrank import cli
-from ssmrank.config import Bm25
+from ssmrank.config.retrievers import Bm25
 from ssmrank.errors import UserError
 from ssmrank.io.trec import Run, read_run
 from ssmrank.retrieval import index as index_module

@@ -10,7 +10,8 @@ import pytest
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
 from ssmrank.collections.store import read_queries
-from ssmrank.config import Bm25, FolderCollection
+from ssmrank.config.collections import FolderCollection
+from ssmrank.config.retrievers import Bm25
 from ssmrank.evaluation.metrics import evaluate
 from ssmrank.io.trec import read_qrels
 from ssmrank.retrieval.index import build_index

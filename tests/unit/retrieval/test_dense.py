@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from ssmrank.cli import main
 from ssmrank.collections.store import StoreWriter, TextStore
-from ssmrank.config import Candidates, Dense, Encoder, HnswIndex, IvfPqIndex
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.retrievers import Candidates, Dense, HnswIndex, IvfPqIndex
 from ssmrank.errors import UserError
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.retrieval import vector_index

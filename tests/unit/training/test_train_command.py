@@ -8,7 +8,8 @@ import torch
 from tiny_training import DOCUMENTS
 
 from ssmrank.cli import main
-from ssmrank.config import TrainSettings, read_settings
+from ssmrank.config.reading import read_settings
+from ssmrank.config.trainings import TrainSettings
 from ssmrank.models.reranker import load_reranker
 from ssmrank.training.command import _fingerprint, configure
 

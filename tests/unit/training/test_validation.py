@@ -7,7 +7,7 @@ import torch
 from tiny_training import DOCUMENTS, QUERIES
 
 from ssmrank.cli import main
-from ssmrank.config import Validation
+from ssmrank.config.trainings import Validation
 from ssmrank.errors import UserError
 from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.training.parallel import Workers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmrank.config import TrainSettings
+from ssmrank.config.trainings import TrainSettings
 from ssmrank.training.groups import Group, GroupSequences
 
 QUERIES = {"q1": "mamba", "q2": "river", "q3": "search"}

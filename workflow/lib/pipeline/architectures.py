@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssmrank.config import ARCHITECTURES, Model, ModelArchive, ModelFolder, unsupported
+from ssmrank.config.models import ARCHITECTURES, Model, ModelArchive, ModelFolder, unsupported
 from ssmrank.errors import UserError
 from ssmrank.io.archive import archive_path
 from ssmrank.io.archive_members import read_member

@@ -23,7 +23,7 @@ from pipeline.versions import foreign, versions
 
 ROOT = Path(ssmrank.__file__).parent.parent
 
-SETTINGS = frozenset(f"ssmrank.{name}" for name in ("config", "config_schema", "overview_settings", "table_settings"))
+SETTINGS = frozenset({"ssmrank.config"})
 """Modules, with those inside them, that cannot change a result: settings reach a job as params of their own.
 
 Constants and functions that other modules take from them can, and count.

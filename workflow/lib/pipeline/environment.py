@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ssmrank.config import Tracking
+from ssmrank.config.tracking import Tracking
 from ssmrank.lifetime import STARTER, myself
 
 JOURNALS = "results/tracking"

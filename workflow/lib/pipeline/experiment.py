@@ -17,38 +17,21 @@ from pydantic import BaseModel
 
 from pipeline.architectures import check_architecture
 from pipeline.package import INSTALLED_RELEASE
-from ssmrank.config import (
-    NO_TRAINING,
-    SEED_SIGN,
-    Bm25,
-    CardScores,
-    CollectionSource,
-    CorpusQueries,
-    Dense,
-    EncoderTeacher,
-    FileRetriever,
-    FittedWeights,
-    FolderCollection,
-    FusedRetriever,
-    FuseSettings,
-    FuseWeightsSettings,
-    FusionMethod,
-    ModelFolder,
-    ModelsOverview,
-    Params,
-    PretrainedModel,
-    RandomModel,
-    RunTeacher,
-    TitlesCollection,
-    check,
-    read_params,
-    read_sections,
-)
+from ssmrank.config.collections import CollectionSource, CorpusQueries, FolderCollection, TitlesCollection
+from ssmrank.config.fusions import FittedWeights, FuseSettings, FuseWeightsSettings, FusionMethod
+from ssmrank.config.models import ModelFolder, PretrainedModel, RandomModel
+from ssmrank.config.overview_settings import overview_settings
+from ssmrank.config.overviews import ModelsOverview
+from ssmrank.config.params import Params, read_params
+from ssmrank.config.pretraining import CardScores
+from ssmrank.config.reading import check, read_sections
+from ssmrank.config.retrievers import Bm25, Dense, FileRetriever, FusedRetriever
+from ssmrank.config.table_settings import significance_settings, table_settings
+from ssmrank.config.teachers import EncoderTeacher, RunTeacher
+from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN
 from ssmrank.errors import UserError, one_line
 from ssmrank.io.model_files import model_files, wanted_files
 from ssmrank.io.plain import check_plain
-from ssmrank.overview_settings import overview_settings
-from ssmrank.table_settings import significance_settings, table_settings
 
 
 class Index(NamedTuple):

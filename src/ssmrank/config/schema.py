@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ssmrank.config import Params
+from ssmrank.config.params import Params
 
 
 def schema_text() -> str:

@@ -7,21 +7,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from ssmrank.config import (
-    FittedWeights,
-    FusedRetriever,
-    FusionMethod,
-    Params,
-    RandomModel,
-    Retriever,
-    Section,
-    Table,
-    TableReranker,
-    TableSection,
-    Tests,
-    TestSet,
-    Tolerance,
-)
+from ssmrank.config.fusions import FittedWeights, FusionMethod
+from ssmrank.config.models import RandomModel
+from ssmrank.config.params import Params
+from ssmrank.config.retrievers import FusedRetriever, Retriever
+from ssmrank.config.section import Section
+from ssmrank.config.tables import Table, TableReranker, TableSection, Tests, TestSet, Tolerance
 
 
 class ComparedColumn(Section):

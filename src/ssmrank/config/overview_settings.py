@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ssmrank.config import Model, ModelsOverview, Params, RerankerRow, Section, TrainSettings
+from ssmrank.config.models import Model
+from ssmrank.config.overviews import ModelsOverview
+from ssmrank.config.params import Params
+from ssmrank.config.section import Section
+from ssmrank.config.trainings import RerankerRow, TrainSettings
 
 
 class OverviewRow(Section):

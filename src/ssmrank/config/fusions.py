@@ -1,0 +1,126 @@
+"""Section fusions: how runs become one, and what the commands that fuse are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from ssmrank.config.evaluation import METRICS, check_metric
+from ssmrank.config.section import Name, Section
+from ssmrank.config.trainings import RerankerRow
+
+
+class FittedWeights(Section):
+    """Weights from a grid: the ones with the best mean on a split are taken."""
+
+    collection: Name | None = Field(
+        None, description="the split's collection; null: the run's own, so that each collection has its own weights"
+    )
+    split: Name = Field(description="one that no table reports which shows the fused runs")
+    metric: str = Field("nDCG@10", description=f"known: {', '.join(METRICS)}")
+    steps: int = Field(11, ge=2, le=101, description="values of a weight from 0 to 1; all weights add up to 1")
+
+    def fitted_on(self, collection: str) -> tuple[str, str]:
+        """Collection and split that the weights of a run of this collection are fitted on."""
+        return self.collection or collection, self.split
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, metric: str) -> str:
+        return check_metric(metric)
+
+
+def _given_or_fitted(weights: Any) -> str:
+    return "(fitted)" if isinstance(weights, Mapping | FittedWeights) else "(given)"
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+Weights = Annotated[
+    Annotated[list[Weight], Tag("(given)")] | Annotated[FittedWeights, Tag("(fitted)")],
+    Discriminator(_given_or_fitted),
+]
+
+
+class FusionMethod(Section):
+    """How runs become one: the documents of a query get a weighted sum over the runs."""
+
+    method: Literal["z-score", "min-max", "rrf"] = Field(
+        "z-score",
+        description="what is summed: a query's scores less their mean and over their standard deviation, or from 0 to "
+        "1, or 1 / (k + rank) (reciprocal rank fusion, Cormack et al. 2009)",
+    )
+    k: int | None = Field(None, ge=0, description="of rrf; null: 60")
+    retrievers: list[Name] = Field([], description="their first-stage runs are fused")
+    weights: Weights | None = Field(
+        None, description="one for each run in their order, or how they are fitted; null: all the same"
+    )
+
+    @model_validator(mode="after")
+    def _k_is_of_rrf(self) -> Self:
+        if self.k is not None and self.method != "rrf":
+            raise ValueError(f"k belongs to method rrf, not to {self.method}; remove it, or set method: rrf")
+        return self
+
+    @field_validator("retrievers")
+    @classmethod
+    def _retrievers_differ(cls, retrievers: list[str]) -> list[str]:
+        twice = next((name for name in retrievers if retrievers.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice; name it once, with a weight")
+        return retrievers
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The method, and k as it is used."""
+        return {"method": self.method, "k": 60 if self.k is None else self.k}
+
+    def check_weights(self, names: list[str]) -> None:
+        """Raises ValueError unless there is a weight for each of the fused runs, and one is above 0."""
+        if not isinstance(self.weights, list):
+            return
+        if len(self.weights) != len(names):
+            raise ValueError(
+                f"weights: {len(self.weights)} for {len(names)} runs; give one for each of {', '.join(names)}"
+            )
+        if not any(self.weights):
+            raise ValueError("weights: all are 0; give one that is above 0")
+
+
+class Fusion(FusionMethod):
+    """What a reranker's run is fused with: first-stage runs, and those of other rerankers.
+
+    The reranker's own run is the last of them. Only documents that were reranked count.
+    """
+
+    rerankers: list[RerankerRow] = Field([], description="their runs of the same reranking, each with the same seed")
+    label: str = Field("", description="what tables add to the reranker's name; empty: + and what it is fused with")
+
+    @model_validator(mode="after")
+    def _fuses_something(self) -> Self:
+        rerankers = [f"{row.model} ({row.training})" for row in self.rerankers]
+        if not self.retrievers and not rerankers:
+            raise ValueError("names nothing to fuse a reranker with; add retrievers or rerankers")
+        if len(set(rerankers)) < len(rerankers):
+            raise ValueError("rerankers: one is named twice; name it once, with a weight")
+        self.check_weights([*self.retrievers, *rerankers, "the reranker itself"])
+        return self
+
+
+class FuseSettings(Section):
+    """What `ssmrank fuse` is given."""
+
+    method: Literal["z-score", "min-max", "rrf"]
+    k: int = 60
+    depth: int = Field(ge=1, description="documents of each query")
+    weights: list[Weight] | None = Field(None, description="one for each run; null: those of a file, else all the same")
+
+
+class FuseWeightsSettings(FuseSettings):
+    """What `ssmrank fuse-weights` is given."""
+
+    metric: str
+    steps: int

@@ -1,0 +1,110 @@
+"""Section models: backbones of rerankers, and where their checkpoints come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ssmrank.config.archives import PackageArchive
+from ssmrank.config.section import Name, Section
+from ssmrank.errors import shown
+
+ARCHITECTURES = ("bert", "roberta", "electra", "bart", "opt", "llama", "mamba", "mamba2")
+"""Keys of `ssmrank.models.backbones.FORWARDS`, which takes seconds to import."""
+
+
+class ModelArchive(PackageArchive):
+    """A checkpoint folder (config.json, model.safetensors, tokenizer.json) inside a package archive."""
+
+    folder: str
+
+
+class ModelFolder(Section):
+    """A checkpoint folder on this machine."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class HubModel(Section):
+    """A checkpoint of the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str | None = None
+
+
+class RandomModel(Section):
+    """Random weights of a given shape; tokenizer, and if wanted word embeddings, of another model."""
+
+    kind: Literal["random"]
+    config: dict[str, Any] = Field(description="transformers config: model_type and its fields")
+    tokenizer: Name = Field(description="name of the model whose tokenizer is used")
+    embeddings: Name | None = Field(None, description="name of the model whose word embeddings are copied")
+
+    @field_validator("config")
+    @classmethod
+    def _architecture_is_known(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return check_architecture(config)
+
+
+class PretrainedModel(Section):
+    """A model that a section of `pretraining` makes."""
+
+    kind: Literal["pretrained"]
+    pretraining: Name
+    model: Name = Field(description="a name of that section's models")
+
+
+def check_architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """The transformers config; raises ValueError where its architecture is unknown."""
+    found = unsupported(config)
+    if found:
+        raise ValueError(found)
+    return config
+
+
+def unsupported(config: Mapping[str, Any]) -> str:
+    """What is wrong with the architecture that a transformers config names; empty where nothing is."""
+    model_type = config.get("model_type")
+    if model_type is None or model_type in ARCHITECTURES:
+        return ""
+    return f"model_type {shown(model_type)} has no packed forward; known: {', '.join(ARCHITECTURES)}"
+
+
+ModelSource = Annotated[
+    ModelArchive | ModelFolder | HubModel | RandomModel | PretrainedModel, Field(discriminator="kind")
+]
+
+
+TokenizerSource = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
+
+
+class TrainingOverrides(Section):
+    """What a model may set differently from its training section."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    groups: int | None = Field(None, ge=1)
+    batch_groups: int | None = Field(None, ge=1)
+    token_budget: int | None = Field(None, ge=16)
+
+
+class Model(Section):
+    """A backbone of the reranker."""
+
+    label: str = Field(description="how tables name it")
+    kind: Literal["E", "ED", "D"] = Field(description="encoder, encoder-decoder or decoder")
+    size: str = Field(description="parameters, such as 110M")
+    pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
+    source: ModelSource
+    tokenizer: TokenizerSource | None = Field(None, description="where its tokenizer is, if source has none")
+    template: Literal["query-first", "document-first"] | None = Field(
+        None, description="order of the input; null: query first for E and ED, document first for D"
+    )
+    pooling: Literal["first", "last", "mean"] | None = Field(
+        None, description="token that is scored, or the mean of all; null: first for E and ED, last for D"
+    )
+    training: TrainingOverrides = TrainingOverrides()

@@ -1,0 +1,42 @@
+"""Section rerankings: which documents are reranked, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssmrank.config.section import Name, Section
+
+LongQueries = Annotated[
+    Literal["cut", "error"],
+    Field(description="a query that leaves no room for a document: cut to half of max_length and counted, or an error"),
+]
+
+
+class Passages(Section):
+    """MaxP: windows over a document, of which the best one counts."""
+
+    length: int = Field(ge=1, description="tokens of the document's text in a window")
+    stride: int = Field(ge=1, description="tokens from the start of a window to the next one's")
+
+
+class Reranking(Section):
+    """Which documents are reranked."""
+
+    retriever: Name
+    depth: int = Field(ge=1)
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        "auto",
+        description="auto: bf16 where the device computes in bf16, else fp32; fp8: projections in 8-bit floats, on a "
+        "GPU since Ada or Hopper: faster; scores differ from those of fp32 by about a tenth of their spread",
+    )
+    long_queries: LongQueries = "cut"
+    remainder: Literal["dropped", "kept"] = Field(
+        "dropped",
+        description="what the first stage has beyond depth; kept: it stays below the reranked ones, in its order, so "
+        "that metrics with a cutoff beyond depth count as many documents as for the first stage",
+    )
+    passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
+    processes: int | None = Field(None, ge=1, description="each computes a part on a GPU of its own; null: one")

@@ -1,0 +1,83 @@
+"""Section teachers: whose scores a distillation loss learns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.rerankings import Reranking
+from ssmrank.config.section import Name, Section
+
+
+class RunTeacher(Section):
+    """A first stage's own scores."""
+
+    kind: Literal["run"]
+    retriever: Name
+    weight: float = Field(1.0, gt=0)
+
+
+class EncoderTeacher(Section):
+    """Inner products of a bi-encoder's vectors."""
+
+    kind: Literal["encoder"]
+    encoder: Name
+    weight: float = Field(1.0, gt=0)
+
+
+class RerankerTeacher(Section):
+    """A reranker that another training made, or a checkpoint as it is; with several seeds the training's own."""
+
+    kind: Literal["reranker"]
+    model: Name
+    training: Name = Field(description="none: the model's checkpoint as it is")
+    weight: float = Field(1.0, gt=0)
+    token_budget: int = Field(32768, ge=16, description="tokens in one forward pass")
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
+
+
+TeacherMember = Annotated[RunTeacher | EncoderTeacher | RerankerTeacher, Field(discriminator="kind")]
+
+
+class Teacher(Section):
+    """Whose scores a distillation loss learns: the weighted mean of its members' z-scores, times `scale`.
+
+    A member's z-scores are over the first `depth` documents of `retriever` for the query; those of a reranker, which
+    reads each pair, over the group. A document that a run lacks has the lowest score of these.
+    """
+
+    members: dict[Name, TeacherMember] = Field(min_length=1)
+    retriever: Name = Field(description="the negatives' own, as a rule")
+    depth: int = Field(100, ge=2)
+    scale: float = Field(
+        1.0, gt=0, description="the inverse of a temperature: softmax of the scores is what KL divergence compares with"
+    )
+    positive_bonus: float = Field(0.0, ge=0, description="is added to the relevant document's score")
+
+    @property
+    def runs(self) -> list[RunTeacher]:
+        """Members that are first stages."""
+        return [member for member in self.members.values() if isinstance(member, RunTeacher)]
+
+    @property
+    def encoders(self) -> list[EncoderTeacher]:
+        """Members that are bi-encoders."""
+        return [member for member in self.members.values() if isinstance(member, EncoderTeacher)]
+
+    @property
+    def rerankers(self) -> list[RerankerTeacher]:
+        """Members that are rerankers."""
+        return [member for member in self.members.values() if isinstance(member, RerankerTeacher)]
+
+
+class TeachSettings(Section):
+    """A teacher with what its members are: what `ssmrank teach` is given."""
+
+    members: dict[Name, RunTeacher | Encoder | Reranking]
+    weights: dict[Name, float]
+    depth: int
+    scale: float
+    positive_bonus: float
+    negatives_count: int

@@ -1,0 +1,121 @@
+"""Section trainings: how rerankers are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ssmrank.config.evaluation import METRICS, check_metric
+from ssmrank.config.rerankings import LongQueries
+from ssmrank.config.section import Name, Section, Seed
+from ssmrank.errors import shown
+
+LOSS_NAMES = ("cross_entropy", "ranknet", "lambda_loss", "margin_mse", "kl_divergence")
+"""Keys of `ssmrank.training.loss.LOSSES`."""
+
+SEED_SIGN = "@seed"
+"""Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
+
+NO_TRAINING = "none"
+"""In place of a training's name: the model's checkpoint, a trained reranker, is used as it is."""
+
+
+class Validation(Section):
+    """Held-out queries that are reranked now and then in training; the weights that rank them best are kept."""
+
+    split: Name = Field(description="of the training's collection")
+    retriever: Name = Field(description="whose run of that split is reranked")
+    depth: int = Field(100, ge=1, description="documents of each query")
+    queries: int | None = Field(None, ge=1, description="use this many queries (drawn by seed), not all")
+    metric: str = Field("MRR@10", description=f"known: {', '.join(METRICS)}")
+    every_steps: int = Field(ge=1, description="optimizer steps between two validations; there is one at the end")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many validations without a better one; null: never"
+    )
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, metric: str) -> str:
+        return check_metric(metric)
+
+
+class Training(Section):
+    """How a reranker is trained."""
+
+    collection: Name
+    split: Name
+    negatives: Name
+    teacher: Name | None = Field(None, description="a distillation loss learns its scores; null: such losses fail")
+    max_length: int = Field(ge=8, description="tokens of query, document and template together")
+    long_queries: LongQueries = "cut"
+    label: str = Field(description="how tables name the length, such as FirstP (512)")
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(1.0, gt=0, description="passes over the training groups")
+    groups: int | None = Field(None, ge=1, description="use this many groups (drawn by seed), not all")
+    batch_groups: int = Field(ge=1, description="groups (a positive with its negatives) in an optimizer step")
+    loss: str = Field("cross_entropy", description=f"one of {', '.join(LOSS_NAMES)}")
+    token_budget: int = Field(16384, ge=16, description="tokens in one forward pass; a step is cut to fit")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast where the device computes in bf16, else fp32"
+    )
+    activation_checkpointing: Literal["auto", "off", "full"] = Field(
+        "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory asks for"
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto", description="auto: on a GPU passes whose shape comes again are started as one CUDA graph each"
+    )
+    length_grouped: bool = Field(False, description="groups of about equal tokens in a step")
+    parallel: Literal["none", "ddp", "fsdp2"] = Field(
+        "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
+    )
+    processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="of a CPU, whatever --cores says: the last bits of PyTorch's sums depend on it; null: those that "
+        "Snakemake gives",
+    )
+    validation: Validation | None = None
+    start: Name | None = Field(
+        None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"
+    )
+    seed: Seed = 42
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, loss: str) -> str:
+        if loss not in LOSS_NAMES:
+            raise ValueError(f"loss {shown(loss)} is unknown; known: {', '.join(LOSS_NAMES)}")
+        return loss
+
+
+class SeededTraining(Training):
+    """A training, once or with several seeds."""
+
+    seeds: list[Seed] = Field(
+        [], description="train once with each; tables print mean and standard deviation. Empty: once, with `seed`"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"a seed stands twice in {seeds}; give each once")
+        return seeds
+
+
+class TrainSettings(Training):
+    """A training section with a model's overrides applied: what `ssmrank train` is given."""
+
+    negatives_count: int = Field(ge=1)
+
+
+class RerankerRow(Section):
+    """A model after one training."""
+
+    model: Name
+    training: Name = Field(description="none: the model's checkpoint as it is, which then has to be a trained reranker")
