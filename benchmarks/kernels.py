@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ssmrank.kernels import reference
-from ssmrank.kernels.ssd_chunked import ssd_chunked
+from ssmrank.kernels.ssd.chunked import ssd_chunked
 
 MODULES = {
-    "ssd": ("triton_ssd", "triton_ssd_backward"),
-    "scan": ("triton_selective_scan",),
-    "conv": ("triton_causal_conv",),
+    "ssd": ("ssd.gpu", "ssd.gpu_backward"),
+    "scan": ("selective_scan.gpu",),
+    "conv": ("causal_conv.gpu",),
 }
 
 

@@ -38,7 +38,7 @@ CODE = {
     "loss": ("src/ssmrank/training/loss.py", None, "\nEXTRA = 1\n", TRAININGS),
     "BM25": ("src/ssmrank/retrieval/retrieve.py", None, "\nEXTRA = 1\n", RETRIEVAL),
     "LaTeX": ("src/ssmrank/reporting/latex.py", None, "\nEXTRA = 1\n", {"table": 1}),
-    "kernels": ("src/ssmrank/kernels/ssd.py", None, "\nEXTRA = 1\n", TRAININGS),
+    "kernels": ("src/ssmrank/kernels/ssd/__init__.py", None, "\nEXTRA = 1\n", TRAININGS),
     "command line": ("src/ssmrank/cli.py", None, "\nEXTRA = 1\n", {}),
     "README": ("README.md", None, "\n<!-- A comment. -->\n", {}),
 }

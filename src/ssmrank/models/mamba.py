@@ -22,7 +22,7 @@ from ssmrank.models.float8 import Float8Linear
 from ssmrank.models.packing import Packed
 
 if TYPE_CHECKING:
-    from ssmrank.kernels import triton_mamba2
+    from ssmrank.kernels.mixers import mamba2 as triton_mamba2
 
 
 def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
@@ -107,14 +107,14 @@ def _mamba1_runs_as_one(mixer: Any, projected: Tensor) -> bool:
     """Whether a GPU has one function for all of Mamba-1's mixer behind its input projection."""
     if not _may_use_triton(projected):
         return False
-    from ssmrank.kernels import triton_mamba1
+    from ssmrank.kernels.mixers import mamba1 as triton_mamba1
 
     inner = _is_plain(mixer.x_proj) and type(mixer.dt_proj) is nn.Linear  # whose bias is added to the steps
     return inner and triton_mamba1.supports(mixer.conv1d.weight.shape[-1])
 
 
 def _mamba1_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
-    from ssmrank.kernels import triton_mamba1
+    from ssmrank.kernels.mixers import mamba1 as triton_mamba1
 
     plain, dtype = _is_plain(mixer.out_proj), projected.dtype
     y = triton_mamba1.mixer(
@@ -166,13 +166,13 @@ def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
     """Whether a GPU has one function for all of Mamba-2's mixer behind its input projection."""
     if not _may_use_triton(projected):
         return False
-    from ssmrank.kernels import triton_mamba2
+    from ssmrank.kernels.mixers import mamba2 as triton_mamba2
 
     return triton_mamba2.supports(_sizes(mixer), mixer.conv1d.weight.shape[-1])
 
 
 def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
-    from ssmrank.kernels import triton_mamba2
+    from ssmrank.kernels.mixers import mamba2 as triton_mamba2
 
     sizes = _sizes(mixer)
     own = triton_mamba2.Parameters(
@@ -187,7 +187,7 @@ def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
 
 
 def _sizes(mixer: Any) -> triton_mamba2.Sizes:
-    from ssmrank.kernels import triton_mamba2
+    from ssmrank.kernels.mixers import mamba2 as triton_mamba2
 
     states, eps = mixer.ssm_state_size, mixer.norm.variance_epsilon
     return triton_mamba2.Sizes(mixer.num_heads, mixer.head_dim, mixer.n_groups, states, eps)

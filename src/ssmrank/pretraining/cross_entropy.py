@@ -73,7 +73,7 @@ def _slope(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row's loss, in `wide`, and its gradient by the logits, in their dtype; the logits are used up."""
     if logits.is_cuda and wide == torch.float32 and is_available("triton"):
-        from ssmrank.kernels import triton_cross_entropy
+        from ssmrank.kernels.cross_entropy import gpu as triton_cross_entropy
 
         if logits.shape[1] <= triton_cross_entropy.MAX_VOCABULARY:
             return triton_cross_entropy.to_slope(logits, bias, targets), logits

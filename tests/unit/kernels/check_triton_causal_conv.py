@@ -12,7 +12,8 @@ import torch
 from kernel_checks import Random, assert_close, cu_seqlens, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import reference, triton_causal_conv
+from ssmrank.kernels import reference
+from ssmrank.kernels.causal_conv import gpu as triton_causal_conv
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -8,7 +8,7 @@ import torch
 from kernel_checks import Random
 from torch.nn import functional as F
 
-from ssmrank.kernels.triton_cross_entropy import to_slope
+from ssmrank.kernels.cross_entropy.gpu import to_slope
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -11,8 +11,9 @@ import torch
 from kernel_checks import Random
 from torch import Tensor
 
-from ssmrank.kernels import triton_float8, triton_norms
 from ssmrank.kernels.float8 import LARGEST, Rows, product, quantized_reference
+from ssmrank.kernels.float8 import gpu as triton_float8
+from ssmrank.kernels.norms import gpu as triton_norms
 from ssmrank.kernels.norms import norm_reference
 
 torch.utils.deterministic.fill_uninitialized_memory = True

@@ -7,7 +7,10 @@ import sys
 import torch
 from kernel_checks import Random, cu_seqlens
 
-from ssmrank.kernels import reference, triton_conv_forks, triton_selective_scan, triton_ssd
+from ssmrank.kernels import reference
+from ssmrank.kernels.causal_conv import gpu_forks as triton_conv_forks
+from ssmrank.kernels.selective_scan import gpu as triton_selective_scan
+from ssmrank.kernels.ssd import gpu as triton_ssd
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -12,7 +12,9 @@ import torch
 from kernel_checks import MAMBA1_PARTS, Random, assert_close, cu_seqlens, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import reference, triton_mamba1, triton_selective_scan
+from ssmrank.kernels import reference
+from ssmrank.kernels.mixers import mamba1 as triton_mamba1
+from ssmrank.kernels.selective_scan import gpu as triton_selective_scan
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -12,7 +12,8 @@ import torch
 from kernel_checks import Random, assert_close, cu_seqlens, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import norms, reference, triton_mamba2
+from ssmrank.kernels import norms, reference
+from ssmrank.kernels.mixers import mamba2 as triton_mamba2
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -12,8 +12,9 @@ import torch
 from kernel_checks import Random, assert_close, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import norms, triton_norms
-from ssmrank.kernels.triton_rows import WIDEST
+from ssmrank.kernels import norms
+from ssmrank.kernels.gpu.rows import WIDEST
+from ssmrank.kernels.norms import gpu as triton_norms
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

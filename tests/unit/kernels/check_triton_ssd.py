@@ -12,7 +12,8 @@ import torch
 from kernel_checks import Random, assert_close, cu_seqlens, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import reference, triton_ssd
+from ssmrank.kernels import reference
+from ssmrank.kernels.ssd import gpu as triton_ssd
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)

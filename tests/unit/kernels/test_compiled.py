@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ssmrank.kernels import compiled
+from ssmrank.kernels.simd import compiled
 
 CALLER = """
 import numpy as np
-from ssmrank.kernels.compiled import cfunc
-from ssmrank.kernels.simd import load, sigmoid, store
+from ssmrank.kernels.simd.compiled import cfunc
+from ssmrank.kernels.simd.vectors import load, sigmoid, store
 
 @cfunc
 def apply(place):
@@ -30,13 +30,12 @@ print(x[0], apply.cache_hits)
 
 @pytest.fixture
 def kernels(tmp_path: Path, root: Path) -> Path:
-    """A package of which only the sigmoid of `simd` is used."""
+    """A package of which only the sigmoid of `simd.vectors` is used."""
     folder = tmp_path / "ssmrank" / "kernels"
     folder.mkdir(parents=True)
     (tmp_path / "ssmrank" / "__init__.py").touch()
     (folder / "__init__.py").touch()
-    for name in ("compiled.py", "simd.py"):
-        shutil.copy(root / "src/ssmrank/kernels" / name, folder)
+    shutil.copytree(root / "src/ssmrank/kernels/simd", folder / "simd", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "caller.py").write_text(CALLER)
     return folder
 
@@ -53,7 +52,7 @@ def run(kernels: Path) -> tuple[str, int]:
 def test_an_edit_of_a_called_function_is_compiled(kernels: Path) -> None:
     assert run(kernels) == ("0.5", 0)
     assert run(kernels) == ("0.5", 1)
-    source = kernels / "simd.py"
+    source = kernels / "simd/vectors.py"
     text = source.read_text()
     changed = re.sub(r"(def sigmoid.*?one = _constant\()1\.0", r"\g<1>3.0", text, count=1, flags=re.DOTALL)
     assert changed != text
@@ -71,7 +70,7 @@ def test_nothing_is_compiled_in_another_way(root: Path) -> None:
     other_way = re.compile(r"numba import .*\b(n?jit|cfunc)|\bcache=True")
     users = [path.name for path, text in sources.items() if other_way.search(text)]
     assert users == []
-    makers = [path for path, text in sources.items() if "kernels.compiled import" in text]
+    makers = [path for path, text in sources.items() if "kernels.simd.compiled import" in text]
     assert makers and all(root / "src/ssmrank/kernels" in path.parents for path in makers)
     foreign = re.compile(r"^ *(?:from|import) ssmrank(?!\.kernels\b)", re.MULTILINE)
     assert [path.name for path in makers if foreign.search(sources[path])] == []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from ssmrank.kernels import simd
-from ssmrank.kernels.simd import lane_sum, load, store
+from ssmrank.kernels.simd import vectors as simd
+from ssmrank.kernels.simd.vectors import lane_sum, load, store
 
 
 @njit

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmrank.kernels import reference
 from ssmrank.kernels.ssd import packed_ssd
-from ssmrank.kernels.ssd_chunked import ssd_chunked
+from ssmrank.kernels.ssd.chunked import ssd_chunked
 
 
 def ssd_inputs(

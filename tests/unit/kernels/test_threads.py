@@ -11,11 +11,11 @@ import torch
 from numba import cfunc, types
 from torch import Tensor
 
-from ssmrank.kernels import threads
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.norms import gated_rms_norm
 from ssmrank.kernels.selective_scan import packed_selective_scan
-from ssmrank.kernels.simd import arguments, load_scalar, next_task, store_scalar
+from ssmrank.kernels.simd import threads
+from ssmrank.kernels.simd.vectors import arguments, load_scalar, next_task, store_scalar
 from ssmrank.kernels.ssd import packed_ssd
 
 _read = arguments(2)

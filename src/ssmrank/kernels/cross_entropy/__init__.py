@@ -1,0 +1,1 @@
+"""A cross entropy over a vocabulary and its gradient by the logits."""

@@ -1,0 +1,115 @@
+"""Mamba-1's selective scan over packed sequences (Gu & Dao 2023, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from ssmrank.kernels import reference
+from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient, written
+
+
+@overload
+def packed_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    initial_states: Tensor | None = None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    return_final_states: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def packed_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    initial_states: Tensor | None = None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    return_final_states: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def packed_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    initial_states: Tensor | None = None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    return_final_states: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t; y_t = (C_t · h_t + D u_t) silu(z_t), with Δ = softplus(delta + bias).
+
+    Args:
+        u: `[T, D]` input, sequences laid end to end.
+        delta: `[T, D]` step sizes before bias and softplus.
+        A: `[D, N]` negative decay rates.
+        B, C: `[T, N]`.
+        D, delta_bias: `[D]` or None.
+        z: `[T, D]` gate or None.
+        cu_seqlens: int64 `[S + 1]`, where sequences start, and T; empty sequences are allowed.
+        initial_states: `[S, D, N]`, or None for zeros.
+        initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
+            begins with, -1 for zeros. None: row s for sequence s.
+        out: contiguous `[T, D]` in u's dtype that y is written to and that is returned; without gradients.
+        return_final_states: also return each sequence's last state.
+
+    Returns:
+        y `[T, D]` in u's dtype, with final states `[S, D, N]` (float32 or float64) where asked for. The state is held
+        in float32, whatever the inputs, or in float64 if u is. Differentiable in every floating tensor.
+    """
+    on_gpu = u.dtype != torch.float64 and u.is_cuda and is_available("triton")
+    on_cpu = u.dtype != torch.float64 and u.device.type == "cpu"
+    differentiable = needs_gradient(u, delta, A, B, C, D, z, delta_bias, initial_states)
+    if initial_index is not None and (differentiable or not (on_gpu or on_cpu)):
+        initial_states, initial_index = chosen_states(initial_states, initial_index), None
+    arguments: tuple[Any, ...] = (u, delta, A, B, C, D, z, delta_bias, cu_seqlens, initial_states)
+    if on_gpu:
+        from ssmrank.kernels.selective_scan.gpu import selective_scan as triton_scan
+
+        y, states = triton_scan(*(*arguments, initial_index, out), need_final=return_final_states)
+    elif on_cpu:
+        from ssmrank.kernels.selective_scan.cpu import selective_scan as numba_scan
+
+        own = out if u.dtype == torch.float32 else None
+        single: tuple[Any, ...] = (*(_single(value) for value in arguments), initial_index, own)
+        y, states = numba_scan(*single, need_final=return_final_states)
+    else:
+        wide = arguments if u.dtype == torch.float64 else tuple(_single(value) for value in arguments)
+        y, states = reference.selective_scan(*wide)
+    y = written(y.to(u.dtype), out)
+    if not return_final_states:
+        return y
+    assert states is not None
+    return y, states
+
+
+def _single(value: Any) -> Any:
+    return value.float() if value is not None and value.is_floating_point() else value

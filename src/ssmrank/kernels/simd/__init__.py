@@ -1,0 +1,1 @@
+"""What CPU loops share: vectors, threads, and the compiler with its cache."""

@@ -1,0 +1,91 @@
+"""numba's decorators, with machine code on disk that is keyed by all sources it can be made from.
+
+numba itself asks only whether the file of a cached function has changed, not whether the functions that it calls have,
+and would run old machine code after an edit of `simd`. Here each version of the folder's sources has a folder of
+machine code of its own, so nothing old is ever found. Nothing else of the package is compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite  # type: ignore[import-untyped]
+import numba
+from numba.core import config as _config
+
+settings: Any = _config
+
+SOURCES = Path(__file__).parents[1]
+
+_PREFIX = "numba-"
+
+
+def njit(function: Callable[..., Any]) -> Any:
+    """Compiles a function for use by other compiled ones; it runs without Python's lock."""
+    with _machine_code() as kept:
+        return numba.njit(cache=kept, nogil=True)(function)
+
+
+def cfunc(function: Callable[[int], None]) -> Any:
+    """Compiles a function of one integer, as `threads.run_tasks` calls it."""
+    with _machine_code() as kept:
+        return numba.cfunc(numba.types.void(numba.types.int64), cache=kept)(function)
+
+
+def digest() -> str:
+    """Of all that machine code is made from: the sources of all kernels, and the compiler."""
+    found = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    for path in sorted(SOURCES.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        found.update(f"\n{path.relative_to(SOURCES).as_posix()} {content}".encode())
+    return found.hexdigest()[:16]
+
+
+_AT_IMPORT = digest()
+
+
+@contextmanager
+def _machine_code() -> Iterator[bool]:
+    """Tells numba, which asks when it decorates a function, where to keep machine code; yields whether to keep it.
+
+    It is not kept where the sources have changed since they were read.
+    """
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = str(_folder(before))
+    try:
+        yield digest() == _AT_IMPORT
+    finally:
+        settings.CACHE_DIR = before
+
+
+@cache
+def _folder(users: str) -> Path:
+    """In the folder that the user has set for numba, else beside Python's own compiled files, else in the home."""
+    name = _PREFIX + _AT_IMPORT
+    if users:
+        return Path(users, name)
+    folder = SOURCES / "__pycache__" / name
+    new = not folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        new = False
+    if not os.access(folder, os.W_OK):
+        return Path.home() / ".cache" / "ssmrank" / name
+    if new:
+        _forget_others(folder)
+    return folder
+
+
+def _forget_others(folder: Path) -> None:
+    """Removes machine code of sources that are no longer here."""
+    for other in folder.parent.glob(f"{_PREFIX}*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)

@@ -1,0 +1,286 @@
+"""Mamba-2's mixer on a CPU as a differentiable function: numba's loops under torch's autograd."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssmrank.kernels.simd.threads import run_tasks
+from ssmrank.kernels.simd.vectors import LANES
+from ssmrank.kernels.ssd import cpu_loops as loops
+
+LONGEST_CHUNK = 256
+"""Beyond it, what a task works on no longer fits in a core's cache."""
+
+LONGEST_SUFFIX = 64
+"""Longer sequences that begin with a given state are cut into chunks as others are."""
+
+_SUFFIX_TOKENS = 128
+"""Tokens of a task of short sequences that begin with one state."""
+
+_BACKWARD_TASKS = 16
+"""Tasks wanted of a backward pass. It is fixed, so that sums over tasks do not depend on the number of threads."""
+
+
+def supports(width: int, states: int) -> bool:
+    """Whether heads of this width and number of states fill whole vectors."""
+    return width % LANES == 0 and states % LANES == 0
+
+
+class _Plan(NamedTuple):
+    starts: Tensor
+    """First token of each chunk, and T; int64."""
+    offsets: Tensor
+    """First chunk of each sequence, and the number of chunks; int64."""
+    order: list[int]
+    """Sequences, the longest first, so that none is begun when the others are done."""
+    longest: int
+    """Tokens of the longest chunk."""
+    longest_sequence: int
+
+
+@lru_cache(maxsize=64)
+def _plan(starts: tuple[int, ...], width: int, states: int) -> _Plan:
+    cuts: list[int] = []
+    offsets = [0]
+    lengths = [end - start for start, end in pairwise(starts)]
+    longest = 0
+    for start, length in zip(starts[:-1], lengths, strict=True):
+        count = chunk_count(length, width, states)
+        cuts.extend(start + length * index // count for index in range(count))
+        offsets.append(len(cuts))
+        longest = max(longest, -(-length // count) if count else 0)
+    cuts.append(starts[-1])
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return _Plan(torch.tensor(cuts), torch.tensor(offsets), order, longest, max(lengths, default=0))
+
+
+def chunk_count(length: int, width: int, states: int) -> int:
+    """How many chunks a sequence is cut into: none if it is empty, else so that the work is least.
+
+    Work per token in a chunk of Q tokens: Q · P for M x and 12 Q for M itself (an exponential costs as much as 12
+    products), and 4 N P where a state is taken over and handed on.
+    """
+
+    def work(count: int) -> float:
+        return length / count * (width + 12) + 4 * states * width * (1 - 1 / count)
+
+    least = -(-length // LONGEST_CHUNK)
+    return min(range(least, max(least, length // 64) + 1), key=work) if length else 0
+
+
+def ssd(
+    x: Tensor,
+    steps: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    cu_seqlens: Tensor,
+    initial_states: Tensor | None,
+    initial_index: Tensor | None = None,
+    out: Tensor | None = None,
+    *,
+    need_final: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; all floating tensors are float32.
+
+    Not differentiable with an index or into `out`.
+    """
+    decays = steps * A
+    D = x.new_zeros(x.shape[1]) if D is None else D
+    arguments = (x, steps, decays, B, C, D, initial_states, cu_seqlens, need_final)
+    differentiable = (x, decays, B, C, D, initial_states)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
+        assert initial_index is None and out is None
+        y, final = _Ssd.apply(*arguments)
+        return y, final
+    inputs = _Inputs(*arguments)
+    if initial_index is None or inputs.initial is None:
+        return _forward(inputs, keep=False, out=out)[:2]
+    if not need_final and inputs.plan.longest_sequence <= LONGEST_SUFFIX and int(initial_index.min()) >= 0:
+        return _suffixes(inputs, cu_seqlens, initial_index, out), None
+    return _forward(inputs, keep=False, index=initial_index.contiguous(), out=out)[:2]
+
+
+class _Inputs:
+    """The tensors in the layout that the loops read."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        steps: Tensor,
+        decays: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        initial_states: Tensor | None,
+        cu_seqlens: Tensor,
+        need_final: bool,
+    ) -> None:
+        self.tokens, self.heads, self.width = x.shape
+        self.groups, self.states = B.shape[1:]
+        self.plan = _plan(tuple(cu_seqlens.tolist()), self.width, self.states)
+        self.x, self.B, self.C = (_rows(tensor) for tensor in (x, B, C))
+        self.steps, self.decays, self.D = (tensor.contiguous() for tensor in (steps, decays, D))
+        self.initial = None if initial_states is None else initial_states.transpose(2, 3).contiguous()
+        self.sequences = len(self.plan.offsets) - 1
+        self.need_final = need_final
+
+    def addresses(self) -> tuple[int, ...]:
+        """`chunk_starts` to `D` of the loops' arguments."""
+        return (
+            *(self.plan.starts.data_ptr(), self.plan.offsets.data_ptr()),
+            *_place(self.x),
+            *(self.steps.data_ptr(), self.decays.data_ptr()),
+            *_place(self.B),
+            *_place(self.C),
+            self.D.data_ptr(),
+        )
+
+    def tasks(self, at_once: int) -> list[tuple[int, int, int, int, int]]:
+        """(sequence, group, first head, last head, block) of each task; a block numbers the parts of a group.
+
+        Groups are divided only where there are fewer of them, over all sequences, than tasks wanted at once.
+        """
+        per_group = self.heads // self.groups
+        blocks = max(1, min(at_once // max(1, self.sequences * self.groups), per_group))
+        cuts = [per_group * block // blocks for block in range(blocks + 1)]
+        return [
+            (sequence, group, group * per_group + first, group * per_group + last, block)
+            for sequence in self.plan.order
+            for group in range(self.groups)
+            for block, (first, last) in enumerate(pairwise(cuts))
+        ]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The tensor itself if each token's values are contiguous, however far apart the tokens, else a copy."""
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+
+
+def _place(x: Tensor) -> tuple[int, int]:
+    return x.data_ptr(), 4 * x.stride(0)
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _forward(
+    inputs: _Inputs, keep: bool, index: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    new = inputs.x.new_empty
+    shape = (inputs.heads, inputs.states, inputs.width)
+    y = new(inputs.tokens, inputs.heads, inputs.width) if out is None else out
+    final = new(inputs.sequences, *shape) if inputs.need_final else None
+    chunks = int(inputs.plan.offsets[-1])
+    # Where no chunk follows another there is no state to keep.
+    keep = keep and (inputs.initial is not None or chunks > sum(inputs.plan.offsets.diff() > 0))
+    stored = new(chunks, *shape) if keep else None
+    rest = (
+        *inputs.addresses(),
+        *(_address(tensor) for tensor in (y, inputs.initial, final, stored)),
+        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest, _address(index)),
+    )
+    threads = torch.get_num_threads()
+    run_tasks(loops.ssd_forward, [(*task[:4], *rest) for task in inputs.tasks(4 * threads if threads > 1 else 1)])
+    return y, None if final is None else final.transpose(2, 3), stored
+
+
+def _suffixes(inputs: _Inputs, cu_seqlens: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
+    assert inputs.initial is not None
+    starts = cu_seqlens.contiguous()
+    y = inputs.x.new_empty(inputs.tokens, inputs.heads, inputs.width) if out is None else out
+    rest = (
+        starts.data_ptr(),
+        *inputs.addresses()[2:],
+        y.data_ptr(),
+        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest_sequence),
+    )
+    per_group = inputs.heads // inputs.groups
+    blocks = max(1, min(torch.get_num_threads(), per_group))
+    cuts = [per_group * block // blocks for block in range(blocks + 1)]
+    state_bytes = 4 * inputs.heads * inputs.width * inputs.states
+    run_tasks(
+        loops.ssd_suffixes,
+        [
+            (
+                *(first, last, inputs.initial.data_ptr() + row * state_bytes, group),
+                *(group * per_group + low, group * per_group + high),
+                *rest,
+            )
+            for first, last, row in _runs(starts.tolist(), index.tolist())
+            for group in range(inputs.groups)
+            for low, high in pairwise(cuts)
+        ],
+    )
+    return y
+
+
+def _runs(starts: list[int], rows: list[int]) -> list[tuple[int, int, int]]:
+    """(first, last, row) of neighbouring sequences with one row and not too many tokens."""
+    runs = []
+    first = 0
+    for sequence, row in enumerate(rows):
+        following = sequence + 1
+        if following == len(rows) or rows[following] != row or starts[following + 1] - starts[first] > _SUFFIX_TOKENS:
+            runs.append((first, following, row))
+            first = following
+    return runs
+
+
+class _Ssd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        inputs = _Inputs(*arguments)
+        y, final, stored = _forward(inputs, keep=True)
+        ctx.save_for_backward(*arguments[:-1], stored)
+        ctx.set_materialize_grads(False)
+        ctx.need_final = inputs.need_final
+        return y, final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved: Any = ctx.saved_tensors
+        arguments = (*saved[:-1], ctx.need_final)
+        inputs = _Inputs(*arguments)
+        new, tasks = inputs.x.new_empty, inputs.tasks(_BACKWARD_TASKS)
+        grad_y = torch.zeros_like(inputs.x) if grad_y is None else _rows(grad_y)
+        grad_final = None if grad_final is None else grad_final.transpose(2, 3).contiguous()
+        grad_x = new(inputs.tokens, inputs.heads, inputs.width)
+        grad_steps, grad_decays = new(inputs.tokens, inputs.heads), new(inputs.tokens, inputs.heads)
+        grad_D = new(inputs.sequences, inputs.heads)
+        grad_initial = None if inputs.initial is None else torch.empty_like(inputs.initial)
+        # The blocks of a group add to sums of their own.
+        blocks = 1 + max(task[4] for task in tasks)
+        grad_B = inputs.x.new_zeros(blocks, inputs.tokens, inputs.groups, inputs.states)
+        grad_C = torch.zeros_like(grad_B)
+        rest = (
+            *inputs.addresses(),
+            *(int(inputs.initial is not None), _address(saved[-1])),
+            *_place(grad_y),
+            *(_address(x) for x in (grad_final, grad_x, grad_steps, grad_decays, grad_D, grad_initial)),
+            *(inputs.heads, inputs.groups, inputs.width, inputs.states, inputs.plan.longest),
+        )
+        run_tasks(
+            loops.ssd_backward,
+            [(*task[:4], grad_B[task[4]].data_ptr(), grad_C[task[4]].data_ptr(), *rest) for task in tasks],
+        )
+        return (
+            grad_x,
+            grad_steps,
+            grad_decays,
+            grad_B.sum(0),
+            grad_C.sum(0),
+            grad_D.sum(0),
+            None if grad_initial is None else grad_initial.transpose(2, 3),
+            None,
+            None,
+        )
