@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import several_gpus_verbs
+import several_gpus_commands
 import torch
 from several_gpus_report import Report
 from shapes import CLASSES
@@ -29,12 +29,12 @@ from shapes import CLASSES
 from ssmrank.errors import UserError
 from ssmrank.launch import launch
 
-CARDS = several_gpus_verbs.CARDS
+CARDS = several_gpus_commands.CARDS
 SIDE_BY_SIDE = ("gradients", "reranking", "training")
 """Parts of several_gpus_process.py, in this order."""
-VERBS: dict[str, Callable[[Report, several_gpus_verbs.Collection], None]] = {
-    "reranking": several_gpus_verbs.rerank,
-    "kill": several_gpus_verbs.kill,
+PARTS: dict[str, Callable[[Report, several_gpus_commands.Collection], None]] = {
+    "reranking": several_gpus_commands.rerank,
+    "kill": several_gpus_commands.kill,
 }
 PARTS = [*SIDE_BY_SIDE, "kill"]
 
@@ -63,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         report = Report(Path(name), arguments.output)
         _side_by_side(arguments, report)
-        _verbs(arguments, report, Path(name))
+        _commands(arguments, report, Path(name))
         return 0 if report.print_summary() else 1
 
 
@@ -93,16 +93,16 @@ def _too_long(*_: object) -> None:
     raise TimeoutError("stopped: it took longer than --limit says")
 
 
-def _verbs(arguments: argparse.Namespace, report: Report, folder: Path) -> None:
-    parts = [part for part in VERBS if part in arguments.parts]
+def _commands(arguments: argparse.Namespace, report: Report, folder: Path) -> None:
+    parts = [part for part in PARTS if part in arguments.parts]
     if not parts:
         return
-    collection = several_gpus_verbs.Collection(folder, arguments.device)
+    collection = several_gpus_commands.Collection(folder, arguments.device)
 
     def run(part: str) -> None:
         started = time.monotonic()
         try:
-            VERBS[part](report, collection)
+            PARTS[part](report, collection)
         except Exception as error:
             traceback.print_exc()
             report.check(f"{part} by the command line", False, str(error))

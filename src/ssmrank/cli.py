@@ -1,7 +1,7 @@
-"""The command `ssmrank`: one verb for each step of the pipeline.
+"""The command line `ssmrank`: a subcommand for each step of the pipeline, in groups where several belong together.
 
-Each phase has a `command.py` with `SUMMARY`, `configure(parser)` and `run(arguments)`; it is imported only when its
-verb is asked for, so that `ssmrank --help` and the light verbs start at once.
+Each subcommand is a module of `ssmrank.commands`, named after it, with `configure(parser)` and `run(arguments)`. A
+module is imported only when its subcommand is asked for, so that `ssmrank --help` starts at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import keyword
 import logging
 import os
 import signal
@@ -18,49 +19,95 @@ from pathlib import Path
 from ssmrank import __version__, lifetime
 from ssmrank.errors import UserError, one_line
 
-VERBS = {
-    "download-collection": ("ssmrank.collections.command", "fetch a collection and write it in canonical form"),
-    "download-model": ("ssmrank.models.command", "fetch a checkpoint, or make one with random weights"),
-    "corpus-tokenizer": ("ssmrank.pretraining.tokenizer_command", "train the tokenizer of a pretraining"),
-    "corpus-tokens": ("ssmrank.pretraining.tokens_command", "tokenize a corpus"),
-    "pretrain": ("ssmrank.pretraining.command", "pretrain a language model"),
-    "pretrain-sweep": ("ssmrank.pretraining.sweep_command", "short pretrainings with several learning rates"),
-    "publish-model": ("ssmrank.pretraining.publish_command", "a pretrained model as a folder with a model card"),
-    "pretraining-figure": ("ssmrank.pretraining.figure_command", "loss on held-out text against tokens"),
-    "index": ("ssmrank.retrieval.index_command", "build a Lucene index of a collection"),
-    "retrieve": ("ssmrank.retrieval.retrieve_command", "first-stage retrieval to a TREC run"),
-    "encode": ("ssmrank.retrieval.encode_command", "vectors of a collection's documents by a bi-encoder"),
-    "vector-index": ("ssmrank.retrieval.vector_index_command", "build an approximate index of vectors"),
-    "retrieve-dense": ("ssmrank.retrieval.dense_command", "first-stage retrieval by a bi-encoder"),
-    "import-run": ("ssmrank.retrieval.run_file_command", "take a TREC run from elsewhere as first stage"),
-    "negatives": ("ssmrank.negatives.command", "sample negatives for each relevant document"),
-    "teach": ("ssmrank.teaching.command", "a teacher's scores of the documents of training groups"),
-    "train": ("ssmrank.training.command", "fine-tune a reranker"),
-    "rerank": ("ssmrank.reranking.command", "rerank a TREC run"),
-    "fuse": ("ssmrank.fusion.command", "one TREC run from several"),
-    "fuse-weights": ("ssmrank.fusion.weights_command", "fit the weights of fused runs on judged queries"),
-    "evaluate": ("ssmrank.evaluation.command", "metrics of a TREC run"),
-    "significance": ("ssmrank.evaluation.significance_command", "paired tests between the rows of a table"),
-    "table": ("ssmrank.reporting.command", "a table in LaTeX, CSV and Markdown"),
-    "costs": ("ssmrank.reporting.costs_command", "what the rerankers of a table cost"),
-    "rerank-speed": ("ssmrank.reranking.speed_command", "pairs a second with and without document reuse"),
-    "overview": ("ssmrank.reporting.overview_command", "a table of models or of trainings"),
-    "pdf": ("ssmrank.reporting.pdf_command", "a table in LaTeX as a PDF page"),
-    "table5": ("ssmrank.reporting.efficiency_tables_command", "inference speed beside the paper's"),
-    "table6": ("ssmrank.reporting.efficiency_tables_command", "complexity, with measured exponents"),
-    "efficiency": ("ssmrank.reporting.efficiency_command", "quality against speed, with document reuse and without"),
-    "differences": ("ssmrank.reporting.differences_command", "a figure of per-query differences"),
-    "curves": ("ssmrank.reporting.curves_command", "a figure of training curves"),
-    "figure1": ("ssmrank.reporting.figure_command", "training throughput against batch size"),
-    "tracking-store": ("ssmrank.tracking.command", "create the MLflow store"),
-    "check": ("ssmrank.check_command", "check params.yaml with overlays, without running what they say"),
-    "digest": ("ssmrank.digest_command", "SHA-256 of files, as params.yaml takes it"),
-    "schema": ("ssmrank.config.schema", "print the JSON schema of params.yaml"),
+SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
+    "download": (
+        "fetch what an experiment starts from",
+        {
+            "collection": "fetch a collection and write it in canonical form",
+            "model": "fetch a checkpoint, or make one with random weights",
+        },
+    ),
+    "pretrain": (
+        "pretrain language models",
+        {
+            "tokenizer": "train the tokenizer of a pretraining",
+            "tokens": "tokenize a corpus",
+            "sweep": "short pretrainings with several learning rates",
+            "run": "pretrain a language model",
+            "publish": "write a pretrained model as a folder with a model card",
+        },
+    ),
+    "index": (
+        "index a collection",
+        {
+            "lucene": "build a Lucene index of a collection",
+            "vectors": "encode a collection's documents with a bi-encoder",
+            "faiss": "build an approximate index of vectors",
+        },
+    ),
+    "retrieve": (
+        "first-stage retrieval to a TREC run",
+        {
+            "bm25": "retrieve with BM25",
+            "dense": "retrieve with a bi-encoder",
+            "import": "take a TREC run from elsewhere",
+        },
+    ),
+    "negatives": "sample negatives for each relevant document",
+    "teach": "a teacher's scores of the documents of training groups",
+    "train": "fine-tune a reranker",
+    "rerank": "rerank a TREC run",
+    "fuse": (
+        "one TREC run from several",
+        {
+            "run": "fuse TREC runs",
+            "weights": "fit the weights of fused runs on judged queries",
+        },
+    ),
+    "evaluate": "metrics of a TREC run",
+    "measure": (
+        "what rerankers cost",
+        {
+            "speed": "pairs a second with and without document reuse",
+            "costs": "gather what the rerankers of a table cost",
+        },
+    ),
+    "table": (
+        "tables in LaTeX, CSV, Markdown and HTML",
+        {
+            "results": "a table of metrics",
+            "significance": "paired tests between the rows of a table",
+            "overview": "a table of models or of trainings",
+            "speed": "inference speed beside the paper's (Table 5)",
+            "complexity": "complexity, with measured exponents (Table 6)",
+            "pdf": "tables in LaTeX as PDF pages",
+        },
+    ),
+    "figure": (
+        "figures",
+        {
+            "curves": "training curves",
+            "differences": "per-query differences of a table's rows",
+            "efficiency": "quality against speed, with document reuse and without",
+            "pretraining": "loss on held-out text against tokens",
+            "throughput": "training throughput against batch size (Figure 1)",
+        },
+    ),
+    "tracking-store": "create the MLflow store",
+    "params": (
+        "check and describe params.yaml",
+        {
+            "check": "check params.yaml with overlays, without running what they say",
+            "digest": "SHA-256 of files, as params.yaml takes it",
+            "schema": "print the JSON schema of params.yaml",
+        },
+    ),
 }
+"""Summaries of the subcommands; of a group its own, and those of its members."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0, or 2 with one line on standard error for what a user can mend."""
+    """Runs one subcommand; the status is 0, or 2 with one line on standard error for what a user can fix."""
     package, planned = str(Path(__file__).resolve().parent), os.environ.get("SSMRANK_PACKAGE")
     if planned and planned != package:
         print(f"ssmrank: error: {package} runs, but the workflow was planned with {planned}", file=sys.stderr)
@@ -68,33 +115,58 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         lifetime.begin()
         arguments = sys.argv[1:]
-    parser = argparse.ArgumentParser(prog="ssmrank", description="State space models as text rerankers.")
-    parser.add_argument("--version", action="version", version=f"ssmrank {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, (module_name, summary) in VERBS.items():
-        asked_for = bool(arguments) and arguments[0] == verb
-        verb_parser = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if asked_for:
-            module = importlib.import_module(module_name)
-            module.configure(verb_parser)
-            verb_parser.set_defaults(run_verb=module.run)
-    parsed = parser.parse_args(arguments)
+    parsed = _parser(arguments).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     try:
-        parsed.run_verb(parsed)
+        parsed.run_subcommand(parsed)
         sys.stdout.flush()  # here, and not when Python ends, is where a reader that is gone is no error
     except UserError as error:
-        print(f"ssmrank {parsed.verb}: error: {one_line(error)}", file=sys.stderr)
+        print(f"ssmrank {parsed.subcommand}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # Ctrl-C ends who reads this, too
-            print(f"ssmrank {parsed.verb}: interrupted", file=sys.stderr)
+            print(f"ssmrank {parsed.subcommand}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"ssmrank {parsed.verb}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"ssmrank {parsed.subcommand}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
+
+
+def module_of(*words: str) -> str:
+    """The module of a subcommand; `import` is no name of a module, so it gets an underscore."""
+    names = [word.replace("-", "_") for word in words]
+    return ".".join(["ssmrank.commands", *(f"{name}_" if keyword.iskeyword(name) else name for name in names)])
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """The parser of a command line; only the subcommand that it asks for knows its options."""
+    parser = argparse.ArgumentParser(prog="ssmrank", description="State space models as text rerankers.")
+    parser.add_argument("--version", action="version", version=f"ssmrank {__version__}")
+    subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=True)
+    for word, entry in SUBCOMMANDS.items():
+        if isinstance(entry, str):
+            _add(subparsers, (word,), entry, arguments)
+            continue
+        summary, members = entry
+        group = subparsers.add_parser(word, help=f"{summary}: {', '.join(members)}", description=_sentence(summary))
+        of_group = group.add_subparsers(metavar="SUBCOMMAND", required=True)
+        for member, member_summary in members.items():
+            _add(of_group, (word, member), member_summary, arguments)
+    return parser
+
+
+def _add(subparsers: argparse._SubParsersAction, words: tuple[str, ...], summary: str, arguments: list[str]) -> None:
+    parser = subparsers.add_parser(words[-1], help=summary, description=_sentence(summary))
+    if tuple(arguments[: len(words)]) == words:
+        module = importlib.import_module(module_of(*words))
+        module.configure(parser)
+        parser.set_defaults(subcommand=" ".join(words), run_subcommand=module.run)
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."

@@ -34,9 +34,9 @@ _GRACE_SECONDS = 5.0
 
 def command_of(arguments: argparse.Namespace) -> list[str]:
     """The command line of the `ssmrank` that parsed these arguments."""
-    words = [sys.executable, "-m", "ssmrank", arguments.verb]
+    words = [sys.executable, "-m", "ssmrank", *arguments.subcommand.split()]
     for name, value in vars(arguments).items():
-        if value is not None and name not in ("verb", "run_verb"):
+        if value is not None and name not in ("subcommand", "run_subcommand"):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return words
 

@@ -1,9 +1,10 @@
-"""Inputs that no sane program writes: each verb refuses them with one line, status 2, and nothing written."""
+"""Inputs that no sane program writes: each subcommand refuses them with one line, status 2, and nothing written."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ settings.load_profile("hostile")
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A function that runs a verb and gives the one line that it says of what it was given."""
+    """A function that runs a subcommand and gives the one line that it says of what it was given."""
 
     def run(*arguments: object) -> str:
         before = files(tmp_path)
@@ -32,7 +33,8 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
         assert main([str(argument) for argument in arguments]) == 2
         said = capsys.readouterr()
         assert said.out == ""
-        begin = f"ssmrank {arguments[0]}: error: "
+        words = takewhile(lambda word: isinstance(word, str) and not word.startswith("-"), arguments)
+        begin = f"ssmrank {' '.join(map(str, words))}: error: "
         assert said.err.startswith(begin) and said.err.endswith("\n") and len(said.err.splitlines()) == 1, said.err
         assert len(said.err) < 1500 and said.err[:-1].isprintable()
         assert files(tmp_path) == before

@@ -81,7 +81,7 @@ QRELS: dict[str, tuple[bytes | str, str]] = {
 def download(beir: Path) -> list[object]:
     settings = {"title": "T", "source": {"kind": "folder", "path": str(beir)}, "splits": ["test"]}
     folders = ["--archives", beir.parent / "archives", "--output", beir.parent / "out/tiny"]
-    return ["download-collection", "--settings", json.dumps(settings), *folders]
+    return ["download", "collection", "--settings", json.dumps(settings), *folders]
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])

@@ -132,7 +132,7 @@ def test_a_damaged_index_of_vectors_is_refused(vectors: Path, tmp_path: Path, da
     content = (folder / file).read_bytes()
     damaged = {"flip": flipped(content, len(content) // 2), "cut": content[:-9], "empty": b"", "missing": "missing"}
     place(folder / file, damaged[damage])
-    with pytest.raises(UserError, match=r"make .* with `ssmrank vector-index`"):
+    with pytest.raises(UserError, match=r"make .* with `ssmrank index faiss`"):
         check_index(folder)
 
 

@@ -110,5 +110,5 @@ def test_a_label_of_a_curve(tmp_path: Path, label: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/outcome.json").write_text(json.dumps({"loss": [2.0, 1.0]}))
     output = tmp_path / "curves.svg"
-    assert main(["curves", f"--checkpoints={label}={tmp_path}/run", "--output", str(output)]) == 0
+    assert main(["figure", "curves", f"--checkpoints={label}={tmp_path}/run", "--output", str(output)]) == 0
     assert output.stat().st_size > 1000

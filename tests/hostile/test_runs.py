@@ -71,16 +71,16 @@ def negatives(path: Path, collection: Path) -> list[object]:
 
 def import_run(path: Path, collection: Path) -> list[object]:
     options = ["--collection", collection, "--split", "test", "--output", path.parent / "out"]
-    return ["import-run", "--settings", run_settings(path), *options]
+    return ["retrieve", "import", "--settings", run_settings(path), *options]
 
 
-@pytest.mark.parametrize("verb", [evaluate, negatives, import_run])
+@pytest.mark.parametrize("subcommand", [evaluate, negatives, import_run])
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_is_refused(refused, collection: Path, tmp_path: Path, name: str, verb) -> None:
+def test_a_run_is_refused(refused, collection: Path, tmp_path: Path, name: str, subcommand) -> None:
     content, message = RUNS[name]
     path = place(tmp_path / "run", content)
-    said = refused(*verb(path, collection))
-    if verb is not import_run or content not in NO_FILES:  # which checks its digest first
+    said = refused(*subcommand(path, collection))
+    if subcommand is not import_run or content not in NO_FILES:  # which checks its digest first
         assert message in said
 
 
@@ -115,11 +115,11 @@ QRELS: dict[str, tuple[bytes | str, str]] = {
 }
 
 
-@pytest.mark.parametrize("verb", [evaluate, negatives])
+@pytest.mark.parametrize("subcommand", [evaluate, negatives])
 @pytest.mark.parametrize("name", QRELS)
-def test_judgments_are_refused(refused, collection: Path, tmp_path: Path, name: str, verb) -> None:
+def test_judgments_are_refused(refused, collection: Path, tmp_path: Path, name: str, subcommand) -> None:
     content, message = QRELS[name]
-    arguments = verb(place(tmp_path / "run", GOOD), collection)
+    arguments = subcommand(place(tmp_path / "run", GOOD), collection)
     arguments[arguments.index("--qrels") + 1] = place(tmp_path / "qrels", content)
     assert message in refused(*arguments)
 

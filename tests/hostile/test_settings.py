@@ -115,7 +115,7 @@ def test_a_value_is_refused(refused, tiny: dict[str, Any], tmp_path: Path, name:
     section[last] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     place = f"{tmp_path}/params.yaml: {keys.replace('/', '.').removesuffix('.model_type')}"
-    said = refused("check", tmp_path / "params.yaml")
+    said = refused("params", "check", tmp_path / "params.yaml")
     assert place in said and message in said
 
 

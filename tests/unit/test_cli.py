@@ -16,41 +16,80 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "ssmrank", *arguments], capture_output=True, text=True, timeout=120)
 
 
-def test_help_lists_every_verb_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+GROUPS = {word: entry for word, entry in cli.SUBCOMMANDS.items() if not isinstance(entry, str)}
+ALL = [
+    *((word,) for word in cli.SUBCOMMANDS if word not in GROUPS),
+    *((word, member) for word, (_, members) in GROUPS.items() for member in members),
+]
+"""The words of each subcommand."""
+
+
+def helps(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as exit_status:
-        cli.main(["--help"])
+        cli.main([*words, "--help"])
     assert exit_status.value.code == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    for verb, (_, summary) in cli.VERBS.items():
-        assert f"{verb} {summary}" in printed
+    return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_each_verb_explains_its_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_subcommand_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(cli.SUBCOMMANDS) <= 16
+    printed = helps(capsys=capsys)
+    for word, entry in cli.SUBCOMMANDS.items():
+        if isinstance(entry, str):
+            assert f" {word} {entry} " in f"{printed} "
+        else:
+            assert f" {word} {entry[0]}: {', '.join(entry[1])} " in f"{printed} "
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_of_a_group_lists_its_members(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = helps(group, capsys=capsys)
+    for member, summary in GROUPS[group][1].items():
+        assert f" {member} {summary} " in f"{printed} "
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_each_subcommand_explains_its_options(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"usage: ssmrank {' '.join(words)} [-h]" in helps(*words, capsys=capsys)
+
+
+def test_each_module_of_commands_is_a_subcommand() -> None:
+    folder = Path(cli.__file__).parent / "commands"
+    found = {path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py") if path.name != "__init__.py"}
+    named = {".".join(["ssmrank.commands", *path.parts]) for path in found}
+    assert named == {cli.module_of(*words) for words in ALL}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins", "names"),
+    [
+        ([], "ssmrank: error: ", "SUBCOMMAND"),
+        (["trian"], "ssmrank: error: ", "'train'"),
+        (["retrieve"], "ssmrank retrieve: error: ", "SUBCOMMAND"),
+        (["retrieve", "bm52"], "ssmrank retrieve: error: ", "'bm25'"),
+        (["retrieve", "bm25"], "ssmrank retrieve bm25: error: ", "--settings"),
+    ],
+)
+def test_a_missing_and_an_unknown_word_are_errors(
+    arguments: list[str], begins: str, names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_status:
-        cli.main([verb, "--help"])
-    assert exit_status.value.code == 0
-    assert f"usage: ssmrank {verb}" in capsys.readouterr().out
-
-
-def test_no_verb_and_an_unknown_verb_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["trian"]):
-        with pytest.raises(SystemExit) as exit_status:
-            cli.main(arguments)
-        assert exit_status.value.code == 2
-    assert "'train'" in capsys.readouterr().err
+        cli.main(arguments)
+    assert exit_status.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(begins) and names in said
 
 
 def test_version() -> None:
     assert run("--version").stdout == f"ssmrank {__version__}\n"
 
 
-def test_help_and_light_verbs_import_no_heavy_library() -> None:
+def test_help_and_light_subcommands_import_no_heavy_library() -> None:
     code = (
         "import sys; from ssmrank.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "main(['schema'])\n"
+        "main(['params', 'schema'])\n"
         "heavy = {'torch', 'transformers', 'mlflow', 'ranx', 'pandas', 'pyserini'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -61,40 +100,42 @@ def test_help_and_light_verbs_import_no_heavy_library() -> None:
 def test_a_users_mistake_is_one_line_without_traceback(tmp_path: Path) -> None:
     output = tmp_path / "collection"
     settings = '{"titel": "x"}'
-    finished = run("download-collection", "--settings", settings, "--archives", str(tmp_path), "--output", str(output))
+    finished = run(
+        "download", "collection", "--settings", settings, "--archives", str(tmp_path), "--output", str(output)
+    )
     assert finished.returncode == 2
-    assert finished.stderr.startswith("ssmrank download-collection: error: --settings: unknown key titel; did you mean")
+    assert finished.stderr.startswith("ssmrank download collection: error: --settings: unknown key titel; did you mean")
     assert finished.stderr.count("\n") == 1
     assert not output.exists()
 
 
-def test_any_verbs_user_error_becomes_status_2(
+def test_any_subcommands_user_error_becomes_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import ssmrank.config.schema
+    import ssmrank.commands.params.schema
 
     def fail(arguments: object) -> None:
         raise UserError("file.jsonl:3: not JSON; mend the line")
 
-    monkeypatch.setattr(ssmrank.config.schema, "run", fail)
-    assert cli.main(["schema"]) == 2
-    assert capsys.readouterr().err == "ssmrank schema: error: file.jsonl:3: not JSON; mend the line\n"
+    monkeypatch.setattr(ssmrank.commands.params.schema, "run", fail)
+    assert cli.main(["params", "schema"]) == 2
+    assert capsys.readouterr().err == "ssmrank params schema: error: file.jsonl:3: not JSON; mend the line\n"
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ssmrank.config.schema
+    import ssmrank.commands.params.schema
 
     def fail(arguments: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(ssmrank.config.schema, "run", fail)
+    monkeypatch.setattr(ssmrank.commands.params.schema, "run", fail)
     with pytest.raises(RuntimeError, match="a defect"):
-        cli.main(["schema"])
+        cli.main(["params", "schema"])
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
     finished = subprocess.run(
-        f"'{sys.executable}' -m ssmrank schema | head -n 1; exit ${{PIPESTATUS[0]}}",
+        f"'{sys.executable}' -m ssmrank params schema | head -n 1; exit ${{PIPESTATUS[0]}}",
         shell=True,
         executable="/bin/bash",
         capture_output=True,

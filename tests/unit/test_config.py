@@ -207,28 +207,28 @@ def test_a_file_that_snakemake_would_run_code_of_is_refused(
 ) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(text)
-    assert main(["check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
+    assert main(["params", "check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
     assert f"error: {overlay}: key __use_yte__ makes Snakemake run Python code" in capsys.readouterr().err
 
 
 def test_files_of_an_experiment_are_checked_as_snakemake_merges_them(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", "--params", str(root / "params.yaml"), str(root / "params/paper-models.yaml")]) == 0
+    assert main(["params", "check", "--params", str(root / "params.yaml"), str(root / "params/paper-models.yaml")]) == 0
     assert "paper-models.yaml: no code, no unknown key" in capsys.readouterr().out
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("retrievers: {bm25: {kk1: 1}}\n")
-    assert main(["check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
+    assert main(["params", "check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
     assert "unknown key retrievers.bm25.kk1" in capsys.readouterr().err
 
 
 def test_digests_are_printed_as_params_take_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "a run: ü.trec"
     run.write_bytes(b"abc")
-    assert main(["digest", str(run), str(run)]) == 0
+    assert main(["params", "digest", str(run), str(run)]) == 0
     first, second = (yaml.safe_load(line) for line in capsys.readouterr().out.splitlines())
     assert RunFile(**first) == RunFile(**second) == RunFile(path=str(run), sha256=sha256(run))
-    assert main(["digest", str(tmp_path)]) == 2
+    assert main(["params", "digest", str(tmp_path)]) == 2
     assert "no such file; give the paths of files" in capsys.readouterr().err
 
 
@@ -294,5 +294,5 @@ def test_the_paper_s_grid_is_the_paper_s(root: Path) -> None:
 
 def test_schema_is_up_to_date(root: Path) -> None:
     assert (root / "workflow/schemas/params.schema.json").read_text() == schema_text(), (
-        "run: ssmrank schema > workflow/schemas/params.schema.json"
+        "run: ssmrank params schema > workflow/schemas/params.schema.json"
     )

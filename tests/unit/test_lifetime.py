@@ -139,7 +139,7 @@ def test_interrupted_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssmrank.tracking.command.run", interrupted)
+    monkeypatch.setattr("ssmrank.commands.tracking_store.run", interrupted)
     assert cli.main(["tracking-store"]) == 130
     assert capsys.readouterr().err == "ssmrank tracking-store: interrupted\n"
 

@@ -51,7 +51,7 @@ def test_texts_are_no_wildcards_and_no_commands(fresh) -> None:
     (fresh.folder / "mine.yaml").write_text(json.dumps(values))
     targets = ["all", "all_figures", "results/figures/efficiency.pdf"]
     said = fresh.snakemake("-n", "-p", "--configfile", "mine.yaml", "--", *targets).stdout
-    shell = [line for line in said.splitlines() if line.startswith("Shell command: ssmrank curves ")]
+    shell = [line for line in said.splitlines() if line.startswith("Shell command: ssmrank figure curves ")]
     (words,) = [shlex.split(line.removeprefix("Shell command: ").partition(" 2>&1")[0]) for line in shell]
     assert f"--checkpoints={strange}=results/checkpoints/firstp/tiny-bert" in words
     assert "--checkpoints=-x=results/checkpoints/firstp/tiny-mamba2" in words
@@ -63,7 +63,7 @@ def test_a_job_that_fails(fresh) -> None:
     fresh.edit("tests/data/workflow/collection/corpus.jsonl", good, bad)
     answer = fresh.snakemake("data/collections/tiny", check=False)
     assert answer.returncode != 0
-    reason = "ssmrank download-collection: error: tests/data/workflow/collection/corpus.jsonl:8: "
+    reason = "ssmrank download collection: error: tests/data/workflow/collection/corpus.jsonl:8: "
     end = answer.stdout.partition("Exiting because a job execution failed.")[2]
     assert sum(line.startswith(reason) for line in end.splitlines()) == 1
     assert [path for path in (fresh.folder / "data").rglob("*") if "tiny" in path.name] == []

@@ -21,7 +21,7 @@ rule evaluate_first_stage:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.evaluation.command"),
+        *code("ssmrank.commands.evaluate"),
         settings=experiment.evaluation_settings(),
     shell:
         "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"
@@ -46,7 +46,7 @@ rule evaluate:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.evaluation.command"),
+        *code("ssmrank.commands.evaluate"),
         settings=experiment.evaluation_settings(),
     shell:
         "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"
@@ -73,7 +73,7 @@ rule evaluate_fused:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.evaluation.command"),
+        *code("ssmrank.commands.evaluate"),
         settings=experiment.evaluation_settings(),
     shell:
         "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"

@@ -26,10 +26,10 @@ rule differences:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.differences_command"),
+        *code("ssmrank.commands.figure.differences"),
         settings=lambda w: experiment.table_settings(w.table),
     shell:
-        "ssmrank differences --settings {params.settings:q} --per-query results/per-query --output {output:q}"
+        "ssmrank figure differences --settings {params.settings:q} --per-query results/per-query --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
@@ -54,12 +54,12 @@ rule training_curves:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.curves_command"),
+        *code("ssmrank.commands.figure.curves"),
         checkpoints=lambda w: [
             f"--checkpoints={word}" for word in experiment.checkpoint_labels(w.training, "results/checkpoints")
         ],
     shell:
-        "ssmrank curves --title {wildcards.training} {params.checkpoints:q} --output {output:q}"
+        "ssmrank figure curves --title {wildcards.training} {params.checkpoints:q} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
@@ -93,9 +93,9 @@ rule figure1:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.figure_command"),
+        *code("ssmrank.commands.figure.throughput"),
     shell:
-        "ssmrank figure1 --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank figure throughput --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule inference_speed:
@@ -135,9 +135,9 @@ rule table5:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.efficiency_tables_command"),
+        *code("ssmrank.commands.table.speed"),
     shell:
-        "ssmrank table5 --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank table speed --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule table6:
@@ -158,9 +158,9 @@ rule table6:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.efficiency_tables_command"),
+        *code("ssmrank.commands.table.complexity"),
     shell:
-        "ssmrank table6 --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank table complexity --csv {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule efficiency:
@@ -175,7 +175,7 @@ rule efficiency:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.efficiency_command"),
+        *code("ssmrank.commands.figure.efficiency"),
         settings=lambda w: experiment.efficiency_settings(),
     shell:
-        "ssmrank efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank figure efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"

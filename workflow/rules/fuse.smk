@@ -19,10 +19,10 @@ rule fuse_weights:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.fusion.weights_command"),
+        *code("ssmrank.commands.fuse.weights"),
         settings=lambda w: experiment.fuse_weights_settings(w),
     shell:
-        "ssmrank fuse-weights --settings {params.settings:q} --run {input.runs:q} --candidates {input.candidates:q}"
+        "ssmrank fuse weights --settings {params.settings:q} --run {input.runs:q} --candidates {input.candidates:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -45,9 +45,9 @@ rule fuse:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.fusion.command"),
+        *code("ssmrank.commands.fuse.run"),
         settings=lambda w: experiment.fuse_settings(w),
         weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
     shell:
-        "ssmrank fuse --settings {params.settings:q} --run {input.runs:q} --candidates {input.candidates:q}"
+        "ssmrank fuse run --settings {params.settings:q} --run {input.runs:q} --candidates {input.candidates:q}"
         " {params.weights} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -18,9 +18,9 @@ rule index:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
-        *code("ssmrank.retrieval.index_command"),
+        *code("ssmrank.commands.index.lucene"),
     shell:
-        "ssmrank index --collection {input:q} --stemmer {wildcards.stemmer} --threads {threads}"
+        "ssmrank index lucene --collection {input:q} --stemmer {wildcards.stemmer} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -41,11 +41,11 @@ rule encode:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.retrieval.encode_command"),
+        *code("ssmrank.commands.index.vectors"),
         settings=lambda w: experiment.encoder_settings(w.encoder),
         state=state_of("encode"),
     shell:
-        "ssmrank encode --settings {params.settings:q} --model {input.model:q} --collection {input.collection:q}"
+        "ssmrank index vectors --settings {params.settings:q} --model {input.model:q} --collection {input.collection:q}"
         " --state {params.state}/{wildcards.collection}/{wildcards.encoder} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -64,8 +64,8 @@ rule vector_index:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
-        *code("ssmrank.retrieval.vector_index_command"),
+        *code("ssmrank.commands.index.faiss"),
         settings=lambda w: experiment.vector_index_settings(w.retriever),
     shell:
-        "ssmrank vector-index --settings {params.settings:q} --vectors {input:q} --threads {threads}"
+        "ssmrank index faiss --settings {params.settings:q} --vectors {input:q} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

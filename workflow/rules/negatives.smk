@@ -22,7 +22,7 @@ rule negatives:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.negatives.command"),
+        *code("ssmrank.commands.negatives"),
         settings=lambda w: experiment.negatives_settings(w.negatives),
         rivals=lambda w, input: f"--rivals {input.rivals}" if input.rivals else "",
     shell:

@@ -22,14 +22,14 @@ rule corpus_tokenizer:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
-        *code("ssmrank.pretraining.tokenizer_command"),
+        *code("ssmrank.commands.pretrain.tokenizer"),
         corpus=lambda w: experiment.corpus_settings(experiment.params.pretraining[w.pretraining].corpus),
         files=lambda w: digests(experiment.corpus_files(experiment.params.pretraining[w.pretraining].corpus)),
         vocabulary=lambda w: experiment.params.pretraining[w.pretraining].vocabulary,
         texts=lambda w: experiment.params.pretraining[w.pretraining].vocabulary_texts,
         max_length=lambda w: experiment.params.pretraining[w.pretraining].max_length,
     shell:
-        "ssmrank corpus-tokenizer --corpus {params.corpus:q} --vocabulary {params.vocabulary} --texts {params.texts}"
+        "ssmrank pretrain tokenizer --corpus {params.corpus:q} --vocabulary {params.vocabulary} --texts {params.texts}"
         " --max-length {params.max_length} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -46,12 +46,12 @@ rule corpus_tokens:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
-        *code("ssmrank.pretraining.tokens_command", without=["ssmrank.kernels", "ssmrank.models.attention"]),
+        *code("ssmrank.commands.pretrain.tokens", without=["ssmrank.kernels", "ssmrank.models.attention"]),
         corpus=lambda w: experiment.corpus_settings(experiment.params.pretraining[w.pretraining].corpus),
         files=lambda w: digests(experiment.corpus_files(experiment.params.pretraining[w.pretraining].corpus)),
         max_length=lambda w: experiment.params.pretraining[w.pretraining].max_length,
     shell:
-        "ssmrank corpus-tokens --corpus {params.corpus:q} --tokenizer {input:q} --max-length {params.max_length}"
+        "ssmrank pretrain tokens --corpus {params.corpus:q} --tokenizer {input:q} --max-length {params.max_length}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -72,12 +72,12 @@ rule pretrain_sweep:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.pretraining.sweep_command"),
+        *code("ssmrank.commands.pretrain.sweep"),
         settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
         sweep=lambda w: experiment.sweep_settings(w.pretraining),
         state=state_of("sweep"),
     shell:
-        "ssmrank pretrain-sweep --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
+        "ssmrank pretrain sweep --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
         " --sweep {params.sweep:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -99,11 +99,11 @@ rule pretrain:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.pretraining.command"),
+        *code("ssmrank.commands.pretrain.run"),
         settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
         state=state_of("pretrain"),
     shell:
-        "ssmrank pretrain --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
+        "ssmrank pretrain run --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
         " --sweep {input.sweep:q} --state {params.state:q}/{wildcards.pretraining}/{wildcards.model}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -123,14 +123,14 @@ rule publish_model:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.pretraining.publish_command", without=["ssmrank.kernels", "ssmrank.models.attention"]),
+        *code("ssmrank.commands.pretrain.publish", without=["ssmrank.kernels", "ssmrank.models.attention"]),
         settings=lambda w: experiment.card_settings(w.pretraining, w.model),
         checkpoint=lambda w: [
             f"--checkpoint {path}" for path in experiment.published_checkpoint(w.pretraining, w.model)
         ],
         command=lambda w, output: experiment.command(str(output)),
     shell:
-        "ssmrank publish-model --settings {params.settings:q} --pretrained {input.pretrained:q} --sweep {input.sweep:q}"
+        "ssmrank pretrain publish --settings {params.settings:q} --pretrained {input.pretrained:q} --sweep {input.sweep:q}"
         " {params.checkpoint}"
         " --command {params.command:q}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
@@ -151,7 +151,7 @@ rule pretraining_figure:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.pretraining.figure_command"),
+        *code("ssmrank.commands.figure.pretraining"),
         models=lambda w: [f"--models={word}" for word in experiment.pretraining_labels(w.pretraining)],
     shell:
-        "ssmrank pretraining-figure {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank figure pretraining {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"

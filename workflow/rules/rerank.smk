@@ -26,7 +26,7 @@ rule rerank:
     resources:
         gpu=lambda w: experiment.rerank_processes(w.reranking),
     params:
-        *code("ssmrank.reranking.command"),
+        *code("ssmrank.commands.rerank"),
         settings=lambda w: experiment.reranking_settings(w.reranking),
         tokens=f"{RERANK_STATE}/tokens",
         state=lambda w: f"{RERANK_STATE}/{w.collection}/{w.split}/{w.reranking}/{w.training}/{w.model}",
@@ -54,10 +54,10 @@ rule rerank_speed:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.reranking.speed_command"),
+        *code("ssmrank.commands.measure.speed"),
         settings=lambda w: experiment.reranking_settings(w.reranking),
         pairs=lambda w: experiment.speed_pairs(w.collection, w.split),
     shell:
-        "ssmrank rerank-speed --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
+        "ssmrank measure speed --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
         " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q} {params.pairs}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -19,11 +19,11 @@ rule retrieve:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
-        *code("ssmrank.retrieval.retrieve_command"),
+        *code("ssmrank.commands.retrieve.bm25"),
         settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
         own=lambda w: experiment.own_documents(w.collection),
     shell:
-        "ssmrank retrieve --settings {params.settings:q} --index {input.index:q}"
+        "ssmrank retrieve bm25 --settings {params.settings:q} --index {input.index:q}"
         " --queries {input.collection:q}/splits/{wildcards.split}/queries.jsonl --threads {threads} {params.own}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -55,7 +55,7 @@ rule retrieve_dense:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.retrieval.dense_command"),
+        *code("ssmrank.commands.retrieve.dense"),
         settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
         encoder=lambda w: experiment.encoder_settings(experiment.encoder(w.retriever)),
         own=lambda w: experiment.own_documents(w.collection),
@@ -63,7 +63,7 @@ rule retrieve_dense:
         index=lambda w, input: f"--index {input.index}" if input.index else "",
         candidates=lambda w, input: f"--candidates {input.candidates}" if input.candidates else "",
     shell:
-        "ssmrank retrieve-dense --settings {params.settings:q} --encoder {params.encoder:q} --model {input.model:q}"
+        "ssmrank retrieve dense --settings {params.settings:q} --encoder {params.encoder:q} --model {input.model:q}"
         " --collection {input.collection:q} --split {wildcards.split} {params.vectors} {params.index}"
         " {params.candidates} --threads {threads} {params.own} --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -82,12 +82,12 @@ rule import_run:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.retrieval.run_file_command"),
+        *code("ssmrank.commands.retrieve.import_"),
         settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
         own=lambda w: experiment.own_documents(w.collection),
         file=lambda w: digests(experiment.run_file(w.retriever, w.collection, w.split)),
     shell:
-        "ssmrank import-run --settings {params.settings:q} --collection {input.collection:q}"
+        "ssmrank retrieve import --settings {params.settings:q} --collection {input.collection:q}"
         " --split {wildcards.split} {params.own} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -106,10 +106,10 @@ rule fuse_first_stage_weights:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.fusion.weights_command"),
+        *code("ssmrank.commands.fuse.weights"),
         settings=lambda w: experiment.fuse_first_stage_weights_settings(w.retriever),
     shell:
-        "ssmrank fuse-weights --settings {params.settings:q} --run {input.runs:q}"
+        "ssmrank fuse weights --settings {params.settings:q} --run {input.runs:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -130,9 +130,9 @@ rule fuse_first_stage:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.fusion.command"),
+        *code("ssmrank.commands.fuse.run"),
         settings=lambda w: experiment.fuse_first_stage_settings(w.retriever),
         weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
     shell:
-        "ssmrank fuse --settings {params.settings:q} --run {input.runs:q} {params.weights} --output {output:q}"
+        "ssmrank fuse run --settings {params.settings:q} --run {input.runs:q} {params.weights} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"

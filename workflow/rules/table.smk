@@ -21,10 +21,10 @@ rule significance:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.evaluation.significance_command"),
+        *code("ssmrank.commands.table.significance"),
         settings=lambda w: experiment.significance_settings(w.table),
     shell:
-        "ssmrank significance --settings {params.settings:q} --per-query results/per-query --output {output:q}"
+        "ssmrank table significance --settings {params.settings:q} --per-query results/per-query --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
@@ -40,10 +40,10 @@ rule costs:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.costs_command"),
+        *code("ssmrank.commands.measure.costs"),
         settings=lambda w: experiment.cost_settings(w.table),
     shell:
-        "ssmrank costs --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank measure costs --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule table:
@@ -80,14 +80,14 @@ rule table:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.command"),
+        *code("ssmrank.commands.table.results"),
         settings=lambda w: experiment.table_settings(w.table),
         tests=lambda w: expand(
             "--significance results/tables/significance/{table}.csv", table=experiment.significance(w.table)
         ),
         costs=lambda w: [f"--costs {path}" for path in experiment.costs(w.table)],
     shell:
-        "ssmrank table --settings {params.settings:q} --metrics results/metrics {params.tests} {params.costs}"
+        "ssmrank table results --settings {params.settings:q} --metrics results/metrics {params.tests} {params.costs}"
         " --tex {output.tex:q} --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -123,10 +123,10 @@ rule overview:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.overview_command"),
+        *code("ssmrank.commands.table.overview"),
         settings=lambda w: experiment.overview_settings(w.table),
     shell:
-        "ssmrank overview --settings {params.settings:q} --models data/models --tex {output.tex:q}"
+        "ssmrank table overview --settings {params.settings:q} --models data/models --tex {output.tex:q}"
         " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -147,9 +147,9 @@ rule tables_pdf:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.pdf_command"),
+        *code("ssmrank.commands.table.pdf"),
     shell:
-        "ssmrank pdf --tex {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank table pdf --tex {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 # Like the one before, a target of its own outside `all`, because it needs LaTeX.
@@ -170,6 +170,6 @@ rule table_pdf:
     conda:
         "../envs/ssmrank.yaml"
     params:
-        *code("ssmrank.reporting.pdf_command"),
+        *code("ssmrank.commands.table.pdf"),
     shell:
-        "ssmrank pdf --tex {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "ssmrank table pdf --tex {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"

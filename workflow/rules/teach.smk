@@ -22,7 +22,7 @@ rule teach:
     resources:
         gpu=1,
     params:
-        *code("ssmrank.teaching.command"),
+        *code("ssmrank.commands.teach"),
         settings=lambda w: experiment.teach_settings(w.teacher, w.negatives),
         members=lambda w: [f"--member {name} {' '.join(files)}" for name, files in experiment.teacher_files(w).items()],
         state=state_of("teach"),

@@ -25,7 +25,7 @@ rule train:
     resources:
         gpu=lambda w: experiment.train_processes(w.training),
     params:
-        *code("ssmrank.training.command", without=["ssmrank.training.validation"]),
+        *code("ssmrank.commands.train", without=["ssmrank.training.validation"]),
         validation_code=lambda w: (code("ssmrank.training.validation") if experiment.validation(w.training) else []),
         settings=lambda w: experiment.train_settings(w.training, w.model),
         kind=lambda w: experiment.kind(w.model),

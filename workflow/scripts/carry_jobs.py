@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-STOPPABLE = re.compile(r"ssmrank (pretrain|pretrain-sweep) ")
-"""Verbs that save their state and end when they are told to."""
+STOPPABLE = re.compile(r"ssmrank (pretrain (?:run|sweep)) ")
+"""Subcommands that save their state and end when they are told to."""
 
 SAVING = 25
-"""Seconds before the end at which such a verb is told to stop."""
+"""Seconds before the end at which such a subcommand is told to stop."""
 
 
 @dataclass
@@ -155,13 +155,13 @@ def _show_end(path: Path) -> None:
 
 
 def main() -> None:
-    """One of the two verbs."""
+    """Lists the jobs, or runs those of a list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    listing = verbs.add_parser("list")
+    subparsers = parser.add_subparsers(dest="subcommand", required=True)
+    listing = subparsers.add_parser("list")
     listing.add_argument("file", type=Path)
     listing.add_argument("--rules", nargs="+", default=[], help="jobs of these rules alone")
-    running = verbs.add_parser("run")
+    running = subparsers.add_parser("run")
     running.add_argument("file", type=Path)
     running.add_argument("--seconds", type=float, default=1e9, help="be done by then")
     running.add_argument("--rules", nargs="+", default=[], help="jobs of these rules alone")
@@ -170,7 +170,7 @@ def main() -> None:
     words = sys.argv[1:]
     place = words.index("--") if "--" in words else len(words)
     options, arguments = parser.parse_args(words[:place]), words[place + 1 :]
-    if options.verb == "list":
+    if options.subcommand == "list":
         jobs = list_jobs(arguments, options.rules)
         options.file.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
         print(f"{len(jobs)} jobs")

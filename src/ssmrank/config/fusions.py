@@ -111,7 +111,7 @@ class Fusion(FusionMethod):
 
 
 class FuseSettings(Section):
-    """What `ssmrank fuse` is given."""
+    """What `ssmrank fuse run` is given."""
 
     method: Literal["z-score", "min-max", "rrf"]
     k: int = 60
@@ -120,7 +120,7 @@ class FuseSettings(Section):
 
 
 class FuseWeightsSettings(FuseSettings):
-    """What `ssmrank fuse-weights` is given."""
+    """What `ssmrank fuse weights` is given."""
 
     metric: str
     steps: int

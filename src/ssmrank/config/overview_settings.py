@@ -24,7 +24,7 @@ class OverviewSection(Section):
 
 
 class OverviewSettings(Section):
-    """What `ssmrank overview` is given; a counted row has one cell less than there are columns."""
+    """What `ssmrank table overview` is given; a counted row has one cell less than there are columns."""
 
     caption: str
     label: str = ""

@@ -74,7 +74,7 @@ class Pretraining(LanguageModelling):
 
 
 class PretrainSettings(LanguageModelling):
-    """A section of pretraining for one model: what `ssmrank pretrain` is given."""
+    """A section of pretraining for one model: what `ssmrank pretrain run` is given."""
 
     config: dict[str, Any]
 
@@ -88,7 +88,7 @@ class CardScores(Section):
 
 
 class CardSettings(Section):
-    """What a model card says beside what the trainings wrote: what `ssmrank publish-model` is given."""
+    """What a model card says beside what the trainings wrote: what `ssmrank pretrain publish` is given."""
 
     label: str
     corpus: str

@@ -1,8 +1,7 @@
-"""`ssmrank schema`: the JSON schema of params.yaml, generated from the settings' classes."""
+"""The JSON schema of params.yaml, generated from the settings' classes."""
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from ssmrank.config.params import Params
@@ -11,12 +10,3 @@ from ssmrank.config.params import Params
 def schema_text() -> str:
     """The schema as `workflow/schemas/params.schema.json` holds it."""
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """No options."""
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Prints the schema."""
-    print(schema_text(), end="")

@@ -79,7 +79,7 @@ class ResultSection(Section):
 
 
 class TableSettings(Section):
-    """What `ssmrank table` is given: all that is printed but the values, and nothing else."""
+    """What `ssmrank table results` is given: all that is printed but the values, and nothing else."""
 
     caption: str
     label: str = ""
@@ -106,7 +106,7 @@ class Comparison(Section):
 
 
 class SignificanceSettings(Tests):
-    """What `ssmrank significance` is given: rows, columns, and for each section the pairs of rows to compare."""
+    """What `ssmrank table significance` is given: rows, columns, and for each section the pairs of rows to compare."""
 
     columns: list[ComparedColumn]
     rows: list[ComparedRow]

@@ -68,7 +68,7 @@ def write_model(
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
         elif isinstance(source, PretrainedModel):
             if pretrained_from is None:
-                raise UserError("a pretrained model needs --pretrained-from: the folder of `ssmrank pretrain`")
+                raise UserError("a pretrained model needs --pretrained-from: the folder of `ssmrank pretrain run`")
             _fetch(ModelFolder(kind="folder", path=str(pretrained_from)), temporary, archives, weights=True)
         else:
             _fetch(source, temporary, archives, weights=True)

@@ -217,8 +217,8 @@ def explain(sample: Sample, settings: Negatives) -> str:
     parts = [f"{len(sample.groups)} groups of {sample.positives} relevant documents"]
     if sample.without_text:
         parts.append(f"{sample.without_text} left out that the collection lacks")
-    verb = "left out" if settings.positives == "retrieved" else "kept"
-    parts.append(f"{sample.not_retrieved} outside the first {settings.depth} ({verb})")
+    kept = "left out" if settings.positives == "retrieved" else "kept"
+    parts.append(f"{sample.not_retrieved} outside the first {settings.depth} ({kept})")
     parts.append(f"{sample.too_few_candidates} left out with fewer than {settings.count} candidates")
     if settings.false_negatives is not None:
         parts.append(f"{sample.false_negatives} candidates left out as possibly relevant")

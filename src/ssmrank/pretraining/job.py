@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of both verbs."""
+    """Adds the options of both subcommands."""
     parser.add_argument("--settings", required=True, help="pretraining section with one of its models: JSON or a file")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank corpus-tokenizer`")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of `ssmrank corpus-tokens`")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank pretrain tokenizer`")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of `ssmrank pretrain tokens`")
     parser.add_argument(
         "--state", type=Path, required=True, help="folder that keeps what a killed pretraining goes on from"
     )

@@ -1,4 +1,4 @@
-"""Marks of significance in a table, from what `ssmrank significance` wrote."""
+"""Marks of significance in a table, from what `ssmrank table significance` wrote."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def read_comparisons(path: Path, test: Literal["randomization", "t"]) -> list[Co
                 for line in csv.DictReader(stream)
             ]
     except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank significance` to make it") from error
+        raise UserError(f"{path}: cannot read: {error.strerror}; make it with `ssmrank table significance`") from error
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: is no file of `ssmrank significance` ({error}); make it again") from error
+        raise UserError(f"{path}: is no file of `ssmrank table significance` ({error}); make it again") from error
 
 
 def letters_of(sections: Sequence[Sequence[int]]) -> dict[int, str]:

@@ -35,8 +35,8 @@ def cost_texts(
 ) -> tuple[str, ...]:
     """A row's texts.
 
-    pretraining: what `ssmrank pretrain` wrote, None where it did not make the model; outcomes: of the trainings with
-    each seed, whose mean time is shown; speed: what `ssmrank rerank-speed` wrote, None where that is not shown.
+    pretraining: what `ssmrank pretrain run` wrote, None where it did not make the model; outcomes: of the trainings
+    with each seed, whose mean time is shown; speed: what `ssmrank measure speed` wrote, None where that is not shown.
     """
     counts = pretraining["parameters"] if pretraining else None
     seconds = [outcome["seconds"] for outcome in outcomes if outcome["status"] == "ok"]
@@ -74,10 +74,10 @@ def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mappin
 
 
 def read_costs(path: Path) -> Costs:
-    """What `ssmrank costs` wrote."""
+    """What `ssmrank measure costs` wrote."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         rows = {run: tuple(texts) for run, texts in values["rows"].items()}
         return Costs(rows, values["sentence"], tuple(values["titles"]))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is no file of `ssmrank costs` ({error})") from error
+        raise UserError(f"{path}: is no file of `ssmrank measure costs` ({error})") from error

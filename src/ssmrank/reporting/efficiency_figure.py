@@ -17,7 +17,7 @@ class _Way(BaseModel):
 
 
 class _Speed(BaseModel):
-    """What `ssmrank rerank-speed` writes, as far as the figure needs it."""
+    """What `ssmrank measure speed` writes, as far as the figure needs it."""
 
     whole: _Way
     reuse: _Way | None
@@ -37,7 +37,7 @@ class Point:
 
 def read_speed(path: Path) -> tuple[float, float | None, str]:
     """Pairs a second without and with reuse, and where they were measured; raises UserError where that fails."""
-    values = read_json(path, "run `ssmrank rerank-speed` to make it")
+    values = read_json(path, "run `ssmrank measure speed` to make it")
     speed = check(_Speed, values, str(path))
     reuse = None if speed.reuse is None else speed.reuse.pairs_per_second
     return speed.whole.pairs_per_second, reuse, f"{speed.device}, {speed.precision}"

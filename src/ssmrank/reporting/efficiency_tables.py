@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape as html_escape
@@ -17,6 +18,7 @@ from pydantic import Field
 from ssmrank.config.reading import check
 from ssmrank.config.section import Section
 from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.html import page
 from ssmrank.reporting.latex import escape
 
@@ -108,6 +110,24 @@ class PlainTable:
         lines += [f"    {' & '.join(map(_latex, row))} \\\\" for row in self.rows]
         lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{_latex(self.caption)}}}"]
         return "\n".join([*lines, f"  \\label{{{self.label}}}", "\\end{table}"]) + "\n"
+
+    def write(self, paths: Sequence[Path]) -> None:
+        """Writes each file in the form that its suffix names; raises UserError, before the first, for another one."""
+        for path in paths:
+            if path.suffix not in FORMS:
+                raise UserError(f"--output {path}: the name must end in one of {', '.join(FORMS)}")
+        for path in paths:
+            with atomic_file(path) as stream:
+                stream.write(FORMS[path.suffix](self))
+
+
+FORMS = {
+    ".tex": PlainTable.to_latex,
+    ".csv": PlainTable.to_csv,
+    ".md": PlainTable.to_markdown,
+    ".html": PlainTable.to_html,
+}
+"""What writes a table in the form that a suffix names."""
 
 
 @cache

@@ -33,7 +33,7 @@ def parameters(folder: Path) -> int:
     """Numbers in a checkpoint's safetensors files, read from their headers; weights that are tied stand there once."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{folder}: holds no safetensors file; make it with `ssmrank download-model`")
+        raise UserError(f"{folder}: holds no safetensors file; make it with `ssmrank download model`")
     total = 0
     for file in files:
         try:

@@ -94,11 +94,11 @@ def build_index(collection: Path, output: Path, *, stemmer: str = "porter", thre
 
 
 def read_description(index: Path) -> IndexDescription:
-    """What the index holds. Raises UserError where the folder is no index of `ssmrank index`, or is damaged."""
+    """What the index holds. Raises UserError where the folder is no index of `ssmrank index lucene`, or is damaged."""
     path = index / _DESCRIPTION
     if not path.is_file():
-        raise UserError(f"{index}: no complete index; build it with `ssmrank index`")
-    advice = "build the index again with `ssmrank index`"
+        raise UserError(f"{index}: no complete index; build it with `ssmrank index lucene`")
+    advice = "build the index again with `ssmrank index lucene`"
     check_seal(index, advice)
     return check(IndexDescription, read_json(path, advice), str(path))
 

@@ -66,8 +66,8 @@ def build_index(settings: IvfPqIndex | HnswIndex, vectors: Vectors, output: Path
 def check_index(folder: Path) -> None:
     """Raises UserError where the folder holds no index of `build_index`, or a damaged one."""
     if not (folder / _FILE).is_file():
-        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank vector-index`")
-    check_seal(folder, "make the index again with `ssmrank vector-index`")
+        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank index faiss`")
+    check_seal(folder, "make the index again with `ssmrank index faiss`")
 
 
 def search_index(
@@ -86,7 +86,7 @@ def search_index(
     if not fits:
         raise UserError(
             f"{folder}: is an index of another kind or width than the settings and the model have; make it with "
-            "`ssmrank vector-index`"
+            "`ssmrank index faiss`"
         )
     if isinstance(settings, HnswIndex):
         index.hnsw.efSearch = max(settings.search_breadth, depth)
@@ -129,7 +129,7 @@ def _read(folder: Path) -> Any:
     try:
         return faiss.read_index(str(folder / _FILE))
     except RuntimeError as error:
-        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank vector-index`") from error
+        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank index faiss`") from error
 
 
 def _on_cpu(queries: NDArray[np.float32], shard: NDArray[np.floating], depth: int, device: torch.device) -> Found:

@@ -112,7 +112,7 @@ class Vectors:
         """Opens it. Raises UserError where it is none, or a shard is missing or of another size."""
         path = folder / _DESCRIPTION
         if not path.is_file():
-            raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank encode`")
+            raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank index vectors`")
         self.description = check(VectorsDescription, read_json(path, "encode again"), str(path))
         self.folder = folder
         self.ids: NDArray[np.bytes_] = _load(folder / "ids.npy")

@@ -56,7 +56,7 @@ class RunMember:
 
 
 class EncoderMember:
-    """Inner products of a bi-encoder's vectors. Document vectors come from disk, where `ssmrank encode` wrote them."""
+    """Inner products of a bi-encoder's vectors. Those of documents come from `ssmrank index vectors`."""
 
     def __init__(self, encoder: BiEncoder, vectors: Path, store: TextStore, queries: Mapping[str, str]) -> None:
         self._encoder, self._store, self._queries = encoder, store, queries

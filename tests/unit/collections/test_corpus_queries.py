@@ -74,7 +74,7 @@ def download(output: Path, *options: str, **source: object) -> int:
         "splits": ["train"],
     }
     arguments = ["--settings", json.dumps(settings), "--archives", str(output.parent), "--output", str(output)]
-    return main(["download-collection", *arguments, *options])
+    return main(["download", "collection", *arguments, *options])
 
 
 def test_queries_of_a_corpus(corpus: str, tmp_path: Path) -> None:

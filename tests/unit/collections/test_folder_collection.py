@@ -79,12 +79,12 @@ def test_writing_twice_gives_the_same_bytes(beir, tmp_path: Path) -> None:
 def test_command(beir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"title": "T", "source": {"kind": "folder", "path": str(beir.path)}, "splits": ["test"]}
     options = ["--settings", json.dumps(settings), "--archives", str(tmp_path / "a"), "--output", str(tmp_path / "out")]
-    assert main(["download-collection", *options]) == 0
+    assert main(["download", "collection", *options]) == 0
     assert len(TextStore(tmp_path / "out/documents.jsonl")) == 3
     beir.corpus(b"{")
-    assert main(["download-collection", *options]) == 2
+    assert main(["download", "collection", *options]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"ssmrank download-collection: error: {beir.path}/corpus.jsonl:1: malformed JSON")
+    assert error.startswith(f"ssmrank download collection: error: {beir.path}/corpus.jsonl:1: malformed JSON")
     assert len(TextStore(tmp_path / "out/documents.jsonl")) == 3  # what was there stays
 
 
@@ -93,7 +93,7 @@ def test_command_is_tracked(beir, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SSMRANK_TRACKING_JOURNALS", str(tmp_path / "journals"))
     settings = {"title": "T", "source": {"kind": "folder", "path": str(beir.path)}, "splits": ["test"]}
     options = ["--settings", json.dumps(settings), "--archives", str(tmp_path / "a"), "--output", str(tmp_path / "out")]
-    assert main(["download-collection", *options]) == 0
+    assert main(["download", "collection", *options]) == 0
     (journal,) = (tmp_path / "journals").iterdir()
     events = {event["event"]: event for event in map(json.loads, journal.read_text().splitlines())}
     assert events["start"]["tags"]["collection"] == "out"

@@ -27,7 +27,7 @@ def download(corpus: dict, output: Path, part: str, queries: int | None = None) 
     source = {"kind": "titles", "corpus": "made-up", "part": part, "queries": queries}
     settings = {"title": "Titles", "source": source, "splits": ["test"]}
     options = ["--corpus", json.dumps(corpus), "--archives", str(output.parent), "--output", str(output)]
-    return main(["download-collection", "--settings", json.dumps(settings), *options])
+    return main(["download", "collection", "--settings", json.dumps(settings), *options])
 
 
 def test_each_part_has_its_own_documents_and_titles(corpus: dict, tmp_path: Path) -> None:

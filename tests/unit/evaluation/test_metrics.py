@@ -204,7 +204,7 @@ def dl19_qrels() -> Qrels:
     ],
 )
 def test_official_runs_of_dl19(tmp_path: Path, run_name: str, published: float) -> None:
-    """As they are, and as `import-run` writes them."""
+    """As they are, and as `ssmrank retrieve import` writes them."""
     qrels, path = dl19_qrels(), SHARED / f"collections/msmarco-dl19/runs/{run_name}.trec"
     run = read_run(path)
     write_run(tmp_path / "imported.trec", dict(iterate_run(path)), "imported")
@@ -215,7 +215,7 @@ def test_official_runs_of_dl19(tmp_path: Path, run_name: str, published: float) 
 
 @dl19
 def test_the_official_run_of_many_ties_as_it_was_ranked() -> None:
-    """What `import-run` with `ties: file` makes of it: its authors' order, and so their value."""
+    """What `ssmrank retrieve import` with `ties: file` makes of it: its authors' order, and so their value."""
     ranked = iterate_run(SHARED / "collections/msmarco-dl19/runs/repllama.trec", ties="file")
     run = {query: strictly_decreasing(ranking) for query, ranking in ranked}
     assert round(evaluate(dl19_qrels(), run, ["nDCG@10"]).mean()["nDCG@10"], 4) == 0.7439

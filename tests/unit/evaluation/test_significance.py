@@ -92,7 +92,7 @@ def write(folder: Path, values: dict[str, list[float]]) -> None:
 
 def lines(folder: Path, wanted: SignificanceSettings) -> list[dict[str, str]]:
     words = ["--settings", wanted.model_dump_json(), "--per-query", str(folder), "--output", str(folder / "s.csv")]
-    assert main(["significance", *words]) == 0
+    assert main(["table", "significance", *words]) == 0
     return list(csv.DictReader((folder / "s.csv").open()))
 
 
@@ -119,6 +119,6 @@ def test_other_queries_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     write(tmp_path, {"t/s/a": [0.1, 0.2], "t/s/b": [0.1, 0.2, 0.3]})
     wanted = settings([["a"], ["b"]], [[(1, 0)]], ["t/s"])
     words = ["--settings", wanted.model_dump_json(), "--per-query", str(tmp_path), "--output", str(tmp_path / "s.csv")]
-    assert main(["significance", *words]) == 2
+    assert main(["table", "significance", *words]) == 2
     assert "1 queries are in one alone, such as q2; evaluate both again" in capsys.readouterr().err
     assert not (tmp_path / "s.csv").exists()

@@ -112,29 +112,29 @@ def runs(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "one.trec"), str(tmp_path / "two.trec")
 
 
-def run_verb(verb: str, settings: dict, *options: str) -> int:
-    return main([verb, "--settings", json.dumps(settings), *options])
+def run(member: str, settings: dict, *options: str) -> int:
+    return main(["fuse", member, "--settings", json.dumps(settings), *options])
 
 
-def test_the_verb_writes_ties_by_the_rule_of_all_runs(runs, tmp_path: Path) -> None:
+def test_the_subcommand_writes_ties_by_the_rule_of_all_runs(runs, tmp_path: Path) -> None:
     output = tmp_path / "my fused.trec"
     options = ("--run", *runs, "--output", str(output))
-    assert run_verb("fuse", {"method": "z-score", "depth": 10}, *options) == 0
+    assert run("run", {"method": "z-score", "depth": 10}, *options) == 0
     fused = read_run(output)
     write_run(tmp_path / "ties.trec", {"q2": [("a", 0.0), ("b", 0.0)]}, "ties")
     assert [document for document, _ in fused["q2"]] == [doc for doc, _ in read_run(tmp_path / "ties.trec")["q2"]]
     assert list(fused) == ["q1", "q2"] and len(fused["q1"]) == 3
 
 
-def test_the_verb_keeps_the_depth_and_takes_fitted_weights(runs, tmp_path: Path) -> None:
+def test_the_subcommand_keeps_the_depth_and_takes_fitted_weights(runs, tmp_path: Path) -> None:
     (tmp_path / "qrels").write_text("q1 0 c 1\nq2 0 b 1\n")
     weights, output = tmp_path / "weights.json", tmp_path / "fused.trec"
     grid_settings = {"method": "z-score", "depth": 10, "metric": "MRR@10", "steps": 3}
     fit = ("--run", *runs, "--qrels", str(tmp_path / "qrels"), "--output", str(weights))
-    assert run_verb("fuse-weights", grid_settings, *fit) == 0
+    assert run("weights", grid_settings, *fit) == 0
     assert json.loads(weights.read_text())["weights"] == [0, 1]
     options = ("--run", *runs, "--weights", str(weights), "--output", str(output))
-    assert run_verb("fuse", {"method": "z-score", "depth": 2}, *options) == 0
+    assert run("run", {"method": "z-score", "depth": 2}, *options) == 0
     fused = read_run(output)
     assert [fused[query][0][0] for query in ("q1", "q2")] == ["c", "b"]
     assert len(fused["q1"]) == 2
@@ -146,18 +146,11 @@ def test_a_model_that_did_not_fit_in_memory_has_no_fused_run(runs, tmp_path: Pat
     both = ("--run", runs[0], str(tmp_path / "oom.trec"))
     grid_settings = {"method": "z-score", "depth": 10, "metric": "MRR@10", "steps": 3}
     weights, output = tmp_path / "weights.json", tmp_path / "fused.trec"
-    assert (
-        run_verb("fuse-weights", grid_settings, *both, "--qrels", str(tmp_path / "qrels"), "--output", str(weights))
-        == 0
-    )
-    assert (
-        run_verb("fuse", {"method": "rrf", "depth": 10}, *both, "--weights", str(weights), "--output", str(output)) == 0
-    )
+    assert run("weights", grid_settings, *both, "--qrels", str(tmp_path / "qrels"), "--output", str(weights)) == 0
+    assert run("run", {"method": "rrf", "depth": 10}, *both, "--weights", str(weights), "--output", str(output)) == 0
     assert output.read_text() == "# OOM\n"
     assert (
-        run_verb(
-            "fuse", {"method": "rrf", "depth": 10}, "--run", *runs, "--weights", str(weights), "--output", str(output)
-        )
+        run("run", {"method": "rrf", "depth": 10}, "--run", *runs, "--weights", str(weights), "--output", str(output))
         == 2
     )
 
@@ -174,7 +167,7 @@ def test_a_model_that_did_not_fit_in_memory_has_no_fused_run(runs, tmp_path: Pat
 def test_what_cannot_be_fused_is_one_line(runs, tmp_path: Path, capsys, second: str, settings: dict, said: str) -> None:
     Path(runs[1]).write_text(second)
     output = tmp_path / "fused.trec"
-    assert run_verb("fuse", {"method": "z-score", "depth": 10} | settings, "--run", *runs, "--output", str(output)) == 2
+    assert run("run", {"method": "z-score", "depth": 10} | settings, "--run", *runs, "--output", str(output)) == 2
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
     assert not output.exists()
 

@@ -111,7 +111,7 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
 def download(source: Path, output: Path) -> int:
     settings = {"label": "x", "kind": "E", "size": "1", "source": {"kind": "folder", "path": str(source)}}
     options = ["--archives", str(output.parent), "--output", str(output)]
-    return main(["download-model", "--settings", json.dumps(settings), *options])
+    return main(["download", "model", "--settings", json.dumps(settings), *options])
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -124,7 +124,7 @@ def test_a_hostile_folder_is_one_line_at_download(
     damage(source)
     assert download(source, output) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith("ssmrank download-model: error: ")
+    assert line.startswith("ssmrank download model: error: ")
     assert str(source) in line
     assert message in line
     assert str(output.parent) not in line

@@ -178,7 +178,7 @@ def test_no_group_is_one_line(run: Run, qrels: dict[str, dict[str, int]], given:
     assert "\n" not in str(raised.value)
 
 
-# ---------------------------------------------------------------- the verb
+# ---------------------------------------------------------------- the subcommand
 
 
 def written(tmp_path: Path) -> list[str]:
@@ -195,7 +195,7 @@ def written(tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_verb_writes_json_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_subcommand_writes_json_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert cli.main(written(tmp_path)) == 0
     records = [json.loads(line) for line in (tmp_path / "out" / "negatives.jsonl").read_text().splitlines()]

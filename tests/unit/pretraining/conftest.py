@@ -45,7 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def tokenizer_folder(corpus: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     options = ["--corpus", json.dumps(corpus), "--vocabulary", "384", "--texts", "1000", "--max-length", "64"]
-    assert main(["corpus-tokenizer", *options, "--output", str(folder)]) == 0
+    assert main(["pretrain", "tokenizer", *options, "--output", str(folder)]) == 0
     return folder
 
 
@@ -53,7 +53,7 @@ def tokenizer_folder(corpus: dict, tmp_path_factory: pytest.TempPathFactory) -> 
 def tokens_folder(corpus: dict, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokens") / "tokens"
     options = ["--corpus", json.dumps(corpus), "--tokenizer", str(tokenizer_folder), "--max-length", "64"]
-    assert main(["corpus-tokens", *options, "--output", str(folder)]) == 0
+    assert main(["pretrain", "tokens", *options, "--output", str(folder)]) == 0
     return folder
 
 

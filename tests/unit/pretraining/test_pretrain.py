@@ -204,7 +204,7 @@ def test_the_experiment_s_models_are_matched(root: Path, tokenizer_folder: Path,
 def run_pretrain(tmp_path: Path, name: str, tokenizer: Path, tokens: Path, values: dict, *more: str) -> int:
     options = ["--tokenizer", str(tokenizer), "--tokens", str(tokens), "--state", str(tmp_path / "state" / name)]
     output = ["--output", str(tmp_path / name), "--learning-rate", "0.01"]
-    return main(["pretrain", "--settings", json.dumps(values), *options, *output, *more])
+    return main(["pretrain", "run", "--settings", json.dumps(values), *options, *output, *more])
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
@@ -252,7 +252,7 @@ def test_a_sweep_that_is_stopped_goes_on_and_chooses_the_best(
     data = ["--tokenizer", str(tokenizer_folder), "--tokens", str(tokens_folder)]
     results = []
     for name, more in (("whole", []), ("parts", ["--stop-seconds", "0"])):
-        command = ["pretrain-sweep", "--settings", json.dumps(settings("llama")), *data, "--sweep", sweep, *more]
+        command = ["pretrain", "sweep", "--settings", json.dumps(settings("llama")), *data, "--sweep", sweep, *more]
         output = tmp_path / f"{name}.json"
         while main([*command, "--state", str(tmp_path / "state" / name), "--output", str(output)]):
             assert "of 8 steps; the same command goes on" in capsys.readouterr().err
@@ -277,7 +277,7 @@ def published(tmp_path: Path, *more: str) -> Path:
     (tmp_path / "sweep.json").write_text("{}")
     options = ["--settings", said, "--pretrained", str(tmp_path / "model"), "--command", "make it", *more]
     options += ["--sweep", str(tmp_path / "sweep.json")]
-    assert main(["publish-model", *options, "--output", str(tmp_path / "published")]) == 0
+    assert main(["pretrain", "publish", *options, "--output", str(tmp_path / "published")]) == 0
     return tmp_path / "published"
 
 
@@ -337,7 +337,7 @@ def test_a_published_reranker_scores_and_is_fine_tuned_further(
     )
     model = {"label": "x", "kind": "D", "size": "1", "source": {"kind": "folder", "path": str(folder)}}
     options = ["--archives", str(tmp_path), "--output", str(tmp_path / "copy")]
-    assert main(["download-model", "--settings", json.dumps(model), *options]) == 0
+    assert main(["download", "model", "--settings", json.dumps(model), *options]) == 0
     further = new_reranker(tmp_path / "copy", "D", max_length=32).eval()
     texts = ["Mamba scan", "boat fish river"]
     assert further.score("river boat", texts) == pytest.approx(trained.score("river boat", texts), abs=2e-2)

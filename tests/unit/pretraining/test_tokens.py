@@ -79,7 +79,7 @@ def test_one_line_for_a_corpus_that_is_wrong(
     (tmp_path / "cut.jsonl.xz").write_bytes(packed[: len(packed) // 2])
     wrong = corpus | {"path": str(tmp_path)} | change
     options = ["--corpus", json.dumps(wrong), "--vocabulary", "384", "--texts", "999", "--max-length", "64"]
-    assert main(["corpus-tokenizer", *options, "--output", str(tmp_path / "out")]) == 2
+    assert main(["pretrain", "tokenizer", *options, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -19,7 +19,7 @@ from ssmrank.reporting.table import Cell, Column, ResultTable, Row, Section
 
 @pytest.fixture
 def costs(tmp_path: Path) -> Path:
-    """The file of `ssmrank costs` for a model that was pretrained here, trained twice, and one that was not."""
+    """The file of `ssmrank measure costs` for a model that was pretrained here, trained twice, and one that was not."""
     pretraining = {
         "parameters": {"parameters": 6_178_048, "non_embedding_parameters": 3_949_312},
         "curve": {"tokens": 209_900_000},
@@ -39,7 +39,10 @@ def costs(tmp_path: Path) -> Path:
         {"run": "top/t/one", "checkpoints": folders, "pretrained": str(tmp_path), "speed": causal},
         {"run": "top/t/two", "checkpoints": folders[:1], "pretrained": None, "speed": encoder},
     ]
-    assert main(["costs", "--settings", json.dumps({"rows": rows}), "--output", str(tmp_path / "costs.json")]) == 0
+    assert (
+        main(["measure", "costs", "--settings", json.dumps({"rows": rows}), "--output", str(tmp_path / "costs.json")])
+        == 0
+    )
     return tmp_path / "costs.json"
 
 
@@ -75,7 +78,9 @@ def test_columns_stand_before_the_values(costs: Path) -> None:
 
 def test_without_a_measurement_of_speed(costs: Path, tmp_path: Path) -> None:
     row = {"run": "r", "checkpoints": [str(tmp_path / "first")], "pretrained": str(tmp_path), "speed": None}
-    assert main(["costs", "--settings", json.dumps({"rows": [row]}), "--output", str(tmp_path / "c.json")]) == 0
+    assert (
+        main(["measure", "costs", "--settings", json.dumps({"rows": [row]}), "--output", str(tmp_path / "c.json")]) == 0
+    )
     read = read_costs(tmp_path / "c.json")
     assert read.titles == TITLES
     assert read.of(["r"]) == ("6.2M (3.95M)", "210M", "30 s")
@@ -84,5 +89,7 @@ def test_without_a_measurement_of_speed(costs: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     row = {"run": "r", "checkpoints": [str(tmp_path)], "pretrained": None, "speed": "x"}
-    assert main(["costs", "--settings", json.dumps({"rows": [row]}), "--output", str(tmp_path / "c.json")]) == 2
+    assert (
+        main(["measure", "costs", "--settings", json.dumps({"rows": [row]}), "--output", str(tmp_path / "c.json")]) == 2
+    )
     assert f"{tmp_path}/outcome.json: cannot be read" in capsys.readouterr().err

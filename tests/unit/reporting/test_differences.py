@@ -70,7 +70,7 @@ def test_panels_are_differences_from_the_baseline_of_the_tests(tmp_path: Path) -
 
 def test_equal_values_give_equal_figures(tmp_path: Path) -> None:
     write(tmp_path, bm25=[0.5, 0.5], a=[0.6, 0.2], a_seed2=[0.6, 0.2], b=[0.1, 0.2])
-    words = ["differences", "--settings", settings(*ROWS).model_dump_json(), "--per-query", str(tmp_path)]
+    words = ["figure", "differences", "--settings", settings(*ROWS).model_dump_json(), "--per-query", str(tmp_path)]
     for name in ("one", "two"):
         outputs = [str(tmp_path / f"{name}.{kind}") for kind in ("svg", "pdf")]
         assert main([*words, "--output", *outputs]) == 0
@@ -98,7 +98,7 @@ def test_the_command_draws_losses_and_validation(tmp_path: Path, capsys: pytest.
         (tmp_path / name).mkdir()
         (tmp_path / name / "outcome.json").write_text(json.dumps(outcome))
     assert read_curve("A", tmp_path / "a").validation == [(2, 0.3), (3, 0.4)]
-    words = ["curves", "--title", "firstp", "--checkpoints", *(f"Model {n}={tmp_path / n}" for n in outcomes)]
+    words = ["figure", "curves", "--title", "firstp", "--checkpoints", *(f"Model {n}={tmp_path / n}" for n in outcomes)]
     assert main([*words, "--output", str(tmp_path / "c.svg")]) == 0
     text = (tmp_path / "c.svg").read_text()
     assert "Model a" in text and "Model c (OOM)" in text and "metric of held-out queries" in text

@@ -66,23 +66,23 @@ def test_exponents(measurements):
 
 
 def test_tables_in_each_form(measurements, tmp_path, capsys):
-    for verb in ("table5", "table6"):
-        outputs = [str(tmp_path / f"{verb}.{form}") for form in ("tex", "csv", "md", "html")]
-        assert main([verb, "--csv", str(measurements), "--output", *outputs]) == 0
-        with (tmp_path / f"{verb}.csv").open() as stream:
+    for member in ("speed", "complexity"):
+        outputs = [str(tmp_path / f"{member}.{form}") for form in ("tex", "csv", "md", "html")]
+        assert main(["table", member, "--csv", str(measurements), "--output", *outputs]) == 0
+        with (tmp_path / f"{member}.csv").open() as stream:
             header, *rows = csv.reader(stream)
         assert {len(row) for row in rows} == {len(header)}
-        markdown = (tmp_path / f"{verb}.md").read_text().splitlines()
+        markdown = (tmp_path / f"{member}.md").read_text().splitlines()
         assert markdown[2] == f"| {' | '.join(header)} |" and len(markdown) == 4 + len(rows)
-        assert (tmp_path / f"{verb}.html").read_text().count("<tr>") == 1 + len(rows)
-    assert main(["table5", "--csv", str(measurements), "--output", str(tmp_path / "table5.doc")]) == 2
+        assert (tmp_path / f"{member}.html").read_text().count("<tr>") == 1 + len(rows)
+    assert main(["table", "speed", "--csv", str(measurements), "--output", str(tmp_path / "table5.doc")]) == 2
     assert "must end in one of .tex, .csv, .md, .html" in capsys.readouterr().err
 
 
 def test_tables_as_latex(measurements, tmp_path):
-    for verb in ("table5", "table6"):
-        assert main([verb, "--csv", str(measurements), "--output", str(tmp_path / f"{verb}.tex")]) == 0
-        text = (tmp_path / f"{verb}.tex").read_text()
+    for member in ("speed", "complexity"):
+        assert main(["table", member, "--csv", str(measurements), "--output", str(tmp_path / f"{member}.tex")]) == 0
+        text = (tmp_path / f"{member}.tex").read_text()
         assert text.count("\\begin{tabular}") == text.count("\\end{table}") == 1
         body = [line for line in text.splitlines() if line.endswith("\\\\")]
         assert len({line.count("&") for line in body}) == 1
@@ -115,7 +115,7 @@ def test_figure(tmp_path):
         rows.append({"label": f"row {number}", "metrics": str(metrics), "speed": str(speed)})
     settings = {"title": "Collection", "metric": "nDCG@10", "rows": rows}
     output = tmp_path / "efficiency.pdf"
-    command = ["efficiency", "--output", str(output), "--settings"]
+    command = ["figure", "efficiency", "--output", str(output), "--settings"]
     assert main([*command, json.dumps(settings)]) == 0
     first = output.read_bytes()
     assert first.startswith(b"%PDF")

@@ -50,7 +50,7 @@ def test_the_command_writes_three_files(params, tmp_path: Path) -> None:
             size = np.zeros((1000, 1500 if row.counted != "opt-1.3b" else 2), dtype=np.int8)
             save_file({"w": size}, tmp_path / str(row.counted) / "model.safetensors")
     outputs = [word for kind in ("tex", "csv", "markdown") for word in (f"--{kind}", str(tmp_path / f"t.{kind}"))]
-    words = ["overview", "--settings", settings.model_dump_json(), "--models", str(tmp_path)]
+    words = ["table", "overview", "--settings", settings.model_dump_json(), "--models", str(tmp_path)]
     assert main([*words, *outputs]) == 0
     rows = {row["Model"]: row for row in csv.DictReader((tmp_path / "t.csv").open())}
     assert len(rows) == 20

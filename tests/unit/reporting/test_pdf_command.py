@@ -46,7 +46,7 @@ def tex(tmp_path: Path) -> Path:
 @needs_latex
 def test_compiles_with_the_text_as_written(tex: Path, tmp_path: Path) -> None:
     pdf = tmp_path / "out" / "table4.pdf"
-    assert main(["pdf", "--tex", str(tex), "--output", str(pdf)]) == 0
+    assert main(["table", "pdf", "--tex", str(tex), "--output", str(pdf)]) == 0
     assert pdf.read_bytes().startswith(b"%PDF")
     assert list(pdf.parent.iterdir()) == [pdf]
     if shutil.which("pdftotext"):
@@ -60,7 +60,7 @@ def test_compiles_with_the_text_as_written(tex: Path, tmp_path: Path) -> None:
 @needs_latex
 def test_equal_tables_give_equal_bytes(tex: Path, tmp_path: Path) -> None:
     for name in ("a.pdf", "b.pdf"):
-        assert main(["pdf", "--tex", str(tex), "--output", str(tmp_path / name)]) == 0
+        assert main(["table", "pdf", "--tex", str(tex), "--output", str(tmp_path / name)]) == 0
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
@@ -69,7 +69,7 @@ def test_an_error_of_latex_is_one_line_and_leaves_no_file(
     tex: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tex.write_text("\\undefinedcommand\n")
-    assert main(["pdf", "--tex", str(tex), "--output", str(tmp_path / "t.pdf")]) == 2
+    assert main(["table", "pdf", "--tex", str(tex), "--output", str(tmp_path / "t.pdf")]) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert "table4.tex: LaTeX failed:" in error and "Undefined control sequence" in error
@@ -80,11 +80,11 @@ def test_without_latexmk_one_line_says_what_to_install(
     tex: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["pdf", "--tex", str(tex), "--output", str(tmp_path / "t.pdf")]) == 2
+    assert main(["table", "pdf", "--tex", str(tex), "--output", str(tmp_path / "t.pdf")]) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1 and "latexmk is not installed; on Debian: apt-get install" in error
 
 
 def test_missing_table_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["pdf", "--tex", str(tmp_path / "absent.tex"), "--output", str(tmp_path / "t.pdf")]) == 2
+    assert main(["table", "pdf", "--tex", str(tmp_path / "absent.tex"), "--output", str(tmp_path / "t.pdf")]) == 2
     assert "absent.tex: cannot read" in capsys.readouterr().err

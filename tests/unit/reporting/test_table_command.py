@@ -74,7 +74,7 @@ def metrics(tmp_path: Path) -> Path:
 def write(tmp_path: Path, metrics: Path, settings: str | None = None, *more: str) -> int:
     settings = table_settings(params()).model_dump_json() if settings is None else settings
     outputs = [word for kind in ("tex", "csv", "markdown") for word in (f"--{kind}", str(tmp_path / f"t.{kind}"))]
-    return main(["table", "--settings", settings, "--metrics", str(metrics), *outputs, *more])
+    return main(["table", "results", "--settings", settings, "--metrics", str(metrics), *outputs, *more])
 
 
 def test_settings_hold_what_is_printed_and_the_keys_of_the_values() -> None:
@@ -147,7 +147,7 @@ def test_broken_metrics_files_are_named(
 
 def test_nothing_to_write_is_refused(metrics: Path, capsys: pytest.CaptureFixture) -> None:
     settings = table_settings(params()).model_dump_json()
-    assert main(["table", "--settings", settings, "--metrics", str(metrics)]) == 2
+    assert main(["table", "results", "--settings", settings, "--metrics", str(metrics)]) == 2
     assert "nothing to write; give --tex" in capsys.readouterr().err
 
 
@@ -198,7 +198,7 @@ def test_tests_need_their_file(tmp_path: Path, metrics: Path, capsys: pytest.Cap
     assert [row["nDCG@10 (significance)"] for row in rows] == ["", "", "↑"]
     compared.write_text("a,b\n1,2\n")
     assert write(tmp_path, metrics, settings, "--significance", str(compared)) == 2
-    assert "compared.csv: is no file of `ssmrank significance`" in capsys.readouterr().err
+    assert "compared.csv: is no file of `ssmrank table significance`" in capsys.readouterr().err
 
 
 def test_section_without_rows_is_refused() -> None:

@@ -23,7 +23,7 @@ QUERIES = {f"q{i}": " ".join(WORDS[i : i + 1 + i % 3]) for i in range(10)}
 
 @pytest.fixture
 def arguments(tmp_path, tiny_model):
-    """A function that gives the verb's arguments for an output."""
+    """A function that gives the subcommand's arguments for an output."""
     torch.manual_seed(0)
     new_reranker(tiny_model("mamba2"), "D", 48).save(tmp_path / "checkpoints" / "firstp" / "tiny")
     split = tmp_path / "collection" / "splits" / "test"

@@ -30,7 +30,7 @@ def test_both_ways_are_measured_over_the_same_pairs(tiny_model, tmp_path: Path, 
     settings = {"retriever": "bm25", "depth": 3, "token_budget": 512, "precision": "fp32"}
     options = ["--checkpoint", str(tmp_path / "checkpoint"), "--collection", str(collection), "--split", "test"]
     options += ["--run", str(tmp_path / "run.trec"), "--pairs", "12", "--output", str(tmp_path / "speed.json")]
-    assert main(["rerank-speed", "--settings", json.dumps(settings), *options]) == 0
+    assert main(["measure", "speed", "--settings", json.dumps(settings), *options]) == 0
     result = json.loads((tmp_path / "speed.json").read_text())
     assert (result["pairs"], result["collection"], result["device"]) == (12, "collection", "CPU")
     whole = result["whole"]
@@ -47,7 +47,7 @@ def test_a_model_that_did_not_fit_in_training_has_no_speed(tmp_path):
     (tmp_path / "checkpoint/outcome.json").write_text('{"status": "oom"}')
     options = ["--checkpoint", str(tmp_path / "checkpoint"), "--collection", str(tmp_path), "--split", "test"]
     options += ["--run", str(tmp_path / "run.trec"), "--output", str(tmp_path / "speed.json")]
-    assert main(["rerank-speed", "--settings", json.dumps({"retriever": "bm25", "depth": 10}), *options]) == 0
+    assert main(["measure", "speed", "--settings", json.dumps({"retriever": "bm25", "depth": 10}), *options]) == 0
     speed = json.loads((tmp_path / "speed.json").read_text())
     outcomes = [{"status": "oom", "device": "Card"}]
     assert cost_texts(None, outcomes, speed)[-2:] == ("OOM", "OOM")

@@ -216,12 +216,15 @@ def test_the_stemmer_is_used_on_both_sides(tmp_path: Path, stemmer: str, found: 
     assert {id for id, _ in run["q"]} == found
 
 
-# ---------------------------------------------------------------- the verbs
+# ---------------------------------------------------------------- the subcommands
 
 
-def test_the_verbs_write_an_index_and_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_subcommands_write_an_index_and_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_collection(tmp_path / "c", {"d1": "state space models", "d2": "state machines", "d3": "fig"})
-    assert cli.main(["index", "--collection", str(source), "--threads", "2", "--output", str(tmp_path / "i")]) == 0
+    assert (
+        cli.main(["index", "lucene", "--collection", str(source), "--threads", "2", "--output", str(tmp_path / "i")])
+        == 0
+    )
     queries = tmp_path / "queries.jsonl"
     queries.write_text(
         '{"id": "z", "text": "state space"}\n{"id": "none", "text": "the"}\n{"id": "a", "text": "figs"}\n'
@@ -229,7 +232,7 @@ def test_the_verbs_write_an_index_and_a_run(tmp_path: Path, capsys: pytest.Captu
     given = json.dumps({"kind": "bm25", "label": "BM25 of\tLucene", "depth": 10})
     output = tmp_path / "runs" / "bm25.trec"
     command = ["--settings", given, "--index", str(tmp_path / "i"), "--queries", str(queries), "--output", str(output)]
-    assert cli.main(["retrieve", *command]) == 0
+    assert cli.main(["retrieve", "bm25", *command]) == 0
     fields = [line.split() for line in output.read_text().splitlines()]
     assert [(query, document, rank, tag) for query, _, document, rank, _, tag in fields] == [
         ("z", "d1", "1", "BM25-of-Lucene"),
@@ -242,7 +245,7 @@ def test_the_verbs_write_an_index_and_a_run(tmp_path: Path, capsys: pytest.Captu
     # A query that Lucene cannot take: one line, and the run of before stays.
     before = output.read_text()
     queries.write_text(json.dumps({"id": "long", "text": " ".join(f"w{number}" for number in range(1100))}) + "\n")
-    assert cli.main(["retrieve", *command]) == 2
+    assert cli.main(["retrieve", "bm25", *command]) == 2
     assert "shorten the longest queries" in capsys.readouterr().err
     assert output.read_text() == before
     assert [path.name for path in output.parent.iterdir()] == ["bm25.trec"]
@@ -254,7 +257,7 @@ def test_an_index_with_another_stemmer_is_refused(index: Path) -> None:
 
 
 def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no complete index; build it with `ssmrank index`"):
+    with pytest.raises(UserError, match="no complete index; build it with `ssmrank index lucene`"):
         search(settings(), tmp_path, {"q": "plum"})
 
 
@@ -270,7 +273,7 @@ def test_a_damaged_index_is_refused(index: Path, tmp_path: Path) -> None:
             file.unlink()
             if damaged is not None:
                 file.write_bytes(damaged)
-            with pytest.raises(UserError, match=r"; build (it|the index again) with `ssmrank index`"):
+            with pytest.raises(UserError, match=r"; build (it|the index again) with `ssmrank index lucene`"):
                 read_description(copy)
             file.write_bytes(content)
     assert read_description(copy) == read_description(index)
@@ -279,7 +282,7 @@ def test_a_damaged_index_is_refused(index: Path, tmp_path: Path) -> None:
 def test_no_hit_at_all_is_an_error(tmp_path: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     queries = tmp_path / "queries.jsonl"
     queries.write_text('{"id": "1", "text": "zzzzz"}\n')
-    command = ["retrieve", "--settings", '{"kind": "bm25"}', "--index", str(index), "--queries", str(queries)]
+    command = ["retrieve", "bm25", "--settings", '{"kind": "bm25"}', "--index", str(index), "--queries", str(queries)]
     assert cli.main([*command, "--output", str(tmp_path / "run.trec")]) == 2
     assert "no query has a hit" in capsys.readouterr().err
     assert not (tmp_path / "run.trec").exists()

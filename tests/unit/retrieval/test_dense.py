@@ -297,10 +297,20 @@ def test_the_commands_from_documents_to_a_run(model: Path, tmp_path: Path, capsy
     encoder = Encoder(model="m", precision="fp32", shard_documents=3).model_dump_json()
     vectors, run = str(tmp_path / "vectors"), str(tmp_path / "run.trec")
     common = ["--model", str(model), "--collection", str(folder)]
-    words = ["encode", "--settings", encoder, *common, "--state", str(tmp_path / "state"), "--output", vectors]
+    words = [
+        "index",
+        "vectors",
+        "--settings",
+        encoder,
+        *common,
+        "--state",
+        str(tmp_path / "state"),
+        "--output",
+        vectors,
+    ]
     assert main(words) == 0
     settings = Dense(kind="dense", encoder="e", label="My encoder", depth=2).model_dump_json()
-    words = ["retrieve-dense", "--settings", settings, "--encoder", encoder, *common, "--split", "test"]
+    words = ["retrieve", "dense", "--settings", settings, "--encoder", encoder, *common, "--split", "test"]
     assert main([*words, "--vectors", vectors, "--leave-out-own-document", "--output", run]) == 0
     found = read_run(run)
     assert len(found["d1"]) == 2 and "d1" not in dict(found["d1"])

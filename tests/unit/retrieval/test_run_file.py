@@ -35,7 +35,7 @@ def take(
     file = {"path": str(folder / name), "sha256": sha256 or hashlib.sha256(content).hexdigest()}
     settings = {"kind": "run", "runs": {"tiny/test": file}, "depth": depth, "label": "Theirs"} | keys
     words = ["--settings", json.dumps(settings), "--collection", str(folder / "tiny"), "--split", "test"]
-    return main(["import-run", *words, "--output", str(folder / "out.trec"), *more])
+    return main(["retrieve", "import", *words, "--output", str(folder / "out.trec"), *more])
 
 
 @pytest.mark.parametrize("name", ["run.trec", "run.trec.gz"])

@@ -126,7 +126,7 @@ def test_eight_jobs_at_once_on_a_store_that_is_not_there(tmp_path: Path) -> None
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_the_verb(uri: str, journals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_subcommand(uri: str, journals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with track("index", "tiny/porter") as tracked:
         pass
     assert cli.main(["tracking-store"]) == 0
@@ -134,7 +134,7 @@ def test_the_verb(uri: str, journals: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run_of(uri, tracked.run_id).info.status == "FINISHED"
 
 
-def test_the_verb_without_a_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_subcommand_without_a_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert cli.main(["tracking-store"]) == 2
     assert capsys.readouterr().err == (

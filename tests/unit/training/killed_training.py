@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-import ssmrank.training.command  # noqa: F401
+import ssmrank.commands.train  # noqa: F401
 from ssmrank.cli import main
 
 

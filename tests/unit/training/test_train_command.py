@@ -8,10 +8,10 @@ import torch
 from tiny_training import DOCUMENTS
 
 from ssmrank.cli import main
+from ssmrank.commands.train import _fingerprint, configure
 from ssmrank.config.reading import read_settings
 from ssmrank.config.trainings import TrainSettings
 from ssmrank.models.reranker import load_reranker
-from ssmrank.training.command import _fingerprint, configure
 
 
 def test_train_writes_a_checkpoint_and_leaves_no_state(options, tmp_path):

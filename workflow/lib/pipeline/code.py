@@ -45,12 +45,12 @@ TOOLS = frozenset({"ssmrank.io.files", "ssmrank.io.jsonl", "ssmrank.io.plain"})
 """Modules of functions that have nothing to do with one another: each counts only for those that import it."""
 
 STEPS = {
-    "encode": "ssmrank.retrieval.encode_command",
-    "pretrain": "ssmrank.pretraining.command",
-    "rerank": "ssmrank.reranking.command",
-    "sweep": "ssmrank.pretraining.sweep_command",
-    "teach": "ssmrank.teaching.command",
-    "train": "ssmrank.training.command",
+    "encode": "ssmrank.commands.index.vectors",
+    "pretrain": "ssmrank.commands.pretrain.run",
+    "rerank": "ssmrank.commands.rerank",
+    "sweep": "ssmrank.commands.pretrain.sweep",
+    "teach": "ssmrank.commands.teach",
+    "train": "ssmrank.commands.train",
 }
 """Steps that go on after a kill, with the module of each one's command."""
 
@@ -58,7 +58,7 @@ STEPS = {
 def code(module: str, without: Iterable[str] = ()) -> list[str]:
     """`MODULE DIGEST` for each module, and each file of data beside one, that `module` needs, and versions of packages.
 
-    `without` names modules, with those inside them, that it imports for other verbs' sake.
+    `without` names modules, with those inside them, that it imports for other jobs' sake.
     """
     return list(_code(module, frozenset(without), ROOT))
 

@@ -347,7 +347,7 @@ class Experiment:
     # ---------------------------------------------------------------- names that sections refer to
 
     def parents(self, model: str) -> dict[str, str]:
-        """Folders of models that this one is made from, by the name of the verb's option without `-from`."""
+        """Folders of models that this one is made from, by the name of the subcommand's option without `-from`."""
         source = self.params.models[model].source
         if isinstance(source, PretrainedModel):
             return {"pretrained": f"results/pretraining/{source.pretraining}/models/{source.model}"}
@@ -518,11 +518,11 @@ class Experiment:
     # ---------------------------------------------------------------- settings that jobs are handed
 
     def collection_settings(self, name: str) -> str:
-        """For `ssmrank download-collection`."""
+        """For `ssmrank download collection`."""
         return _json(self.params.collections[name], title=name, license="", queries_are_documents=False)
 
     def own_documents(self, collection: str) -> str:
-        """The option of verbs that retrieve for a collection whose queries are documents of it."""
+        """The option of subcommands that retrieve for a collection whose queries are documents of it."""
         return "--leave-out-own-document" if self.params.collections[collection].queries_are_documents else ""
 
     def collection_files(self, name: str) -> list[Path]:
@@ -537,7 +537,7 @@ class Experiment:
         return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
 
     def collection_corpus(self, name: str) -> list[str]:
-        """The option --corpus of `ssmrank download-collection`, where the collection is made from a corpus."""
+        """The option --corpus of `ssmrank download collection`, where the collection is made from a corpus."""
         corpus = self._corpus_of(name)
         return ["--corpus", self.corpus_settings(corpus)] if corpus is not None else []
 
@@ -556,7 +556,7 @@ class Experiment:
         return source.corpus if isinstance(source, TitlesCollection | CorpusQueries) else None
 
     def corpus_settings(self, name: str) -> str:
-        """For the verbs that read a corpus."""
+        """For the subcommands that read a corpus."""
         return _json(self.params.corpora[name], title=name, license="")
 
     def corpus_files(self, name: str) -> list[Path]:
@@ -565,16 +565,16 @@ class Experiment:
         return [Path(corpus.path, file) for file in corpus.files]
 
     def pretraining_labels(self, pretraining: str) -> list[str]:
-        """`LABEL=FOLDER` of each model, for `ssmrank pretraining-figure`."""
+        """`LABEL=FOLDER` of each model, for `ssmrank figure pretraining`."""
         models = self.params.pretraining[pretraining].models
         return [f"{model.label}=results/pretraining/{pretraining}/models/{name}" for name, model in models.items()]
 
     def pretrain_settings(self, pretraining: str, model: str) -> str:
-        """For `ssmrank pretrain`."""
+        """For `ssmrank pretrain run`."""
         return _json(self.params.pretrain_settings(pretraining, model))
 
     def sweep_settings(self, pretraining: str) -> str:
-        """For `ssmrank pretrain-sweep`."""
+        """For `ssmrank pretrain sweep`."""
         return _json(self.params.pretraining[pretraining].sweep)
 
     def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
@@ -585,7 +585,7 @@ class Experiment:
         return [f"results/checkpoints/{training}/{self.params.published_model(pretraining, model)}"]
 
     def card_settings(self, pretraining: str, model: str) -> str:
-        """For `ssmrank publish-model`."""
+        """For `ssmrank pretrain publish`."""
         scores = [row.model_dump() for row in self._card_scores(pretraining, model)]
         return _json(self.params.card_settings(pretraining, model), scores=scores)
 
@@ -617,7 +617,7 @@ class Experiment:
         return [CardScores(test=test, metric=metric, files=files) for (test, metric), files in scores.items()]
 
     def model_settings(self, name: str) -> str:
-        """For `ssmrank download-model`."""
+        """For `ssmrank download model`."""
         return _json(self.params.models[name], label=name, kind="E", size="", pretraining="", training={})
 
     def train_processes(self, training: str) -> int:
@@ -636,7 +636,7 @@ class Experiment:
         return [folder / file for folder, weights in folders for file in wanted_files(model_files(folder), weights)]
 
     def retriever_settings(self, name: str, collection: str) -> str:
-        """For the verbs that retrieve."""
+        """For the subcommands that retrieve."""
         section = self.params.retrievers[name]
         if isinstance(section, Bm25):
             parameters = section.of_collections.get(collection, section)
@@ -662,15 +662,15 @@ class Experiment:
         return [Path(file.path)] if file is not None else []
 
     def encoder_settings(self, name: str) -> str:
-        """For `ssmrank encode`."""
+        """For `ssmrank index vectors`."""
         return _json(self.params.encoders[name], model=name)
 
     def vector_index_settings(self, retriever: str) -> str:
-        """For `ssmrank vector-index`."""
+        """For `ssmrank index faiss`."""
         return _json(self._dense(retriever).index)
 
     def overview_settings(self, name: str) -> str:
-        """For `ssmrank overview`."""
+        """For `ssmrank table overview`."""
         return _json(overview_settings(self.params, name))
 
     def overview_models(self, name: str) -> list[str]:
@@ -697,20 +697,20 @@ class Experiment:
         return _json(self.params.rerankings[name])
 
     def fuse_settings(self, run: Any) -> str:
-        """For `ssmrank fuse` of reranked runs."""
+        """For `ssmrank fuse run` of reranked runs."""
         return _fuse_settings(self.params.fusions[run.fusion], self.params.rerankings[run.reranking].depth)
 
     def fuse_weights_settings(self, run: Any) -> str:
-        """For `ssmrank fuse-weights` of reranked runs."""
+        """For `ssmrank fuse weights` of reranked runs."""
         return _fit_settings(self.params.fusions[run.fusion], self.params.rerankings[run.reranking].depth)
 
     def fuse_first_stage_settings(self, retriever: str) -> str:
-        """For `ssmrank fuse` of first-stage runs."""
+        """For `ssmrank fuse run` of first-stage runs."""
         section = self._fused_retriever(retriever)
         return _fuse_settings(section, section.depth)
 
     def fuse_first_stage_weights_settings(self, retriever: str) -> str:
-        """For `ssmrank fuse-weights` of first-stage runs."""
+        """For `ssmrank fuse weights` of first-stage runs."""
         section = self._fused_retriever(retriever)
         return _fit_settings(section, section.depth)
 
@@ -724,11 +724,11 @@ class Experiment:
         return _json(self.params.evaluation)
 
     def table_settings(self, name: str) -> str:
-        """For `ssmrank table`."""
+        """For `ssmrank table results`."""
         return _json(table_settings(self.params, name))
 
     def significance_settings(self, name: str) -> str:
-        """For `ssmrank significance`."""
+        """For `ssmrank table significance`."""
         settings = significance_settings(self.params, name)
         return "" if settings is None else _json(settings)
 
@@ -741,7 +741,7 @@ class Experiment:
         return [f"results/tables/costs/{table}.json"] if self.params.tables[table].costs is not None else []
 
     def cost_settings(self, table: str) -> str:
-        """For `ssmrank costs`."""
+        """For `ssmrank measure costs`."""
         return json.dumps({"rows": list(self._cost_rows(table))}, sort_keys=True)
 
     def cost_inputs(self, table: str) -> list[str]:
@@ -751,7 +751,7 @@ class Experiment:
         return list(dict.fromkeys(path for path in folders if path is not None))
 
     def efficiency_settings(self) -> str:
-        """For `ssmrank efficiency`: the rerankers of the first table on its first test."""
+        """For `ssmrank figure efficiency`: the rerankers of the first table on its first test."""
         return json.dumps(self._efficiency(), sort_keys=True)
 
     def efficiency_inputs(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""`ssmrank download`: fetch what an experiment starts from."""

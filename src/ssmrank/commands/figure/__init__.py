@@ -1,0 +1,1 @@
+"""`ssmrank figure`: figures."""

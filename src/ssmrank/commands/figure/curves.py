@@ -1,0 +1,33 @@
+"""`ssmrank figure curves`: a figure of training curves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.reporting.curves import draw_curves, read_curve
+from ssmrank.reporting.labels import labelled_folder
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument(
+        "--checkpoints",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="LABEL=FOLDER",
+        help="folders that `ssmrank train` wrote; write --checkpoints=LABEL=FOLDER where the label begins with a dash",
+    )
+    parser.add_argument("--title", default="", help="stands above the figure")
+    parser.add_argument("--output", type=Path, required=True, nargs="+", help="figures to write: .svg, .pdf, .png")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the figure in each format."""
+    curves = [read_curve(*labelled_folder(word, "--checkpoints")) for word in arguments.checkpoints]
+    name = arguments.output[0].stem
+    with track("curves", name, {"training": name}) as tracked:
+        draw_curves(curves, arguments.title, arguments.output)
+        tracked.artifact_path("figure", arguments.output[0])

@@ -1,0 +1,30 @@
+"""`ssmrank figure differences`: a figure of per-query differences of a table's rows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.config.reading import read_settings
+from ssmrank.config.table_settings import TableSettings
+from ssmrank.evaluation.per_query import PerQueryFiles
+from ssmrank.reporting.differences import draw_differences, panels_of
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--settings", required=True, help="JSON, or a file: what table_settings gives")
+    parser.add_argument(
+        "--per-query", type=Path, required=True, metavar="FOLDER", help="holds COLLECTION/SPLIT/RUN.json of `evaluate`"
+    )
+    parser.add_argument("--output", type=Path, required=True, nargs="+", help="figures to write: .svg, .pdf, .png")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the figure in each format."""
+    settings = read_settings(TableSettings, arguments.settings)
+    name = arguments.output[0].stem
+    with track("differences", name, {"table": name}) as tracked:
+        draw_differences(*panels_of(settings, PerQueryFiles(arguments.per_query)), arguments.output)
+        tracked.artifact_path("figure", arguments.output[0])

@@ -1,0 +1,1 @@
+"""`ssmrank fuse`: one TREC run from several."""

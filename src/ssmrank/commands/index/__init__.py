@@ -1,0 +1,1 @@
+"""`ssmrank index`: index a collection."""

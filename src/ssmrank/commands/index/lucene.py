@@ -1,0 +1,27 @@
+"""`ssmrank index lucene`: a Lucene index of a collection."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.retrieval.index import build_index
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--collection", type=Path, required=True, help="folder with documents.jsonl")
+    parser.add_argument("--stemmer", choices=["porter", "krovetz", "none"], default="porter", help="default: porter")
+    parser.add_argument("--threads", type=int, default=1, help="indexing threads (default: 1)")
+    parser.add_argument("--output", type=Path, required=True, help="index folder to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Builds the index."""
+    collection, stemmer = arguments.collection, arguments.stemmer
+    name = f"{collection.name}/{stemmer}"
+    with track("index", name, {"collection": collection.name}, {"stemmer": stemmer}) as tracked:
+        description = build_index(collection, arguments.output, stemmer=stemmer, threads=arguments.threads)
+        tracked.metrics({"documents": description.documents, "documents_without_text": description.without_text})
+        tracked.artifact_path("index_path", arguments.output)

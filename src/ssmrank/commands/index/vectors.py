@@ -1,0 +1,42 @@
+"""`ssmrank index vectors`: vectors of a collection's documents."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.reading import read_settings
+from ssmrank.io.checksum import sha256
+from ssmrank.retrieval.encoder import BiEncoder
+from ssmrank.retrieval.vectors import encode_collection
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--settings", required=True, help="section of encoders: inline JSON, or a file")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the bi-encoder")
+    parser.add_argument("--collection", type=Path, required=True, help="folder with documents.jsonl")
+    parser.add_argument("--state", type=Path, required=True, help="folder that keeps finished shards of a killed run")
+    parser.add_argument("--output", type=Path, required=True, help="folder of vectors to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Encodes the documents."""
+    settings = read_settings(Encoder, arguments.settings)
+    documents = arguments.collection / "documents.jsonl"
+    tags = {"collection": arguments.collection.name, "model": arguments.model.name}
+    with track("encode", str(arguments.output), tags, settings.model_dump()) as tracked:
+        encoder = BiEncoder(arguments.model, settings)
+        facts = [settings.model_dump_json(), str(encoder.device), encoder.precision]
+        facts += [sha256(path) for path in sorted(arguments.model.rglob("*")) if path.is_file()]
+        facts.append(sha256(documents))
+        fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        description = encode_collection(
+            *(encoder, documents, arguments.output, arguments.state),
+            *(settings.shard_documents, fingerprint, settings.vectors),
+        )
+        tracked.metrics({"documents": description.documents, "width": description.width})
+        tracked.artifact_path("vectors_path", arguments.output)

@@ -1,0 +1,1 @@
+"""`ssmrank measure`: what rerankers cost."""

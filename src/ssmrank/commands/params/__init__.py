@@ -1,0 +1,1 @@
+"""`ssmrank params`: check and describe params.yaml."""

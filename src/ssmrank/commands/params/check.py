@@ -1,0 +1,20 @@
+"""`ssmrank params check`: an experiment's files, read as data alone."""
+
+from __future__ import annotations
+
+import argparse
+
+from ssmrank.config.params import read_params
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="overlays, in the order of --configfile")
+    parser.add_argument("--params", default="params.yaml", help="what they are laid over (default: params.yaml)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Says that the files are an experiment; raises UserError where they are none, or hold code."""
+    files = list(dict.fromkeys([arguments.params, *arguments.files]))
+    read_params(*files)
+    print(f"{' + '.join(files)}: no code, no unknown key, no value out of range")

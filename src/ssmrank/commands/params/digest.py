@@ -1,0 +1,28 @@
+"""`ssmrank params digest`: what params.yaml wants to know of a file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from ssmrank.errors import UserError
+from ssmrank.io.checksum import sha256
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="runs, archives, or files of a collection's folder")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints a line for each file, as a section of `kind: run` takes it."""
+    for file in arguments.files:
+        if not Path(file).is_file():
+            raise UserError(f"{file}: no such file; give the paths of files that are there")
+        line = {"path": file, "sha256": sha256(file)}
+        yaml.safe_dump(
+            line, sys.stdout, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+        )

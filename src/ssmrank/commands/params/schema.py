@@ -1,0 +1,16 @@
+"""`ssmrank params schema`: the JSON schema of params.yaml."""
+
+from __future__ import annotations
+
+import argparse
+
+from ssmrank.config.schema import schema_text
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the schema."""
+    print(schema_text(), end="")

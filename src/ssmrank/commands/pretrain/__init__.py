@@ -1,0 +1,1 @@
+"""`ssmrank pretrain`: pretrain language models."""

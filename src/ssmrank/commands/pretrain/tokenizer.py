@@ -1,0 +1,51 @@
+"""`ssmrank pretrain tokenizer`: trains the tokenizer of a pretraining."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from ssmrank.config.corpora import Corpus
+from ssmrank.config.reading import read_settings
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.models.quiet import quiet_transformers
+from ssmrank.pretraining.corpus import corpus_files, is_held_out, language_model_text, read_texts
+from ssmrank.pretraining.tokenizer import train_tokenizer
+from ssmrank.tracking import track
+
+log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--corpus", required=True, help="section of corpora: inline JSON, or a file")
+    parser.add_argument("--vocabulary", type=int, required=True, help="number of entries")
+    parser.add_argument("--texts", type=int, required=True, help="learn from this many first texts")
+    parser.add_argument("--max-length", type=int, required=True, help="tokens of a text, for the tokenizer's settings")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains on texts that are not held out, and writes the folder."""
+    corpus = read_settings(Corpus, arguments.corpus)
+    texts = list(islice(_texts(corpus), arguments.texts))
+    if not texts:
+        raise UserError(f"{corpus.path}: every text is held out; lower held_out in section corpora")
+    tokenizer = train_tokenizer(texts, arguments.vocabulary, arguments.max_length)
+    tags, params = {"corpus": corpus.title}, {"vocabulary": arguments.vocabulary, "texts": arguments.texts}
+    with track("corpus-tokenizer", str(arguments.output), tags, params) as tracked:
+        with atomic_directory(arguments.output) as folder, quiet_transformers():
+            tokenizer.save_pretrained(folder)
+        tracked.metrics({"entries": len(tokenizer)})
+    log.info("%d entries from %d texts", len(tokenizer), len(texts))
+
+
+def _texts(corpus: Corpus) -> Iterator[str]:
+    for file in corpus_files(corpus):
+        for text in read_texts(file):
+            if not is_held_out(text.id, corpus.held_out):
+                yield language_model_text(text)

@@ -1,0 +1,29 @@
+"""`ssmrank pretrain tokens`: tokenizes a corpus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.config.corpora import Corpus
+from ssmrank.config.reading import read_settings
+from ssmrank.pretraining.tokens import write_tokens
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--corpus", required=True, help="section of corpora: inline JSON, or a file")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank pretrain tokenizer`")
+    parser.add_argument("--max-length", type=int, required=True, help="tokens of a text with its special tokens")
+    parser.add_argument("--processes", type=int, help="at most one for each file (default: as many as cores)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the folder."""
+    corpus = read_settings(Corpus, arguments.corpus)
+    params = {"max_length": arguments.max_length}
+    with track("corpus-tokens", str(arguments.output), {"corpus": corpus.title}, params) as tracked:
+        write_tokens(corpus, arguments.tokenizer, arguments.max_length - 2, arguments.output, arguments.processes)
+        tracked.artifact_path("tokens_path", arguments.output)

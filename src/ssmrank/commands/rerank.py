@@ -1,0 +1,113 @@
+"""`ssmrank rerank`: a TREC run from a TREC run, a checkpoint and a collection."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ssmrank.config.reading import read_settings
+from ssmrank.config.rerankings import Reranking
+from ssmrank.io.atomic import atomic_file
+from ssmrank.io.checksum import sha256
+from ssmrank.io.trec import OUT_OF_MEMORY
+from ssmrank.launch import command_of, launch
+from ssmrank.models.precision import default_device
+from ssmrank.models.reranker import load_reranker, ran_out_of_memory
+from ssmrank.reranking.pipeline import FileReranking, Files
+from ssmrank.tracking import track
+
+log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--settings", required=True, help="section of rerankings: inline JSON, or a file")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a trained reranker")
+    parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
+    parser.add_argument("--split", required=True, help="split whose queries the run answers")
+    parser.add_argument("--run", type=Path, required=True, help="first-stage run")
+    parser.add_argument("--output", type=Path, required=True, help="run to write")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        help="folder of finished parts, from which a killed reranking goes on (default: hidden, beside --output)",
+    )
+    parser.add_argument(
+        "--token-cache", type=Path, help="folder of tokenized texts that rerankings share (default: inside --state)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the reranked run."""
+    settings = read_settings(Reranking, arguments.settings)
+    if ran_out_of_memory(arguments.checkpoint):
+        with atomic_file(arguments.output) as stream:
+            stream.write(OUT_OF_MEMORY + "\n")
+        return
+    own_state = arguments.state is None
+    if own_state:
+        arguments.state = arguments.output.with_name(f".{arguments.output.name}.state")
+    if "RANK" in os.environ:
+        _run_share(arguments, settings)
+        return
+    collection = arguments.collection
+    tags = {"collection": collection.name, "model": arguments.checkpoint.name}
+    # The run of MLflow that trained the model goes on.
+    trained_by = arguments.checkpoint / "mlflow_run_id"
+    run_id = trained_by.read_text().strip() if trained_by.is_file() else None
+    with track("rerank", str(arguments.output), tags, {"reranking": settings.model_dump()}, run_id) as tracked:
+        reranking = _reranking(arguments, settings, default_device())
+        name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
+        processes = settings.processes or 1
+        several = partial(launch, command_of(arguments), processes) if processes > 1 else None
+        found = reranking.write(arguments.output, name, several)
+        log.info(
+            "%.1f s before the first batch, %.1f s of scoring, %.1f s of writing",
+            *(found.before, found.scoring, found.writing),
+        )
+        speed: dict[str, float] = {
+            "pairs": found.pairs,
+            "queries_cut": found.queries_cut,
+            "tokens_computed": found.tokens,
+            "tokens_of_all_sequences": found.all_tokens,
+        }
+        if found.scoring:  # else a killed reranking had finished all batches
+            speed["pairs_per_second"] = found.pairs / found.scoring
+        tracked.metrics({f"{collection.name}/{arguments.split}/{name}": value for name, value in speed.items()})
+        if own_state:
+            shutil.rmtree(arguments.state, ignore_errors=True)
+
+
+def _run_share(arguments: argparse.Namespace, settings: Reranking) -> None:
+    process, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = default_device()
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    _reranking(arguments, settings, device).score_share(process, processes)
+
+
+def _reranking(arguments: argparse.Namespace, settings: Reranking, device: torch.device) -> FileReranking:
+    files = Files(
+        run=arguments.run,
+        collection=arguments.collection,
+        split=arguments.split,
+        state=arguments.state / "parts",
+        tokens=arguments.token_cache or arguments.state / "tokens",
+    )
+    with ThreadPoolExecutor(1) as pool:
+        # Both take as long as reading the checkpoint does, once from the disk.
+        model = pool.submit(_digest, arguments.checkpoint)
+        reranker = load_reranker(arguments.checkpoint)
+    return FileReranking(files, settings, reranker, device, model.result())
+
+
+def _digest(checkpoint: Path) -> str:
+    return " ".join(sha256(checkpoint / file) for file in ("model.safetensors", "reranker.json", "config.json"))

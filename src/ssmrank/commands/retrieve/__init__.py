@@ -1,0 +1,1 @@
+"""`ssmrank retrieve`: first-stage retrieval."""

@@ -1,0 +1,41 @@
+"""`ssmrank retrieve bm25`: first-stage retrieval to a TREC run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.collections.layout import names_of_split
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import Bm25
+from ssmrank.retrieval.first_stage import add_own_document
+from ssmrank.retrieval.retrieve import retrieve
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--settings", required=True, help="section of retrievers: inline JSON, or a file")
+    parser.add_argument("--index", type=Path, required=True, help="folder written by `ssmrank index lucene`")
+    parser.add_argument("--queries", type=Path, required=True, help="queries.jsonl of a split")
+    add_own_document(parser)
+    parser.add_argument("--threads", type=int, default=1, help="searching threads (default: 1)")
+    parser.add_argument("--output", type=Path, required=True, help="TREC run to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the run."""
+    settings = read_settings(Bm25, arguments.settings)
+    output = arguments.output
+    tags = names_of_split(arguments.queries)
+    with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
+        written = retrieve(
+            settings,
+            arguments.index,
+            arguments.queries,
+            output,
+            threads=arguments.threads,
+            leave_out_own=arguments.leave_out_own_document,
+        )
+        tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
+        tracked.artifact_path("run_path", output)

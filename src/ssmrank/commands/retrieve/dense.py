@@ -1,0 +1,57 @@
+"""`ssmrank retrieve dense`: first-stage retrieval by a bi-encoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.collections.store import TextStore, read_queries
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.reading import read_settings
+from ssmrank.config.retrievers import Dense, FlatIndex
+from ssmrank.errors import UserError
+from ssmrank.retrieval.dense import score_candidates, search_dense
+from ssmrank.retrieval.encoder import BiEncoder
+from ssmrank.retrieval.first_stage import add_own_document, without_own, write_first_stage
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--settings", required=True, help="retriever of kind dense: inline JSON, or a file")
+    parser.add_argument("--encoder", required=True, help="section of encoders: inline JSON, or a file")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the bi-encoder")
+    parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
+    parser.add_argument("--split", required=True, help="split whose queries are answered")
+    parser.add_argument("--vectors", type=Path, help="folder of `ssmrank index vectors`; not needed for candidates")
+    parser.add_argument("--index", type=Path, help="folder that `ssmrank index faiss` wrote, unless index is flat")
+    parser.add_argument("--candidates", type=Path, help="run of the retriever that candidates names")
+    add_own_document(parser)
+    parser.add_argument("--threads", type=int, default=1, help="searching threads of an approximate index (default: 1)")
+    parser.add_argument("--output", type=Path, required=True, help="TREC run to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the run."""
+    settings = read_settings(Dense, arguments.settings)
+    needed = "candidates" if settings.candidates is not None else "vectors"
+    if getattr(arguments, needed) is None:
+        raise UserError(f"the settings need --{needed}")
+    if not isinstance(settings.index, FlatIndex) and arguments.index is None:
+        raise UserError(f"the settings' index of kind {settings.index.kind} needs --index")
+    collection, output, own = arguments.collection, arguments.output, arguments.leave_out_own_document
+    tags = {"collection": collection.name, "split": arguments.split}
+    with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
+        queries = read_queries(collection / "splits" / arguments.split / "queries.jsonl")
+        encoder = BiEncoder(arguments.model, read_settings(Encoder, arguments.encoder))
+        deeper = settings.model_copy(update={"depth": settings.depth + own})
+        if settings.candidates is not None:
+            documents = TextStore(collection / "documents.jsonl")
+            rankings = score_candidates(deeper, encoder, queries, documents, arguments.candidates)
+        else:
+            rankings = search_dense(deeper, encoder, queries, arguments.vectors, arguments.index, arguments.threads)
+        if own:
+            rankings = without_own(rankings, settings.depth)
+        written = write_first_stage(output, rankings, queries, settings.label, "check the collection")
+        tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
+        tracked.artifact_path("run_path", output)

@@ -1,0 +1,1 @@
+"""`ssmrank table`: tables of results, models and speed."""

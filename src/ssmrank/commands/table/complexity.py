@@ -1,0 +1,24 @@
+"""`ssmrank table complexity`: complexity with measured exponents, from the benchmark's CSV (Table 6)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ssmrank.reporting.efficiency_tables import FORMS, complexity_table, read_timings
+from ssmrank.tracking import track
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    parser.add_argument("--csv", type=Path, required=True, help="measurements of benchmarks/reranking.py")
+    parser.add_argument("--output", type=Path, nargs="+", required=True, help=f"files to write: {', '.join(FORMS)}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the table in each form."""
+    table = complexity_table(read_timings(arguments.csv, "lengths"))
+    name = arguments.output[0].stem
+    with track("table6", name, {"table": name}) as tracked:
+        table.write(arguments.output)
+        tracked.artifact_path("table_path", arguments.output[0])
