@@ -12,6 +12,7 @@ report: "workflow/report/workflow.rst"
 
 
 experiment = read_experiment(config, ["params.yaml", *workflow.configfiles])
+targets, lookups = experiment.targets, experiment.lookups
 prepare(experiment.params.tracking)
 
 

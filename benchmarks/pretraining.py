@@ -17,6 +17,7 @@ import torch
 
 from ssmrank.config.params import read_params
 from ssmrank.config.pretraining import PretrainSettings
+from ssmrank.jobs import pretrain_settings
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.model import language_model_config, new_language_model
 from ssmrank.pretraining.objectives import objective_of, on_device
@@ -35,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = read_params(ROOT / "params.yaml", ROOT / "params/minis.yaml")
     for model in arguments.models or params.pretraining["minis"].models:
-        settings = params.pretrain_settings("minis", model)
+        settings = pretrain_settings(params, "minis", model)
         for graphs in (False, True):
             seconds = _seconds(settings, graphs)
             how = "CUDA graphs" if graphs else "eager"

@@ -16,6 +16,7 @@ from ssmrank.config.retrievers import Bm25, RunFile
 from ssmrank.config.schema import schema_text
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import sha256
+from ssmrank.jobs import train_settings
 
 SECTION = "tables.table4.sections[1].rerankers[0]"
 
@@ -243,9 +244,9 @@ def test_an_overlay_wins_key_by_key(tmp_path: Path, root: Path) -> None:
 def test_a_model_s_training_settings_win(tiny: dict[str, Any]) -> None:
     values = changed(tiny, ("models", "tiny-bert", "training"), {"learning_rate": 0.5})
     params = Params.model_validate(values)
-    assert params.train_settings("firstp", "tiny-bert").learning_rate == 0.5
-    assert params.train_settings("firstp", "tiny-mamba2").learning_rate == 1e-3
-    assert params.train_settings("firstp", "tiny-bert").negatives_count == 2
+    assert train_settings(params, "firstp", "tiny-bert").learning_rate == 0.5
+    assert train_settings(params, "firstp", "tiny-mamba2").learning_rate == 1e-3
+    assert train_settings(params, "firstp", "tiny-bert").negatives_count == 2
 
 
 def test_settings_inline_or_from_a_file(tmp_path: Path) -> None:

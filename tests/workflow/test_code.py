@@ -142,8 +142,11 @@ def test_settings_that_are_a_package_count_where_they_are_defined(package: Path)
     (package / "config/__init__.py").write_text(
         "from ssmrank.config.limits import LIMIT, Settings\nfrom ssmrank.b.up import computed\n"
     )
-    (package / "config/limits.py").write_text("LIMIT = 2\nclass Settings: pass\n")
-    assert names(fresh("ssmrank.c")) == {"ssmrank", "c", "config.limits:LIMIT", "b", "b.up", "io", "io.jsonl"}
+    limits = "from ssmrank.config.base import BASE, Section\nLIMIT = BASE + 1\nclass Settings(Section): pass\n"
+    (package / "config/limits.py").write_text(limits)
+    (package / "config/base.py").write_text("BASE = 1\nclass Section: pass\n")
+    settings = {"config.limits:LIMIT", "config.base:BASE"}
+    assert names(fresh("ssmrank.c")) == {"ssmrank", "c", *settings, "b", "b.up", "io", "io.jsonl"}
 
 
 def test_another_version_of_a_package_counts(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.experiment import Experiment, FirstStage, Index, Reranked, Sample, Taught, Trained, fill
+from pipeline import paths
+from pipeline.experiment import Experiment
+from pipeline.items import FirstStage, Index, Reranked, Sample, Taught, Trained, fill
+from ssmrank import jobs
 from ssmrank.config.models import ModelFolder
 from ssmrank.config.params import Params, read_params
 from ssmrank.errors import UserError
@@ -22,18 +25,18 @@ def params(root: Path) -> Params:
 
 def test_what_a_table_needs(params: Params) -> None:
     experiment = Experiment(params)
-    assert experiment.tables() == ["table4"]
-    assert experiment.collections() == ["tiny"]
-    assert experiment.models() == ["tiny-bert", "tiny-mamba2"]
-    assert experiment.indexes() == [Index("tiny", "porter")]
-    assert experiment.evaluated_first_stages() == [FirstStage("tiny", "test", "bm25")]
-    assert experiment.first_stages() == [FirstStage("tiny", "test", "bm25"), FirstStage("tiny", "train", "bm25")]
-    assert experiment.samples() == [Sample("tiny", "train", "bm25-top20")]
-    assert experiment.trained() == [Trained("firstp", "tiny-bert"), Trained("firstp", "tiny-mamba2")]
-    assert experiment.reranked() == [
+    assert experiment.targets.tables == ["table4"]
+    assert experiment.targets.collections == ["tiny"]
+    assert experiment.targets.models == ["tiny-bert", "tiny-mamba2"]
+    assert experiment.targets.indexes == [Index("tiny", "porter")]
+    assert experiment.targets.evaluated_first_stages == [FirstStage("tiny", "test", "bm25")]
+    assert experiment.targets.first_stages == [FirstStage("tiny", "test", "bm25"), FirstStage("tiny", "train", "bm25")]
+    assert experiment.targets.samples == [Sample("tiny", "train", "bm25-top20")]
+    assert experiment.targets.trained == [Trained("firstp", "tiny-bert"), Trained("firstp", "tiny-mamba2")]
+    assert experiment.targets.reranked == [
         Reranked("tiny", "test", "bm25-top10", "firstp", model) for model in ("tiny-bert", "tiny-mamba2")
     ]
-    assert experiment.table_keys("table4") == [
+    assert experiment.lookups.table_keys("table4") == [
         "tiny/test/bm25",
         "tiny/test/bm25-top10/firstp/tiny-bert",
         "tiny/test/bm25-top10/firstp/tiny-mamba2",
@@ -46,9 +49,11 @@ def test_a_section_that_is_run_on_some_tests(params: Params) -> None:
     table["tests"].append(table["tests"][0] | {"split": "train", "label": "train"})
     table["sections"][1]["tests"] = ["train"]
     experiment = Experiment(Params.model_validate(values))
-    assert {run.split for run in experiment.reranked()} == {"train"}
-    assert experiment.evaluated_first_stages() == [FirstStage("tiny", split, "bm25") for split in ("test", "train")]
-    assert experiment.table_keys("table4")[:3] == [
+    assert {run.split for run in experiment.targets.reranked} == {"train"}
+    assert experiment.targets.evaluated_first_stages == [
+        FirstStage("tiny", split, "bm25") for split in ("test", "train")
+    ]
+    assert experiment.lookups.table_keys("table4")[:3] == [
         "tiny/test/bm25",
         "tiny/train/bm25",
         "tiny/train/bm25-top10/firstp/tiny-bert",
@@ -60,9 +65,11 @@ def test_a_model_whose_tokenizer_another_takes_is_needed(params: Params) -> None
     sections = [params.tables["table4"].sections[1].model_copy(update={"rerankers": [rows[1]]})]
     table = params.tables["table4"].model_copy(update={"sections": sections})
     experiment = Experiment(params.model_copy(update={"tables": {"table4": table}}))
-    assert experiment.trained() == [Trained("firstp", "tiny-mamba2")]
-    assert experiment.models() == ["tiny-mamba2", "tiny-bert"]
-    assert experiment.parents("tiny-mamba2") == dict.fromkeys(["tokenizer", "embeddings"], "data/models/tiny-bert")
+    assert experiment.targets.trained == [Trained("firstp", "tiny-mamba2")]
+    assert experiment.targets.models == ["tiny-mamba2", "tiny-bert"]
+    assert experiment.lookups.parents("tiny-mamba2") == dict.fromkeys(
+        ["tokenizer", "embeddings"], "data/models/tiny-bert"
+    )
 
 
 def test_a_training_that_goes_on_from_another_needs_it_with_its_seed(params: Params) -> None:
@@ -72,16 +79,16 @@ def test_a_training_that_goes_on_from_another_needs_it_with_its_seed(params: Par
     values["trainings"]["firstp"] = first | {"seeds": [42, 43]}
     values["tables"]["table4"]["sections"][1]["rerankers"] = [{"model": "tiny-bert", "training": "second"}]
     experiment = Experiment(Params.model_validate(values))
-    assert experiment.trained() == [Trained("second@seed43", "tiny-bert"), Trained("firstp@seed43", "tiny-bert")]
-    assert experiment.start("second@seed43", "tiny-bert") == "results/checkpoints/firstp@seed43/tiny-bert"
-    assert experiment.start("firstp@seed43", "tiny-bert") == "data/models/tiny-bert"
+    assert experiment.targets.trained == [Trained("second@seed43", "tiny-bert"), Trained("firstp@seed43", "tiny-bert")]
+    assert experiment.lookups.start("second@seed43", "tiny-bert") == "results/checkpoints/firstp@seed43/tiny-bert"
+    assert experiment.lookups.start("firstp@seed43", "tiny-bert") == "data/models/tiny-bert"
 
 
 def test_a_pretrained_model_is_made_from_its_pretraining(root: Path) -> None:
     experiment = Experiment(read_params(root / "params.yaml", root / "params/minis.yaml"))
-    assert experiment.parents("bert-arxiv") == {"pretrained": "results/pretraining/minis/models/bert"}
+    assert experiment.lookups.parents("bert-arxiv") == {"pretrained": "results/pretraining/minis/models/bert"}
     for collection in ("arxiv-queries", "arxiv-held-out"):
-        assert [Path("data/corpora/arxiv/arxiv-0.jsonl.xz")] == experiment.collection_files(collection)[:1]
+        assert [Path("data/corpora/arxiv/arxiv-0.jsonl.xz")] == experiment.lookups.collection_files(collection)[:1]
         assert experiment.collection_corpus(collection)[0] == "--corpus"
     assert experiment.collection_corpus("semanlink") == []
 
@@ -89,26 +96,26 @@ def test_a_pretrained_model_is_made_from_its_pretraining(root: Path) -> None:
 def test_a_training_with_a_teacher_reads_its_scores(root: Path) -> None:
     experiment = Experiment(read_params(root / "params.yaml", root / "params/own-collection.yaml"))
     taught = Taught("own-queries", "train", "own", "bm25-minilm")
-    assert experiment.taught() == [taught]
-    assert experiment.training_groups("own") == "results/teaching/own-queries/train/own/bm25-minilm.jsonl"
-    assert experiment.training_groups("firstp") == "results/negatives/semanlink/train/bm25-top100.jsonl"
-    assert experiment.teacher_files(taught) == {
+    assert experiment.targets.taught == [taught]
+    assert experiment.lookups.training_groups("own") == "results/teaching/own-queries/train/own/bm25-minilm.jsonl"
+    assert experiment.lookups.training_groups("firstp") == "results/negatives/semanlink/train/bm25-top100.jsonl"
+    assert experiment.lookups.teacher_files(taught) == {
         "bm25": ["results/runs/first-stage/own-queries/train/bm25.trec"],
         "minilm": ["data/models/minilm", "data/indexes/own-queries/vectors-minilm"],
     }
-    assert experiment.pool(taught) in experiment.first_stages()
-    assert [(one.collection, one.encoder) for one in experiment.embedded()] == [("own-queries", "minilm")]
-    assert experiment.collection_texts("own-queries") == ["data/collections/own"]
-    assert {"own", "own-queries"} <= set(experiment.collections())
-    assert "minilm" in experiment.models()
+    assert experiment.lookups.pool(taught) in experiment.targets.first_stages
+    assert [(one.collection, one.encoder) for one in experiment.targets.embedded] == [("own-queries", "minilm")]
+    assert experiment.lookups.collection_texts("own-queries") == ["data/collections/own"]
+    assert {"own", "own-queries"} <= set(experiment.targets.collections)
+    assert "minilm" in experiment.targets.models
 
 
 def test_held_out_queries_need_a_run(params: Params) -> None:
     values = params.model_dump()
     values["trainings"]["firstp"]["validation"] = {"split": "test", "retriever": "bm25", "every_steps": 2}
     experiment = Experiment(Params.model_validate(values))
-    assert experiment.validation("firstp") == [FirstStage("tiny", "test", "bm25")]
-    assert Experiment(params).validation("firstp") == []
+    assert experiment.lookups.validation("firstp") == [FirstStage("tiny", "test", "bm25")]
+    assert Experiment(params).lookups.validation("firstp") == []
 
 
 def test_settings_hold_what_changes_results_and_nothing_that_tables_print(params: Params) -> None:
@@ -118,24 +125,28 @@ def test_settings_hold_what_changes_results_and_nothing_that_tables_print(params
     values["trainings"]["firstp"]["label"] = "Other"
     values["retrievers"]["bm25"]["label"] = "Other"
     one, other = Experiment(params), Experiment(Params.model_validate(values))
-    for settings, name in (("collection_settings", "tiny"), ("model_settings", "tiny-bert")):
-        assert getattr(one, settings)(name) == getattr(other, settings)(name)
-    assert one.retriever_settings("bm25", "tiny") == other.retriever_settings("bm25", "tiny")
-    assert one.train_settings("firstp", "tiny-bert") == other.train_settings("firstp", "tiny-bert")
-    assert other.kind("tiny-bert") == "D"
-    assert one.table_settings("table4") != other.table_settings("table4")
-    assert json.loads(one.retriever_settings("bm25", "tiny"))["stemmer"] == "porter"
+    for settings, name in ((jobs.collection_settings, "tiny"), (jobs.model_settings, "tiny-bert")):
+        assert one.settings(settings, name) == other.settings(settings, name)
+    assert one.settings(jobs.retriever_settings, "bm25", "tiny") == other.settings(
+        jobs.retriever_settings, "bm25", "tiny"
+    )
+    assert one.settings(jobs.train_settings, "firstp", "tiny-bert") == other.settings(
+        jobs.train_settings, "firstp", "tiny-bert"
+    )
+    assert other.lookups.kind("tiny-bert") == "D"
+    assert one.settings(jobs.table_settings, "table4") != other.settings(jobs.table_settings, "table4")
+    assert json.loads(one.settings(jobs.retriever_settings, "bm25", "tiny"))["stemmer"] == "porter"
 
 
 def test_files_on_this_machine(params: Params) -> None:
     experiment = Experiment(params)
-    assert [path.name for path in experiment.collection_files("tiny")] == [
+    assert [path.name for path in experiment.lookups.collection_files("tiny")] == [
         "corpus.jsonl",
         "queries.jsonl",
         "train.tsv",
         "test.tsv",
     ]
-    assert experiment.model_files("tiny-mamba2") == []
+    assert experiment.lookups.model_files("tiny-mamba2") == []
 
 
 def test_only_what_a_model_is_read_from_counts(params: Params, tmp_path: Path) -> None:
@@ -147,7 +158,7 @@ def test_only_what_a_model_is_read_from_counts(params: Params, tmp_path: Path) -
 
     def files(**parts: ModelFolder) -> list[Path]:
         model = params.models["tiny-bert"].model_copy(update=parts)
-        return Experiment(params.model_copy(update={"models": {"tiny-bert": model}})).model_files("tiny-bert")
+        return Experiment(params.model_copy(update={"models": {"tiny-bert": model}})).lookups.model_files("tiny-bert")
 
     assert files(source=folder) == [tmp_path / name for name in read]
     assert files(source=folder, tokenizer=folder) == [tmp_path / name for name in [*read, "tokenizer.json"]]
@@ -166,20 +177,20 @@ def test_what_dense_retrievers_need(params: Params) -> None:
     graph = dense | {"index": {"kind": "hnsw"}}
     rescored = dense | {"candidates": {"retriever": "bm25", "depth": 5}}
     experiment = more_first_stages(params, dense=dense, graph=graph, rescored=rescored)
-    assert experiment.embedded() == [("tiny", "tiny")]
-    assert experiment.vector_indexes() == [("tiny", "graph")]
-    assert FirstStage("tiny", "test", "bm25") in experiment.first_stages()
-    assert experiment.indexes() == [Index("tiny", "porter")]
-    assert experiment.models() == ["tiny-bert"]
+    assert experiment.targets.embedded == [("tiny", "tiny")]
+    assert experiment.targets.vector_indexes == [("tiny", "graph")]
+    assert FirstStage("tiny", "test", "bm25") in experiment.targets.first_stages
+    assert experiment.targets.indexes == [Index("tiny", "porter")]
+    assert experiment.targets.models == ["tiny-bert"]
     alone = more_first_stages(params, rescored=rescored)
-    assert alone.embedded() == [] and alone.candidates("rescored", FirstStage("tiny", "test", "rescored")) == [
+    assert alone.targets.embedded == [] and alone.lookups.candidates(FirstStage("tiny", "test", "rescored")) == [
         FirstStage("tiny", "test", "bm25")
     ]
 
 
 def test_parameters_of_bm25_for_a_collection(params: Params) -> None:
     tuned = {"kind": "bm25", "of_collections": {"tiny": {"k1": 2.0, "b": 0.5}}}
-    settings = json.loads(more_first_stages(params, tuned=tuned).retriever_settings("tuned", "tiny"))
+    settings = json.loads(more_first_stages(params, tuned=tuned).settings(jobs.retriever_settings, "tuned", "tiny"))
     assert (settings["k1"], settings["b"], settings["of_collections"]) == (2.0, 0.5, {})
 
 
@@ -195,12 +206,14 @@ def test_seeds_of_a_training_share_everything_but_the_seed(params: Params) -> No
     values = params.model_dump()
     values["trainings"]["firstp"] |= {"seed": 42, "seeds": [42, 7]}
     experiment = Experiment(Params.model_validate(values))
-    names = [training for training, model in experiment.trained() if model == "tiny-bert"]
+    names = [training for training, model in experiment.targets.trained if model == "tiny-bert"]
     assert names == ["firstp", "firstp@seed7"]
-    settings = [json.loads(experiment.train_settings(name, "tiny-bert")) for name in names]
+    settings = [json.loads(experiment.settings(jobs.train_settings, name, "tiny-bert")) for name in names]
     assert [one.pop("seed") for one in settings] == [42, 7] and settings[0] == settings[1]
-    assert experiment.train_settings("firstp", "tiny-bert") == Experiment(params).train_settings("firstp", "tiny-bert")
-    assert experiment.training_data("firstp@seed7") == experiment.training_data("firstp")
+    assert experiment.settings(jobs.train_settings, "firstp", "tiny-bert") == Experiment(params).settings(
+        jobs.train_settings, "firstp", "tiny-bert"
+    )
+    assert experiment.lookups.training_data("firstp@seed7") == experiment.lookups.training_data("firstp")
 
 
 def test_without_a_training_the_model_itself_is_the_reranker(params: Params, tmp_path: Path) -> None:
@@ -210,12 +223,12 @@ def test_without_a_training_the_model_itself_is_the_reranker(params: Params, tmp
     values["tables"]["table4"]["sections"][1]["rerankers"] += [row]
     values["tables"]["table4"] |= {"costs": {}, "significance": {"baseline": row}}
     experiment = Experiment(Params.model_validate(values))
-    assert "given" in experiment.models()
-    assert "none" not in [one.training for one in experiment.trained()]
-    assert experiment.checkpoint("none", "given") == "data/models/given"
-    assert experiment.checkpoint("firstp@seed7", "given") == "results/checkpoints/firstp@seed7/given"
-    assert experiment.reranked()[-1] == Reranked("tiny", "test", "bm25-top10", "none", "given")
-    assert json.loads(experiment.cost_settings("table4"))["rows"][-1]["checkpoints"] == []
+    assert "given" in experiment.targets.models
+    assert "none" not in [one.training for one in experiment.targets.trained]
+    assert experiment.lookups.checkpoint("none", "given") == "data/models/given"
+    assert experiment.lookups.checkpoint("firstp@seed7", "given") == "results/checkpoints/firstp@seed7/given"
+    assert experiment.targets.reranked[-1] == Reranked("tiny", "test", "bm25-top10", "none", "given")
+    assert json.loads(experiment.settings(jobs.cost_settings, "table4", paths))["rows"][-1]["checkpoints"] == []
     with pytest.raises(UserError, match=r"^p: models\.given\.source\.path: .* has no head that scores .*table has it"):
         experiment.check_untrained("p")
     (tmp_path / TRAINED_FILE).write_text("{}")
@@ -229,7 +242,7 @@ def test_fill() -> None:
 def test_dvc_watches_the_models_that_lie_in_the_repository(root: Path) -> None:
     experiment = Experiment(read_params(root / "params.yaml"))
     watched = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["download"]["deps"]
-    files = [file for model in experiment.models() for file in experiment.model_files(model)]
+    files = [file for model in experiment.targets.models for file in experiment.lookups.model_files(model)]
     assert files and all(file.parts[0] in watched for file in files)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in files}
     assert not {"README.md", "sweep.json", "pretraining.json"} & {file.name for file in files}
@@ -237,12 +250,12 @@ def test_dvc_watches_the_models_that_lie_in_the_repository(root: Path) -> None:
 
 def test_speed_is_measured_on_all_pairs_where_no_table_says_otherwise(params: Params) -> None:
     experiment = Experiment(params)
-    assert experiment.speed_pairs("tiny", "test") == []
+    assert experiment.lookups.speed_pairs("tiny", "test") == []
     table = params.tables["table4"]
     speed = {"collection": "tiny", "split": "test", "pairs": 40}
     costs = type(table).model_validate(table.model_dump(exclude_unset=True) | {"costs": {"speed": speed}})
     changed = params.model_copy(update={"tables": {"table4": costs}})
-    assert Experiment(changed).speed_pairs("tiny", "test") == ["--pairs", "40"]
+    assert Experiment(changed).lookups.speed_pairs("tiny", "test") == ["--pairs", "40"]
 
 
 def fused(params: Params, fusion: dict, row: dict) -> Experiment:
@@ -258,19 +271,24 @@ def test_each_seed_is_fused_with_the_run_of_that_seed(params: Params) -> None:
     experiment = fused(
         params, {"retrievers": ["bm25"], "rerankers": [mamba]}, {"model": "tiny-bert", "training": "firstp"}
     )
-    first, second = experiment.fused()
+    first, second = experiment.targets.fused
     assert (first.training, second.training) == ("firstp", "firstp@seed7")
-    assert experiment.fused_runs(second) == [
+    assert experiment.lookups.fused_runs(second) == [
         "results/runs/first-stage/tiny/test/bm25.trec",
         "results/runs/reranked/tiny/test/bm25-top10/firstp@seed7/tiny-mamba2.trec",
         "results/runs/reranked/tiny/test/bm25-top10/firstp@seed7/tiny-bert.trec",
     ]
-    assert experiment.table_keys("table4") == [
+    assert experiment.lookups.table_keys("table4") == [
         f"tiny/test/bm25-top10/{training}/tiny-bert/mix" for training in ("firstp", "firstp@seed7")
     ]
-    assert len(experiment.reranked()) == len(experiment.trained()) == 4
-    assert experiment.evaluated_reranked() == []
-    assert json.loads(experiment.fuse_settings(first)) == {"method": "z-score", "k": 60, "depth": 10, "weights": None}
+    assert len(experiment.targets.reranked) == len(experiment.targets.trained) == 4
+    assert experiment.targets.evaluated_reranked == []
+    assert json.loads(experiment.settings(jobs.fuse_settings, first.fusion, first.reranking)) == {
+        "method": "z-score",
+        "k": 60,
+        "depth": 10,
+        "weights": None,
+    }
 
 
 def test_weights_are_fitted_on_a_reranking_of_another_split(params: Params) -> None:
@@ -278,14 +296,14 @@ def test_weights_are_fitted_on_a_reranking_of_another_split(params: Params) -> N
     experiment = fused(
         params, {"retrievers": ["bm25"], "weights": weights}, {"model": "tiny-bert", "training": "firstp"}
     )
-    run = experiment.fused()[0]
-    (fitted,) = experiment.fitted(run)
+    run = experiment.targets.fused[0]
+    (fitted,) = experiment.lookups.fitted(run)
     assert (fitted.split, fitted.model, fitted.fusion) == ("train", "tiny-bert", "mix")
-    assert {(one.split, one.training) for one in experiment.reranked()} == {
+    assert {(one.split, one.training) for one in experiment.targets.reranked} == {
         (split, training) for split in ("test", "train") for training in ("firstp", "firstp@seed7")
     }
-    assert json.loads(experiment.fuse_weights_settings(fitted))["steps"] == 5
-    assert FirstStage("tiny", "train", "bm25") in experiment.first_stages()
+    assert json.loads(experiment.settings(jobs.fuse_weights_settings, fitted.fusion, fitted.reranking))["steps"] == 5
+    assert FirstStage("tiny", "train", "bm25") in experiment.targets.first_stages
 
 
 def test_a_hybrid_first_stage_needs_what_it_fuses(params: Params) -> None:
@@ -297,8 +315,8 @@ def test_a_hybrid_first_stage_needs_what_it_fuses(params: Params) -> None:
     values["tables"]["table4"]["sections"] = [{"title": "S", "retrievers": ["hybrid"]}]
     experiment = Experiment(Params.model_validate(values))
     wanted = {(split, name) for split in ("train", "test") for name in ("bm25", "dense")} | {("test", "hybrid")}
-    assert {(run.split, run.retriever) for run in experiment.first_stages()} == wanted
-    assert experiment.models() == ["tiny-bert"] and experiment.indexes() == [Index("tiny", "porter")]
+    assert {(run.split, run.retriever) for run in experiment.targets.first_stages} == wanted
+    assert experiment.targets.models == ["tiny-bert"] and experiment.targets.indexes == [Index("tiny", "porter")]
 
 
 def test_all_files_that_params_name_are_listed(params: Params, tmp_path: Path) -> None:

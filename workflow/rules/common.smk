@@ -17,8 +17,12 @@ from pipeline.alone import alone_while_running
 from pipeline.code import code, script_code, state_of
 from pipeline.contents import Contents
 from pipeline.environment import deliver_journals, prepare, repeat_errors
-from pipeline.experiment import FIRST_STAGE_RUN, any_of, check_file, fill, read_experiment
+from pipeline import paths
+from pipeline.experiment import check_file, read_experiment
+from pipeline.items import any_of, fill
+from pipeline.paths import benchmark_of, log_of
 from pipeline.provenance import Provenance
+from ssmrank import jobs
 
 STARTED = time.time()
 contents = Contents(Path(".snakemake/contents.json"))

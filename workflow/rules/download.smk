@@ -1,40 +1,40 @@
 rule all_download:
     input:
-        expand("data/collections/{collection}", collection=experiment.collections()),
-        expand("data/models/{model}", model=experiment.models()),
+        expand(paths.COLLECTION, collection=targets.collections),
+        expand(paths.MODEL, model=targets.models),
 
 
 rule download_collection:
     input:
-        texts=lambda w: experiment.collection_texts(w.collection),
+        texts=lambda w: lookups.collection_texts(w.collection),
     output:
-        directory("data/collections/{collection}"),
+        directory(paths.COLLECTION),
     log:
-        "results/logs/download/collections/{collection}.log",
+        log_of("download/collections", "{collection}"),
     benchmark:
-        "results/benchmarks/download/collections/{collection}.tsv"
+        benchmark_of("download/collections", "{collection}")
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.download.collection"),
-        settings=lambda w: experiment.collection_settings(w.collection),
+        settings=lambda w: experiment.settings(jobs.collection_settings, w.collection),
         corpus=lambda w: experiment.collection_corpus(w.collection),
-        texts=lambda w: [f"--texts {folder}" for folder in experiment.collection_texts(w.collection)],
-        files=lambda w: digests(experiment.collection_files(w.collection)),
+        texts=lambda w: [f"--texts {folder}" for folder in lookups.collection_texts(w.collection)],
+        files=lambda w: digests(lookups.collection_files(w.collection)),
     shell:
-        "ssmrank download collection --settings {params.settings:q} {params.corpus:q} {params.texts} --archives data/archives"
+        "ssmrank download collection --settings {params.settings:q} {params.corpus:q} {params.texts} --archives {paths.ARCHIVES}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule download_model:
     input:
-        unpack(lambda w: experiment.parents(w.model)),
+        unpack(lambda w: lookups.parents(w.model)),
     output:
-        directory("data/models/{model}"),
+        directory(paths.MODEL),
     log:
-        "results/logs/download/models/{model}.log",
+        log_of("download/models", "{model}"),
     benchmark:
-        "results/benchmarks/download/models/{model}.tsv"
+        benchmark_of("download/models", "{model}")
     conda:
         "../envs/ssmrank.yaml"
     params:
@@ -42,9 +42,9 @@ rule download_model:
             "ssmrank.commands.download.model",
             without=["ssmrank.kernels", "ssmrank.models.attention", "ssmrank.models.packing"],
         ),
-        settings=lambda w: experiment.model_settings(w.model),
-        files=lambda w: digests(experiment.model_files(w.model)),
-        parents=lambda w: [f"--{option}-from {path}" for option, path in experiment.parents(w.model).items()],
+        settings=lambda w: experiment.settings(jobs.model_settings, w.model),
+        files=lambda w: digests(lookups.model_files(w.model)),
+        parents=lambda w: [f"--{option}-from {path}" for option, path in lookups.parents(w.model).items()],
     shell:
-        "ssmrank download model --settings {params.settings:q} --archives data/archives {params.parents}"
+        "ssmrank download model --settings {params.settings:q} --archives {paths.ARCHIVES} {params.parents}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -1,28 +1,26 @@
 rule all_evaluate:
     input:
-        fill("results/metrics/{collection}/{split}/{retriever}.json", experiment.evaluated_first_stages()),
-        fill(
-            "results/metrics/{collection}/{split}/{reranking}/{training}/{model}.json", experiment.evaluated_reranked()
-        ),
-        fill("results/metrics/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json", experiment.fused()),
+        fill(paths.metrics_of(paths.FIRST_STAGE), targets.evaluated_first_stages),
+        fill(paths.metrics_of(paths.RERANKED), targets.evaluated_reranked),
+        fill(paths.metrics_of(paths.FUSED), targets.fused),
 
 
 rule evaluate_first_stage:
     input:
-        collection="data/collections/{collection}",
-        run="results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+        collection=paths.COLLECTION,
+        run=paths.FIRST_STAGE_RUN,
     output:
-        mean="results/metrics/{collection}/{split}/{retriever}.json",
-        queries="results/per-query/{collection}/{split}/{retriever}.json",
+        mean=paths.metrics_of(paths.FIRST_STAGE),
+        queries=paths.per_query_of(paths.FIRST_STAGE),
     log:
-        "results/logs/evaluate/{collection}/{split}/{retriever}.log",
+        log_of("evaluate", paths.FIRST_STAGE),
     benchmark:
-        "results/benchmarks/evaluate/{collection}/{split}/{retriever}.tsv"
+        benchmark_of("evaluate", paths.FIRST_STAGE)
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.evaluate"),
-        settings=experiment.evaluation_settings(),
+        settings=experiment.settings(jobs.evaluation_settings),
     shell:
         "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"
@@ -33,21 +31,21 @@ rule evaluate_first_stage:
 
 rule evaluate:
     input:
-        collection="data/collections/{collection}",
-        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
-        run="results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec",
+        collection=paths.COLLECTION,
+        checkpoint=lambda w: lookups.checkpoint(w.training, w.model),
+        run=paths.RERANKED_RUN,
     output:
-        mean="results/metrics/{collection}/{split}/{reranking}/{training}/{model}.json",
-        queries="results/per-query/{collection}/{split}/{reranking}/{training}/{model}.json",
+        mean=paths.metrics_of(paths.RERANKED),
+        queries=paths.per_query_of(paths.RERANKED),
     log:
-        "results/logs/evaluate/{collection}/{split}/{reranking}/{training}/{model}.log",
+        log_of("evaluate", paths.RERANKED),
     benchmark:
-        "results/benchmarks/evaluate/{collection}/{split}/{reranking}/{training}/{model}.tsv"
+        benchmark_of("evaluate", paths.RERANKED)
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.evaluate"),
-        settings=experiment.evaluation_settings(),
+        settings=experiment.settings(jobs.evaluation_settings),
     shell:
         "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"
@@ -60,21 +58,21 @@ rule evaluate:
 # Metrics of a fused run go to the MLflow run that trained its reranker, beside those of the reranker alone.
 rule evaluate_fused:
     input:
-        collection="data/collections/{collection}",
-        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
-        run="results/runs/fused/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.trec",
+        collection=paths.COLLECTION,
+        checkpoint=lambda w: lookups.checkpoint(w.training, w.model),
+        run=paths.FUSED_RUN,
     output:
-        mean="results/metrics/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json",
-        queries="results/per-query/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json",
+        mean=paths.metrics_of(paths.FUSED),
+        queries=paths.per_query_of(paths.FUSED),
     log:
-        "results/logs/evaluate/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.log",
+        log_of("evaluate", paths.FUSED),
     benchmark:
-        "results/benchmarks/evaluate/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.tsv"
+        benchmark_of("evaluate", paths.FUSED)
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.evaluate"),
-        settings=experiment.evaluation_settings(),
+        settings=experiment.settings(jobs.evaluation_settings),
     shell:
         "ssmrank evaluate --settings {params.settings:q} --run {input.run:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt"

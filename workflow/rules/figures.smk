@@ -1,63 +1,61 @@
 # Figures of results are targets of their own, outside `all`: `snakemake all_figures`, or `make report`.
 rule all_figures:
     input:
-        expand("results/figures/differences/{table}.svg", table=experiment.compared_tables()),
-        expand("results/figures/training/{training}.svg", training=experiment.training_names()),
+        expand(f"{paths.DIFFERENCES}.svg", table=targets.compared_tables),
+        expand(f"{paths.CURVES}.svg", training=targets.training_names),
 
 
 rule differences:
     input:
-        lambda w: expand("results/per-query/{key}.json", key=experiment.table_keys(w.table)),
+        lambda w: [paths.per_query_of(key) for key in lookups.table_keys(w.table)],
     output:
         report(
-            "results/figures/differences/{table}.svg",
+            f"{paths.DIFFERENCES}.svg",
             caption="../report/differences.rst",
             category="Figures",
             subcategory="Per-query differences",
             labels={"table": "{table}"},
         ),
-        "results/figures/differences/{table}.pdf",
+        f"{paths.DIFFERENCES}.pdf",
     log:
-        "results/logs/differences/{table}.log",
+        log_of("differences", "{table}"),
     benchmark:
-        "results/benchmarks/differences/{table}.tsv"
+        benchmark_of("differences", "{table}")
     wildcard_constraints:
-        table=any_of(experiment.compared_tables()),
+        table=any_of(targets.compared_tables),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.differences"),
-        settings=lambda w: experiment.table_settings(w.table),
+        settings=lambda w: experiment.settings(jobs.table_settings, w.table),
     shell:
-        "ssmrank figure differences --settings {params.settings:q} --per-query results/per-query --output {output:q}"
+        "ssmrank figure differences --settings {params.settings:q} --per-query {paths.PER_QUERY} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
 rule training_curves:
     input:
-        lambda w: fill("results/checkpoints/{training}/{model}", experiment.trained_by(w.training)),
+        lambda w: fill(paths.CHECKPOINT, targets.trained_by(w.training)),
     output:
         report(
-            "results/figures/training/{training}.svg",
+            f"{paths.CURVES}.svg",
             caption="../report/training.rst",
             category="Figures",
             subcategory="Training curves",
             labels={"training": "{training}"},
         ),
-        "results/figures/training/{training}.pdf",
+        f"{paths.CURVES}.pdf",
     log:
-        "results/logs/training_curves/{training}.log",
+        log_of("training_curves", "{training}"),
     benchmark:
-        "results/benchmarks/training_curves/{training}.tsv"
+        benchmark_of("training_curves", "{training}")
     wildcard_constraints:
-        training=any_of(experiment.training_names()),
+        training=any_of(targets.training_names),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.curves"),
-        checkpoints=lambda w: [
-            f"--checkpoints={word}" for word in experiment.checkpoint_labels(w.training, "results/checkpoints")
-        ],
+        checkpoints=lambda w: [f"--checkpoints={word}" for word in targets.curve_labels(w.training)],
     shell:
         "ssmrank figure curves --title {wildcards.training} {params.checkpoints:q} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
@@ -66,9 +64,9 @@ rule training_curves:
 # Targets of their own, outside `all`: what they show depends on the machine, and measuring takes it for minutes.
 rule training_throughput:
     output:
-        "results/throughput/training.csv",
+        paths.THROUGHPUT.format(suite="training"),
     log:
-        "results/logs/training_throughput.log",
+        log_of("training_throughput"),
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -83,13 +81,13 @@ rule training_throughput:
 
 rule figure1:
     input:
-        "results/throughput/training.csv",
+        paths.THROUGHPUT.format(suite="training"),
     output:
-        report("results/figures/figure1.pdf", caption="../report/figure1.rst", category="Figures"),
+        report(paths.THROUGHPUT_FIGURE, caption="../report/figure1.rst", category="Figures"),
     log:
-        "results/logs/figure1.log",
+        log_of("figure1"),
     benchmark:
-        "results/benchmarks/figure1.tsv"
+        benchmark_of("figure1")
     conda:
         "../envs/ssmrank.yaml"
     params:
@@ -100,9 +98,9 @@ rule figure1:
 
 rule inference_speed:
     output:
-        "results/throughput/{suite}.csv",
+        paths.THROUGHPUT,
     log:
-        "results/logs/inference_speed/{suite}.log",
+        log_of("inference_speed", "{suite}"),
     wildcard_constraints:
         suite="table5|lengths",
     conda:
@@ -119,19 +117,19 @@ rule inference_speed:
 
 rule table5:
     input:
-        "results/throughput/table5.csv",
+        paths.THROUGHPUT.format(suite="table5"),
     output:
         report(
-            multiext("results/tables/table5", ".html", ".tex", ".csv"),
+            multiext(paths.TABLE.format(table="table5"), ".html", ".tex", ".csv"),
             caption="../report/table5.rst",
             category="Tables",
             labels={"table": "table5", "form": "{ext}"},
         ),
-        "results/tables/table5.md",
+        paths.TABLE.format(table="table5.md"),
     log:
-        "results/logs/table5.log",
+        log_of("table5"),
     benchmark:
-        "results/benchmarks/table5.tsv"
+        benchmark_of("table5")
     conda:
         "../envs/ssmrank.yaml"
     params:
@@ -142,19 +140,19 @@ rule table5:
 
 rule table6:
     input:
-        "results/throughput/lengths.csv",
+        paths.THROUGHPUT.format(suite="lengths"),
     output:
         report(
-            multiext("results/tables/table6", ".html", ".tex", ".csv"),
+            multiext(paths.TABLE.format(table="table6"), ".html", ".tex", ".csv"),
             caption="../report/table6.rst",
             category="Tables",
             labels={"table": "table6", "form": "{ext}"},
         ),
-        "results/tables/table6.md",
+        paths.TABLE.format(table="table6.md"),
     log:
-        "results/logs/table6.log",
+        log_of("table6"),
     benchmark:
-        "results/benchmarks/table6.tsv"
+        benchmark_of("table6")
     conda:
         "../envs/ssmrank.yaml"
     params:
@@ -165,17 +163,17 @@ rule table6:
 
 rule efficiency:
     input:
-        experiment.efficiency_inputs(),
+        lookups.efficiency_inputs(),
     output:
-        report("results/figures/efficiency.pdf", caption="../report/efficiency.rst", category="Figures"),
+        report(paths.EFFICIENCY_FIGURE, caption="../report/efficiency.rst", category="Figures"),
     log:
-        "results/logs/efficiency.log",
+        log_of("efficiency"),
     benchmark:
-        "results/benchmarks/efficiency.tsv"
+        benchmark_of("efficiency")
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.efficiency"),
-        settings=lambda w: experiment.efficiency_settings(),
+        settings=lambda w: experiment.settings(jobs.efficiency_settings, paths),
     shell:
         "ssmrank figure efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"

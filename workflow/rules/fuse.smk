@@ -1,26 +1,24 @@
 rule all_fuse:
     input:
-        fill("results/runs/fused/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.trec", experiment.fused()),
+        fill(paths.FUSED_RUN, targets.fused),
 
 
 rule fuse_weights:
     input:
-        collection="data/collections/{collection}",
-        runs=lambda w: experiment.fused_runs(w),
-        candidates=lambda w: (
-            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
-        ),
+        collection=paths.COLLECTION,
+        runs=lambda w: lookups.fused_runs(w),
+        candidates=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.first_stage(w)]),
     output:
-        "results/fusions/reranked/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json",
+        paths.FUSED_WEIGHTS,
     log:
-        "results/logs/fuse_weights/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.log",
+        log_of("fuse_weights", paths.FUSED),
     benchmark:
-        "results/benchmarks/fuse_weights/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.tsv"
+        benchmark_of("fuse_weights", paths.FUSED)
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.fuse.weights"),
-        settings=lambda w: experiment.fuse_weights_settings(w),
+        settings=lambda w: experiment.settings(jobs.fuse_weights_settings, w.fusion, w.reranking),
     shell:
         "ssmrank fuse weights --settings {params.settings:q} --run {input.runs:q} --candidates {input.candidates:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt --output {output:q} 2>&1 | tee {log:q} >&2"
@@ -28,25 +26,23 @@ rule fuse_weights:
 
 rule fuse:
     input:
-        runs=lambda w: experiment.fused_runs(w),
-        candidates=lambda w: (
-            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
-        ),
+        runs=lambda w: lookups.fused_runs(w),
+        candidates=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.first_stage(w)]),
         weights=lambda w: fill(
-            "results/fusions/reranked/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json",
-            experiment.fitted(w),
+            paths.FUSED_WEIGHTS,
+            lookups.fitted(w),
         ),
     output:
-        "results/runs/fused/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.trec",
+        paths.FUSED_RUN,
     log:
-        "results/logs/fuse/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.log",
+        log_of("fuse", paths.FUSED),
     benchmark:
-        "results/benchmarks/fuse/{collection}/{split}/{reranking}/{training}/{model}/{fusion}.tsv"
+        benchmark_of("fuse", paths.FUSED)
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.fuse.run"),
-        settings=lambda w: experiment.fuse_settings(w),
+        settings=lambda w: experiment.settings(jobs.fuse_settings, w.fusion, w.reranking),
         weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
     shell:
         "ssmrank fuse run --settings {params.settings:q} --run {input.runs:q} --candidates {input.candidates:q}"

@@ -1,19 +1,19 @@
 rule all_index:
     input:
-        fill("data/indexes/{collection}/{stemmer}", experiment.indexes()),
-        fill("data/indexes/{collection}/vectors-{encoder}", experiment.embedded()),
-        fill("data/indexes/{collection}/faiss-{retriever}", experiment.vector_indexes()),
+        fill(paths.INDEX, targets.indexes),
+        fill(paths.VECTORS, targets.embedded),
+        fill(paths.VECTOR_INDEX, targets.vector_indexes),
 
 
 rule index:
     input:
-        "data/collections/{collection}",
+        paths.COLLECTION,
     output:
-        directory("data/indexes/{collection}/{stemmer}"),
+        directory(paths.INDEX),
     log:
-        "results/logs/index/{collection}/{stemmer}.log",
+        log_of("index", "{collection}/{stemmer}"),
     benchmark:
-        "results/benchmarks/index/{collection}/{stemmer}.tsv"
+        benchmark_of("index", "{collection}/{stemmer}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -27,14 +27,14 @@ rule index:
 # As with trainings, what is done already of a killed job lies outside its output.
 rule encode:
     input:
-        collection="data/collections/{collection}",
-        model=lambda w: f"data/models/{experiment.encoder_model(w.encoder)}",
+        collection=paths.COLLECTION,
+        model=lambda w: lookups.encoder_model(w.encoder),
     output:
-        directory("data/indexes/{collection}/vectors-{encoder}"),
+        directory(paths.VECTORS),
     log:
-        "results/logs/encode/{collection}/{encoder}.log",
+        log_of("encode", "{collection}/{encoder}"),
     benchmark:
-        "results/benchmarks/encode/{collection}/{encoder}.tsv"
+        benchmark_of("encode", "{collection}/{encoder}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -42,7 +42,7 @@ rule encode:
         gpu=1,
     params:
         *code("ssmrank.commands.index.vectors"),
-        settings=lambda w: experiment.encoder_settings(w.encoder),
+        settings=lambda w: experiment.settings(jobs.encoder_settings, w.encoder),
         state=state_of("encode"),
     shell:
         "ssmrank index vectors --settings {params.settings:q} --model {input.model:q} --collection {input.collection:q}"
@@ -51,21 +51,21 @@ rule encode:
 
 rule vector_index:
     input:
-        lambda w: fill("data/indexes/{collection}/vectors-{encoder}", experiment.vectors(w.retriever, w.collection)),
+        lambda w: fill(paths.VECTORS, lookups.vectors(w.retriever, w.collection)),
     output:
-        directory("data/indexes/{collection}/faiss-{retriever}"),
+        directory(paths.VECTOR_INDEX),
     log:
-        "results/logs/vector_index/{collection}/{retriever}.log",
+        log_of("vector_index", "{collection}/{retriever}"),
     benchmark:
-        "results/benchmarks/vector_index/{collection}/{retriever}.tsv"
+        benchmark_of("vector_index", "{collection}/{retriever}")
     wildcard_constraints:
-        retriever=any_of(experiment.retrievers("dense")),
+        retriever=any_of(lookups.retrievers("dense")),
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
         *code("ssmrank.commands.index.faiss"),
-        settings=lambda w: experiment.vector_index_settings(w.retriever),
+        settings=lambda w: experiment.settings(jobs.vector_index_settings, w.retriever),
     shell:
         "ssmrank index faiss --settings {params.settings:q} --vectors {input:q} --threads {threads}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -1,29 +1,27 @@
 rule all_negatives:
     input:
-        fill("results/negatives/{collection}/{split}/{negatives}.jsonl", experiment.samples()),
+        fill(paths.NEGATIVES, targets.samples),
 
 
 rule negatives:
     input:
-        collection="data/collections/{collection}",
-        run=lambda w: (
-            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.negatives_retriever(w.negatives)}.trec"
-        ),
+        collection=paths.COLLECTION,
+        run=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.sampled_run(w.collection, w.split, w.negatives)]),
         rivals=lambda w: fill(
-            "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
-            experiment.rivals(w.collection, w.split, w.negatives),
+            paths.FIRST_STAGE_RUN,
+            lookups.rivals(w.collection, w.split, w.negatives),
         ),
     output:
-        "results/negatives/{collection}/{split}/{negatives}.jsonl",
+        paths.NEGATIVES,
     log:
-        "results/logs/negatives/{collection}/{split}/{negatives}.log",
+        log_of("negatives", "{collection}/{split}/{negatives}"),
     benchmark:
-        "results/benchmarks/negatives/{collection}/{split}/{negatives}.tsv"
+        benchmark_of("negatives", "{collection}/{split}/{negatives}")
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.negatives"),
-        settings=lambda w: experiment.negatives_settings(w.negatives),
+        settings=lambda w: experiment.settings(jobs.negatives_settings, w.negatives),
         rivals=lambda w, input: f"--rivals {input.rivals}" if input.rivals else "",
     shell:
         "ssmrank negatives --settings {params.settings:q} --run {input.run:q}"

@@ -2,29 +2,29 @@
 # CPU or minutes of a GPU.
 rule all_pretrain:
     input:
-        fill("results/pretraining/{pretraining}/models/{model}", experiment.pretrained()),
-        expand("results/figures/pretraining-{pretraining}.pdf", pretraining=experiment.params.pretraining),
+        fill(paths.PRETRAINED, targets.pretrained),
+        expand(paths.PRETRAINING_FIGURE, pretraining=experiment.params.pretraining),
 
 
 rule all_publish:
     input:
-        fill("results/pretraining/{pretraining}/published/{model}", experiment.pretrained()),
+        fill(paths.PUBLISHED, targets.pretrained),
 
 
 rule corpus_tokenizer:
     output:
-        directory("data/pretraining/{pretraining}/tokenizer"),
+        directory(paths.TOKENIZER),
     log:
-        "results/logs/corpus_tokenizer/{pretraining}.log",
+        log_of("corpus_tokenizer", "{pretraining}"),
     benchmark:
-        "results/benchmarks/corpus_tokenizer/{pretraining}.tsv"
+        benchmark_of("corpus_tokenizer", "{pretraining}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
         *code("ssmrank.commands.pretrain.tokenizer"),
-        corpus=lambda w: experiment.corpus_settings(experiment.params.pretraining[w.pretraining].corpus),
-        files=lambda w: digests(experiment.corpus_files(experiment.params.pretraining[w.pretraining].corpus)),
+        corpus=lambda w: experiment.settings(jobs.corpus_settings, lookups.corpus(w.pretraining)),
+        files=lambda w: digests(lookups.corpus_files(lookups.corpus(w.pretraining))),
         vocabulary=lambda w: experiment.params.pretraining[w.pretraining].vocabulary,
         texts=lambda w: experiment.params.pretraining[w.pretraining].vocabulary_texts,
         max_length=lambda w: experiment.params.pretraining[w.pretraining].max_length,
@@ -35,20 +35,20 @@ rule corpus_tokenizer:
 
 rule corpus_tokens:
     input:
-        "data/pretraining/{pretraining}/tokenizer",
+        paths.TOKENIZER,
     output:
-        directory("data/pretraining/{pretraining}/tokens"),
+        directory(paths.TOKENS),
     log:
-        "results/logs/corpus_tokens/{pretraining}.log",
+        log_of("corpus_tokens", "{pretraining}"),
     benchmark:
-        "results/benchmarks/corpus_tokens/{pretraining}.tsv"
+        benchmark_of("corpus_tokens", "{pretraining}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
         *code("ssmrank.commands.pretrain.tokens", without=["ssmrank.kernels", "ssmrank.models.attention"]),
-        corpus=lambda w: experiment.corpus_settings(experiment.params.pretraining[w.pretraining].corpus),
-        files=lambda w: digests(experiment.corpus_files(experiment.params.pretraining[w.pretraining].corpus)),
+        corpus=lambda w: experiment.settings(jobs.corpus_settings, lookups.corpus(w.pretraining)),
+        files=lambda w: digests(lookups.corpus_files(lookups.corpus(w.pretraining))),
         max_length=lambda w: experiment.params.pretraining[w.pretraining].max_length,
     shell:
         "ssmrank pretrain tokens --corpus {params.corpus:q} --tokenizer {input:q} --max-length {params.max_length}"
@@ -58,14 +58,14 @@ rule corpus_tokens:
 # A killed pretraining goes on from its state, as a training does (train.smk).
 rule pretrain_sweep:
     input:
-        tokenizer="data/pretraining/{pretraining}/tokenizer",
-        tokens="data/pretraining/{pretraining}/tokens",
+        tokenizer=paths.TOKENIZER,
+        tokens=paths.TOKENS,
     output:
-        "results/pretraining/{pretraining}/sweeps/{model}.json",
+        paths.SWEEP,
     log:
-        "results/logs/pretrain_sweep/{pretraining}/{model}.log",
+        log_of("pretrain_sweep", "{pretraining}/{model}"),
     benchmark:
-        "results/benchmarks/pretrain_sweep/{pretraining}/{model}.tsv"
+        benchmark_of("pretrain_sweep", "{pretraining}/{model}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -73,8 +73,8 @@ rule pretrain_sweep:
         gpu=1,
     params:
         *code("ssmrank.commands.pretrain.sweep"),
-        settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
-        sweep=lambda w: experiment.sweep_settings(w.pretraining),
+        settings=lambda w: experiment.settings(jobs.pretrain_settings, w.pretraining, w.model),
+        sweep=lambda w: experiment.settings(jobs.sweep_settings, w.pretraining),
         state=state_of("sweep"),
     shell:
         "ssmrank pretrain sweep --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
@@ -84,15 +84,15 @@ rule pretrain_sweep:
 
 rule pretrain:
     input:
-        tokenizer="data/pretraining/{pretraining}/tokenizer",
-        tokens="data/pretraining/{pretraining}/tokens",
-        sweep="results/pretraining/{pretraining}/sweeps/{model}.json",
+        tokenizer=paths.TOKENIZER,
+        tokens=paths.TOKENS,
+        sweep=paths.SWEEP,
     output:
-        directory("results/pretraining/{pretraining}/models/{model}"),
+        directory(paths.PRETRAINED),
     log:
-        "results/logs/pretrain/{pretraining}/{model}.log",
+        log_of("pretrain", "{pretraining}/{model}"),
     benchmark:
-        "results/benchmarks/pretrain/{pretraining}/{model}.tsv"
+        benchmark_of("pretrain", "{pretraining}/{model}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -100,7 +100,7 @@ rule pretrain:
         gpu=1,
     params:
         *code("ssmrank.commands.pretrain.run"),
-        settings=lambda w: experiment.pretrain_settings(w.pretraining, w.model),
+        settings=lambda w: experiment.settings(jobs.pretrain_settings, w.pretraining, w.model),
         state=state_of("pretrain"),
     shell:
         "ssmrank pretrain run --settings {params.settings:q} --tokenizer {input.tokenizer:q} --tokens {input.tokens:q}"
@@ -110,24 +110,22 @@ rule pretrain:
 
 rule publish_model:
     input:
-        pretrained="results/pretraining/{pretraining}/models/{model}",
-        sweep="results/pretraining/{pretraining}/sweeps/{model}.json",
-        checkpoint=lambda w: experiment.published_checkpoint(w.pretraining, w.model),
-        scores=lambda w: experiment.card_inputs(w.pretraining, w.model),
+        pretrained=paths.PRETRAINED,
+        sweep=paths.SWEEP,
+        checkpoint=lambda w: lookups.published_checkpoint(w.pretraining, w.model),
+        scores=lambda w: lookups.card_inputs(w.pretraining, w.model),
     output:
-        directory("results/pretraining/{pretraining}/published/{model}"),
+        directory(paths.PUBLISHED),
     log:
-        "results/logs/publish_model/{pretraining}/{model}.log",
+        log_of("publish_model", "{pretraining}/{model}"),
     benchmark:
-        "results/benchmarks/publish_model/{pretraining}/{model}.tsv"
+        benchmark_of("publish_model", "{pretraining}/{model}")
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.pretrain.publish", without=["ssmrank.kernels", "ssmrank.models.attention"]),
-        settings=lambda w: experiment.card_settings(w.pretraining, w.model),
-        checkpoint=lambda w: [
-            f"--checkpoint {path}" for path in experiment.published_checkpoint(w.pretraining, w.model)
-        ],
+        settings=lambda w: experiment.settings(jobs.card_settings, w.pretraining, w.model, paths),
+        checkpoint=lambda w: [f"--checkpoint {path}" for path in lookups.published_checkpoint(w.pretraining, w.model)],
         command=lambda w, output: experiment.command(str(output)),
     shell:
         "ssmrank pretrain publish --settings {params.settings:q} --pretrained {input.pretrained:q} --sweep {input.sweep:q}"
@@ -138,20 +136,17 @@ rule publish_model:
 
 rule pretraining_figure:
     input:
-        lambda w: fill(
-            "results/pretraining/{pretraining}/models/{model}",
-            [item for item in experiment.pretrained() if item.pretraining == w.pretraining],
-        ),
+        lambda w: fill(paths.PRETRAINED, lookups.pretrained_by(w.pretraining)),
     output:
-        report("results/figures/pretraining-{pretraining}.pdf", caption="../report/pretraining.rst", category="Figures"),
+        report(paths.PRETRAINING_FIGURE, caption="../report/pretraining.rst", category="Figures"),
     log:
-        "results/logs/pretraining_figure/{pretraining}.log",
+        log_of("pretraining_figure", "{pretraining}"),
     benchmark:
-        "results/benchmarks/pretraining_figure/{pretraining}.tsv"
+        benchmark_of("pretraining_figure", "{pretraining}")
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.pretraining"),
-        models=lambda w: [f"--models={word}" for word in experiment.pretraining_labels(w.pretraining)],
+        models=lambda w: [f"--models={word}" for word in lookups.pretraining_labels(w.pretraining)],
     shell:
         "ssmrank figure pretraining {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -1,6 +1,6 @@
 rule all_rerank:
     input:
-        fill("results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec", experiment.reranked()),
+        fill(paths.RERANKED_RUN, targets.reranked),
 
 
 RERANK_STATE = state_of("rerank")
@@ -9,25 +9,23 @@ RERANK_STATE = state_of("rerank")
 # A killed reranking goes on from its finished parts (see the rule `train`); those of one tokenizer share its tokens.
 rule rerank:
     input:
-        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
-        collection="data/collections/{collection}",
-        run=lambda w: (
-            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
-        ),
+        checkpoint=lambda w: lookups.checkpoint(w.training, w.model),
+        collection=paths.COLLECTION,
+        run=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.first_stage(w)]),
     output:
-        "results/runs/reranked/{collection}/{split}/{reranking}/{training}/{model}.trec",
+        paths.RERANKED_RUN,
     log:
-        "results/logs/rerank/{collection}/{split}/{reranking}/{training}/{model}.log",
+        log_of("rerank", paths.RERANKED),
     benchmark:
-        "results/benchmarks/rerank/{collection}/{split}/{reranking}/{training}/{model}.tsv"
+        benchmark_of("rerank", paths.RERANKED)
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     resources:
-        gpu=lambda w: experiment.rerank_processes(w.reranking),
+        gpu=lambda w: lookups.rerank_processes(w.reranking),
     params:
         *code("ssmrank.commands.rerank"),
-        settings=lambda w: experiment.reranking_settings(w.reranking),
+        settings=lambda w: experiment.settings(jobs.reranking_settings, w.reranking),
         tokens=f"{RERANK_STATE}/tokens",
         state=lambda w: f"{RERANK_STATE}/{w.collection}/{w.split}/{w.reranking}/{w.training}/{w.model}",
     shell:
@@ -39,15 +37,13 @@ rule rerank:
 # What a machine's speed is does not depend on the seed: the first checkpoint stands for all.
 rule rerank_speed:
     input:
-        checkpoint=lambda w: experiment.checkpoint(w.training, w.model),
-        collection="data/collections/{collection}",
-        run=lambda w: (
-            f"results/runs/first-stage/{w.collection}/{w.split}/{experiment.rerank_retriever(w.reranking)}.trec"
-        ),
+        checkpoint=lambda w: lookups.checkpoint(w.training, w.model),
+        collection=paths.COLLECTION,
+        run=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.first_stage(w)]),
     output:
-        "results/speed/{collection}/{split}/{reranking}/{training}/{model}.json",
+        paths.speed_of(paths.RERANKED),
     log:
-        "results/logs/rerank_speed/{collection}/{split}/{reranking}/{training}/{model}.log",
+        log_of("rerank_speed", paths.RERANKED),
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -55,8 +51,8 @@ rule rerank_speed:
         gpu=1,
     params:
         *code("ssmrank.commands.measure.speed"),
-        settings=lambda w: experiment.reranking_settings(w.reranking),
-        pairs=lambda w: experiment.speed_pairs(w.collection, w.split),
+        settings=lambda w: experiment.settings(jobs.reranking_settings, w.reranking),
+        pairs=lambda w: lookups.speed_pairs(w.collection, w.split),
     shell:
         "ssmrank measure speed --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
         " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q} {params.pairs}"

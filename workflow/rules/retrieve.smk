@@ -1,27 +1,27 @@
 rule all_retrieve:
     input:
-        fill("results/runs/first-stage/{collection}/{split}/{retriever}.trec", experiment.first_stages()),
+        fill(paths.FIRST_STAGE_RUN, targets.first_stages),
 
 
 rule retrieve:
     input:
-        index=lambda w: f"data/indexes/{w.collection}/{experiment.stemmer(w.retriever)}",
-        collection="data/collections/{collection}",
+        index=lambda w: fill(paths.INDEX, [lookups.index(w.retriever, w.collection)]),
+        collection=paths.COLLECTION,
     output:
-        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+        paths.FIRST_STAGE_RUN,
     log:
-        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+        log_of("retrieve", paths.FIRST_STAGE),
     benchmark:
-        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+        benchmark_of("retrieve", paths.FIRST_STAGE)
     wildcard_constraints:
-        retriever=any_of(experiment.retrievers("bm25")),
+        retriever=any_of(lookups.retrievers("bm25")),
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     params:
         *code("ssmrank.commands.retrieve.bm25"),
-        settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
-        own=lambda w: experiment.own_documents(w.collection),
+        settings=lambda w: experiment.settings(jobs.retriever_settings, w.retriever, w.collection),
+        own=lambda w: lookups.own_documents(w.collection),
     shell:
         "ssmrank retrieve bm25 --settings {params.settings:q} --index {input.index:q}"
         " --queries {input.collection:q}/splits/{wildcards.split}/queries.jsonl --threads {threads} {params.own}"
@@ -30,25 +30,19 @@ rule retrieve:
 
 rule retrieve_dense:
     input:
-        collection="data/collections/{collection}",
-        model=lambda w: f"data/models/{experiment.encoder_model(experiment.encoder(w.retriever))}",
-        vectors=lambda w: fill(
-            "data/indexes/{collection}/vectors-{encoder}", experiment.vectors(w.retriever, w.collection)
-        ),
-        index=lambda w: fill(
-            "data/indexes/{collection}/faiss-{retriever}", experiment.vector_index(w.retriever, w.collection)
-        ),
-        candidates=lambda w: fill(
-            "results/runs/first-stage/{collection}/{split}/{retriever}.trec", experiment.candidates(w.retriever, w)
-        ),
+        collection=paths.COLLECTION,
+        model=lambda w: lookups.encoder_model(lookups.encoder(w.retriever)),
+        vectors=lambda w: fill(paths.VECTORS, lookups.vectors(w.retriever, w.collection)),
+        index=lambda w: fill(paths.VECTOR_INDEX, lookups.vector_index(w.retriever, w.collection)),
+        candidates=lambda w: fill(paths.FIRST_STAGE_RUN, lookups.candidates(w)),
     output:
-        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+        paths.FIRST_STAGE_RUN,
     log:
-        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+        log_of("retrieve", paths.FIRST_STAGE),
     benchmark:
-        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+        benchmark_of("retrieve", paths.FIRST_STAGE)
     wildcard_constraints:
-        retriever=any_of(experiment.retrievers("dense")),
+        retriever=any_of(lookups.retrievers("dense")),
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -56,9 +50,9 @@ rule retrieve_dense:
         gpu=1,
     params:
         *code("ssmrank.commands.retrieve.dense"),
-        settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
-        encoder=lambda w: experiment.encoder_settings(experiment.encoder(w.retriever)),
-        own=lambda w: experiment.own_documents(w.collection),
+        settings=lambda w: experiment.settings(jobs.retriever_settings, w.retriever, w.collection),
+        encoder=lambda w: experiment.settings(jobs.encoder_settings, lookups.encoder(w.retriever)),
+        own=lambda w: lookups.own_documents(w.collection),
         vectors=lambda w, input: f"--vectors {input.vectors}" if input.vectors else "",
         index=lambda w, input: f"--index {input.index}" if input.index else "",
         candidates=lambda w, input: f"--candidates {input.candidates}" if input.candidates else "",
@@ -70,22 +64,22 @@ rule retrieve_dense:
 
 rule import_run:
     input:
-        collection="data/collections/{collection}",
+        collection=paths.COLLECTION,
     output:
-        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+        paths.FIRST_STAGE_RUN,
     log:
-        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+        log_of("retrieve", paths.FIRST_STAGE),
     benchmark:
-        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+        benchmark_of("retrieve", paths.FIRST_STAGE)
     wildcard_constraints:
-        retriever=any_of(experiment.retrievers("run")),
+        retriever=any_of(lookups.retrievers("run")),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.retrieve.import_"),
-        settings=lambda w: experiment.retriever_settings(w.retriever, w.collection),
-        own=lambda w: experiment.own_documents(w.collection),
-        file=lambda w: digests(experiment.run_file(w.retriever, w.collection, w.split)),
+        settings=lambda w: experiment.settings(jobs.retriever_settings, w.retriever, w.collection),
+        own=lambda w: lookups.own_documents(w.collection),
+        file=lambda w: digests(lookups.run_file(w.retriever, w.collection, w.split)),
     shell:
         "ssmrank retrieve import --settings {params.settings:q} --collection {input.collection:q}"
         " --split {wildcards.split} {params.own} --output {output:q} 2>&1 | tee {log:q} >&2"
@@ -93,21 +87,21 @@ rule import_run:
 
 rule fuse_first_stage_weights:
     input:
-        collection="data/collections/{collection}",
-        runs=lambda w: fill(FIRST_STAGE_RUN, experiment.fused_first_stages(w)),
+        collection=paths.COLLECTION,
+        runs=lambda w: fill(paths.FIRST_STAGE_RUN, lookups.fused_first_stages(w)),
     output:
-        "results/fusions/first-stage/{collection}/{split}/{retriever}.json",
+        paths.FIRST_STAGE_WEIGHTS,
     log:
-        "results/logs/fuse_weights/{collection}/{split}/{retriever}.log",
+        log_of("fuse_weights", paths.FIRST_STAGE),
     benchmark:
-        "results/benchmarks/fuse_weights/{collection}/{split}/{retriever}.tsv"
+        benchmark_of("fuse_weights", paths.FIRST_STAGE)
     wildcard_constraints:
-        retriever=any_of(experiment.retrievers("fusion")),
+        retriever=any_of(lookups.retrievers("fusion")),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.fuse.weights"),
-        settings=lambda w: experiment.fuse_first_stage_weights_settings(w.retriever),
+        settings=lambda w: experiment.settings(jobs.fuse_first_stage_weights_settings, w.retriever),
     shell:
         "ssmrank fuse weights --settings {params.settings:q} --run {input.runs:q}"
         " --qrels {input.collection:q}/splits/{wildcards.split}/qrels.txt --output {output:q} 2>&1 | tee {log:q} >&2"
@@ -115,23 +109,21 @@ rule fuse_first_stage_weights:
 
 rule fuse_first_stage:
     input:
-        runs=lambda w: fill(FIRST_STAGE_RUN, experiment.fused_first_stages(w)),
-        weights=lambda w: fill(
-            "results/fusions/first-stage/{collection}/{split}/{retriever}.json", experiment.fitted_first_stage(w)
-        ),
+        runs=lambda w: fill(paths.FIRST_STAGE_RUN, lookups.fused_first_stages(w)),
+        weights=lambda w: fill(paths.FIRST_STAGE_WEIGHTS, lookups.fitted_first_stage(w)),
     output:
-        "results/runs/first-stage/{collection}/{split}/{retriever}.trec",
+        paths.FIRST_STAGE_RUN,
     log:
-        "results/logs/retrieve/{collection}/{split}/{retriever}.log",
+        log_of("retrieve", paths.FIRST_STAGE),
     benchmark:
-        "results/benchmarks/retrieve/{collection}/{split}/{retriever}.tsv"
+        benchmark_of("retrieve", paths.FIRST_STAGE)
     wildcard_constraints:
-        retriever=any_of(experiment.retrievers("fusion")),
+        retriever=any_of(lookups.retrievers("fusion")),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.fuse.run"),
-        settings=lambda w: experiment.fuse_first_stage_settings(w.retriever),
+        settings=lambda w: experiment.settings(jobs.fuse_first_stage_settings, w.retriever),
         weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
     shell:
         "ssmrank fuse run --settings {params.settings:q} --run {input.runs:q} {params.weights} --output {output:q}"

@@ -1,149 +1,147 @@
 rule all_tables:
     input:
         expand(
-            "results/tables/{table}.{format}",
-            table=[*experiment.tables(), *experiment.overviews()],
+            f"{paths.TABLE}.{{format}}",
+            table=[*targets.tables, *targets.overviews],
             format=["tex", "csv", "md", "html"],
         ),
 
 
 rule significance:
     input:
-        lambda w: expand("results/per-query/{key}.json", key=experiment.table_keys(w.table)),
+        lambda w: [paths.per_query_of(key) for key in lookups.table_keys(w.table)],
     output:
-        "results/tables/significance/{table}.csv",
+        paths.SIGNIFICANCE,
     log:
-        "results/logs/significance/{table}.log",
+        log_of("significance", "{table}"),
     benchmark:
-        "results/benchmarks/significance/{table}.tsv"
+        benchmark_of("significance", "{table}")
     wildcard_constraints:
-        table=any_of(experiment.tested_tables()),
+        table=any_of(targets.tested_tables),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.table.significance"),
-        settings=lambda w: experiment.significance_settings(w.table),
+        settings=lambda w: experiment.settings(jobs.significance_settings, w.table),
     shell:
-        "ssmrank table significance --settings {params.settings:q} --per-query results/per-query --output {output:q}"
+        "ssmrank table significance --settings {params.settings:q} --per-query {paths.PER_QUERY} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
 rule costs:
     input:
-        lambda w: experiment.cost_inputs(w.table),
+        lambda w: lookups.cost_inputs(w.table),
     output:
-        "results/tables/costs/{table}.json",
+        paths.COSTS,
     log:
-        "results/logs/costs/{table}.log",
+        log_of("costs", "{table}"),
     benchmark:
-        "results/benchmarks/costs/{table}.tsv"
+        benchmark_of("costs", "{table}")
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.measure.costs"),
-        settings=lambda w: experiment.cost_settings(w.table),
+        settings=lambda w: experiment.settings(jobs.cost_settings, w.table, paths),
     shell:
         "ssmrank measure costs --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 rule table:
     input:
-        metrics=lambda w: expand("results/metrics/{key}.json", key=experiment.table_keys(w.table)),
-        tests=lambda w: expand("results/tables/significance/{table}.csv", table=experiment.significance(w.table)),
-        costs=lambda w: experiment.costs(w.table),
+        metrics=lambda w: [paths.metrics_of(key) for key in lookups.table_keys(w.table)],
+        tests=lambda w: lookups.significance(w.table),
+        costs=lambda w: lookups.costs(w.table),
     output:
         html=report(
-            "results/tables/{table}.html",
+            f"{paths.TABLE}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}", "form": "page"},
         ),
         tex=report(
-            "results/tables/{table}.tex",
+            f"{paths.TABLE}.tex",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}", "form": "LaTeX"},
         ),
         csv=report(
-            "results/tables/{table}.csv",
+            f"{paths.TABLE}.csv",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}", "form": "CSV"},
         ),
-        md="results/tables/{table}.md",
+        md=f"{paths.TABLE}.md",
     log:
-        "results/logs/table/{table}.log",
+        log_of("table", "{table}"),
     benchmark:
-        "results/benchmarks/table/{table}.tsv"
+        benchmark_of("table", "{table}")
     wildcard_constraints:
-        table=any_of(experiment.tables()),
+        table=any_of(targets.tables),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.table.results"),
-        settings=lambda w: experiment.table_settings(w.table),
-        tests=lambda w: expand(
-            "--significance results/tables/significance/{table}.csv", table=experiment.significance(w.table)
-        ),
-        costs=lambda w: [f"--costs {path}" for path in experiment.costs(w.table)],
+        settings=lambda w: experiment.settings(jobs.table_settings, w.table),
+        tests=lambda w: [f"--significance {path}" for path in lookups.significance(w.table)],
+        costs=lambda w: [f"--costs {path}" for path in lookups.costs(w.table)],
     shell:
-        "ssmrank table results --settings {params.settings:q} --metrics results/metrics {params.tests} {params.costs}"
+        "ssmrank table results --settings {params.settings:q} --metrics {paths.METRICS} {params.tests} {params.costs}"
         " --tex {output.tex:q} --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
 rule overview:
     input:
-        lambda w: expand("data/models/{model}", model=experiment.overview_models(w.table)),
+        lambda w: expand(paths.MODEL, model=lookups.overview_models(w.table)),
     output:
         html=report(
-            "results/tables/{table}.html",
+            f"{paths.TABLE}.html",
             caption="../report/overview.rst",
             category="Tables",
             labels={"table": "{table}", "form": "page"},
         ),
         tex=report(
-            "results/tables/{table}.tex",
+            f"{paths.TABLE}.tex",
             caption="../report/overview.rst",
             category="Tables",
             labels={"table": "{table}", "form": "LaTeX"},
         ),
         csv=report(
-            "results/tables/{table}.csv",
+            f"{paths.TABLE}.csv",
             caption="../report/overview.rst",
             category="Tables",
             labels={"table": "{table}", "form": "CSV"},
         ),
-        md="results/tables/{table}.md",
+        md=f"{paths.TABLE}.md",
     log:
-        "results/logs/overview/{table}.log",
+        log_of("overview", "{table}"),
     benchmark:
-        "results/benchmarks/overview/{table}.tsv"
+        benchmark_of("overview", "{table}")
     wildcard_constraints:
-        table=any_of(experiment.overviews()),
+        table=any_of(targets.overviews),
     conda:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.table.overview"),
-        settings=lambda w: experiment.overview_settings(w.table),
+        settings=lambda w: experiment.settings(jobs.overview_settings, w.table),
     shell:
-        "ssmrank table overview --settings {params.settings:q} --models data/models --tex {output.tex:q}"
+        "ssmrank table overview --settings {params.settings:q} --models {paths.MODELS} --tex {output.tex:q}"
         " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
 rule tables_pdf:
     input:
-        expand("results/tables/{table}.tex", table=experiment.numbered_tables()),
+        expand(f"{paths.TABLE}.tex", table=targets.numbered_tables),
     output:
         report(
-            "results/tables.pdf",
+            paths.TABLES_PDF,
             caption="../report/tables.rst",
             category="Tables",
             labels={"table": "all", "form": "PDF"},
         ),
     log:
-        "results/logs/tables_pdf.log",
+        log_of("tables_pdf"),
     benchmark:
-        "results/benchmarks/tables_pdf.tsv"
+        benchmark_of("tables_pdf")
     conda:
         "../envs/ssmrank.yaml"
     params:
@@ -155,18 +153,18 @@ rule tables_pdf:
 # Like the one before, a target of its own outside `all`, because it needs LaTeX.
 rule table_pdf:
     input:
-        "results/tables/{table}.tex",
+        f"{paths.TABLE}.tex",
     output:
         report(
-            "results/tables/{table}.pdf",
+            f"{paths.TABLE}.pdf",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}", "form": "PDF"},
         ),
     log:
-        "results/logs/table_pdf/{table}.log",
+        log_of("table_pdf", "{table}"),
     benchmark:
-        "results/benchmarks/table_pdf/{table}.tsv"
+        benchmark_of("table_pdf", "{table}")
     conda:
         "../envs/ssmrank.yaml"
     params:

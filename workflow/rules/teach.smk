@@ -1,21 +1,21 @@
 rule all_teach:
     input:
-        fill("results/teaching/{collection}/{split}/{negatives}/{teacher}.jsonl", experiment.taught()),
+        fill(paths.TAUGHT, targets.taught),
 
 
 # A killed teaching goes on from its finished parts (see the rule `train`).
 rule teach:
     input:
-        collection="data/collections/{collection}",
-        groups="results/negatives/{collection}/{split}/{negatives}.jsonl",
-        pool=lambda w: fill("results/runs/first-stage/{collection}/{split}/{retriever}.trec", [experiment.pool(w)]),
-        members=lambda w: [path for files in experiment.teacher_files(w).values() for path in files],
+        collection=paths.COLLECTION,
+        groups=paths.NEGATIVES,
+        pool=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.pool(w)]),
+        members=lambda w: [path for files in lookups.teacher_files(w).values() for path in files],
     output:
-        "results/teaching/{collection}/{split}/{negatives}/{teacher}.jsonl",
+        paths.TAUGHT,
     log:
-        "results/logs/teach/{collection}/{split}/{negatives}/{teacher}.log",
+        log_of("teach", "{collection}/{split}/{negatives}/{teacher}"),
     benchmark:
-        "results/benchmarks/teach/{collection}/{split}/{negatives}/{teacher}.tsv"
+        benchmark_of("teach", "{collection}/{split}/{negatives}/{teacher}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
@@ -23,8 +23,8 @@ rule teach:
         gpu=1,
     params:
         *code("ssmrank.commands.teach"),
-        settings=lambda w: experiment.teach_settings(w.teacher, w.negatives),
-        members=lambda w: [f"--member {name} {' '.join(files)}" for name, files in experiment.teacher_files(w).items()],
+        settings=lambda w: experiment.settings(jobs.teach_settings, w.teacher, w.negatives),
+        members=lambda w: [f"--member {name} {' '.join(files)}" for name, files in lookups.teacher_files(w).items()],
         state=state_of("teach"),
     shell:
         "ssmrank teach --settings {params.settings:q} --groups {input.groups:q} --collection {input.collection:q}"

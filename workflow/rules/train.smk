@@ -1,39 +1,36 @@
 rule all_train:
     input:
-        fill("results/checkpoints/{training}/{model}", experiment.trained()),
+        fill(paths.CHECKPOINT, targets.trained),
 
 
 # A killed training goes on from its state, which lies outside its output because Snakemake deletes the output of a
 # failed job. The state's name changes with the code, so that two versions of it never share one training.
 rule train:
     input:
-        model=lambda w: experiment.start(w.training, w.model),
-        collection=lambda w: f"data/collections/{experiment.training_data(w.training).collection}",
-        negatives=lambda w: experiment.training_groups(w.training),
-        validation=lambda w: fill(
-            "results/runs/first-stage/{collection}/{split}/{retriever}.trec", experiment.validation(w.training)
-        ),
+        model=lambda w: lookups.start(w.training, w.model),
+        collection=lambda w: fill(paths.COLLECTION, [lookups.training_data(w.training)]),
+        negatives=lambda w: lookups.training_groups(w.training),
+        validation=lambda w: fill(paths.FIRST_STAGE_RUN, lookups.validation(w.training)),
     output:
-        directory("results/checkpoints/{training}/{model}"),
+        directory(paths.CHECKPOINT),
     log:
-        "results/logs/train/{training}/{model}.log",
+        log_of("train", "{training}/{model}"),
     benchmark:
-        "results/benchmarks/train/{training}/{model}.tsv"
+        benchmark_of("train", "{training}/{model}")
     conda:
         "../envs/ssmrank.yaml"
     threads: 8
     resources:
-        gpu=lambda w: experiment.train_processes(w.training),
+        gpu=lambda w: lookups.train_processes(w.training),
     params:
         *code("ssmrank.commands.train", without=["ssmrank.training.validation"]),
-        validation_code=lambda w: (code("ssmrank.training.validation") if experiment.validation(w.training) else []),
-        settings=lambda w: experiment.train_settings(w.training, w.model),
-        kind=lambda w: experiment.kind(w.model),
-        split=lambda w: experiment.training_data(w.training).split,
+        validation_code=lambda w: (code("ssmrank.training.validation") if lookups.validation(w.training) else []),
+        settings=lambda w: experiment.settings(jobs.train_settings, w.training, w.model),
+        kind=lambda w: lookups.kind(w.model),
+        split=lambda w: lookups.training_data(w.training).split,
         validation=lambda w: fill(
-            "--validation-run results/runs/first-stage/{collection}/{split}/{retriever}.trec"
-            " --validation-qrels data/collections/{collection}/splits/{split}/qrels.txt",
-            experiment.validation(w.training),
+            f"--validation-run {paths.FIRST_STAGE_RUN} --validation-qrels {paths.QRELS}",
+            lookups.validation(w.training),
         ),
         state=state_of("train"),
     shell:

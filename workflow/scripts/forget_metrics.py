@@ -10,15 +10,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lib"))
 
-from pipeline.experiment import Experiment, fill, read_files
+from pipeline.experiment import Experiment, read_files
+from pipeline.items import fill
+from pipeline.paths import FIRST_STAGE, FUSED, METRICS, PER_QUERY, RERANKED
 
 
 def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
     """Deletes what is not the experiment's; returns the deleted files."""
     kept = {
-        *fill("{collection}/{split}/{retriever}.json", experiment.evaluated_first_stages()),
-        *fill("{collection}/{split}/{reranking}/{training}/{model}.json", experiment.evaluated_reranked()),
-        *fill("{collection}/{split}/{reranking}/{training}/{model}/{fusion}.json", experiment.fused()),
+        *fill(f"{FIRST_STAGE}.json", experiment.targets.evaluated_first_stages),
+        *fill(f"{RERANKED}.json", experiment.targets.evaluated_reranked),
+        *fill(f"{FUSED}.json", experiment.targets.fused),
     }
     found = [(folder, path) for folder in folders for path in sorted(folder.rglob("*.json"))]
     stale = [path for folder, path in found if path.relative_to(folder).as_posix() not in kept]
@@ -28,4 +30,4 @@ def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    forget(read_files("params.yaml", *sys.argv[1:]), [Path("results/metrics"), Path("results/per-query")])
+    forget(read_files("params.yaml", *sys.argv[1:]), [Path(METRICS), Path(PER_QUERY)])

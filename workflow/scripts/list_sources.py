@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "lib"))
 
 from pipeline.contents import Contents, write_json
 from pipeline.experiment import Experiment, read_files
+from pipeline.paths import PROVENANCE
 
 
 def sources(experiment: Experiment, contents: Contents) -> dict[str, Any]:
@@ -26,5 +27,5 @@ def sources(experiment: Experiment, contents: Contents) -> dict[str, Any]:
 if __name__ == "__main__":
     contents = Contents(Path(".snakemake/contents.json"))
     listed = sources(read_files("params.yaml", *sys.argv[1:]), contents)
-    write_json(Path("results/provenance/sources.json"), json.loads(json.dumps(listed, sort_keys=True)))
+    write_json(Path(PROVENANCE, "sources.json"), json.loads(json.dumps(listed, sort_keys=True)))
     contents.save()

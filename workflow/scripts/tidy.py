@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "lib"))
 
 from pipeline.alone import Alone, one_line
 from pipeline.code import STEPS, state_of
+from pipeline.paths import STATE
 
 
 def old_states(folder: Path) -> list[Path]:
@@ -28,7 +29,7 @@ def main() -> None:
     with one_line():
         alone = Alone()
         alone.run()
-    for path in old_states(Path("results/state")):
+    for path in old_states(Path(STATE)):
         print(f"{path}: of other code, removed")
         shutil.rmtree(path)
 

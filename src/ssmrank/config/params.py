@@ -16,15 +16,15 @@ from ssmrank.config.fusions import FittedWeights, Fusion, FusionMethod
 from ssmrank.config.models import Model, PretrainedModel, RandomModel
 from ssmrank.config.negatives import Negatives
 from ssmrank.config.overviews import ModelsSection, Overview, TrainingsSection
-from ssmrank.config.pretraining import CardSettings, Pretraining, PretrainSettings
+from ssmrank.config.pretraining import Pretraining
 from ssmrank.config.reading import check, merge, read_sections
 from ssmrank.config.rerankings import Reranking
 from ssmrank.config.retrievers import Bm25, Dense, FileRetriever, FusedRetriever, Retriever
 from ssmrank.config.section import Name, Section, suggest
 from ssmrank.config.tables import Table, TestSet
-from ssmrank.config.teachers import EncoderTeacher, RunTeacher, Teacher, TeachSettings
+from ssmrank.config.teachers import EncoderTeacher, RunTeacher, Teacher
 from ssmrank.config.tracking import Tracking
-from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN, RerankerRow, SeededTraining, Training, TrainSettings
+from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN, RerankerRow, SeededTraining, Training
 
 
 class Params(Section):
@@ -371,77 +371,6 @@ class Params(Section):
         if section.start is None:
             return None
         return self.with_seed_of(name, section.start)
-
-    def train_settings(self, training: str, model: str) -> TrainSettings:
-        """The training section, or that of one of its seeds, with the model's overrides."""
-        section = self.training(training)
-        overrides = self.models[model].training.model_dump(exclude_none=True)
-        count = self.negatives[section.negatives].count
-        return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count}))
-
-    def teach_settings(self, teacher: str, negatives: str) -> TeachSettings:
-        """The teacher section for groups of these negatives, with what its members are."""
-        section = self.teachers[teacher]
-        members: dict[str, RunTeacher | Encoder | Reranking] = {}
-        for name, member in section.members.items():
-            if isinstance(member, RunTeacher):
-                members[name] = member
-            elif isinstance(member, EncoderTeacher):
-                members[name] = self.encoders[member.encoder]
-            else:
-                depth, budget = section.depth, member.token_budget
-                members[name] = Reranking(
-                    retriever=section.retriever, depth=depth, token_budget=budget, precision=member.precision
-                )
-        return TeachSettings(
-            members=members,
-            weights={name: member.weight for name, member in section.members.items()},
-            depth=section.depth,
-            scale=section.scale,
-            positive_bonus=section.positive_bonus,
-            negatives_count=self.negatives[negatives].count,
-        )
-
-    def pretrain_settings(self, pretraining: str, model: str) -> PretrainSettings:
-        """The pretraining section for one of its models."""
-        section = self.pretraining[pretraining]
-        shared = section.model_dump(exclude={"sweep", "models", "published"})
-        return PretrainSettings(**shared, config=section.models[model].config)
-
-    def card_settings(self, pretraining: str, model: str) -> CardSettings:
-        """What the model's card says of it and its data."""
-        section = self.pretraining[pretraining]
-        corpus = self.corpora[section.corpus]
-        training = ""
-        if section.published is not None:
-            chosen = self.trainings[section.published]
-            negatives = self.negatives[chosen.negatives]
-            some = f"negatives of each: {negatives.count - negatives.random} from the first {negatives.depth} of "
-            some += self.retrievers[negatives.retriever].label
-            some += f", {negatives.random} random" if negatives.random else ""
-            taught = f", taught by {self._teacher_in_words(chosen.teacher)}" if chosen.teacher is not None else ""
-            training = (
-                f"{self.collections[chosen.collection].title} and their documents, {some}{taught}, loss {chosen.loss}, "
-                f"at most {chosen.max_length} tokens, {chosen.batch_groups} groups a step, learning rate "
-                f"{chosen.learning_rate:g}, seed {chosen.seed}"
-            )
-        return CardSettings(
-            label=section.models[model].label,
-            corpus=corpus.title,
-            corpus_license=corpus.license,
-            training=training,
-        )
-
-    def _teacher_in_words(self, name: str) -> str:
-        """The systems whose scores a teacher adds, such as BM25 and MiniLM-L6."""
-        labels = []
-        for member in self.teachers[name].members.values():
-            if isinstance(member, RunTeacher):
-                labels.append(self.retrievers[member.retriever].label)
-            else:
-                model = self.encoders[member.encoder].model if isinstance(member, EncoderTeacher) else member.model
-                labels.append(self.models[model].label)
-        return " and ".join(labels)
 
     def published_model(self, pretraining: str, model: str) -> str:
         """The name in section models of a pretrained model."""

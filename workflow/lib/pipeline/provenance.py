@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contents import TIMESTAMP, Contents, is_digests, is_time, read_json, stamp, write_json
+from pipeline.paths import PROVENANCE
 from pipeline.reads import Reads
 from pipeline.records import UNKNOWN, Records, dump_record, is_readable, observe, parse_record, unknown_record
 
-FOLDER = Path("results/provenance")
+FOLDER = Path(PROVENANCE)
 BOUND = Path(".snakemake/bound.json")
 """For each output what Snakemake's record is known to speak of: content, end time and inputs."""
 ENDED = Path(".snakemake/ended.jsonl")

@@ -48,16 +48,22 @@ def reachable(text: str, names: Iterable[str], alone: bool = False) -> str:
     defined = definitions(text)
     optional = {id(node) for nodes in defined.values() for node in nodes}
     kept = [] if alone else [node for node in _statements(text) if id(node) not in optional]
-    waiting = [*names, *(name for node in kept for name in _names(node))]
-    found: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name in defined:
-            found.add(name)
-            kept.extend(defined[name])
-            waiting.extend(inner for node in defined[name] for inner in _names(node))
+    found = used(text, [*names, *(name for node in kept for name in _names(node))])
+    kept += [node for name in found for node in defined.get(name, ())]
     rows = {row for node in kept for row in _rows(node)}
     return "\n".join(line for row, line in enumerate(text.splitlines(), start=1) if row in rows)
+
+
+def used(text: str, names: Iterable[str]) -> set[str]:
+    """The names, and those that their definitions in the source use, themselves or through others."""
+    defined = definitions(text)
+    waiting, found = [*names], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(inner for node in defined.get(name, ()) for inner in _names(node))
+    return found
 
 
 def definitions(text: str) -> Mapping[str, list[ast.stmt]]:

@@ -5,28 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssmrank.config.cost_settings import EfficiencySettings
 from ssmrank.config.reading import read_settings
-from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.reporting.efficiency_figure import Point, draw_efficiency, read_speed
 from ssmrank.reporting.results import read_result
 from ssmrank.tracking import track
-
-
-class EfficiencyRow(Section):
-    """A reranker: its label, and the files of its metrics and its speed."""
-
-    label: str
-    metrics: str
-    speed: str
-
-
-class EfficiencySettings(Section):
-    """What the figure shows."""
-
-    title: str
-    metric: str
-    rows: list[EfficiencyRow]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

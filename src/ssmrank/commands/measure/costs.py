@@ -7,27 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ssmrank.config.cost_settings import CostSettings
 from ssmrank.config.reading import read_settings
-from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.costs import SPEED_TITLES, TITLES, cost_sentence, cost_texts
 from ssmrank.tracking import track
-
-
-class RowFiles(Section):
-    """Where the costs of a row are: folders of checkpoints (one a seed) and of the pretraining, file of the speed."""
-
-    run: str
-    checkpoints: list[str]
-    pretrained: str | None
-    speed: str | None
-
-
-class CostFiles(Section):
-    """The rows of a table that have costs."""
-
-    rows: list[RowFiles]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the texts of the rows and the sentence of the caption."""
     rows, every_outcome, speeds = {}, [], []
-    for row in read_settings(CostFiles, arguments.settings).rows:
+    for row in read_settings(CostSettings, arguments.settings).rows:
         pretraining = None if row.pretrained is None else _read(Path(row.pretrained) / "pretraining.json")
         outcomes = [_read(Path(folder) / "outcome.json") for folder in row.checkpoints]
         speed = None if row.speed is None else _read(Path(row.speed))

@@ -1,0 +1,132 @@
+"""What tables, and the tests between their rows, are made from."""
+
+from __future__ import annotations
+
+from ssmrank.config.fusions import FittedWeights, FusionMethod
+from ssmrank.config.models import RandomModel
+from ssmrank.config.params import Params
+from ssmrank.config.retrievers import FusedRetriever, Retriever
+from ssmrank.config.table_settings import (
+    ComparedColumn,
+    ComparedRow,
+    Comparison,
+    ResultColumn,
+    ResultRow,
+    ResultSection,
+    RowFusion,
+    SignificanceSettings,
+    TableSettings,
+)
+from ssmrank.config.tables import Table, TableReranker, TableSection, TestSet
+
+
+def table_settings(params: Params, name: str) -> TableSettings:
+    """For `ssmrank table results`: what table `name` prints, every name resolved to what is printed for it."""
+    table = params.defined_table(name)
+    sections = [ResultSection(title=section.title, rows=_rows(params, table, section)) for section in table.sections]
+    rows = [row for section in sections for row in section.rows]
+    collections = [params.collections[name].title for test in table.tests for name in test.collections]
+    tests, baseline = table.significance, table.baseline_row
+    return TableSettings(
+        caption=table.caption.strip(),
+        label=table.label,
+        collections=list(dict.fromkeys(collections)),
+        columns=[
+            ResultColumn(label=test.label, metric=test.metric, tests=_tests(test), paper=test.paper)
+            for test in table.tests
+        ],
+        sections=sections,
+        alpha=tests.alpha if tests else None,
+        test=tests.test if tests else "randomization",
+        baseline=None if baseline is None else f"{rows[baseline].label} {rows[baseline].length}".strip(),
+        depth=params.rerankings[table.reranking].depth,
+        remainder=params.rerankings[table.reranking].remainder,
+        tolerance=table.tolerance,
+    )
+
+
+def significance_settings(params: Params, name: str) -> SignificanceSettings:
+    """For `ssmrank table significance`: what is compared in table `name`, which asks for tests."""
+    table = params.defined_table(name)
+    assert table.significance is not None
+    baseline = table.baseline_row
+    families: list[list[Comparison]] = []
+    rows: list[ComparedRow] = []
+    for section in table.sections:
+        first = len(rows)
+        rows += [ComparedRow(runs=row.runs, columns=row.columns) for row in _rows(params, table, section)]
+        here = [row for row in range(first, len(rows)) if rows[row].runs]
+        if baseline is None:
+            families.append([Comparison(row=row, other=other) for other in here for row in here if row > other])
+        else:
+            families.append([Comparison(row=row, other=baseline) for row in here if row != baseline])
+    return SignificanceSettings(
+        **table.significance.model_dump(exclude={"baseline"}),
+        columns=[ComparedColumn(metric=test.metric, tests=_tests(test)) for test in table.tests],
+        rows=rows,
+        families=[family for family in families if family],
+    )
+
+
+def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow]:
+    """The rows of a section: published ones, retrievers, rerankers."""
+    reranking = params.rerankings[table.reranking]
+    prior = f"{params.retrievers[reranking.retriever].label} top-{reranking.depth}"
+    own = table.tests_of(section)
+    columns = [table.tests.index(test) for test in own] if len(own) < len(table.tests) else None
+    rows = [ResultRow(label=label, runs=[]) for label in section.published]
+    rows += [
+        ResultRow(
+            label=params.retrievers[name].label,
+            runs=[name],
+            columns=columns,
+            fusion=_fused_first_stage(params, params.retrievers[name]),
+        )
+        for name in section.retrievers
+    ]
+    for row in section.rerankers:
+        model, training = params.models[row.model], params.trainings.get(row.training)
+        rows.append(
+            ResultRow(
+                label=f"{model.label} {params.fusion_label(row.fusion)}" if row.fusion else model.label,
+                runs=_runs(params, table, row),
+                columns=columns,
+                kind=model.kind,
+                size=model.size,
+                prior=prior,
+                length=training.label if training else "",
+                max_length=training.max_length if training else None,
+                pretrained=not isinstance(model.source, RandomModel) if training else None,
+                fusion=_fused_reranker(params, row.fusion) if row.fusion else None,
+            )
+        )
+    return rows
+
+
+def _runs(params: Params, table: Table, row: TableReranker) -> list[str]:
+    end = f"/{row.fusion}" if row.fusion else ""
+    return [f"{table.reranking}/{name}/{row.model}{end}" for name in params.seeded(row.training)]
+
+
+def _fused_reranker(params: Params, name: str) -> RowFusion:
+    fusion = params.fusions[name]
+    names = [*params.fused_names(fusion), "the reranker"]
+    return _fusion(params, fusion, params.fusion_label(name), names, None)
+
+
+def _fused_first_stage(params: Params, retriever: Retriever) -> RowFusion | None:
+    if not isinstance(retriever, FusedRetriever):
+        return None
+    return _fusion(params, retriever, retriever.label, params.fused_names(retriever), retriever.depth)
+
+
+def _fusion(params: Params, fusion: FusionMethod, label: str, names: list[str], depth: int | None) -> RowFusion:
+    weights, fitted = fusion.weights, ""
+    if isinstance(weights, FittedWeights):
+        of = f"of {params.collections[weights.collection].title}" if weights.collection else "of each collection"
+        fitted, weights = f"{weights.metric} on split {weights.split} {of}", None
+    return RowFusion(**fusion.how, label=label, names=names, depth=depth, weights=weights, fitted=fitted)
+
+
+def _tests(test: TestSet) -> list[str]:
+    return [f"{collection}/{test.split}" for collection in test.collections]

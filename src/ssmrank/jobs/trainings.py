@@ -1,0 +1,41 @@
+"""What trainings and their teachers are handed."""
+
+from __future__ import annotations
+
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.params import Params
+from ssmrank.config.rerankings import Reranking
+from ssmrank.config.teachers import EncoderTeacher, RunTeacher, TeachSettings
+from ssmrank.config.trainings import TrainSettings
+
+
+def train_settings(params: Params, training: str, model: str) -> TrainSettings:
+    """For `ssmrank train`: the training section, or that of one of its seeds, with the model's overrides."""
+    section = params.training(training)
+    overrides = params.models[model].training.model_dump(exclude_none=True)
+    count = params.negatives[section.negatives].count
+    return TrainSettings(**(section.model_dump() | overrides | {"negatives_count": count, "label": ""}))
+
+
+def teach_settings(params: Params, teacher: str, negatives: str) -> TeachSettings:
+    """For `ssmrank teach`: the teacher section for groups of these negatives, with what its members are."""
+    section = params.teachers[teacher]
+    members: dict[str, RunTeacher | Encoder | Reranking] = {}
+    for name, member in section.members.items():
+        if isinstance(member, RunTeacher):
+            members[name] = member
+        elif isinstance(member, EncoderTeacher):
+            members[name] = params.encoders[member.encoder]
+        else:
+            depth, budget = section.depth, member.token_budget
+            members[name] = Reranking(
+                retriever=section.retriever, depth=depth, token_budget=budget, precision=member.precision
+            )
+    return TeachSettings(
+        members=members,
+        weights={name: member.weight for name, member in section.members.items()},
+        depth=section.depth,
+        scale=section.scale,
+        positive_bonus=section.positive_bonus,
+        negatives_count=params.negatives[negatives].count,
+    )

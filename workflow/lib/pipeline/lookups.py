@@ -1,0 +1,391 @@
+"""What the names of an experiment's sections refer to: other names, what a job reads, files on this machine."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from pipeline import paths
+from pipeline.items import Embedded, FirstStage, Fused, Index, Pretrained, Reranked, Sample, Taught, VectorIndex, fill
+from ssmrank import jobs
+from ssmrank.config.collections import CollectionSource, CorpusQueries, FolderCollection, TitlesCollection
+from ssmrank.config.fusions import FittedWeights, FusionMethod
+from ssmrank.config.models import ModelFolder, PretrainedModel, RandomModel
+from ssmrank.config.overviews import ModelsOverview
+from ssmrank.config.params import Params
+from ssmrank.config.retrievers import Bm25, Dense, FileRetriever, FusedRetriever
+from ssmrank.config.teachers import EncoderTeacher, RunTeacher
+from ssmrank.config.trainings import NO_TRAINING
+from ssmrank.io.model_files import model_files, wanted_files
+
+
+class OfSplit(Protocol):
+    """An item, or a job's wildcards, with a collection and a split."""
+
+    @property
+    def collection(self) -> str:
+        """Of section collections."""
+
+    @property
+    def split(self) -> str:
+        """Of the collection."""
+
+
+class OfRetriever(OfSplit, Protocol):
+    """A first-stage run, or a job's wildcards that name one."""
+
+    @property
+    def retriever(self) -> str:
+        """Of section retrievers."""
+
+
+class OfTeacher(OfSplit, Protocol):
+    """Negatives with a teacher's scores, or a job's wildcards that name them."""
+
+    @property
+    def teacher(self) -> str:
+        """Of section teachers."""
+
+
+class OfReranking(OfSplit, Protocol):
+    """A reranked run, or a job's wildcards that name one."""
+
+    @property
+    def reranking(self) -> str:
+        """Of section rerankings."""
+
+    @property
+    def training(self) -> str:
+        """Of section trainings, or one of its seeds."""
+
+    @property
+    def model(self) -> str:
+        """Of section models."""
+
+
+class OfFusion(OfReranking, Protocol):
+    """A fused run, or a job's wildcards that name one."""
+
+    @property
+    def fusion(self) -> str:
+        """Of section fusions."""
+
+
+class Lookups:
+    """Answers about one name at a time; which of them an experiment needs is `Targets`' to say."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.training = cache(params.training)
+
+    # ---------------------------------------------------------------- collections and corpora
+
+    def own_documents(self, collection: str) -> str:
+        """The option of subcommands that retrieve for a collection whose queries are documents of it."""
+        return "--leave-out-own-document" if self.params.collections[collection].queries_are_documents else ""
+
+    def collection_files(self, name: str) -> list[Path]:
+        """Files on this machine that the collection is made of."""
+        source, corpus = self.source(name), self.corpus_of(name)
+        if corpus is not None:
+            return self.corpus_files(corpus)
+        if not isinstance(source, FolderCollection):
+            return []
+        folder = Path(source.path)
+        qrels = [f"qrels/{split}.tsv" for split in self.params.collections[name].splits]
+        return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
+
+    def texts_of(self, collection: str) -> list[str]:
+        """The collection that this one takes its documents from; none unless it is made from another."""
+        source = self.source(collection)
+        return [source.collection] if isinstance(source, CorpusQueries) and source.collection is not None else []
+
+    def collection_texts(self, collection: str) -> list[str]:
+        """The folder of the collection that this one takes its documents from."""
+        return [paths.COLLECTION.format(collection=name) for name in self.texts_of(collection)]
+
+    def source(self, collection: str) -> CollectionSource:
+        """Where a collection comes from."""
+        return self.params.collections[collection].source
+
+    def corpus_of(self, collection: str) -> str | None:
+        """The corpus that a collection is made from."""
+        source = self.source(collection)
+        return source.corpus if isinstance(source, TitlesCollection | CorpusQueries) else None
+
+    def corpus_files(self, name: str) -> list[Path]:
+        """Files on this machine that the corpus is made of."""
+        corpus = self.params.corpora[name]
+        return [Path(corpus.path, file) for file in corpus.files]
+
+    # ---------------------------------------------------------------- models
+
+    def parents(self, model: str) -> dict[str, str]:
+        """Folders of models that this one is made from, by the name of the subcommand's option without `-from`."""
+        source = self.params.models[model].source
+        if isinstance(source, PretrainedModel):
+            return {"pretrained": paths.pretrained_of(source.pretraining, source.model)}
+        return {option: self.model_folder(name) for option, name in self.parent_models(model).items()}
+
+    def parent_models(self, model: str) -> dict[str, str]:
+        """Names of models whose tokenizer or embeddings this one takes."""
+        source = self.params.models[model].source
+        if not isinstance(source, RandomModel):
+            return {}
+        parents = {"tokenizer": source.tokenizer, "embeddings": source.embeddings}
+        return {option: name for option, name in parents.items() if name is not None}
+
+    def model_folder(self, model: str) -> str:
+        """Where a model is downloaded to."""
+        return paths.MODEL.format(model=model)
+
+    def model_files(self, name: str) -> list[Path]:
+        """Files on this machine that the checkpoint is made of."""
+        model = self.params.models[name]
+        parts = ((model.source, True), (model.tokenizer, False))
+        folders = [(Path(source.path), weights) for source, weights in parts if isinstance(source, ModelFolder)]
+        return [folder / file for folder, weights in folders for file in wanted_files(model_files(folder), weights)]
+
+    def kind(self, model: str) -> str:
+        """E, ED or D."""
+        return self.params.models[model].kind
+
+    def overview_models(self, name: str) -> list[str]:
+        """Models whose parameters an overview counts."""
+        overview = self.params.overviews[name]
+        if not isinstance(overview, ModelsOverview):
+            return []
+        return [model for section in overview.sections for model in section.models]
+
+    # ---------------------------------------------------------------- first stages
+
+    def retrievers(self, kind: str) -> list[str]:
+        """Names of the retrievers of a kind."""
+        return [name for name, retriever in self.params.retrievers.items() if retriever.kind == kind]
+
+    def index(self, retriever: str, collection: str) -> Index:
+        """The index that a retriever of kind bm25 searches."""
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, Bm25)
+        return Index(collection, section.stemmer)
+
+    def encoder(self, retriever: str) -> str:
+        """The encoder of a retriever of kind dense."""
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, Dense)
+        return section.encoder
+
+    def encoder_model(self, encoder: str) -> str:
+        """The folder of an encoder's model."""
+        return self.model_folder(self.params.encoders[encoder].model)
+
+    def vectors(self, retriever: str, collection: str) -> list[Embedded]:
+        """The vectors that a retriever searches; none unless it is dense and searches all documents."""
+        section = self.params.retrievers[retriever]
+        if not isinstance(section, Dense) or section.candidates is not None:
+            return []
+        return [Embedded(collection, section.encoder)]
+
+    def vector_index(self, retriever: str, collection: str) -> list[VectorIndex]:
+        """The approximate index that a retriever searches; none where it compares every vector."""
+        section = self.params.retrievers[retriever]
+        exact = not isinstance(section, Dense) or section.index.kind == "flat"
+        return [] if exact else [VectorIndex(collection, retriever)]
+
+    def candidates(self, run: OfRetriever) -> list[FirstStage]:
+        """The run whose documents the retriever of this one scores; none if it searches all."""
+        section = self.params.retrievers[run.retriever]
+        if not isinstance(section, Dense) or section.candidates is None:
+            return []
+        return [FirstStage(run.collection, run.split, section.candidates.retriever)]
+
+    def run_file(self, retriever: str, collection: str, split: str) -> list[Path]:
+        """The file of a retriever of kind run."""
+        section = self.params.retrievers[retriever]
+        assert isinstance(section, FileRetriever)
+        file = section.runs.get(f"{collection}/{split}")
+        return [Path(file.path)] if file is not None else []
+
+    def fused_first_stages(self, run: OfRetriever) -> list[FirstStage]:
+        """The runs that a first-stage run is fused from; none unless its retriever is of kind fusion."""
+        section = self.params.retrievers[run.retriever]
+        return _first_stages(section, run) if isinstance(section, FusedRetriever) else []
+
+    def fitted_first_stage(self, run: OfRetriever) -> list[FirstStage]:
+        """The run of the same retriever that its weights are fitted on; none unless it fuses and fits."""
+        section = self.params.retrievers[run.retriever]
+        if not isinstance(section, FusedRetriever) or not isinstance(section.weights, FittedWeights):
+            return []
+        return [FirstStage(*section.weights.fitted_on(run.collection), run.retriever)]
+
+    # ---------------------------------------------------------------- negatives and teachers
+
+    def sampled_run(self, collection: str, split: str, negatives: str) -> FirstStage:
+        """The run that the negatives are drawn from."""
+        return FirstStage(collection, split, self.params.negatives[negatives].retriever)
+
+    def rivals(self, collection: str, split: str, negatives: str) -> list[FirstStage]:
+        """The run that tells false negatives; none where `false_negatives` is not set."""
+        section = self.params.negatives[negatives].false_negatives
+        return [] if section is None else [FirstStage(collection, split, section.retriever)]
+
+    def pool(self, taught: OfTeacher) -> FirstStage:
+        """The run that a teacher standardises its scores over."""
+        return FirstStage(taught.collection, taught.split, self.params.teachers[taught.teacher].retriever)
+
+    def teaching_runs(self, taught: OfTeacher) -> list[FirstStage]:
+        """First-stage runs that a teacher reads."""
+        own = [member.retriever for member in self.params.teachers[taught.teacher].runs]
+        return [self.pool(taught), *(FirstStage(taught.collection, taught.split, retriever) for retriever in own)]
+
+    def teacher_files(self, taught: OfTeacher) -> dict[str, list[str]]:
+        """Files and folders of each member of a teacher."""
+        files = {}
+        for name, member in self.params.teachers[taught.teacher].members.items():
+            if isinstance(member, RunTeacher):
+                run = FirstStage(taught.collection, taught.split, member.retriever)
+                files[name] = fill(paths.FIRST_STAGE_RUN, [run])
+            elif isinstance(member, EncoderTeacher):
+                vectors = fill(paths.VECTORS, [Embedded(taught.collection, member.encoder)])
+                files[name] = [self.encoder_model(member.encoder), *vectors]
+            else:
+                files[name] = [self.checkpoint(member.training, member.model)]
+        return files
+
+    # ---------------------------------------------------------------- trainings
+
+    def training_data(self, training: str) -> Sample:
+        """The negatives that a training uses, and so its collection and split."""
+        section = self.training(training)
+        return Sample(section.collection, section.split, section.negatives)
+
+    def taught(self, training: str) -> list[Taught]:
+        """These negatives with the scores of the training's teacher; none where it has no teacher."""
+        section = self.training(training)
+        if section.teacher is None:
+            return []
+        return [Taught(section.collection, section.split, section.negatives, section.teacher)]
+
+    def training_groups(self, training: str) -> str:
+        """The file of the groups that a training reads: with a teacher's scores where it has a teacher."""
+        [file] = fill(paths.TAUGHT, self.taught(training)) or fill(paths.NEGATIVES, [self.training_data(training)])
+        return file
+
+    def start(self, training: str, model: str) -> str:
+        """The folder that a training begins with: the model's, or a checkpoint of an earlier training."""
+        return self.checkpoint(self.params.start(training) or NO_TRAINING, model)
+
+    def checkpoint(self, training: str, model: str) -> str:
+        """The folder of the reranker: what a training made, or the model's own where there is none."""
+        return self.model_folder(model) if training == NO_TRAINING else paths.checkpoint_of(training, model)
+
+    def validation(self, training: str) -> list[FirstStage]:
+        """The run of held-out queries that a training reranks now and then; empty if it has none."""
+        section = self.training(training)
+        if section.validation is None:
+            return []
+        return [FirstStage(section.collection, section.validation.split, section.validation.retriever)]
+
+    def train_processes(self, training: str) -> int:
+        """GPUs that a training takes; those of a parallel one with all GPUs are not known here and count as one."""
+        return self.training(training).processes or 1
+
+    # ---------------------------------------------------------------- rerankings and fusions
+
+    def first_stage(self, run: OfReranking) -> FirstStage:
+        """The run that is reranked."""
+        return FirstStage(run.collection, run.split, self.params.rerankings[run.reranking].retriever)
+
+    def rerank_processes(self, reranking: str) -> int:
+        """GPUs that a reranking takes."""
+        return self.params.rerankings[reranking].processes or 1
+
+    def fused_retrievers(self, run: OfFusion) -> list[FirstStage]:
+        """The first-stage runs that a reranked run is fused with."""
+        return _first_stages(self.params.fusions[run.fusion], run)
+
+    def fused_rerankers(self, run: OfFusion) -> list[Reranked]:
+        """The reranked runs that a fused one is made from; its own is the last."""
+        others = self.params.fusions[run.fusion].rerankers
+        rows = [(self.params.with_seed_of(run.training, row.training), row.model) for row in others]
+        return [
+            Reranked(run.collection, run.split, run.reranking, training, model)
+            for training, model in (*rows, (run.training, run.model))
+        ]
+
+    def fused_runs(self, run: OfFusion) -> list[str]:
+        """The files that a fused run is made from, in the order of the weights."""
+        first_stages = fill(paths.FIRST_STAGE_RUN, self.fused_retrievers(run))
+        return [*first_stages, *fill(paths.RERANKED_RUN, self.fused_rerankers(run))]
+
+    def fitted(self, run: OfFusion) -> list[Fused]:
+        """The fused run that the weights of this one are fitted on; none unless its fusion fits weights."""
+        weights = self.params.fusions[run.fusion].weights
+        if not isinstance(weights, FittedWeights):
+            return []
+        collection, split = weights.fitted_on(run.collection)
+        return [Fused(collection, split, run.reranking, run.training, run.model, run.fusion)]
+
+    # ---------------------------------------------------------------- pretraining
+
+    def corpus(self, pretraining: str) -> str:
+        """The corpus of a section of pretraining."""
+        return self.params.pretraining[pretraining].corpus
+
+    def pretrained_by(self, pretraining: str) -> list[Pretrained]:
+        """Language models of a section of pretraining."""
+        return [Pretrained(pretraining, model) for model in self.params.pretraining[pretraining].models]
+
+    def pretraining_labels(self, pretraining: str) -> list[str]:
+        """`LABEL=FOLDER` of each model, for `ssmrank figure pretraining`."""
+        models = self.params.pretraining[pretraining].models
+        return [f"{model.label}={paths.pretrained_of(pretraining, name)}" for name, model in models.items()]
+
+    def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
+        """The checkpoint that is published for a pretrained model, where it is not the pretraining's own."""
+        training = self.params.pretraining[pretraining].published
+        if training is None:
+            return []
+        return [paths.checkpoint_of(training, self.params.published_model(pretraining, model))]
+
+    def card_inputs(self, pretraining: str, model: str) -> list[str]:
+        """The metrics files that a model card shows."""
+        scores = jobs.card_settings(self.params, pretraining, model, paths).scores
+        return list(dict.fromkeys(file for row in scores for file in row.files.values()))
+
+    # ---------------------------------------------------------------- tables and figures
+
+    def table_keys(self, table: str) -> list[str]:
+        """Keys of the metrics files that a table shows."""
+        return jobs.table_settings(self.params, table).metric_keys()
+
+    def significance(self, table: str) -> list[str]:
+        """The file of the tests between a table's rows, where they are compared."""
+        return [paths.SIGNIFICANCE.format(table=table)] if self.params.tables[table].significance is not None else []
+
+    def costs(self, table: str) -> list[str]:
+        """The file of a table's costs, where it shows them."""
+        return [paths.COSTS.format(table=table)] if self.params.tables[table].costs is not None else []
+
+    def cost_inputs(self, table: str) -> list[str]:
+        """Files and folders that a table's costs are read from."""
+        rows = jobs.cost_settings(self.params, table, paths).rows
+        files = [path for row in rows for path in (*row.checkpoints, row.pretrained, row.speed)]
+        return list(dict.fromkeys(path for path in files if path is not None))
+
+    def efficiency_inputs(self) -> list[str]:
+        """Files that the efficiency figure is drawn from."""
+        rows = jobs.efficiency_settings(self.params, paths).rows
+        return [path for row in rows for path in (row.metrics, row.speed)]
+
+    def speed_pairs(self, collection: str, split: str) -> list[str]:
+        """The option --pairs of a measurement of speed on this test: what a table says, else all that are reranked."""
+        costs = [table.costs for table in self.params.tables.values() if table.costs is not None]
+        wanted = [cost.speed for cost in costs if cost.speed is not None]
+        pairs = [speed.pairs for speed in wanted if (speed.collection, speed.split) == (collection, split)]
+        return [] if not pairs or None in pairs else ["--pairs", str(max(filter(None, pairs)))]
+
+
+def _first_stages(fusion: FusionMethod, run: OfSplit) -> list[FirstStage]:
+    return [FirstStage(run.collection, run.split, name) for name in fusion.retrievers]
