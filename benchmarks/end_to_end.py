@@ -29,7 +29,7 @@ from ssmrank.config.rerankings import Reranking
 from ssmrank.io.trec import Run, write_run
 from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
 from ssmrank.models.templates import Template
-from ssmrank.reranking.pipeline import Figures, FileReranking, Files
+from ssmrank.reranking.pipeline import FileReranking, Files, RerankingStats
 
 DEPTH = 1000
 TOKENIZER = Path(__file__).parents[1] / "models/minis/mamba2"
@@ -59,7 +59,7 @@ class _Task:
             settings = RerankerSettings("D", arguments.max_length)
             self.reranker = Reranker(shape.ours(), tokenizer, settings).eval()
         self.run = _make_collection(folder, workload, self.reranker.template)
-        self.figures = Figures()
+        self.stats = RerankingStats()
 
     def measured(self) -> list[PairsRow]:
         """The rows of the whole and of its stages: medians of the runs."""
@@ -82,7 +82,7 @@ class _Task:
             print(f"  {row.implementation}: {row.seconds:.3f} s{share}", flush=True)
         return rows
 
-    def ranked(self, path: Path) -> Figures:
+    def ranked(self, path: Path) -> RerankingStats:
         """Reranks a first-stage run as `ssmrank rerank` does, with no text tokenized before."""
         tokens = self.folder / "tokens"
         shutil.rmtree(tokens, ignore_errors=True)
@@ -94,19 +94,19 @@ class _Task:
             precision=self.arguments.precision,
         )
         reranking = FileReranking(files, settings, self.reranker, self.device, "benchmark")
-        self.figures = reranking.write(self.folder / "reranked.trec", "benchmark")
-        return self.figures
+        self.stats = reranking.write(self.folder / "reranked.trec", "benchmark")
+        return self.stats
 
     def _row(self, stage: str, seconds: list[float]) -> PairsRow:
         pairs, median = sum(map(len, self.run.values())), statistics.median(seconds)
         return PairsRow(
             *(f"endtoend {self.workload.name}", self.shape.name, f"ssmrank, {stage}", self.arguments.precision),
-            *(f"{pairs} pairs", self.figures.all_tokens, self.figures.tokens, device_name(self.device)),
+            *(f"{pairs} pairs", self.stats.all_tokens, self.stats.tokens, device_name(self.device)),
             runs=len(seconds),
             seconds=round(median, 6),
             fastest=round(min(seconds), 6),
             slowest=round(max(seconds), 6),
-            tokens_per_second=round(self.figures.all_tokens / median, 1),
+            tokens_per_second=round(self.stats.all_tokens / median, 1),
             pairs=pairs,
             max_length=self.arguments.max_length,
             pairs_per_second=round(pairs / median, 3),

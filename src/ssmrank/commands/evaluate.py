@@ -11,7 +11,7 @@ from typing import Any
 from ssmrank.config.evaluation import Evaluation
 from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
-from ssmrank.evaluation.metrics import Scores, evaluate
+from ssmrank.evaluation.metrics import MetricValues, evaluate
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.trec import Qrels, is_out_of_memory, read_qrels, read_run
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     _track(arguments, settings, tags, record)
 
 
-def summary(run_file: Path, scores: Scores | None, queries: int) -> dict[str, Any]:
+def summary(run_file: Path, scores: MetricValues | None, queries: int) -> dict[str, Any]:
     """What the file of means holds; `scores` is None where the model did not fit in memory."""
     return {
         "run": run_file.as_posix(),
@@ -68,7 +68,7 @@ def summary(run_file: Path, scores: Scores | None, queries: int) -> dict[str, An
     }
 
 
-def _report(scores: Scores, qrels: Qrels) -> None:
+def _report(scores: MetricValues, qrels: Qrels) -> None:
     if scores.queries_without_results:
         log.warning("%d of %d queries have no results; they count 0", scores.queries_without_results, len(qrels))
     irrelevant = sum(1 for judgments in qrels.values() if all(grade < 1 for grade in judgments.values()))

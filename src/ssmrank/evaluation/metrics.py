@@ -56,7 +56,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Scores:
+class MetricValues:
     """Values of each metric for each query of the qrels, in the qrels' order."""
 
     queries: list[str]
@@ -70,7 +70,7 @@ class Scores:
 
 def evaluate(
     qrels: Qrels, run: Mapping[str, Iterable[tuple[str, float]]], metrics: Sequence[str], run_name: str = "the run"
-) -> Scores:
+) -> MetricValues:
     """Computes `metrics` of a run (for each query its (document id, score) pairs, in any order).
 
     Raises UserError for an unknown metric, qrels without queries, and a run that shares no query with the qrels.
@@ -92,7 +92,7 @@ def evaluate(
         function: Callable[..., np.ndarray] = getattr(module, metric.function)
         values = function(*levels[metric.relevant], metric.cutoff, 1)
         per_query[metric.name] = {query: float(value) for query, value in zip(queries, values, strict=True)}
-    return Scores(queries, per_query, sum(1 for ranking in rankings if not ranking))
+    return MetricValues(queries, per_query, sum(1 for ranking in rankings if not ranking))
 
 
 def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]], level: int) -> tuple[np.ndarray, np.ndarray]:

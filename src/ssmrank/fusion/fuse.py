@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmrank.collector import collector_paused
 from ssmrank.config.fusions import FuseSettings
 from ssmrank.errors import UserError
 from ssmrank.fusion.normalise import min_max, z_scores
+from ssmrank.gc_control import gc_paused
 from ssmrank.io.trec import float32_places, iterate_run, sort_ranking
 
 _NORMALISATIONS = {"z-score": z_scores, "min-max": min_max}
@@ -50,7 +50,7 @@ class Pool:
         return list(zip(self.documents, (weights @ self.terms).astype(np.float32).tolist(), strict=True))
 
 
-@collector_paused()
+@gc_paused()
 def read_rankings(path: Path, depth: int | None = None) -> Rankings:
     """The first `depth` documents of each query; raises UserError for a score that is not finite."""
     found: Rankings = {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssmrank.collector import collector_paused
+from ssmrank.gc_control import gc_paused
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.trec import Run, float32_places, lines_of, of_places, read_run, run_lines, single_precision
 
@@ -65,7 +65,7 @@ class Pairs:
         return Pairs(queries, documents, query, document)
 
 
-@collector_paused()
+@gc_paused()
 def pairs_of(run: Run, depth: int) -> Pairs:
     """The first `depth` documents of each query, in the run's order."""
     rankings = {query: ranking[:depth] for query, ranking in run.items() if ranking}
@@ -74,7 +74,7 @@ def pairs_of(run: Run, depth: int) -> Pairs:
     return Pairs(list(rankings), documents, np.repeat(np.arange(len(rankings)), counts), document)
 
 
-@collector_paused()
+@gc_paused()
 def read_pairs(path: str | Path, depth: int | None = None) -> Pairs:
     """The pairs of a run's file, as `pairs_of` what `read_run` reads; without a depth all of them.
 
@@ -115,7 +115,7 @@ def with_remainder(pairs: Pairs, reranked: np.ndarray, scores: np.ndarray) -> np
     return every
 
 
-@collector_paused()
+@gc_paused()
 def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str) -> None:
     """Writes the run of pairs with these scores, float32 [P]; the bytes are those of `write_run`.
 

@@ -16,8 +16,8 @@ from typing import IO, Literal, cast
 
 import numpy as np
 
-from ssmrank.collector import collector_paused
 from ssmrank.errors import UserError, shown
+from ssmrank.gc_control import gc_paused
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file
 
@@ -117,7 +117,7 @@ def of_places(places: np.ndarray) -> np.ndarray:
     return np.where(places < 0, -places | ~_MAGNITUDE, places).astype(np.int32).view(np.float32)
 
 
-@collector_paused()
+@gc_paused()
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
     """Writes a run, as `run_writer` does."""
     with run_writer(path, tag) as write:
@@ -158,7 +158,7 @@ def run_lines(query: str, documents: Sequence[str], scores: np.ndarray, tag: str
     return line * len(documents) % tuple(values)
 
 
-@collector_paused()
+@gc_paused()
 def read_run(path: str | Path, depth: int | None = None) -> Run:
     """Reads a run, or the first `depth` documents of each query; order and ties as in `sort_ranking`.
 

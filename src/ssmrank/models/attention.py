@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AttentionInterface
 
 from ssmrank.kernels.packing import is_available
-from ssmrank.models.forks import Wave
-from ssmrank.models.packing import LengthGrid, Packed
+from ssmrank.models.length_grid import LengthGrid
+from ssmrank.models.packing import Packed, PrefixLevel
 
 NAME = "ssmrank_packed"
 
@@ -53,17 +53,17 @@ def packed_attention(
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # Under autocast rotary positions leave q and k in float32.
     q, k = q.to(v.dtype), k.to(v.dtype)
-    if packed.forks is not None:
+    if packed.prefix_levels is not None:
         if not causal:
-            raise ValueError("segments of a forked batch can only be attended to causally")
-        return forked_attention(q, k, v, packed, scaling)[None], None
+            raise ValueError("a batch with shared prefixes needs causal attention")
+        return prefix_attention(q, k, v, packed, scaling)[None], None
     return attend(q, k, v, packed, causal, scaling)[None], None
 
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
 ) -> torch.Tensor:
-    """Attention of a packed batch without forks: q [T, heads, head size], k and v may have fewer heads; as q."""
+    """Attention without shared prefixes: q [T, heads, head size], k and v may have fewer heads; as q."""
     across = packed.memory is not None and not causal
     return _implementation(q)(q, k, v, packed, across, causal, scaling)
 
@@ -73,38 +73,39 @@ def last_attention(
 ) -> torch.Tensor:
     """Attention of one token of each sequence to the whole of its sequence: q [R, heads, head size], as is returned.
 
-    The token may be any where attention is not causal, and is the last where it is; with forks R sequences are those
-    that nothing continues.
+    The token may be any where attention is not causal, and is the last where it is; with shared prefixes the R
+    sequences are the leaves.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
-    if packed.forks is None:
+    if packed.prefix_levels is None:
         return attend(q, k, v, packed.singles, False, scaling)
     outputs, first = [], 0
-    for wave in packed.forks.ends:
-        rows = slice(first, first + len(wave.packed.lengths))
-        singles = wave.packed.singles
-        outputs.append(_wave_attention(q[rows], k, v, wave, singles, scaling))
+    for level in packed.prefix_levels.leaves:
+        rows = slice(first, first + len(level.packed.lengths))
+        singles = level.packed.singles
+        outputs.append(_level_attention(q[rows], k, v, level, singles, scaling))
         first = rows.stop
     return torch.cat(outputs)
 
 
-def forked_attention(
+def prefix_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
 ) -> torch.Tensor:
-    """Causal attention of a forked batch: each segment to itself and to all that it continues; as `attend`."""
-    assert packed.forks is not None
-    return torch.cat([_wave_attention(q[wave.tokens], k, v, wave, wave.packed, scaling) for wave in packed.forks.waves])
+    """Causal attention with shared prefixes: each segment attends to itself and its ancestors; as `attend`."""
+    assert packed.prefix_levels is not None
+    levels = packed.prefix_levels.all
+    return torch.cat([_level_attention(q[level.tokens], k, v, level, level.packed, scaling) for level in levels])
 
 
-def _wave_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wave: Wave, queries: Packed, scaling: float | None
+def _level_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: PrefixLevel, queries: Packed, scaling: float | None
 ) -> torch.Tensor:
-    """Attention of a wave's queries; k and v are the batch's."""
-    causal = queries is wave.packed
-    own = k[wave.tokens], v[wave.tokens]
-    if wave.paths is None:
+    """Attention of a level's queries; k and v are the batch's."""
+    causal = queries is level.packed
+    own = k[level.tokens], v[level.tokens]
+    if level.paths is None:
         return attend(q, *own, queries, causal, scaling)
-    path = wave.paths
+    path = level.paths
     grouped = path.queries if causal else path.segments
     before = k.index_select(0, path.tokens), v.index_select(0, path.tokens)
     if _implementation(q) is _flash:
@@ -112,11 +113,11 @@ def _wave_attention(
         # their exponentials.
         return _merge(
             _flash_part(q, *before, grouped, path.keys, False, scaling),
-            _flash_part(q, *own, queries, wave.packed, causal, scaling),
+            _flash_part(q, *own, queries, level.packed, causal, scaling),
         ).to(q.dtype)
     return _merge_products(
         _path_products(q, *before, grouped, path.keys, scaling),
-        _own_products(q, *own, wave, queries, scaling),
+        _own_products(q, *own, level, queries, scaling),
     ).to(q.dtype)
 
 
@@ -233,18 +234,18 @@ def _path_products(
 
 
 def _own_products(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wave: Wave, queries: Packed, scaling: float | None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: PrefixLevel, queries: Packed, scaling: float | None
 ) -> _Products:
     """Each segment's queries against its own keys.
 
     Causally short segments are taken several at once, with a mask between them: one larger product instead of many
     small ones. One query of each segment is taken with the keys of segments of about equal length.
     """
-    causal = queries is wave.packed
-    keys = wave.tiles.grid if causal else wave.packed.grid
+    causal = queries is level.packed
+    keys = level.tiles.grid if causal else level.packed.grid
     query_grid = keys if causal else queries.grid_along_memory
     real = [part.view(shape) for part, shape in zip(keys.real.split(_cells(keys)), keys.shapes, strict=True)]
-    hidden = wave.hidden if causal else [~part[:, None, :] for part in real]
+    hidden = level.hidden if causal else [~part[:, None, :] for part in real]
     parts: list[_Products] = []
     for mask, (qg, kg, vg) in zip(hidden, _grids(q, k, v, query_grid, keys), strict=True):
         rows, heads = qg.shape[:2]

@@ -189,12 +189,12 @@ def pooled_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Ten
 def scored_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Tensor:
     """As `pooled_forward`, for inference: the last layer computes only the tokens that are pooled, where it can.
 
-    With `packed.forks` (causal models, pooling the last token): one state for each segment that nothing continues.
+    With `packed.prefix_levels` (causal models, pooling the last token): one state for each leaf.
     """
     kind = backbone.config.model_type
     if pooling == "last" and kind in last_layer.LASTS:
         return last_layer.LASTS[kind](backbone, packed)
-    if packed.forks is not None:
+    if packed.prefix_levels is not None:
         raise ValueError(f"{kind} with pooling {pooling} cannot share the beginnings of sequences")
     if pooling != "mean" and kind in last_layer.TOKENS:
         return last_layer.TOKENS[kind](backbone, packed, packed.first if pooling == "first" else packed.last)

@@ -106,7 +106,7 @@ LASTS: dict[str, Callable[[Any, Packed], Tensor]] = {
     "mamba": mamba1_last,
     "mamba2": mamba2_last,
 }
-"""For causal model types: states of the tokens `packed.last`. These take forked batches."""
+"""For causal model types: states of the tokens `packed.last`. These take batches with shared prefixes."""
 
 
 def is_causal(model_type: str) -> bool:

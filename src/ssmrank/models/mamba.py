@@ -81,7 +81,7 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     width = mixer.intermediate_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
-        if packed.forks is None and _mamba1_runs_as_one(mixer, projected):
+        if packed.prefix_levels is None and _mamba1_runs_as_one(mixer, projected):
             return _mamba1_as_one(mixer, projected, packed)
         x, gate = projected.chunk(2, dim=-1)
     else:
@@ -98,8 +98,8 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
 
     tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
     if wanted is None:
-        return mixer.out_proj(_forked(scan, (*tensors, gate), packed))
-    y = _forked(scan, tensors, packed).index_select(0, wanted)
+        return mixer.out_proj(_level_by_level(scan, (*tensors, gate), packed))
+    y = _level_by_level(scan, tensors, packed).index_select(0, wanted)
     return mixer.out_proj(y * F.silu(_project(mixer.in_proj, hidden.index_select(0, wanted), slice(width, None))))
 
 
@@ -136,7 +136,7 @@ def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
-        if packed.forks is None and _mamba2_runs_as_one(mixer, projected):
+        if packed.prefix_levels is None and _mamba2_runs_as_one(mixer, projected):
             return _mamba2_as_one(mixer, projected, packed)
         gate, xbc, step = projected.split([width, mixer.conv_dim, heads], dim=-1)
     else:
@@ -155,7 +155,7 @@ def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
         b.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
         c.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
     )
-    y = _forked(scan, tensors, packed).flatten(1)
+    y = _level_by_level(scan, tensors, packed).flatten(1)
     if wanted is not None:
         y = y.index_select(0, wanted)
     norm = gated_rms_norm_float8 if isinstance(mixer.out_proj, Float8Linear) else gated_rms_norm
@@ -211,29 +211,30 @@ def _project(linear: Any, hidden: Tensor, rows: slice) -> Tensor:
 def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
     filters = mixer.conv1d.weight.squeeze(1)
     history = None
-    if packed.forks is not None:
-        if filters.shape[1] - 1 > packed.forks.history.shape[1]:
-            raise ValueError(f"forks keep {packed.forks.history.shape[1]} tokens, the filters have {filters.shape[1]}")
-        history = packed.forks.history[:, : filters.shape[1] - 1]
+    levels = packed.prefix_levels
+    if levels is not None:
+        if filters.shape[1] - 1 > levels.history.shape[1]:
+            raise ValueError(f"{levels.history.shape[1]} tokens are kept for filters of {filters.shape[1]} taps")
+        history = levels.history[:, : filters.shape[1] - 1]
     return packed_causal_conv1d(x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history)
 
 
-def _forked(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
-    """The scan of a packed batch; wave after wave where segments begin with the states that others end with.
+def _level_by_level(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+    """The scan of a packed batch; level by level where segments start from the state that their parent ended with.
 
-    Forked, it is for inference only.
+    With shared prefixes it is for inference only.
     """
-    if packed.forks is None:
+    if packed.prefix_levels is None:
         return scan(*tensors, cu_seqlens=packed.cu_seqlens)
     y = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
     states: list[Tensor] = []
-    for wave in packed.forks.waves:
-        part = [tensor[wave.tokens] for tensor in tensors]
-        options: dict[str, Any] = {"cu_seqlens": wave.packed.cu_seqlens, "out": y[wave.tokens]}
-        if wave.parents is not None:
-            options |= {"initial_states": _rows(states), "initial_index": wave.parents}
-            options["longest"] = wave.packed.longest
-        if wave in packed.forks.stems:
+    for level in packed.prefix_levels.all:
+        part = [tensor[level.tokens] for tensor in tensors]
+        options: dict[str, Any] = {"cu_seqlens": level.packed.cu_seqlens, "out": y[level.tokens]}
+        if level.parents is not None:
+            options |= {"initial_states": _rows(states), "initial_index": level.parents}
+            options["longest"] = level.packed.longest
+        if level in packed.prefix_levels.inner:
             states.append(scan(*part, return_final_states=True, **options)[1])
         else:
             scan(*part, **options)

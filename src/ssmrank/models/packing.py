@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from ssmrank.models.forks import Forks
+from ssmrank.kernels.packing import sequence_index
+from ssmrank.models.length_grid import LengthGrid, length_grid, similar_lengths
+
+TILE = 64
+"""Tokens of short segments that attention without FlashAttention takes at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +23,8 @@ class Packed:
 
     input_ids: int64 [T]; position_ids: int64 [T], each token's place in its own sequence; sequence_ids: int32 [T];
     cu_seqlens: int64 [S + 1], where each sequence starts and, last, T; lengths: the same on the host; memory: as many
-    sequences, which these attend to across (a decoder's encoder); forks: where some of the sequences continue others,
-    how (see `models.forks`); position_ids then count from the beginning of what is continued.
+    sequences, which these attend to across (a decoder's encoder); prefix_levels: set where some of the sequences are
+    prefixes that others continue (`models.prefix_sharing`); position_ids then count from the start of the first prefix.
     """
 
     input_ids: torch.Tensor
@@ -30,7 +33,7 @@ class Packed:
     cu_seqlens: torch.Tensor
     lengths: tuple[int, ...]
     memory: Packed | None = None
-    forks: Forks | None = None
+    prefix_levels: PrefixLevels | None = None
 
     @property
     def first(self) -> torch.Tensor:
@@ -39,9 +42,9 @@ class Packed:
 
     @property
     def last(self) -> torch.Tensor:
-        """Index of each sequence's last token, int64 [S]; with forks, of those that nothing continues."""
+        """Index of each sequence's last token, int64 [S]; with shared prefixes, of each leaf."""
         ends = self.cu_seqlens[1:] - 1
-        return ends if self.forks is None else ends[self.forks.ends[0].segments.start :]
+        return ends if self.prefix_levels is None else ends[self.prefix_levels.leaves[0].segments.start :]
 
     @cached_property
     def singles(self) -> Packed:
@@ -76,17 +79,92 @@ class Packed:
     @cached_property
     def grid(self) -> LengthGrid:
         """The sequences as matrices of about equal length."""
-        return _length_grid(self.lengths, self._groups, self.input_ids.device)
+        return length_grid(self.lengths, self._groups, self.input_ids.device)
 
     @cached_property
     def grid_along_memory(self) -> LengthGrid:
         """The sequences as matrices, one for each of `memory.grid`'s and of the same sequences in the same order."""
         assert self.memory is not None
-        return _length_grid(self.lengths, self.memory._groups, self.input_ids.device)
+        return length_grid(self.lengths, self.memory._groups, self.input_ids.device)
 
     @cached_property
     def _groups(self) -> list[np.ndarray]:
-        return list(_similar_lengths(np.asarray(self.lengths)))
+        return list(similar_lengths(np.asarray(self.lengths)))
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixPaths:
+    """What a level's segments continue: for each group of neighbours with the same parent, all tokens before it.
+
+    tokens: int64 [K], group after group, the batch's tokens from the root to the parent's end; keys: the layout of
+    these; queries: the layout of the level's tokens with one sequence a group; segments: the same with one token for
+    each segment.
+    """
+
+    tokens: torch.Tensor
+    keys: Packed
+    queries: Packed
+    segments: Packed
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixLevel:
+    """Neighbouring segments of a batch that can be computed together.
+
+    segments, tokens: their places in the batch; packed: the layout of this level alone; parents: int64 [segments], the
+    place in the batch of the segment that each continues, None where all are roots; paths: None as well.
+    """
+
+    segments: slice
+    tokens: slice
+    packed: Packed
+    parents: torch.Tensor | None
+    paths: PrefixPaths | None
+
+    @cached_property
+    def tiles(self) -> Packed:
+        """The level's tokens as sequences of at most `TILE` tokens that hold whole segments, or one longer segment."""
+        lengths = [0]
+        for length in self.packed.lengths:
+            if lengths[-1] and lengths[-1] + length > TILE:
+                lengths.append(0)
+            lengths[-1] += length
+        return layout(np.array(lengths), self.packed.cu_seqlens.device)
+
+    @cached_property
+    def hidden(self) -> list[torch.Tensor]:
+        """For each matrix of `tiles.grid`, bool [rows, longest, longest]: keys that a query does not attend to.
+
+        These are later tokens and tokens of other segments.
+        """
+        masks, first = [], 0
+        tokens = self.tokens.stop - self.tokens.start
+        owners = self.tiles.grid.spread(sequence_index(self.packed.cu_seqlens, tokens))
+        for rows, longest in self.tiles.grid.shapes:
+            own = owners[first : first + rows * longest].view(rows, longest)
+            later = torch.ones(longest, longest, dtype=torch.bool, device=own.device).triu(1)
+            masks.append((own[:, :, None] != own[:, None, :]) | later)
+            first += rows * longest
+        return masks
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixLevels:
+    """The segments of a batch as trees of shared prefixes, level by level.
+
+    inner: levels of roots and branches, which other segments continue, parents before children; leaves: levels of
+    segments that nothing continues; history: int64 [S, 3], the tokens before each segment's start, the nearest first,
+    -1: none.
+    """
+
+    inner: tuple[PrefixLevel, ...]
+    leaves: tuple[PrefixLevel, ...]
+    history: torch.Tensor
+
+    @property
+    def all(self) -> tuple[PrefixLevel, ...]:
+        """All levels in the order in which they are computed, which is that of the batch."""
+        return self.inner + self.leaves
 
 
 _Batch = TypeVar("_Batch")
@@ -111,55 +189,6 @@ def mapped(batch: _Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> _
         return value
 
     return change(batch)
-
-
-@dataclass(frozen=True, eq=False)
-class LengthGrid:
-    """The sequences as matrices of tokens, each of sequences of about equal length, laid end to end as cells.
-
-    shapes: (sequences, longest) of each matrix; cells: int64 [C], each cell's token, a sequence's last token again
-    behind its end; real: bool [C], false there; complete: all cells are real; places: int64 [T], each token's cell.
-    """
-
-    shapes: tuple[tuple[int, int], ...]
-    cells: torch.Tensor
-    real: torch.Tensor
-    complete: bool
-    places: torch.Tensor
-
-    def spread(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[T, ...] to [C, ...]."""
-        return _Spread.apply(tokens, self)
-
-    def collect(self, cells: torch.Tensor) -> torch.Tensor:
-        """[C, ...] to [T, ...]; cells behind a sequence's end are dropped."""
-        return _Collect.apply(cells, self)
-
-
-class _Spread(torch.autograd.Function):
-    # The gradient of a cell that no token reads is zero, so going back is a gather too, not a slow scatter.
-    @staticmethod
-    def forward(ctx, tokens, grid):  # type: ignore[no-untyped-def]
-        ctx.grid = grid
-        return tokens.index_select(0, grid.cells)
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        return gradient.index_select(0, ctx.grid.places), None
-
-
-class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, cells, grid):  # type: ignore[no-untyped-def]
-        ctx.grid = grid
-        return cells.index_select(0, grid.places)
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        cells = gradient.index_select(0, ctx.grid.cells)
-        if not ctx.grid.complete:
-            cells = cells * ctx.grid.real.view(-1, *[1] * (cells.ndim - 1))
-        return cells, None
 
 
 def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device | str = "cpu") -> Packed:
@@ -204,41 +233,3 @@ def places_of(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The places of all elements of ranges, one range behind the other, int64; starts and lengths int64 [ranges]."""
     ends = np.cumsum(lengths)
     return np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)
-
-
-MAX_WASTE = 1.15
-"""A matrix's cells over its real tokens: more matrices cost launches, fewer cost padding inside attention."""
-
-
-def _length_grid(lengths: Sequence[int], groups: Sequence[np.ndarray], device: torch.device) -> LengthGrid:
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    all_lengths = np.asarray(lengths)
-    shapes, cells, real = [], [], []
-    for members in groups:
-        columns = np.arange(all_lengths[members].max())[None, :]
-        ends = all_lengths[members][:, None]
-        cells.append((starts[members][:, None] + np.minimum(columns, ends - 1)).reshape(-1))
-        real.append((columns < ends).reshape(-1))
-        shapes.append((len(members), columns.shape[1]))
-    flat_cells, flat_real = np.concatenate(cells), np.concatenate(real)
-    places = np.empty(starts[-1], dtype=np.int64)
-    places[flat_cells[flat_real]] = np.flatnonzero(flat_real)
-    return LengthGrid(
-        shapes=tuple(shapes),
-        cells=torch.from_numpy(flat_cells).to(device),
-        real=torch.from_numpy(flat_real).to(device),
-        complete=bool(flat_real.all()),
-        places=torch.from_numpy(places).to(device),
-    )
-
-
-def _similar_lengths(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    order = np.argsort(-lengths, kind="stable")
-    start, real = 0, 0
-    for place, sequence in enumerate(order):
-        count = place - start
-        if count and (count + 1) * lengths[order[start]] > MAX_WASTE * (real + lengths[sequence]):
-            yield order[start:place]
-            start, real = place, 0
-        real += lengths[sequence]
-    yield order[start:]

@@ -89,9 +89,9 @@ class Reranker(nn.Module):
 
     @torch.inference_mode()
     def scores(self, packed: Packed) -> torch.Tensor:
-        """As calling the reranker, without gradients and faster; takes forked batches where `can_fork`.
+        """As calling the reranker, without gradients and faster; takes shared prefixes where `can_share_prefixes`.
 
-        Forked, R scores: of the sequences that end in a segment which nothing continues.
+        With shared prefixes R scores, one of each leaf.
         """
         states = scored_forward(self.backbone, packed, self.settings.pooled)
         with torch.autocast(states.device.type, enabled=False):
@@ -99,8 +99,8 @@ class Reranker(nn.Module):
             return self.head(states.to(self.head.weight.dtype)).squeeze(-1).float()
 
     @property
-    def can_fork(self) -> bool:
-        """Whether sequences with one beginning can share its computation: a causal model that scores the last token."""
+    def can_share_prefixes(self) -> bool:
+        """Whether sequences can share the computation of a prefix: a causal model that scores the last token."""
         return is_causal(self.backbone.config.model_type) and self.settings.pooled == "last"
 
     @torch.inference_mode()

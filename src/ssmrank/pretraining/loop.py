@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssmrank.ahead import ahead
 from ssmrank.config.pretraining import LanguageModelling
 from ssmrank.errors import UserError
 from ssmrank.models.precision import Precision, autocast, resolve_precision
+from ssmrank.prefetch import prefetch
 from ssmrank.pretraining.model import LanguageModel
 from ssmrank.pretraining.objectives import Objective, Task, cut, on_device
 from ssmrank.pretraining.passes import Passes, filled_up
@@ -111,7 +111,8 @@ def pretrain(
         on_loss("loss", done, curve.train[-1][2])
 
     passes = Passes(model, precision, device, settings.max_length)
-    prepared: Any = ahead((_prepare(steps[step], step, objective, settings, device) for step in range(first, total)), 4)
+    made = (_prepare(steps[step], step, objective, settings, device) for step in range(first, total))
+    prepared: Any = prefetch(made, 4)
     for step, (parts, places, tokens) in enumerate(prepared, start=first):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * linear_warmup_decay(step, total, settings.warmup_ratio)

@@ -88,7 +88,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Section:
+class RowGroup:
     """Rows under a title."""
 
     title: str
@@ -102,7 +102,7 @@ class ResultTable:
     caption: str
     label: str
     columns: tuple[Column, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[RowGroup, ...]
     sources: tuple[PaperNumber, ...] = field(default=(), compare=False)
     costs: tuple[str, ...] = ()
 
@@ -159,7 +159,7 @@ def build_table(
     best_overall = _best([*values, *published], len(settings.columns))
     ours = [own for row, own in zip(every_row, values, strict=True) if row.pretrained is not None]
     best_ours = _best(ours, len(settings.columns))
-    sections: list[Section] = []
+    sections: list[RowGroup] = []
     sources: list[PaperNumber] = []
     for section, numbers in zip(settings.sections, numbered, strict=True):
         best_here = _best([values[number] for number in numbers], len(settings.columns))
@@ -187,7 +187,7 @@ def build_table(
             letter = letters[number] if letters and row.runs else ""
             spent = costs.of(row.runs) if costs else ()
             rows.append(Row(row.label, row.kind, row.size, row.prior, row.length, tuple(cells), letter, spent))
-        sections.append(Section(section.title, tuple(rows)))
+        sections.append(RowGroup(section.title, tuple(rows)))
     columns = []
     for column in settings.columns:
         own = Column(column.label, column.metric)

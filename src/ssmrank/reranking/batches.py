@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssmrank.models.forks import pack_forked
 from ssmrank.models.packing import Packed
-from ssmrank.reranking.planner import plan
+from ssmrank.models.prefix_sharing import pack_shared
+from ssmrank.models.token_budget import budget_batches
+from ssmrank.reranking.prefix_tree import PrefixTree
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
-from ssmrank.reranking.sharing import Planter
-from ssmrank.reranking.trees import Tree
+from ssmrank.reranking.tree_builder import PrefixTreeBuilder
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What is run at once: pairs alone, int64, and trees of pairs that share a document.
+    """Pairs that are run at once: some alone, int64, others in trees that share a document.
 
-    sequences: of which these pairs are; cost: tokens that are computed and, as tokens, the states of forks.
+    sequences: those of all pairs; cost: tokens that are computed, and states that segments continue, as tokens.
     """
 
     sequences: PairSequences
     alone: np.ndarray
-    trees: tuple[Tree, ...]
+    trees: tuple[PrefixTree, ...]
     cost: int
 
     @property
@@ -45,30 +45,30 @@ class Batch:
         segments = np.concatenate([whole_segments(sequences, self.alone), *(tree.segments for tree in self.trees)])
         documents = np.array([tree.document for tree in self.trees], dtype=np.int64)
         documents = np.concatenate([sequences.document[self.alone], np.repeat(documents, sizes)])
-        # Where each tree's segments begin, by which what its numbers say of places is shifted.
+        # A tree counts its segments from 0: its numbers are shifted to the place where it begins in the batch.
         begins = alone + np.cumsum(sizes) - sizes
         parents = segments[:, PARENT].copy()
         parents[alone:] += np.where(parents[alone:] < 0, 0, np.repeat(begins, sizes))
         pairs = np.full(len(segments), -1)
         pairs[:alone] = self.alone
         for tree, begin in zip(self.trees, begins.tolist(), strict=True):
-            pairs[begin + tree.ends] = tree.pairs
-        packed, places = pack_forked(*segment_tokens(sequences, documents, segments), parents)
+            pairs[begin + tree.leaves] = tree.pairs
+        packed, places = pack_shared(*segment_tokens(sequences, documents, segments), parents)
         return packed, pairs[places]
 
 
 def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> list[Batch]:
     """Batches of at most `token_budget` tokens that hold every pair once, the longest sequences first.
 
-    A longer sequence stands alone. With `share` (causal models, document first) the pairs of a document compute once
-    what their sequences begin with. The states of forks count as tokens, so that a batch's memory has this bound
-    whatever the number of queries per document: the pairs of one with very many are spread over several batches, each
+    A longer sequence is a batch of its own. With `share` (causal models, document first) a document's pairs compute
+    their shared prefix once. The states that branches keep count as tokens, so the budget bounds a batch's memory
+    whatever the number of queries per document. A document with very many queries is spread over several batches, each
     of which runs the document again.
     """
-    trees: list[Tree] = []
+    trees: list[PrefixTree] = []
     if share:
-        planter = Planter(sequences)
-        trees = planter.trees_of(planter.groups(), token_budget)
+        builder = PrefixTreeBuilder(sequences)
+        trees = builder.trees_of(builder.groups(), token_budget)
     return _filled(sequences, np.arange(len(sequences)), trees, token_budget)
 
 
@@ -78,11 +78,11 @@ def divided(batch: Batch) -> list[Batch]:
         return [batch]
     budget = max(1, batch.cost // 2)
     shared = [tree.pairs for tree in batch.trees]
-    trees = Planter(batch.sequences).trees_of(shared, budget)
+    trees = PrefixTreeBuilder(batch.sequences).trees_of(shared, budget)
     return _filled(batch.sequences, np.concatenate([batch.alone, *shared]), trees, budget)
 
 
-def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[Tree], budget: int) -> list[Batch]:
+def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[PrefixTree], budget: int) -> list[Batch]:
     """Batches of pairs, int64, which are run alone where no tree has them."""
     apart = np.zeros(len(sequences), dtype=bool)
     apart[pairs] = True
@@ -93,7 +93,7 @@ def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[Tree], 
     longest = np.concatenate([lengths[alone], [lengths[tree.pairs].max() for tree in trees]]).astype(np.int64)
     costs = np.concatenate([lengths[alone], [tree.cost for tree in trees]]).astype(np.int64)
     batches = []
-    for units in plan(longest, budget, costs):
+    for units in budget_batches(longest, budget, costs):
         members = alone[units[units < len(alone)]]
         batches.append(
             Batch(

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from ssmrank.collections.store import Texts
-from ssmrank.collector import collector_blind_to_the_past, collector_paused
 from ssmrank.errors import UserError
+from ssmrank.gc_control import gc_frozen, gc_paused
 from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.trec import Run
 from ssmrank.models.precision import Precision
@@ -38,7 +38,7 @@ _FIRST_BATCHES = 2
 
 
 @dataclass(frozen=True)
-class Passages:
+class PassageWindows:
     """Windows of `length` tokens, `stride` apart, of which the best one counts."""
 
     length: int
@@ -76,14 +76,14 @@ class Part(NamedTuple):
     state: RerankingState | None = None
 
 
-@collector_paused()
+@gc_paused()
 def plan_work(
     reranker: Reranker,
     pairs: Pairs,
     queries: Mapping[str, str],
     documents: Tokens,
     token_budget: int,
-    passages: Passages | None = None,
+    passages: PassageWindows | None = None,
     share: bool = True,
     long_queries: LongQueries = "cut",
 ) -> Work:
@@ -99,7 +99,7 @@ def plan_work(
         documents = PassageTokens(template, documents, passages.length, passages.stride)
         asked, owners = documents.expand(pairs)
     sequences = PairSequences(template, reranker.settings.max_length, asked, queries, documents, long_queries)
-    share = share and reranker.can_fork and template.order == "document-first"
+    share = share and reranker.can_share_prefixes and template.order == "document-first"
     return Work(pairs, sequences, owners, plan_batches(sequences, token_budget, share))
 
 
@@ -117,7 +117,7 @@ def score(
     return score_parts(reranker, [part], len(work.pairs), precision, device, process, processes).values
 
 
-class Scores(NamedTuple):
+class TimedScores(NamedTuple):
     """Scores of a run's pairs, float32; seconds: from the first batch's launch to the last score."""
 
     values: np.ndarray
@@ -132,41 +132,41 @@ def score_parts(
     device: torch.device,
     process: int = 0,
     processes: int = 1,
-) -> Scores:
+) -> TimedScores:
     """Scores of a run's `count` pairs, in batches as planned; takes the model over.
 
     A thread asks for the next part soon after the first batches of one are made ready; the device goes from one to the
     next without a pause. With a state, finished batches are written there and not computed again. Of several processes
     each computes its share; the scores that are missing to this one are then NaN.
     """
-    begun: list[_Begun] = []
-    numbers: list[tuple[_Begun, int]] = []
+    in_progress: list[_PartInProgress] = []
+    numbers: list[tuple[_PartInProgress, int]] = []
 
     def batches() -> Iterator[tuple[int, Batch]]:
         coming = iter(parts)
         with ThreadPoolExecutor(1) as thread:
             part: Part | None = thread.submit(next, coming, None).result()
             while part is not None:
-                begun.append(_Begun(part, process, processes))
+                in_progress.append(_PartInProgress(part, process, processes))
                 following = None
-                for ready, number in enumerate(begun[-1].left):
+                for ready, number in enumerate(in_progress[-1].left):
                     if ready == _FIRST_BATCHES:
                         following = thread.submit(next, coming, None)
-                    numbers.append((begun[-1], number))
+                    numbers.append((in_progress[-1], number))
                     yield len(numbers) - 1, part.work.batches[number]
                 part = (following or thread.submit(next, coming, None)).result()
 
     scorer, progress = Scorer(reranker, precision, device), _Progress(count)
-    with collector_blind_to_the_past():
+    with gc_frozen():
         for place, sequences, found in scorer.run(batches()):
             part, number = numbers[place]
             part.finish(number, sequences, found)
             progress.count(part, number, scorer.began)
     seconds = time.perf_counter() - scorer.began if numbers else 0.0
     scores = np.full(count, np.nan, dtype=np.float32)
-    for part in begun:
+    for part in in_progress:
         scores[part.places] = _of_pairs(part.work, part.scores)
-    return Scores(scores, seconds)
+    return TimedScores(scores, seconds)
 
 
 def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
@@ -180,8 +180,8 @@ def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
     return scores
 
 
-class _Begun:
-    """A part that is scored. left: numbers of the batches that this process had to compute when it began."""
+class _PartInProgress:
+    """A part that is being scored; left: numbers of the batches that this process had to compute when it started."""
 
     def __init__(self, part: Part, process: int, processes: int) -> None:
         self.work, self.places, self._state = part
@@ -217,7 +217,7 @@ def check_scores(pairs: Pairs, scores: np.ndarray) -> None:
         raise UserError(f"score of query {pair.query}, document {pair.document} is {value}; set precision: fp32")
 
 
-@collector_paused()
+@gc_paused()
 def reranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:
     """The run with the scores of its pairs; queries and documents in the run's order.
 
@@ -249,7 +249,7 @@ def rerank(
     token_budget: int,
     precision: Precision,
     device: torch.device,
-    passages: Passages | None = None,
+    passages: PassageWindows | None = None,
     share: bool = True,
 ) -> Run:
     """All of the above for texts in memory: the run with new scores. Raises UserError as these do."""
@@ -268,11 +268,11 @@ class _Progress:
 
     def __init__(self, count: int) -> None:
         self._count, self._known = count, 0
-        self._parts: set[_Begun] = set()
+        self._parts: set[_PartInProgress] = set()
         self._pairs = self._cost = self._done = self._done_cost = 0
         self._last_report = time.perf_counter()
 
-    def count(self, part: _Begun, number: int, start: float) -> None:
+    def count(self, part: _PartInProgress, number: int, start: float) -> None:
         """Takes a finished batch; start: when the first one was launched."""
         batches = part.work.batches
         if part not in self._parts:

@@ -22,8 +22,8 @@ from ssmrank.models.reranker import Reranker
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import (
     Part,
-    Passages,
-    Scores,
+    PassageWindows,
+    TimedScores,
     Work,
     check_scores,
     fingerprint,
@@ -63,7 +63,7 @@ class Files:
 
 
 @dataclass
-class Figures:
+class RerankingStats:
     """What a reranking was, in numbers.
 
     tokens: that are computed; all_tokens: of all sequences, each whole; before, scoring, writing: seconds until the
@@ -96,29 +96,29 @@ class FileReranking:
         self.files, self.settings, self.reranker, self.device, self.model = files, settings, reranker, device, model
         self.precision = resolve_precision(settings.precision, device)
 
-    def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> Figures:
+    def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> RerankingStats:
         """Writes the reranked run. launch: starts processes that each `score_share`, and waits for them."""
         start = time.perf_counter()
-        figures = Figures()
+        stats = RerankingStats()
         given = read_pairs(self.files.run, self.settings.depth if self.settings.remainder == "dropped" else None)
         first = given.ranks < self.settings.depth
         pairs = given if first.all() else given.at(np.flatnonzero(first))
-        figures.queries_cut = self._long_queries(pairs)
-        parts = self._parts(pairs, figures)
+        stats.queries_cut = self._long_queries(pairs)
+        parts = self._parts(pairs, stats)
         if launch is None:
             scores = self._scored(parts, len(pairs))
         else:
             planned = list(parts)
             launched = time.perf_counter()
             launch()
-            scores = Scores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
+            scores = TimedScores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
         scored = time.perf_counter()
         check_scores(pairs, scores.values)
         write_pairs(output, given, with_remainder(given, first, scores.values), tag)
         shutil.rmtree(self.files.state, ignore_errors=True)
-        figures.before, figures.scoring = scored - start - scores.seconds, scores.seconds
-        figures.writing = time.perf_counter() - scored
-        return figures
+        stats.before, stats.scoring = scored - start - scores.seconds, scores.seconds
+        stats.writing = time.perf_counter() - scored
+        return stats
 
     def score_share(self, process: int, processes: int) -> None:
         """Computes the share of one of several processes; the one that started them has made the states ready."""
@@ -143,14 +143,14 @@ class FileReranking:
             )
         return long
 
-    def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> Scores:
+    def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> TimedScores:
         return score_parts(self.reranker, parts, count, self.precision, self.device, process, processes)
 
-    def _parts(self, pairs: Pairs, figures: Figures | None = None) -> Iterator[Part]:
-        """The parts, each planned when it is asked for; with figures these are added to, and the states made ready."""
+    def _parts(self, pairs: Pairs, stats: RerankingStats | None = None) -> Iterator[Part]:
+        """The parts, each planned when it is asked for; with stats these are added to, and the states made ready."""
         files, settings, reranker = self.files, self.settings, self.reranker
         texts, queries = TextStore(files.documents), read_queries(files.queries)
-        passages = Passages(settings.passages.length, settings.passages.stride) if settings.passages else None
+        passages = PassageWindows(settings.passages.length, settings.passages.stride) if settings.passages else None
         # Passages reach to a document's end.
         max_tokens = None if passages else reranker.settings.max_length
         facts = [settings.model_dump_json(exclude={"processes"}), device_name(self.device), self.model]
@@ -168,9 +168,9 @@ class FileReranking:
                 long_queries=settings.long_queries,
             )
             state = RerankingState(files.state / str(number), fingerprint(work, *facts))
-            if figures is not None:
+            if stats is not None:
                 state.begin()
-                figures.add(work)
+                stats.add(work)
                 log.info(
                     "%d of %d pairs: %d tokens to compute, %.1f times fewer than all; %s, attention: %s",
                     *(len(chosen), len(pairs), work.tokens, work.all_tokens / max(1, work.tokens)),

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssmrank.ahead import ahead
 from ssmrank.errors import UserError
 from ssmrank.models.float8 import to_float8
 from ssmrank.models.packing import Packed, mapped, moved
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
+from ssmrank.prefetch import prefetch
 from ssmrank.reranking.batches import Batch, divided
 
 log = logging.getLogger(__name__)
 
-_AHEAD = 3
+_PREFETCHED = 3
 """Batches that are made ready while the GPU works."""
 
 
@@ -151,7 +151,7 @@ class Scorer:
         made = (_Ready(number, batch, *batch.pack()) for number, batch in batches)
         if self.device.type != "cuda":
             return made
-        return ahead((ready._replace(packed=mapped(ready.packed, _pinned)) for ready in made), _AHEAD)
+        return prefetch((ready._replace(packed=mapped(ready.packed, _pinned)) for ready in made), _PREFETCHED)
 
 
 def _pinned(tensor: torch.Tensor) -> torch.Tensor:

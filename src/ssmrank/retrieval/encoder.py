@@ -19,7 +19,7 @@ from ssmrank.models.backbones import Pooling, load_backbone, longest_input, outp
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import autocast, default_device, resolve_precision
 from ssmrank.models.reranker import load_tokenizer
-from ssmrank.reranking.planner import plan
+from ssmrank.models.token_budget import budget_batches
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class BiEncoder:
         vectors = np.empty((len(texts), self.width), dtype=np.float32)
         start = last_report = time.monotonic()
         done = 0
-        for batch in plan([len(sequence) for sequence in sequences], self.settings.token_budget):
+        for batch in budget_batches([len(sequence) for sequence in sequences], self.settings.token_budget):
             packed = pack([sequences[index] for index in batch], self.device)
             with autocast(self.precision, self.device):
                 states = pooled_forward(self.backbone, packed, self.pooling).float()

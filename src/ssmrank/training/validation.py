@@ -18,8 +18,8 @@ from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.templates import LongQueries, Template
+from ssmrank.models.token_budget import budget_batches
 from ssmrank.models.tokens import TokenStore
-from ssmrank.reranking.planner import plan
 from ssmrank.training.parallel import Workers
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class RerankedMetric:
         reranker.eval()
         device = next(reranker.parameters()).device
         scores = torch.zeros(len(self._sequences))
-        batches = plan([len(sequence) for sequence in self._sequences], self._budget)
+        batches = budget_batches([len(sequence) for sequence in self._sequences], self._budget)
         for start in range(0, len(batches), workers.size):
             # Where processes go through the layers together, all do the last round; its batches count once.
             number = start + workers.rank

@@ -12,9 +12,9 @@ from ssmrank.errors import UserError
 from ssmrank.kernels.float8 import quantized
 from ssmrank.models.backbones import FORWARDS, load_backbone, pooled_forward, scored_forward
 from ssmrank.models.float8 import Float8Linear, to_float8
-from ssmrank.models.forks import pack_forked
 from ssmrank.models.packing import moved, pack
 from ssmrank.models.precision import resolve_precision
+from ssmrank.models.prefix_sharing import pack_shared
 
 SHAPES = [*FORWARDS, "opt-350m", "llama-3.2", "mamba2-wide"]
 CAUSAL = ["mamba", "mamba2", "mamba2-wide", "opt", "llama"]
@@ -73,12 +73,12 @@ def test_models_equal_themselves_with_rounded_factors(tiny_model, shape):
 def test_forked_batches(tiny_model, shape):
     model = load_backbone(tiny_model(shape)).eval()
     to_float8(model)
-    [stem, one, other] = (np.arange(4, 4 + length).astype(np.int32) for length in (20, 3, 5))
+    [root, one, other] = (np.arange(4, 4 + length).astype(np.int32) for length in (20, 3, 5))
     lengths = np.array([20, 3, 5])
-    forked, places = pack_forked(np.concatenate([stem, one, other]), lengths, np.array([-1, 0, 0]))
-    apart = pack([np.concatenate([stem, (one, other)[place - 1]]) for place in places.tolist()])
+    shared, places = pack_shared(np.concatenate([root, one, other]), lengths, np.array([-1, 0, 0]))
+    apart = pack([np.concatenate([root, (one, other)[place - 1]]) for place in places.tolist()])
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found, expected = (scored_forward(model, batch, "last").float() for batch in (forked, apart))
+        found, expected = (scored_forward(model, batch, "last").float() for batch in (shared, apart))
     assert (found - expected).norm() / expected.norm() < 0.05
 
 

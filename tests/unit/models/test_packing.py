@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssmrank.models.packing import MAX_WASTE, pack
+from ssmrank.models.length_grid import MAX_WASTE
+from ssmrank.models.packing import pack
 
 
 def test_packed_sequences_by_hand():

@@ -14,7 +14,7 @@ from ssmrank.reporting.costs import SPEED_TITLES, TITLES, read_costs
 from ssmrank.reporting.delimited import to_csv
 from ssmrank.reporting.latex import to_latex
 from ssmrank.reporting.markdown import to_markdown
-from ssmrank.reporting.table import Cell, Column, ResultTable, Row, Section
+from ssmrank.reporting.table import Cell, Column, ResultTable, Row, RowGroup
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_columns_stand_before_the_values(costs: Path) -> None:
         Row(name, "D", "6M", "BM25 top-100", "titles", (Cell("40.0"),), costs=read.of([f"top/t/{name}"]))
         for name in ("one", "two")
     )
-    table = ResultTable("Costs.", "", (Column("Tags", "nDCG@10"),), (Section("Here", rows),), costs=read.titles)
+    table = ResultTable("Costs.", "", (Column("Tags", "nDCG@10"),), (RowGroup("Here", rows),), costs=read.titles)
     header, line, _ = csv.reader(io.StringIO(to_csv(table)))
     assert header[5:] == ["length", *TITLES, *SPEED_TITLES, "Tags nDCG@10"]
     assert line[5:] == ["titles", "6.2M (3.95M)", "210M", "32 s", "20,345", "2,000", "40.0"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from ssmrank.config.table_settings import ResultColumn, ResultRow, ResultSection, TableSettings
 from ssmrank.reporting.html import Origin, origins_of, to_html
 from ssmrank.reporting.results import Result
-from ssmrank.reporting.table import Cell, Column, ResultTable, Row, Section
+from ssmrank.reporting.table import Cell, Column, ResultTable, Row, RowGroup
 
 HOSTILE = '<script>alert("x")</script> & co'
 
@@ -21,7 +21,7 @@ def test_a_page_holds_the_table_and_its_marks_and_no_markup_of_the_user() -> Non
         Cell("-0.6", verdict="OKish"),
     )
     row = Row(HOSTILE, "D", "1M", "", "", cells, "a")
-    table = ResultTable(f"Caption {HOSTILE}", "", columns, (Section(HOSTILE, (row,)),))
+    table = ResultTable(f"Caption {HOSTILE}", "", columns, (RowGroup(HOSTILE, (row,)),))
     text = to_html(table, [Origin("A", "Dev", 0.38512345, 6980, "m.json", "r.trec")], HOSTILE)
     assert "<script" not in text and text.count("&lt;script&gt;") == 4
     assert '<b>38.5</b><span class="spread"> ± 0.3</span><sup>bc†</sup>' in text

@@ -8,7 +8,7 @@ import pytest
 
 from ssmrank.cli import main
 from ssmrank.reporting.latex import to_latex
-from ssmrank.reporting.table import Cell, Column, ResultTable, Row, Section
+from ssmrank.reporting.table import Cell, Column, ResultTable, Row, RowGroup
 
 needs_latex = pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
 
@@ -18,7 +18,7 @@ TABLE = ResultTable(
     label="tab:documents",
     columns=(Column("Dev", "MRR@100"), Column("Dev", "MRR@100", "paper"), Column("DL19", "nDCG@10")),
     sections=(
-        Section(
+        RowGroup(
             HOSTILE,
             (
                 Row("BM25", "", "", "", "", (Cell("30.0"), Cell(), Cell("50.0", bold=True, best_overall=True))),

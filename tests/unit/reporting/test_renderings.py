@@ -9,7 +9,7 @@ from ssmrank.reporting import latex, markdown
 from ssmrank.reporting.delimited import to_csv
 from ssmrank.reporting.latex import to_latex
 from ssmrank.reporting.markdown import to_markdown
-from ssmrank.reporting.table import Cell, Column, ResultTable, Row, Section
+from ssmrank.reporting.table import Cell, Column, ResultTable, Row, RowGroup
 
 HOSTILE = 'A & B_1 {50%} $x$ #2 ~ ^ \\cmd <b> "q" | [l](u) `c` *s* a--b'
 
@@ -23,8 +23,10 @@ TABLE = ResultTable(
         Column("DL19", "nDCG@10"),
     ),
     sections=(
-        Section("First stage", (Row("BM25", "", "", "", "", (Cell("30.0"), Cell(), Cell(), Cell("50.0", bold=True))),)),
-        Section(
+        RowGroup(
+            "First stage", (Row("BM25", "", "", "", "", (Cell("30.0"), Cell(), Cell(), Cell("50.0", bold=True))),)
+        ),
+        RowGroup(
             HOSTILE,
             (
                 Row(HOSTILE, "D", "1M", "BM25 top-30", "FirstP (64)", (Cell("OOM"), Cell("OOM"), Cell(), Cell("40.0"))),
@@ -85,7 +87,7 @@ def test_latex_uses_booktabs_and_no_other_package() -> None:
 
 def test_latex_without_paper_or_other_metric_has_one_line_of_header() -> None:
     rows = (Row("BM25", "", "", "", "", (Cell("1.0"),)),)
-    text = to_latex(ResultTable("C.", "", (Column("nDCG@10", "nDCG@10"),), (Section("S", rows),)))
+    text = to_latex(ResultTable("C.", "", (Column("nDCG@10", "nDCG@10"),), (RowGroup("S", rows),)))
     assert [row[0] for row in latex_rows(text)] == ["Model", "\\multicolumn{2}{@{}l}{\\textit{S}}", "BM25"]
     assert "\\label" not in text and "cmidrule" not in text
 
@@ -158,7 +160,7 @@ def test_all_renderings_print_the_same_numbers() -> None:
 def test_seeds_letters_and_arrows() -> None:
     def table(cell: Cell, letter: str) -> ResultTable:
         rows = (Row("A", "D", "", "", "", (cell,), letter),)
-        return ResultTable("C.", "", (Column("Dev", "Dev"),), (Section("S", rows),))
+        return ResultTable("C.", "", (Column("Dev", "Dev"),), (RowGroup("S", rows),))
 
     lettered = table(Cell("60.0", "1.2", bold=True, best_overall=True, significant="bc"), "a")
     assert latex_rows(to_latex(lettered))[-1] == [
@@ -181,13 +183,13 @@ def test_a_wide_table_is_scaled_and_says_once_what_all_rows_share() -> None:
         Row("A", "D", "1M", "BM25 top-30", "512", cells),
         Row("B", "D", "2M", "BM25 top-30", "512", cells),
     )
-    table = ResultTable("C.", "", columns, (Section("S", rows),))
+    table = ResultTable("C.", "", columns, (RowGroup("S", rows),))
     assert table.facts == ("Size",) and table.common_facts == {"Prior": "BM25 top-30", "Length": "512"}
     text = to_latex(table)
     assert latex_rows(text)[0] == ["Model", "Size", *(f"C{number}" for number in range(7))]
     assert text.count("{") == text.count("}") and "\\resizebox{" in text
     assert to_markdown(table).splitlines()[2].startswith("| Model | Size | C0")
     assert "prior" in to_csv(table).splitlines()[0]
-    narrow = ResultTable("C.", "", columns[:6], (Section("S", (Row("A", "D", "1M", "P", "L", cells[:6]),)),))
+    narrow = ResultTable("C.", "", columns[:6], (RowGroup("S", (Row("A", "D", "1M", "P", "L", cells[:6]),)),))
     assert narrow.facts == ("Size", "Prior", "Length") and not narrow.common_facts
     assert "resizebox" not in to_latex(narrow)

@@ -9,7 +9,7 @@ import torch
 from ssmrank.errors import UserError
 from ssmrank.io.pairs import pairs_of
 from ssmrank.models.reranker import Reranker, new_reranker
-from ssmrank.reranking.engine import Passages, plan_work, rerank, score
+from ssmrank.reranking.engine import PassageWindows, plan_work, rerank, score
 from ssmrank.reranking.state import RerankingState
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_maxp_is_the_best_of_the_passages(tiny_model, model_type, kind):
     words = "mamba river snow fish engine boat mountain index state space".split()
     documents = {"long": " ".join(words), "short": "river boat"}
     run = {"q2": [("long", 2.0), ("short", 1.0)], "q5": [("long", 1.0)]}
-    reranked = rerank(reranker, run, QUERIES, documents, 10, 1000, "fp32", CPU, Passages(length=4, stride=3))
+    reranked = rerank(reranker, run, QUERIES, documents, 10, 1000, "fp32", CPU, PassageWindows(length=4, stride=3))
     # Every word is a token: windows of four, three apart, the last one at the end.
     windows = [" ".join(words[start : start + 4]) for start in (0, 3, 6)]
     for query in run:

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from ssmrank.ahead import ahead
 from ssmrank.cli import main
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.reranker import Reranker, new_reranker
+from ssmrank.prefetch import prefetch
 from ssmrank.reranking import engine, pipeline, planner
 from ssmrank.reranking.engine import Part, plan_work
 from ssmrank.reranking.planner import parts_of
@@ -168,14 +168,14 @@ def test_batches_made_ready_by_a_thread_give_the_same_bytes(folder, small_parts,
     """As on a GPU, where two threads work ahead of each other."""
     assert main(words(folder, "plain.trec")) == 0
     own = Scorer._made_ready
-    monkeypatch.setattr(Scorer, "_made_ready", lambda self, batches: ahead(own(self, batches), 3))
-    assert main(words(folder, "ahead.trec")) == 0
-    assert (folder / "ahead.trec").read_bytes() == (folder / "plain.trec").read_bytes()
+    monkeypatch.setattr(Scorer, "_made_ready", lambda self, batches: prefetch(own(self, batches), 3))
+    assert main(words(folder, "prefetched.trec")) == 0
+    assert (folder / "prefetched.trec").read_bytes() == (folder / "plain.trec").read_bytes()
     for place, name in ((RerankingState, "add"), (Reranker, "scores")):
         monkeypatch.setattr(place, name, lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(words(folder, "none.trec"))
-    assert not any(thread.name == "ssmrank-ahead" for thread in threading.enumerate())
+    assert not any(thread.name == "ssmrank-prefetch" for thread in threading.enumerate())
 
 
 def test_a_part_is_planned_when_the_batches_of_the_one_before_are_under_way(tiny_model, monkeypatch):

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
             pairs.documents,
             reranker.settings.max_length,
         )
-        ways = {"reuse": True, "whole": False} if reranker.can_fork else {"whole": False}
+        ways = {"reuse": True, "whole": False} if reranker.can_share_prefixes else {"whole": False}
         works = {
             name: plan_work(
                 *(reranker, pairs, queries, documents, settings.token_budget),

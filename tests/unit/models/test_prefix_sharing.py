@@ -1,4 +1,4 @@
-"""Forked batches against ordinary ones of the same sequences, and the last layer's short cut."""
+"""Batches with shared prefixes against ordinary ones of the same sequences, and the last layer's short cut."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ssmrank.models.backbones import load_backbone, pooled_forward, scored_forward
-from ssmrank.models.forks import pack_forked
 from ssmrank.models.packing import mapped, pack
+from ssmrank.models.prefix_sharing import pack_shared
 
 CAUSAL = ["mamba", "mamba2", "mamba2-wide", "opt", "opt-350m", "llama", "llama-3.2"]
 
@@ -23,9 +23,9 @@ def random_forest(seed, size=60):
     return [generator.integers(4, 80, length).astype(np.int32) for length in lengths], parents
 
 
-def forked(segments, parents):
+def shared(segments, parents):
     lengths = np.array([len(segment) for segment in segments])
-    return pack_forked(np.concatenate(segments), lengths, np.array(parents))
+    return pack_shared(np.concatenate(segments), lengths, np.array(parents))
 
 
 def whole(segments, parents, place):
@@ -36,18 +36,18 @@ def whole(segments, parents, place):
 @pytest.mark.parametrize("seed", range(4))
 def test_layout(seed):
     segments, parents = random_forest(seed)
-    packed, places = forked(segments, parents)
+    packed, places = shared(segments, parents)
     assert sorted(places) == [place for place in range(len(segments)) if place not in parents]
     assert [int(packed.input_ids[last]) for last in packed.last] == [segments[place][-1] for place in places]
     assert [int(packed.position_ids[last]) + 1 for last in packed.last] == [
         len(whole(segments, parents, place)) for place in places
     ]
-    # The waves are the batch, one behind the other, and a wave continues only earlier ones.
-    waves = packed.forks.waves
-    assert [wave.tokens.start for wave in waves] == [0, *(wave.tokens.stop for wave in waves[:-1])]
-    assert waves[-1].tokens.stop == len(packed.input_ids)
-    assert all(wave.parents is None or wave.parents.max() < wave.segments.start for wave in waves)
-    assert sum(wave.segments.stop - wave.segments.start for wave in packed.forks.ends) == len(places)
+    # The levels are the batch, one after the other, and each continues only earlier ones.
+    levels = packed.prefix_levels.all
+    assert [level.tokens.start for level in levels] == [0, *(level.tokens.stop for level in levels[:-1])]
+    assert levels[-1].tokens.stop == len(packed.input_ids)
+    assert all(level.parents is None or level.parents.max() < level.segments.start for level in levels)
+    assert sum(level.segments.stop - level.segments.start for level in packed.prefix_levels.leaves) == len(places)
 
 
 @pytest.mark.parametrize("shape", CAUSAL)
@@ -55,7 +55,7 @@ def test_layout(seed):
 def test_states_are_those_of_whole_sequences(tiny_model, shape, seed):
     backbone = load_backbone(tiny_model(shape)).eval()
     segments, parents = random_forest(seed)
-    packed, places = forked(segments, parents)
+    packed, places = shared(segments, parents)
     plain = pack([whole(segments, parents, place) for place in places])
     with torch.inference_mode():
         expected = pooled_forward(backbone, plain, "last")
@@ -68,7 +68,7 @@ def test_states_are_those_of_whole_sequences(tiny_model, shape, seed):
 def test_bf16_differs_no_more_than_bf16_itself(tiny_model, shape):
     backbone = load_backbone(tiny_model(shape)).eval()
     segments, parents = random_forest(5)
-    packed, places = forked(segments, parents)
+    packed, places = shared(segments, parents)
     plain = pack([whole(segments, parents, place) for place in places])
     with torch.inference_mode():
         exact = pooled_forward(backbone, plain, "last")
@@ -87,17 +87,17 @@ def test_encoders_pooled_token(tiny_model, shape, pooling):
         difference = scored_forward(backbone, packed, pooling) - pooled_forward(backbone, packed, pooling)
     assert difference.abs().max() < 1e-5
     with pytest.raises(ValueError, match="cannot share"):
-        scored_forward(backbone, forked(*random_forest(2))[0], pooling)
+        scored_forward(backbone, shared(*random_forest(2))[0], pooling)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("shape", CAUSAL)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_forked_batch_on_a_gpu(tiny_model, shape, precision):
+def test_shared_prefixes_on_a_gpu(tiny_model, shape, precision):
     backbone = load_backbone(tiny_model(shape)).eval()
     segments, parents = random_forest(3)
-    packed, places = forked(segments, parents)
+    packed, places = shared(segments, parents)
     plain = pack([whole(segments, parents, place) for place in places])
     with torch.inference_mode():
         exact = pooled_forward(backbone, plain, "last")

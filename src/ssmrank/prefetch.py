@@ -1,4 +1,4 @@
-"""Work that a thread does before it is asked for."""
+"""Prefetching: another thread makes the next items while the current one is used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
-    """The items, up to `count` of them made by another thread before they are asked for; its errors come out here."""
+def prefetch(items: Iterable[T], count: int) -> Generator[T, None, None]:
+    """The items, of which another thread makes up to `count` before they are asked for; its errors are raised here."""
     made: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(count)
     stop = threading.Event()
 
@@ -33,7 +33,7 @@ def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=work, name="ssmrank-ahead", daemon=True)
+    thread = threading.Thread(target=work, name="ssmrank-prefetch", daemon=True)
     thread.start()
     try:
         while (item := made.get()) is not None:

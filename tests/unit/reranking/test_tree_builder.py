@@ -8,10 +8,10 @@ import pytest
 from ssmrank.io.pairs import Pair, Pairs
 from ssmrank.models.templates import Template
 from ssmrank.reranking.batches import divided, plan_batches
+from ssmrank.reranking.prefix_tree import BRANCH_TOKENS, two_level_trees
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
-from ssmrank.reranking.sharing import MOST_LEVELS, Planter
-from ssmrank.reranking.trees import FORK_TOKENS, one_fork_trees
+from ssmrank.reranking.tree_builder import MOST_LEVELS, PrefixTreeBuilder
 
 HOSTILE = {
     "semicolon": "river; boat;",
@@ -46,7 +46,7 @@ def paths(batch, sequences):
         ids, lengths = segment_tokens(sequences, documents, tree.segments)
         assert lengths.sum() == tree.tokens
         tokens = np.split(ids, np.cumsum(lengths)[:-1])
-        for end, pair in zip(tree.ends, tree.pairs, strict=True):
+        for end, pair in zip(tree.leaves, tree.pairs, strict=True):
             pieces = []
             while end >= 0:
                 pieces.insert(0, tokens[end])
@@ -97,15 +97,15 @@ def test_trees_made_at_once_are_those_made_one_by_one(tiny_tokenizer, max_length
     queries |= {f"r{n}": "river boat " + " ".join(random.choice(words, n)) for n in range(5)}
     pairs = [Pair(query, document) for query in queries for document in documents if random.random() < 0.6]
     sequences, _ = sequences_of(tiny_tokenizer, documents, queries, max_length, pairs)
-    planter = Planter(sequences)
-    groups = planter.groups()
-    at_once = one_fork_trees(sequences, groups)
-    made = [(tree, planter.trees(group, 10**9)) for tree, group in zip(at_once, groups, strict=True) if tree]
+    builder = PrefixTreeBuilder(sequences)
+    groups = builder.groups()
+    at_once = two_level_trees(sequences, groups)
+    made = [(tree, builder.trees(group, 10**9)) for tree, group in zip(at_once, groups, strict=True) if tree]
     assert len(made) >= {24: 1, 40: 10, 300: len(groups)}[max_length]
     for tree, [other] in made:
         assert (tree.document, tree.tokens, tree.cost) == (other.document, other.tokens, other.cost)
         for one, two in zip(
-            (tree.segments, tree.ends, tree.pairs), (other.segments, other.ends, other.pairs), strict=True
+            (tree.segments, tree.leaves, tree.pairs), (other.segments, other.leaves, other.pairs), strict=True
         ):
             assert one.dtype == two.dtype and np.array_equal(one, two)
 
@@ -116,7 +116,7 @@ def test_shared_tokens_by_hand(tiny_tokenizer):
     sequences, _ = sequences_of(tiny_tokenizer, documents, queries, 200)
     [batch] = plan_batches(sequences, 1000, True)
     assert batch.tokens == 35 + 3 + 4 + 3
-    assert batch.cost == batch.tokens + FORK_TOKENS
+    assert batch.cost == batch.tokens + BRANCH_TOKENS
     assert sum(batch.tokens for batch in plan_batches(sequences, 1000, False)) == 3 * 35 + 3 + 4 + 3
 
 
@@ -136,7 +136,7 @@ def test_no_more_steps_than_allowed(tiny_tokenizer):
     queries = {f"{n}-{i}": "river " * n for n in range(1, 60) for i in range(30)}
     sequences, _ = sequences_of(tiny_tokenizer, {"d": "engine " * 500}, queries, 200)
     for batch in plan_batches(sequences, 10**6, True):
-        assert len(batch.pack()[0].forks.stems) <= MOST_LEVELS + 1
+        assert len(batch.pack()[0].prefix_levels.inner) <= MOST_LEVELS + 1
 
 
 def test_one_query_or_little_in_common_is_an_ordinary_sequence(tiny_tokenizer):
@@ -145,7 +145,7 @@ def test_one_query_or_little_in_common_is_an_ordinary_sequence(tiny_tokenizer):
     sequences, _ = sequences_of(tiny_tokenizer, documents, QUERIES, 100, pairs)
     [batch] = plan_batches(sequences, 1000, True)
     assert sorted(batch.alone.tolist()) == [0, 1, 2]
-    assert batch.pack()[0].forks is None
+    assert batch.pack()[0].prefix_levels is None
 
 
 def test_memory_is_bounded_whatever_the_number_of_queries(tiny_tokenizer):

@@ -1,0 +1,107 @@
+"""Trees of sequences that share a document as their prefix; trees of two levels are made for many documents at once.
+
+All queries of most documents read the document whole or cut it at the same place: one root holds the document, and each
+pair is a leaf. Such trees are made without a loop over documents. Planning then holds Python's lock for less time; the
+thread that launches the GPU's work needs it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssmrank.reranking.segments import CUT, END, PARENT, QUERY, START, TO
+from ssmrank.reranking.sequences import PairSequences
+
+BRANCH_TOKENS = 24
+"""What a segment that others continue costs beside its tokens, as tokens: its state is stored and read.
+
+The state is a megabyte a layer for a Mamba-2 of 370M.
+"""
+
+_AT_ONCE = 2**16
+"""Documents whose queries are compared at once, which bounds the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixTree:
+    """The sequences of a document's pairs.
+
+    document: its number; segments: int64 [N, 7] (see `segments`), parents before children; leaves: int64 [P], the
+    segment that ends each pair's sequence; pairs: int64 [P]; tokens: number of tokens that are computed.
+    """
+
+    document: int
+    segments: np.ndarray
+    leaves: np.ndarray
+    pairs: np.ndarray
+    tokens: int
+
+    @property
+    def cost(self) -> int:
+        """Tokens, with those that stand for the states of the root and the branches."""
+        return self.tokens + BRANCH_TOKENS * (len(self.segments) - len(self.leaves))
+
+
+def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> list[PrefixTree | None]:
+    """For each document's pairs (several, in the order of `PrefixTreeBuilder.groups`) a root with a leaf for each pair.
+
+    None where some pairs read more of the document than others, or where sharing would not save what it costs.
+    """
+    if not groups:
+        return []
+    template, before = sequences.template, len(sequences.template.before)
+    sizes = np.fromiter(map(len, groups), dtype=np.int64, count=len(groups))
+    first, last = np.array([[pairs[0], pairs[-1]] for pairs in groups]).T
+    read, cut = sequences.whole[first], sequences.cut[first].astype(np.int64)
+    fits = (read == sequences.whole[last]) & ((sizes - 1) * (before + read) > BRANCH_TOKENS)
+    chosen = np.flatnonzero(fits)
+    if not len(chosen):
+        return [None] * len(groups)
+    pairs = np.concatenate([groups[place] for place in chosen.tolist()])
+    first, last, sizes, read, cut = (part[chosen] for part in (first, last, sizes, read, cut))
+    common = common_tokens(sequences, sequences.query[first], sequences.query[last])
+    queries, shared = sequences.query[pairs], np.repeat(common, sizes)
+    endings = sequences.ending_lengths[queries]
+    # Each tree has a row for its root, then one for each pair.
+    bounds = np.concatenate([[0], np.cumsum(sizes + 1)])
+    roots = bounds[:-1]
+    is_leaf = np.ones(bounds[-1], dtype=bool)
+    is_leaf[roots] = False
+    segments = np.zeros((bounds[-1], 7), dtype=np.int64)
+    segments[roots[:, None], [PARENT, TO, CUT, QUERY, END]] = np.stack(
+        [np.full(len(roots), -1), read, cut, sequences.query[first], common], axis=1
+    )
+    segments[np.flatnonzero(is_leaf)[:, None], [QUERY, START, END]] = np.stack([queries, shared, endings], axis=1)
+    starts = np.cumsum(sizes) - sizes
+    tokens = before + read + cut * len(template.separator) + common + np.add.reduceat(endings - shared, starts)
+    leaves = np.arange(1, sizes.max() + 1)
+    trees: list[PrefixTree | None] = [None] * len(groups)
+    for place, document, start, size, row, count in zip(
+        chosen.tolist(), sequences.document[first].tolist(), starts.tolist(), sizes.tolist(), roots.tolist(),
+        tokens.tolist(), strict=True,
+    ):  # fmt: skip
+        trees[place] = PrefixTree(
+            document, segments[row : row + size + 1], leaves[:size], pairs[start : start + size], count
+        )
+    return trees
+
+
+def common_tokens(sequences: PairSequences, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """How many tokens the endings of groups of queries have in common, int64 [N]; each ending keeps its last token.
+
+    first, last: int64 [N], the first and the last query of each group in the order of `PrefixTreeBuilder.groups`. In
+    this order all queries between the two have at least as much in common as the two have.
+    """
+    found = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(first), _AT_ONCE):
+        pair = [query[start : start + _AT_ONCE] for query in (first, last)]
+        most = np.minimum(*(sequences.ending_lengths[query] for query in pair)) - 1
+        columns = np.arange(int(most.max()) + 1)
+        # Places after the end of the shorter ending count as different.
+        places = np.minimum(columns, most[:, None])
+        one, other = (sequences.all_endings[sequences.ending_starts[query][:, None] + places] for query in pair)
+        found.append(((one != other) | (columns >= most[:, None])).argmax(1))
+    return np.concatenate(found)
