@@ -51,6 +51,7 @@ chaos: .venv/dev.stamp  ## kill runs anywhere, fill disks, run at once (KILLS=50
 lint: .venv/dev.stamp  ## style, types, workflow
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 

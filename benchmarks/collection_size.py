@@ -30,12 +30,12 @@ from ssmrank.config.collections import FolderCollection
 write_collection(FolderSource(FolderCollection(kind="folder", path=FOLDER + "/source"), ["text"]), ["test"], OUTPUT)
 """,
     "open": """
-from ssmrank.collections.store import TextStore
+from ssmrank.io.texts import TextStore
 TextStore(OUTPUT + "/documents.jsonl")["d0"]
 """,
     "read 200,000 by id": """
 import random
-from ssmrank.collections.store import TextStore
+from ssmrank.io.texts import TextStore
 store = TextStore(OUTPUT + "/documents.jsonl")
 random.seed(1)
 for number in random.choices(range(len(store)), k=200_000):

@@ -24,8 +24,8 @@ from measure import PairsRow, device_name, first_line, kernels
 from shapes import Shape
 from workloads import Workload, fewer_documents, read_workload
 
-from ssmrank.collections.store import StoreWriter
 from ssmrank.config.rerankings import Reranking
+from ssmrank.io.texts import StoreWriter
 from ssmrank.io.trec import Run, write_run
 from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
 from ssmrank.models.templates import Template

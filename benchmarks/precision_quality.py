@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import Run, read_qrels, read_run
 from ssmrank.models.precision import Precision, default_device
 from ssmrank.models.reranker import load_reranker

@@ -125,7 +125,7 @@ def sample(pairs: Sequence[Pair], lengths: Sequence[int], count: int, together: 
 def main() -> None:
     from transformers import AutoTokenizer
 
-    from ssmrank.collections.store import TextStore, read_queries
+    from ssmrank.io.texts import TextStore, read_queries
     from ssmrank.io.trec import read_run
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from places import BEIR, NO_FILES, place
 
 from ssmrank.collections import canonical
-from ssmrank.collections.store import TextStore
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
+from ssmrank.io.texts import TextStore
 from ssmrank.training.groups import read_groups
 
 SECOND = b'{"_id": "d1", "text": "one"}\n'

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from places import NO_FILES, place
 
-from ssmrank.collections.store import StoreWriter, TextStore
 from ssmrank.config.retrievers import HnswIndex
 from ssmrank.errors import UserError
 from ssmrank.io.sealed import check_seal, seal
+from ssmrank.io.texts import StoreWriter, TextStore
 from ssmrank.reporting.curves import read_curve
 from ssmrank.reporting.results import read_result
 from ssmrank.retrieval.vector_index import build_index, check_index, search_index

@@ -23,8 +23,12 @@ rule train:
     resources:
         gpu=lambda w: lookups.train_processes(w.training),
     params:
-        *code("ssmrank.commands.train", without=["ssmrank.training.validation"]),
-        validation_code=lambda w: (code("ssmrank.training.validation") if lookups.validation(w.training) else []),
+        *code("ssmrank.commands.train", without=["ssmrank.training.validation", "ssmrank.evaluation"]),
+        validation_code=lambda w: (
+            code("ssmrank.training.validation") + code("ssmrank.evaluation.metrics")
+            if lookups.validation(w.training)
+            else []
+        ),
         settings=lambda w: experiment.settings(jobs.train_settings, w.training, w.model),
         kind=lambda w: lookups.kind(w.model),
         split=lambda w: lookups.training_data(w.training).split,

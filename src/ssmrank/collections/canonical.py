@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ssmrank.collections.source import Part, Source
-from ssmrank.collections.store import DuplicateId, StoreWriter, TextStore
 from ssmrank.config.collections import Expected, ExpectedSplit
 from ssmrank.errors import UserError, shown
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.texts import DuplicateId, StoreWriter, TextStore
 from ssmrank.io.trec import Qrels, check_grade, write_qrels
 
 _log = logging.getLogger(__name__)

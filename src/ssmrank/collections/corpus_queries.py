@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from ssmrank.collections.corpus import Text, fraction
 from ssmrank.collections.corpus_texts import NumberedTexts
 from ssmrank.collections.query_drawing import Shares, draw_queries
 from ssmrank.collections.source import Document, Judgment, Part, Query
 from ssmrank.config.collections import CorpusQueries
 from ssmrank.errors import UserError
-from ssmrank.pretraining.corpus import Text, fraction
 
 
 class _Drawn(NamedTuple):

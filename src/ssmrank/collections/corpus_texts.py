@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ssmrank.collections.corpus import Text, corpus_files, is_held_out, read_texts
 from ssmrank.config.corpora import Corpus
 from ssmrank.io.jsonl import read_jsonl
-from ssmrank.pretraining.corpus import Text, corpus_files, is_held_out, read_texts
 
 
 class NumberedTexts(Protocol):

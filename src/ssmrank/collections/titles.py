@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from ssmrank.collections.corpus import fraction
 from ssmrank.collections.corpus_texts import CorpusPart
 from ssmrank.collections.source import Document, Judgment, Part, Query
 from ssmrank.config.collections import TitlesCollection
 from ssmrank.config.corpora import Corpus
-from ssmrank.pretraining.corpus import fraction
 
 
 class _Title(NamedTuple):

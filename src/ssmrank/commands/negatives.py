@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
-from ssmrank.collections.store import TextStore
 from ssmrank.config.negatives import Negatives
 from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.run_reader import RunReader
+from ssmrank.io.texts import TextStore
 from ssmrank.io.trec import iterate_run, read_qrels
 from ssmrank.negatives.sampling import Facts, NoGroup, Sample, explain, sample_negatives
 from ssmrank.tracking import track

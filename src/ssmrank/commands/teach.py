@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
 from ssmrank.config.rerankings import Reranking
@@ -18,6 +17,7 @@ from ssmrank.config.teachers import RunTeacher, TeachSettings
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import folder_digests, sha256
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import run_writer
 from ssmrank.teaching.lessons import lessons
 from ssmrank.teaching.members import EncoderMember, Member, RerankerMember, RunMember

@@ -10,17 +10,18 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ssmrank.collections.store import read_queries
 from ssmrank.config.reading import read_settings
 from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
+from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
 from ssmrank.launch import command_of, launch
 from ssmrank.models.attention import backend
@@ -109,10 +110,12 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
         )
     validator = None
     if held_out is not None and settings.validation is not None:
+        from ssmrank.evaluation.metrics import mean_metric
         from ssmrank.training.validation import RerankedMetric
 
         validator = RerankedMetric(
             settings.validation,
+            partial(mean_metric, metric=settings.validation.metric, run_name="validation"),
             *held_out,
             read_queries(splits / settings.validation.split / "queries.jsonl"),
             documents,

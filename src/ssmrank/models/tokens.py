@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ssmrank.collections.store import TextStore, UnknownId
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory, one_at_a_time
+from ssmrank.io.texts import TextStore, UnknownId
 from ssmrank.lifetime import end_with, myself
 from ssmrank.models.templates import Template
 

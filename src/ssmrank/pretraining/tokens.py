@@ -17,12 +17,12 @@ from typing import Literal
 
 import numpy as np
 
+from ssmrank.collections.corpus import Text, corpus_files, is_held_out, language_model_text, read_texts
 from ssmrank.config.corpora import Corpus
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.lifetime import end_with, myself
 from ssmrank.models.reranker import load_tokenizer
-from ssmrank.pretraining.corpus import Text, corpus_files, is_held_out, language_model_text, read_texts
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.gc_control import gc_frozen, gc_paused
 from ssmrank.io.pairs import Pairs, pairs_of
+from ssmrank.io.texts import Texts
 from ssmrank.io.trec import Run
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.checksum import sha256
 from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.models.attention import backend
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker

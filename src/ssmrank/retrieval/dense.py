@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ssmrank.collections.store import TextStore
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
+from ssmrank.io.texts import TextStore
 from ssmrank.io.trec import iterate_run, sort_ranking
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.first_stage import Ranking, batched

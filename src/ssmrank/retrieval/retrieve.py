@@ -11,10 +11,10 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from ssmrank.collections.store import read_queries
 from ssmrank.config.retrievers import Bm25
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import scratch_directory
+from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Run, sort_ranking
 from ssmrank.retrieval.first_stage import Ranking, Written, batched, without_own, write_first_stage
 from ssmrank.retrieval.index import read_description

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssmrank.collections.store import TextStore
 from ssmrank.config.reading import check
 from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory, atomic_file, disk_errors
 from ssmrank.io.plain import read_json
+from ssmrank.io.texts import TextStore
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmrank.collections.store import TextStore
 from ssmrank.errors import UserError
 from ssmrank.fusion.fuse import with_ties
 from ssmrank.io.run_reader import RunReader
+from ssmrank.io.texts import TextStore
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.vectors import Vectors
 from ssmrank.teaching.lessons import Lesson, Marks

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssmrank.collections.store import Texts
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
+from ssmrank.io.texts import Texts
 from ssmrank.models.templates import LongQueries, Template
 from ssmrank.models.tokens import TokenStore
 

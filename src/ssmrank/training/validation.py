@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
-from ssmrank.collections.store import Texts
 from ssmrank.config.trainings import Validation
 from ssmrank.errors import UserError
-from ssmrank.evaluation.metrics import evaluate
 from ssmrank.io.pairs import pairs_of
+from ssmrank.io.texts import Texts
 from ssmrank.io.trec import Qrels, Run
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
@@ -43,15 +42,17 @@ def choose_queries(run: Run, qrels: Qrels, settings: Validation, seed: int) -> t
 
 
 class RerankedMetric:
-    """The mean metric of a run that the model has reranked; computed as `ssmrank rerank` and `evaluate` do.
+    """The mean metric of a run that the model has reranked; scored as `ssmrank rerank` does.
 
-    In the training's own precision: autocast over float32 weights, which stay as they are. Texts are tokenized once.
+    `mean` gives the metric of a run against qrels, with 0 for queries that the run lacks. Scores are computed in the
+    training's own precision: autocast over float32 weights, which stay as they are. Texts are tokenized once.
     Nothing random is drawn, so a training with validation takes the same steps as one without.
     """
 
     def __init__(
         self,
         settings: Validation,
+        mean: Callable[[Qrels, Run], float],
         run: Run,
         qrels: Qrels,
         queries: Mapping[str, str],
@@ -63,7 +64,7 @@ class RerankedMetric:
         long_queries: LongQueries = "cut",
     ) -> None:
         self.every_steps, self.patience = settings.every_steps, settings.patience
-        self._metric, self._qrels, self._queries = settings.metric, qrels, list(run)
+        self._mean, self._qrels, self._queries = mean, qrels, list(run)
         self._budget, self._precision = token_budget, precision
         self._pairs = pairs_of(run, settings.depth)
         unknown = next((query for query in run if query not in queries), None)
@@ -100,4 +101,4 @@ class RerankedMetric:
         ranked: Run = {query: [] for query in self._queries}
         for pair, score in zip(self._pairs, workers.sum(scores).tolist(), strict=True):
             ranked[pair.query].append((pair.document, score))
-        return evaluate(self._qrels, ranked, [self._metric], "validation").mean()[self._metric]
+        return self._mean(self._qrels, ranked)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ssmrank.cli import main
+from ssmrank.collections.corpus import fraction, is_held_out
 from ssmrank.collections.query_drawing import STOP_WORDS, Shares, draw_queries
-from ssmrank.collections.store import TextStore, read_queries
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import read_qrels
-from ssmrank.pretraining.corpus import fraction, is_held_out
 
 TITLE = "Deep nets, and how they grow"
 TEXT = (

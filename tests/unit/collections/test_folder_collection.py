@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from ssmrank.cli import main
-from ssmrank.collections import store as store_module
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.collections import Expected, FolderCollection
 from ssmrank.errors import UserError
 from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io import texts as texts_module
 from ssmrank.io.checksum import sha256
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import read_qrels
 
 
@@ -307,12 +307,12 @@ def test_output_below_a_file(beir, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_full_disk(beir, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = store_module.StoreWriter.__init__
+    usual = texts_module.StoreWriter.__init__
 
     def full(self, path: Path, **options: Any) -> None:
         usual(self, path, **options)
         self._stream.close()
         self._stream = open("/dev/full", "wb")  # noqa: SIM115
 
-    monkeypatch.setattr(store_module.StoreWriter, "__init__", full)
+    monkeypatch.setattr(texts_module.StoreWriter, "__init__", full)
     assert fails(beir).endswith("out/collection: cannot write: the disk is full; free space or choose another folder")

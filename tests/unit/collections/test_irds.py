@@ -15,9 +15,9 @@ from ir_datasets.util import LocalDownload  # noqa: E402
 
 from ssmrank.collections.canonical import write_collection  # noqa: E402
 from ssmrank.collections.irds import IrDatasetsSource  # noqa: E402
-from ssmrank.collections.store import TextStore, read_queries  # noqa: E402
 from ssmrank.config.collections import IrDatasetsCollection  # noqa: E402
 from ssmrank.errors import UserError  # noqa: E402
+from ssmrank.io.texts import TextStore, read_queries  # noqa: E402
 from ssmrank.io.trec import read_qrels  # noqa: E402
 
 DEFAULT_FIELDS = ["title", "text"]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.collections import Collection
 from ssmrank.config.params import read_params
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import read_qrels
 
 pytest.importorskip("ir_datasets")

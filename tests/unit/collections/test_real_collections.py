@@ -9,8 +9,8 @@ import pytest
 
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
-from ssmrank.collections.store import TextStore
 from ssmrank.config.collections import FolderCollection
+from ssmrank.io.texts import TextStore
 
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "collections"
 

@@ -12,10 +12,10 @@ import pytest
 
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.semanlink import SemanlinkSource, document_id, position
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.collections import SemanlinkSource as Settings
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import sha256
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import read_qrels
 
 FIELDS = ["title", "arxiv_summary", "comment"]

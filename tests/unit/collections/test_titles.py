@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ssmrank.cli import main
-from ssmrank.collections.store import TextStore, read_queries
+from ssmrank.collections.corpus import is_held_out
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import read_qrels
-from ssmrank.pretraining.corpus import is_held_out
 
 TEXTS = [{"_id": f"id{n}", "title": f"Title {n}", "text": f"Abstract number {n}"} for n in range(60)]
 

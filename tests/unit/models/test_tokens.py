@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ssmrank.collections.store import UnknownId
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.texts import UnknownId
 from ssmrank.models import tokens
 from ssmrank.models.templates import Template
 from ssmrank.models.tokens import TokenStore, token_store

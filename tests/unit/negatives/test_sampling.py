@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ssmrank import cli
-from ssmrank.collections.store import StoreWriter
 from ssmrank.config.negatives import Negatives
 from ssmrank.config.reading import check
 from ssmrank.errors import UserError
+from ssmrank.io.texts import StoreWriter
 from ssmrank.io.trec import Run, write_qrels, write_run
 from ssmrank.negatives.sampling import Facts, Group, NoGroup, sample_negatives
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ssmrank.cli import main
+from ssmrank.collections.corpus import is_held_out, read_texts
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.models.templates import Template
-from ssmrank.pretraining.corpus import is_held_out, read_texts
 from ssmrank.pretraining.tokens import CorpusTokens
 
 TEXTS = ["Deep Networks; a query?", "naïve café, 3.14 µm, 東京 🙂", "tabs\tand\nlines", "[CLS] is no token here", ""]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ssmrank.cli import main
-from ssmrank.collections.store import StoreWriter
 from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.texts import StoreWriter
 from ssmrank.io.trec import write_run
 from ssmrank.models.reranker import new_reranker
 from ssmrank.reporting.costs import cost_sentence, cost_texts

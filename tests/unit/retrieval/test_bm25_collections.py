@@ -9,10 +9,10 @@ import pytest
 
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
-from ssmrank.collections.store import read_queries
 from ssmrank.config.collections import FolderCollection
 from ssmrank.config.retrievers import Bm25
 from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import read_qrels
 from ssmrank.retrieval.index import build_index
 from ssmrank.retrieval.retrieve import search

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from ssmrank.cli import main
-from ssmrank.collections.store import StoreWriter, TextStore
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.retrievers import Candidates, Dense, HnswIndex, IvfPqIndex
 from ssmrank.errors import UserError
+from ssmrank.io.texts import StoreWriter, TextStore
 from ssmrank.io.trec import read_run, write_run
 from ssmrank.retrieval import vector_index
 from ssmrank.retrieval.dense import score_candidates, search_dense

@@ -13,12 +13,12 @@ import pytest
 
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.folder import FolderSource
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.collections import FolderCollection
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.models import Model
 from ssmrank.config.retrievers import Candidates, Dense, HnswIndex
 from ssmrank.evaluation.metrics import evaluate
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import read_qrels
 from ssmrank.models.sources import write_model
 from ssmrank.retrieval.dense import score_candidates, search_dense

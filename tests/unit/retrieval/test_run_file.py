@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssmrank.cli import main
-from ssmrank.collections.store import StoreWriter
+from ssmrank.io.texts import StoreWriter
 from ssmrank.io.trec import iterate_run, read_run
 
 RUN = "q1 Q0 d2 1 5.0 x\nq1 Q0 q1 2 4.5 x\nq1 Q0 d1 3 4.0 x\nq9 Q0 d1 1 1.0 x\nq2 Q0 d3 1 2.0 x\n"

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmrank.cli import main
-from ssmrank.collections.store import StoreWriter, TextStore
+from ssmrank.io.texts import StoreWriter, TextStore
 from ssmrank.io.trec import write_run
 from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.retrieval.vectors import encode_collection

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny_training import DOCUMENTS, QUERIES
 from ssmrank.cli import main
 from ssmrank.config.trainings import Validation
 from ssmrank.errors import UserError
+from ssmrank.evaluation.metrics import mean_metric
 from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.training.parallel import Workers
 from ssmrank.training.validation import RerankedMetric, choose_queries
@@ -29,7 +31,8 @@ def test_the_metric_is_that_of_the_models_ranking(tiny_model, token_budget):
         reciprocal.append(1 / (1 + sum(score > scores[relevant] for score in scores.values())))
     assert len(set(reciprocal)) > 1
     settings = Validation(**SECTION)
-    metric = RerankedMetric(settings, RUN, QRELS, QUERIES, DOCUMENTS, reranker.template, 32, token_budget, "fp32")
+    mean = partial(mean_metric, metric=settings.metric)
+    metric = RerankedMetric(settings, mean, RUN, QRELS, QUERIES, DOCUMENTS, reranker.template, 32, token_budget, "fp32")
     before = torch.get_rng_state()
     assert metric(reranker.train(), Workers()) == pytest.approx(sum(reciprocal) / 3)
     assert reranker.training

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from ssmrank.collections.store import read_queries
 from ssmrank.config.reading import read_settings
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.io.pairs import pairs_of
+from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Run, read_run
 from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.reranker import load_reranker, ran_out_of_memory

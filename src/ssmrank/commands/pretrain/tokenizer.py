@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ssmrank.collections.corpus import corpus_files, is_held_out, language_model_text, read_texts
 from ssmrank.config.corpora import Corpus
 from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.pretraining.corpus import corpus_files, is_held_out, language_model_text, read_texts
 from ssmrank.pretraining.tokenizer import train_tokenizer
 from ssmrank.tracking import track
 

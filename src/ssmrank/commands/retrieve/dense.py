@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.collections.store import TextStore, read_queries
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.retrieval.dense import score_candidates, search_dense
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.first_stage import add_own_document, without_own, write_first_stage

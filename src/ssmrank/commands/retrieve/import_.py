@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ssmrank.collections.store import TextStore, UnknownId, read_queries
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import FileRetriever
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import verify_sha256
+from ssmrank.io.texts import TextStore, UnknownId, read_queries
 from ssmrank.io.trec import iterate_run, strictly_decreasing
 from ssmrank.retrieval.first_stage import Ranking, add_own_document, without_own, write_first_stage
 from ssmrank.tracking import track

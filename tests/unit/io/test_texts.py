@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssmrank.collections import store as module
-from ssmrank.collections.store import DuplicateId, StoreWriter, TextStore, UnknownId, read_queries
 from ssmrank.errors import UserError
+from ssmrank.io import texts as module
+from ssmrank.io.texts import DuplicateId, StoreWriter, TextStore, UnknownId, read_queries
 
 TEXTS = {f"doc-{n}é": f"text {n} ünï\n\u2028" for n in range(500)}
 
