@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+import ssmrank
 from ssmrank.config.archives import PackageArchive
 from ssmrank.config.section import Name, Section
 from ssmrank.errors import shown
 
-ARCHITECTURES = ("bert", "roberta", "electra", "bart", "opt", "llama", "mamba", "mamba2")
-"""Keys of `ssmrank.models.backbones.FORWARDS`, which takes seconds to import."""
+ARCHITECTURES = tuple(
+    sorted(file.stem for file in Path(ssmrank.__file__).with_name("models").glob("architectures/[!_]*.py"))
+)
+"""transformers' names of the architectures: of the files in `ssmrank.models.architectures`, which takes seconds to
+import."""
 
 
 class ModelArchive(PackageArchive):

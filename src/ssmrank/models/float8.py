@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmrank.kernels.float8 import MULTIPLE, Rows, product, quantized
+from ssmrank.models.architectures import architecture_of
 
 
 class Float8Linear(nn.Module):
@@ -44,14 +45,14 @@ class Float8Linear(nn.Module):
 def to_float8(backbone: Any) -> None:
     """Changes the backbone's linear layers, once.
 
-    In bfloat16 remain those with an odd number of inputs; Mamba-1's projections to and from step sizes, which are small
-    and whose error an exponential would amplify; and a Mamba's last layer, which projects the scored tokens alone.
+    In bfloat16 remain those with an odd number of inputs, and those that the architecture names.
     """
-    recurrent = backbone.config.model_type in ("mamba", "mamba2")
-    spared = set(backbone.layers[-1].modules()) if recurrent else set()
+    architecture = architecture_of(backbone.config.model_type)
+    spared = set[nn.Module]() if architecture.last_layer_float8 else set(backbone.layers[-1].modules())
     for module in list(backbone.modules()):
         if module in spared:
             continue
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child.in_features % MULTIPLE == 0 and name not in ("x_proj", "dt_proj"):
+            fits = type(child) is nn.Linear and child.in_features % MULTIPLE == 0
+            if fits and name not in architecture.not_float8:
                 setattr(module, name, Float8Linear(child))

@@ -35,14 +35,19 @@ def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
     return _residual_stream(backbone, packed, _mamba2_mixer)
 
 
-def mamba1_last(backbone: Any, packed: Packed) -> Tensor:
-    """Rows `packed.last` of `mamba1_forward`; the last layer projects no others."""
-    return _residual_stream(backbone, packed, _mamba1_mixer, packed.last)
+def mamba1_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
+    """Rows `wanted`, int64 [R], of `mamba1_forward`; the last layer projects no others."""
+    return _residual_stream(backbone, packed, _mamba1_mixer, wanted)
 
 
-def mamba2_last(backbone: Any, packed: Packed) -> Tensor:
-    """Rows `packed.last` of `mamba2_forward`; the last layer projects no others."""
-    return _residual_stream(backbone, packed, _mamba2_mixer, packed.last)
+def mamba2_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
+    """Rows `wanted`, int64 [R], of `mamba2_forward`; the last layer projects no others."""
+    return _residual_stream(backbone, packed, _mamba2_mixer, wanted)
+
+
+def projections(layer: Any) -> tuple[nn.Module, ...]:
+    """What FSDP gathers of a layer one at a time: the forward calls the projections, and the layer never."""
+    return layer.mixer.in_proj, layer.mixer.out_proj
 
 
 Mixer = Callable[[Any, Any, Packed, Tensor | None], Tensor]

@@ -19,6 +19,7 @@ from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.model_files import TRAINED_FILE
 from ssmrank.models.backbones import (
     Pooling,
+    is_causal,
     load_backbone,
     longest_input,
     output_width,
@@ -27,7 +28,6 @@ from ssmrank.models.backbones import (
     scored_forward,
     unread_backbone,
 )
-from ssmrank.models.last_layer import is_causal
 from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import NO_CODE, read_json, read_tensors, reading
@@ -101,7 +101,7 @@ class Reranker(nn.Module):
     @property
     def can_share_prefixes(self) -> bool:
         """Whether sequences can share the computation of a prefix: a causal model that scores the last token."""
-        return is_causal(self.backbone.config.model_type) and self.settings.pooled == "last"
+        return is_causal(self.backbone.config) and self.settings.pooled == "last"
 
     @torch.inference_mode()
     def score(self, query: str, documents: Sequence[str]) -> list[float]:

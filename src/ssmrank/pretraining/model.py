@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from ssmrank.errors import UserError
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.backbones import packed_forward, random_backbone
 from ssmrank.models.packing import Packed
 from ssmrank.pretraining.cross_entropy import vocabulary_cross_entropy
-from ssmrank.pretraining.objectives import MASKED_LM_MODELS
 
 
 class LanguageModel(nn.Module):
-    """A backbone with tied embeddings; a masked one has BERT's transformation and bias before the output layer.
+    """A backbone with tied embeddings; a masked one has its architecture's head and a bias before the output layer.
 
     What stands behind the backbone is there for pretraining alone and is dropped with it.
     """
@@ -27,8 +26,9 @@ class LanguageModel(nn.Module):
         self.backbone = backbone
         self.head: nn.Module | None = None
         self.bias: nn.Parameter | None = None
-        if backbone.config.model_type in MASKED_LM_MODELS:
-            self.head = BertPredictionHeadTransform(backbone.config)
+        masked_head = architecture_of(backbone.config.model_type).masked_head
+        if masked_head is not None:
+            self.head = masked_head(backbone.config)
             for module in self.head.modules():
                 backbone._init_weights(module)
             self.bias = nn.Parameter(torch.zeros(backbone.config.vocab_size))

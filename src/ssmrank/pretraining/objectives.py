@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ssmrank.errors import UserError
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.packing import Packed
 from ssmrank.pretraining.steps import Step
-
-MASKED_LM_MODELS = frozenset({"bert"})
-"""Model types that read in both directions; all others predict the next token."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,16 @@ class MaskedTokens:
 
 
 def objective_of(model_type: str, share: float, special: int, mask: int, vocabulary: int) -> Objective:
-    """The objective of an architecture."""
-    return MaskedTokens(share, special, mask, vocabulary) if model_type in MASKED_LM_MODELS else next_token
+    """The objective of an architecture: a causal one predicts the next token, others masked ones.
+
+    Raises UserError where the architecture has no masked language model.
+    """
+    architecture = architecture_of(model_type)
+    if architecture.causal:
+        return next_token
+    if architecture.masked_head is None:
+        raise UserError(f"config: model_type {model_type} cannot be pretrained here; it has no masked language model")
+    return MaskedTokens(share, special, mask, vocabulary)
 
 
 def cut(task: Task, token_budget: int) -> list[Task]:

@@ -29,6 +29,7 @@ from typing_extensions import override
 
 from ssmrank.errors import UserError
 from ssmrank.launch import LAUNCHED, LOST
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.reranker import Reranker
 from ssmrank.training.memory import layers_of
 
@@ -284,8 +285,6 @@ def _loopback_only() -> dict[str, Any]:
 
 
 def _units(backbone: Any) -> list[nn.Module]:
-    """What is gathered at a time: layers, or where a packed forward reads them without calling them, their products."""
-    layers = layers_of(backbone)
-    if not backbone.config.model_type.startswith("mamba"):
-        return layers
-    return [unit for layer in layers for unit in (layer.mixer.in_proj, layer.mixer.out_proj)]
+    """The modules that are gathered one at a time."""
+    shards = architecture_of(backbone.config.model_type).shards
+    return [unit for layer in layers_of(backbone) for unit in shards(layer)]

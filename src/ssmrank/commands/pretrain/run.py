@@ -12,11 +12,11 @@ from ssmrank.config.pretraining import PretrainSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.models.backbones import is_causal
 from ssmrank.models.precision import device_name
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.pretraining.job import Job, add_options, read_data
 from ssmrank.pretraining.loop import LossCurve
-from ssmrank.pretraining.objectives import MASKED_LM_MODELS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _facts(job: Job, curve: LossCurve) -> dict:
-    masked = job.settings.config["model_type"] in MASKED_LM_MODELS
     return {
         "settings": job.settings.model_dump(mode="json"),
-        "objective": "masked tokens" if masked else "next token",
+        "objective": "next token" if is_causal(job.model.backbone.config) else "masked tokens",
         "learning_rate": job.learning_rate,
         "parameters": job.parameters,
         "training_texts": job.data.texts,

@@ -1,4 +1,4 @@
-"""Packed forward of BART's encoder and decoder, and what its representation of a pair is.
+"""BART: Lewis et al. 2020. The packed forward of its encoder and decoder, and what its representation of a pair is.
 
 The decoder reads its own ids shifted right behind `decoder_start_token_id`, and the encoder's output through cross
 attention. The first position's state is what pooling the first token of transformers' `BartModel(input_ids)` gives.
@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ssmrank.models.architecture import Architecture
 from ssmrank.models.packing import Packed
 
 
-def bart_forward(backbone: Any, packed: Packed) -> torch.Tensor:
+def _forward(backbone: Any, packed: Packed) -> torch.Tensor:
     """The decoder's last hidden states [T, hidden size]; row t is what `BartModel` gives at token t."""
     shifted = packed.input_ids.roll(1)
     shifted[packed.first] = backbone.config.decoder_start_token_id
     return _decode(backbone, replace(packed, input_ids=shifted), packed)
 
 
-def bart_first(backbone: Any, packed: Packed) -> torch.Tensor:
-    """Rows `packed.first` of `bart_forward`, [S, hidden size], with one decoder token for each sequence."""
+def _first(backbone: Any, packed: Packed) -> torch.Tensor:
+    """Rows `packed.first` of `_forward`, [S, hidden size], with one decoder token for each sequence."""
     sequences = len(packed.lengths)
     numbers = torch.arange(sequences + 1, device=packed.input_ids.device)
     starts = torch.full_like(numbers[:-1], backbone.config.decoder_start_token_id)
@@ -52,3 +53,12 @@ def _embed(stack: Any, packed: Packed) -> torch.Tensor:
     positions = F.embedding(packed.position_ids + table.offset, table.weight)
     hidden = stack.layernorm_embedding(stack.embed_tokens(packed.input_ids) + positions)
     return F.dropout(hidden, p=stack.dropout, training=stack.training)[None]
+
+
+ARCHITECTURE = Architecture(
+    model_type="bart",
+    causal=False,  # its encoder is not
+    forward=_forward,
+    first_token=_first,
+    learned_positions=True,
+)
