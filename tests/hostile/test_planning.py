@@ -82,9 +82,9 @@ def test_merged_values_are_refused(values: dict[str, Any], message: str, root: P
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (b'{"model_type": "gpt2"}', "model_type 'gpt2' has no packed forward; known: bert"),
+        (b'{"model_type": "gpt2"}', "model_type 'gpt2' has no packed forward; known: bart, bert"),
         (b'{"model_type": 5}', "model_type 5 has no packed forward"),
-        (b'{"hidden_size": 5}', "has no model_type; known: bert"),
+        (b'{"hidden_size": 5}', "has no model_type; known: bart, bert"),
         (b"[]", "holds no JSON object"),
         (b"{", "malformed JSON"),
         (b"[" * 100_000, "malformed JSON (brackets are nested too deep)"),

@@ -94,12 +94,12 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "an unknown architecture": (
         "models/tiny-mamba2/source/config/model_type",
         "gpt2",
-        "model_type 'gpt2' has no packed forward; known: bert",
+        "model_type 'gpt2' has no packed forward; known: bart, bert",
     ),
     "a list as architecture": (
         "models/tiny-mamba2/source/config/model_type",
         ["bert"],
-        "model_type ['bert'] has no packed forward; known: bert",
+        "model_type ['bert'] has no packed forward; known: bart, bert",
     ),
 }
 
@@ -120,10 +120,10 @@ def test_a_value_is_refused(refused, tiny: dict[str, Any], tmp_path: Path, name:
 
 
 def test_the_names_that_planning_knows_are_all() -> None:
-    from ssmrank.models.backbones import FORWARDS
+    from ssmrank.models.architectures import MODEL_TYPES, architecture_of
     from ssmrank.training.loss import LOSSES
 
-    assert tuple(FORWARDS) == ARCHITECTURES
+    assert MODEL_TYPES == ARCHITECTURES == tuple(architecture_of(name).model_type for name in MODEL_TYPES)
     assert tuple(LOSSES) == LOSS_NAMES
 
 

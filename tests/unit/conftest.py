@@ -11,115 +11,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from ssmrank.models.backbones import random_backbone
+from tiny_models import tiny_config
 
 WORDS = (
     "state space models rank text passages and documents by relevance for a given query with mamba attention "
     "convolution scan recurrent neural networks retrieval index search engine lucene river boat fish mountain snow"
 ).split()
-
-TINY_CONFIGS = {
-    "bert": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        # 0.02 is made for widths of many hundreds; at this one attention would hardly learn.
-        "initializer_range": 0.2,
-    },
-    "electra": {
-        "hidden_size": 32,
-        "embedding_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    },
-    "roberta": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 514,
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-        "initializer_range": 0.2,
-    },
-    "bart": {
-        "d_model": 32,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-        "init_std": 0.2,
-    },
-    "opt": {
-        "hidden_size": 32,
-        "word_embed_proj_dim": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 64,
-    },
-    "llama": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-    },
-    # OPT-350m's: norms behind the layers, word embeddings narrower than the layers.
-    "opt-350m": {
-        "model_type": "opt",
-        "hidden_size": 32,
-        "word_embed_proj_dim": 16,
-        "do_layer_norm_before": False,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 64,
-        "init_std": 0.2,
-    },
-    # Llama-3.2's: grouped heads, tied embeddings, rotary frequencies stretched at long wavelengths.
-    "llama-3.2": {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "tie_word_embeddings": True,
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 32.0,
-            "high_freq_factor": 4.0,
-            "low_freq_factor": 1.0,
-            "original_max_position_embeddings": 16,
-        },
-        "initializer_range": 0.2,
-    },
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2},
-    "mamba2": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "state_size": 16,
-        "expand": 2,
-        "head_dim": 16,
-        "num_heads": 4,
-        "n_groups": 1,
-        "chunk_size": 8,
-    },
-    "mamba2-wide": {
-        "model_type": "mamba2",
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "state_size": 64,
-        "expand": 2,
-        "head_dim": 64,
-        "num_heads": 2,
-        "n_groups": 1,
-    },
-}
-"""One small shape for each architecture, and for members of its family that are built differently."""
 
 
 @pytest.fixture(scope="session")
@@ -139,15 +36,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_tokenizer):
-    """A function that gives the checkpoint folder of the tiny random model with one of `TINY_CONFIGS`' shapes."""
+    """A function that gives the checkpoint folder of the tiny random model with one of `tiny_models.SHAPES`."""
     folders: dict[str, Path] = {}
 
     def folder_of(shape: str) -> Path:
         if shape not in folders:
             folder = tmp_path_factory.mktemp(f"tiny-{shape}")
-            config = AutoConfig.for_model(
-                **({"model_type": shape, "vocab_size": len(tiny_tokenizer)} | TINY_CONFIGS[shape])
-            )
+            config = AutoConfig.for_model(**({"vocab_size": len(tiny_tokenizer)} | tiny_config(shape)))
             # The first test that asks must not see other random numbers afterwards than those that follow.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

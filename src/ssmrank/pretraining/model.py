@@ -66,9 +66,12 @@ def language_model_config(
     }
     try:
         known = AutoConfig.for_model(values["model_type"]).to_dict()
-        return AutoConfig.for_model(**({key: value for key, value in own.items() if key in known} | values))
+        config = AutoConfig.for_model(**({key: value for key, value in own.items() if key in known} | values))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"config: transformers cannot make a config of it: {error}") from error
+    if "max_position_embeddings" not in values and "max_position_embeddings" in known:
+        config.max_position_embeddings += architecture_of(config.model_type).position_offset(config)
+    return config
 
 
 def non_embedding_parameters(backbone: nn.Module) -> int:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from ssmrank.errors import UserError
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.backbones import (
-    FORWARDS,
     load_backbone,
     longest_input,
     output_width,
@@ -23,6 +23,7 @@ from ssmrank.models.backbones import (
     read_backbone_config,
 )
 from ssmrank.models.packing import pack
+from tiny_models import SHAPES
 
 
 def on_gpu(test):
@@ -30,12 +31,12 @@ def on_gpu(test):
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")(test))
 
 
-SHAPES = [*FORWARDS, "opt-350m", "llama-3.2", "mamba2-wide"]
 LENGTHS = [5, 17, 1, 33, 8, 8, 30, 9]
 
 
 def reference_model(folder):
-    options = {} if read_backbone_config(folder).model_type.startswith("mamba") else {"attn_implementation": "eager"}
+    attends = architecture_of(read_backbone_config(folder).model_type).attention
+    options = {"attn_implementation": "eager"} if attends else {}
     return AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
 
 
@@ -207,7 +208,7 @@ def test_a_limit_on_time_steps_is_refused():
 
 def test_unknown_architecture_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(UserError, match=r"config\.json: model_type 't5' has no packed forward; known: bert"):
+    with pytest.raises(UserError, match=r"config\.json: model_type 't5' has no packed forward; known: bart, bert"):
         read_backbone_config(tmp_path)
 
 

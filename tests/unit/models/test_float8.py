@@ -10,14 +10,13 @@ from torch.nn import functional as F
 
 from ssmrank.errors import UserError
 from ssmrank.kernels.float8 import quantized
-from ssmrank.models.backbones import FORWARDS, load_backbone, pooled_forward, scored_forward
+from ssmrank.models.backbones import load_backbone, pooled_forward, scored_forward
 from ssmrank.models.float8 import Float8Linear, to_float8
 from ssmrank.models.packing import moved, pack
 from ssmrank.models.precision import resolve_precision
 from ssmrank.models.prefix_sharing import pack_shared
+from tiny_models import CAUSAL, SHAPES, is_causal
 
-SHAPES = [*FORWARDS, "opt-350m", "llama-3.2", "mamba2-wide"]
-CAUSAL = ["mamba", "mamba2", "mamba2-wide", "opt", "llama"]
 LENGTHS = [5, 17, 1, 33, 8, 8, 30, 9]
 
 
@@ -34,7 +33,7 @@ def rounded(linear, x):
 
 
 def pooling(shape):
-    return "last" if shape in CAUSAL or shape in ("opt-350m", "llama-3.2") else "first"
+    return "last" if is_causal(shape) else "first"
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "bias"), [(32, 16, True), (48, 21, True), (16, 3, False)])

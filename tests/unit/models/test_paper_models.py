@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig
 
 from ssmrank.config.params import read_params
-from ssmrank.models.backbones import FORWARDS, longest_input, random_backbone
+from ssmrank.models.architectures import MODEL_TYPES
+from ssmrank.models.backbones import longest_input, random_backbone
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,7 +68,7 @@ def test_random_models_have_the_same_names_kinds_and_sizes():
 @pytest.mark.parametrize("name", RANDOM)
 def test_shapes_have_the_papers_number_of_parameters(name):
     config = AutoConfig.for_model(**RANDOM[name].source.config)
-    assert config.model_type in FORWARDS
+    assert config.model_type in MODEL_TYPES
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in random_backbone(config).parameters())
     assert count == pytest.approx(parameters(RANDOM[name].size), rel=0.08)

@@ -11,23 +11,12 @@ from ssmrank.models import load_reranker
 from ssmrank.models.packing import pack
 from ssmrank.models.reranker import new_reranker
 from ssmrank.models.sources import write_model
+from tiny_models import SHAPES, kind_of
 
 DOCUMENTS = ["state space models", "river boat fish mountain snow", "a", "mamba scan retrieval search engine"]
 
 
-EVERY_MODEL = pytest.mark.parametrize(
-    ("model_type", "kind"),
-    [
-        ("bert", "E"),
-        ("roberta", "E"),
-        ("electra", "E"),
-        ("bart", "ED"),
-        ("opt-350m", "D"),
-        ("llama-3.2", "D"),
-        ("mamba", "D"),
-        ("mamba2", "D"),
-    ],
-)
+EVERY_MODEL = pytest.mark.parametrize(("model_type", "kind"), [(shape, kind_of(shape)) for shape in SHAPES])
 
 
 @EVERY_MODEL

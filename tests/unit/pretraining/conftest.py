@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssmrank.cli import main
+from ssmrank.models.architectures import MODEL_TYPES, architecture_of
 
 WORDS = (
     "state space models rank text passages and documents by relevance for a given query with mamba attention "
@@ -57,21 +58,15 @@ def tokens_folder(corpus: dict, tokenizer_folder: Path, tmp_path_factory: pytest
     return folder
 
 
-CONFIGS = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+_USUAL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_CONFIGS = {
+    "electra": {**_USUAL, "embedding_size": 16},
     "opt": {
         "hidden_size": 32,
         "word_embed_proj_dim": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "ffn_dim": 64,
-    },
-    "llama": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
     },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2},
     "mamba2": {
@@ -85,6 +80,9 @@ CONFIGS = {
         "chunk_size": 16,
     },
 }
+CAUSAL = [name for name in MODEL_TYPES if architecture_of(name).causal]
+MASKED = [name for name in MODEL_TYPES if architecture_of(name).masked_head is not None]
+CONFIGS = {name: _CONFIGS.get(name, _USUAL) for name in (*CAUSAL, *MASKED)}
 
 
 def settings(model_type: str, **changes) -> dict:

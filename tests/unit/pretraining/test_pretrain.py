@@ -31,10 +31,9 @@ from ssmrank.pretraining.rates import choose_rate
 from ssmrank.pretraining.steps import Steps
 from ssmrank.pretraining.tokens import CorpusTokens
 
-from .conftest import CONFIGS, settings
+from .conftest import CAUSAL, CONFIGS, MASKED, settings
 
 CPU = torch.device("cpu")
-CAUSAL = [name for name in CONFIGS if name != "bert"]
 
 
 def steps_of(tokens_folder: Path, step_tokens: int = 256) -> Steps:
@@ -68,16 +67,22 @@ def test_next_token_loss_is_that_of_transformers(model_type: str, tokenizer_fold
         torch.testing.assert_close(names[name].grad, parameter.grad, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_masked_loss_is_that_of_transformers(tokenizer_folder: Path, tokens_folder: Path) -> None:
+@pytest.mark.parametrize("model_type", MASKED)
+def test_masked_loss_is_that_of_transformers(model_type: str, tokenizer_folder: Path, tokens_folder: Path) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
-    config = language_model_config(settings("bert")["config"], tokenizer, 64)
+    config = language_model_config(settings(model_type)["config"], tokenizer, 64)
     model = new_language_model(config, seed=1).eval()
     torch.nn.init.normal_(model.bias)
     peer = AutoModelForMaskedLM.from_config(deepcopy(config), attn_implementation="eager").eval()
-    peer.bert.load_state_dict(model.backbone.state_dict())
-    peer.cls.predictions.transform.load_state_dict(model.head.state_dict())
+    peer.base_model.load_state_dict(model.backbone.state_dict())
     peer.tie_weights()
-    peer.cls.predictions.bias.data.copy_(model.bias)
+    output = peer.get_output_embeddings()
+    shared = {id(parameter) for parameter in (*peer.base_model.parameters(), *output.parameters())}
+    theirs = [parameter for parameter in peer.parameters() if id(parameter) not in shared]
+    with torch.no_grad():
+        output.bias.copy_(model.bias)
+        for parameter, own in zip(theirs, model.head.parameters(), strict=True):
+            parameter.copy_(own)
     step = steps_of(tokens_folder)[0]
     task = MaskedTokens(0.3, special=4, mask=tokenizer.mask_token_id, vocabulary=384)(step, np.random.default_rng(0))
     loss = model(*on_device(task, CPU))
@@ -223,7 +228,7 @@ def test_a_pretraining_learns_and_its_model_is_fine_tuned(
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     assert sum(tensor.numel() for tensor in weights.values()) == facts["parameters"]["parameters"]
     assert not (tmp_path / "state" / "model").exists()
-    kind = "E" if model_type == "bert" else "D"
+    kind = "D" if model_type in CAUSAL else "E"
     reranker = new_reranker(tmp_path / "model", kind, max_length=64)
     assert np.isfinite(reranker.eval().score("river boat", ["Mamba scan", "boat fish river"])).all()
 

@@ -8,9 +8,11 @@ import torch
 
 from ssmrank.errors import UserError
 from ssmrank.io.pairs import pairs_of
+from ssmrank.models.architectures import MODEL_TYPES
 from ssmrank.models.reranker import Reranker, new_reranker
 from ssmrank.reranking.engine import PassageWindows, plan_work, rerank, score
 from ssmrank.reranking.state import RerankingState
+from tiny_models import is_causal
 
 CPU = torch.device("cpu")
 QUERIES = {"q1": "mamba", "q2": "river boat", "q3": "nothing found", "q4": "mamba scan", "q5": "fish", "q6": "snow"}
@@ -29,7 +31,7 @@ RUN = {
     "q5": [("d5", 1.0), ("d3", 0.5)],
     "q6": [("d3", 1.0), ("d5", 0.5), ("d1", 0.1)],
 }
-SHAPES = [("bert", "E"), ("opt", "D"), ("llama", "D"), ("mamba", "D"), ("mamba2", "D")]
+SHAPES = [("bert", "E"), *((name, "D") for name in MODEL_TYPES if is_causal(name))]
 
 
 def reranker_of(tiny_model, model_type, kind, max_length=24):

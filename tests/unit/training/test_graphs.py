@@ -11,6 +11,7 @@ from ssmrank.training.gradients import Accumulator
 from ssmrank.training.graphs import fill_up, round_up
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers
+from tiny_models import SHAPES, kind_of
 
 
 def test_shapes_are_few_and_waste_little():
@@ -61,12 +62,11 @@ def test_sequences_that_fill_up_do_not_change_the_gradients(tiny_model):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("shape", ["bert", "roberta", "electra", "bart", "opt", "llama", "mamba", "mamba2-wide"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_replayed_passes_add_the_gradients_of_passes_without_graphs(tiny_model, shape):
     torch.manual_seed(0)
     device = torch.device("cuda")
-    kind = {"bart": "ED", "opt": "D", "llama": "D", "mamba": "D", "mamba2-wide": "D"}.get(shape, "E")
-    reranker = new_reranker(tiny_model(shape), kind, 32).to(device).eval()  # no dropout
+    reranker = new_reranker(tiny_model(shape), kind_of(shape), 32).to(device).eval()  # no dropout
     data = sequences(reranker, GROUPS)
     groups = [data[index] for index in range(len(GROUPS))]
 

@@ -7,9 +7,11 @@ import torch
 from tiny_training import DOCUMENTS, sequences, settings
 
 from ssmrank.errors import UserError
+from ssmrank.models.architectures import MODEL_TYPES
 from ssmrank.models.reranker import new_reranker
 from ssmrank.training.loop import make_optimizer, train
 from ssmrank.training.state import TrainingState
+from tiny_models import kind_of
 
 CPU = torch.device("cpu")
 
@@ -23,10 +25,10 @@ def run(tiny_model, tmp_path, model_type="bert", kind="E", options=None, device=
     return reranker, history
 
 
-@pytest.mark.parametrize(("model_type", "kind"), [("bert", "E"), ("opt", "D"), ("mamba", "D"), ("mamba2", "D")])
-def test_training_learns_to_rank(tiny_model, tmp_path, model_type, kind):
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_training_learns_to_rank(tiny_model, tmp_path, model_type):
     options = {"epochs": 40, "learning_rate": 5e-3}
-    reranker, history = run(tiny_model, tmp_path, model_type, kind, options)
+    reranker, history = run(tiny_model, tmp_path, model_type, kind_of(model_type), options)
     assert history.loss[-1] < 0.75 * history.loss[0]
     scores = reranker.score("river", list(DOCUMENTS.values()))
     assert max(range(4), key=scores.__getitem__) == 1

@@ -1,0 +1,112 @@
+"""Small shapes of every architecture, for suites that test all of them alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssmrank.models.architectures import MODEL_TYPES, architecture_of
+
+_USUAL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    # 0.02 is made for widths of many hundreds; at this one attention would hardly learn.
+    "initializer_range": 0.2,
+}
+"""What an architecture has that says nothing else below."""
+
+_CONFIGS = {
+    "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
+    "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "init_std": 0.2,
+    },
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+    },
+    "llama": {**_USUAL, "num_key_value_heads": 2, "initializer_range": 0.02},
+    # OPT-350m's: norms behind the layers, word embeddings narrower than the layers.
+    "opt-350m": {
+        "model_type": "opt",
+        "hidden_size": 32,
+        "word_embed_proj_dim": 16,
+        "do_layer_norm_before": False,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+        "init_std": 0.2,
+    },
+    # Llama-3.2's: grouped heads, tied embeddings, rotary frequencies stretched at long wavelengths.
+    "llama-3.2": {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 16,
+        },
+        "initializer_range": 0.2,
+    },
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2},
+    "mamba2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "state_size": 16,
+        "expand": 2,
+        "head_dim": 16,
+        "num_heads": 4,
+        "n_groups": 1,
+        "chunk_size": 8,
+    },
+    "mamba2-wide": {
+        "model_type": "mamba2",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "state_size": 64,
+        "expand": 2,
+        "head_dim": 64,
+        "num_heads": 2,
+        "n_groups": 1,
+    },
+}
+
+SHAPES = [*MODEL_TYPES, *(name for name in _CONFIGS if name not in MODEL_TYPES)]
+"""Every architecture, and members of its family that are built differently."""
+
+
+def tiny_config(shape: str) -> dict[str, Any]:
+    """A shape's config of transformers, without the vocabulary."""
+    return {"model_type": shape} | _CONFIGS.get(shape, _USUAL)
+
+
+def is_causal(shape: str) -> bool:
+    """Whether the shape's architecture is causal."""
+    return architecture_of(tiny_config(shape)["model_type"]).causal
+
+
+def kind_of(shape: str) -> str:
+    """The kind of reranker that is made of a shape."""
+    return "D" if is_causal(shape) else "ED" if shape == "bart" else "E"
+
+
+CAUSAL = [shape for shape in SHAPES if is_causal(shape)]
