@@ -78,7 +78,7 @@ def test_forked_batches(tiny_model, shape):
     apart = pack([np.concatenate([root, (one, other)[place - 1]]) for place in places.tolist()])
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found, expected = (scored_forward(model, batch, "last").float() for batch in (shared, apart))
-    assert (found - expected).norm() / expected.norm() < 0.05
+    assert (found - expected).norm() / expected.norm() < 0.1  # as above
 
 
 def test_what_stays_as_it_is(tiny_model):
