@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 UV = $(BIN)/uv
 
-.PHONY: help table4 pdf report ui dag readme pull test chaos lint format lock upgrade tidy clean
+.PHONY: help table4 pdf report ui dag docs readme pull test chaos lint format lock upgrade tidy clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
@@ -48,7 +48,7 @@ test: .venv/dev.stamp  ## run the tests
 chaos: .venv/dev.stamp  ## kill runs anywhere, fill disks, run at once (KILLS=50 SEED=...); see tests/chaos
 	CHAOS_KILLS=$(or $(KILLS),50) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos $(PYTEST)
 
-lint: .venv/dev.stamp  ## style, types, workflow
+lint: .venv/dev.stamp docs  ## style, types, workflow, documentation
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
@@ -59,9 +59,12 @@ format: .venv/dev.stamp  ## mend what ruff and snakefmt can mend by themselves
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile workflow
 
-dag: .venv/main.stamp  ## docs/dag.svg: the rules of the workflow (needs Graphviz)
-	$(BIN)/snakemake --rulegraph dot > .venv/dag.dot
-	dot -Tsvg .venv/dag.dot > docs/dag.svg
+docs: .venv/dev.stamp  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dag: .venv/main.stamp  ## the pictures of docs/architecture.md (needs Graphviz)
+	$(BIN)/snakemake --rulegraph dot | $(BIN)/python workflow/scripts/draw_dag.py | dot -Tsvg > docs/dag.svg
+	dot -Tsvg docs/data-flow.dot > docs/data-flow.svg
 
 readme: table4  ## put the table into README.md
 	sed -i -e '/<!-- table4 -->/,/<!-- end of table4 -->/{//!d}' -e '/<!-- table4 -->/r $(TABLE).md' README.md
@@ -80,7 +83,7 @@ tidy: .venv/main.stamp  ## remove half-written files and states of code that no 
 	$(BIN)/python workflow/scripts/tidy.py
 
 clean:  ## remove the environment; data and results stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache
 
 # torch and the CUDA packages that it names have a lock of their own: a CPU build has other digests and needs none of
 # them. Tests run Triton's kernels in its interpreter, so there it stays.

@@ -1,0 +1,334 @@
+"""Writes the tables of README.md and docs/*.md that come from files in the repository.
+
+`python benchmarks/docs_tables.py` puts the table NAME of `TABLES` between the marks `<!-- table: NAME -->` and
+`<!-- end of table: NAME -->`. `tests/unit/test_docs.py` fails where a page shows another table than its file gives.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ssmrank.reporting.efficiency_tables import read_timings, speed_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+
+Row = dict[str, str]
+Criteria = dict[str, str]
+
+GPU_MODELS = ("Mamba-2-370M", "Mamba-1-370M", "BERT-large", "OPT-350M")
+SMALL_GPU_MODELS = ("Mamba-2-130M", "Mamba-1-130M", "BERT-base", "OPT-125M")
+LARGE_GPU_MODELS = ("Mamba-2-1.3B", "Mamba-1-1.4B", "Llama-3.2-1B", "OPT-1.3B", "BART-large")
+CPU_MODELS = ("Mamba-2", "Mamba-1", "BERT", "OPT")
+BASE_MODELS = ("Mamba-2-130M", "Mamba-1-130M", "BERT-base", "OPT-125M")
+OTHERS = {
+    "transformers": "transformers, padded",
+    "MixerModel": "mamba_ssm MixerModel",
+    "CrossEncoder": "sentence-transformers CrossEncoder",
+}
+
+MINIS = {
+    "minis/bert": "BERT-mini",
+    "minis/opt": "OPT-mini",
+    "minis/llama": "Llama-mini",
+    "minis/mamba1": "Mamba-1-mini",
+    "minis/mamba2": "Mamba-2-mini",
+    "small/mamba2": "Mamba-2-small",
+}
+MINI_TESTS = {
+    "Held-out titles": "Held-out titles MRR@10",
+    "Semanlink": "Semanlink nDCG@10",
+    "NFCorpus": "NFCorpus nDCG@10",
+    "SciFact": "SciFact nDCG@10",
+    "Cranfield": "Cranfield nDCG@10",
+}
+ZERO_SHOT = ("First stage", "Distilled", "Distilled, fused with BM25")
+TAGS = "Then trained on Semanlink's tags"
+
+
+def read(name: str) -> list[Row]:
+    """The rows of a CSV file in benchmarks/results."""
+    with (RESULTS / name).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def find(rows: list[Row], criteria: Criteria) -> Row | None:
+    """The one row that has all these values; None where there is none."""
+    found = [row for row in rows if all(row[column] == value for column, value in criteria.items())]
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} rows have {criteria}")
+    return found[0] if found else None
+
+
+def number(rows: list[Row], column: str, **criteria: str) -> float | None:
+    """A row's value in a column."""
+    row = find(rows, criteria)
+    return float(row[column]) if row and row[column] else None
+
+
+def shown(value: float | None, digits: int = 0, scale: float = 1.0) -> str:
+    """A number with thousands separators; empty where there is none."""
+    return "" if value is None else f"{value * scale:,.{digits}f}"
+
+
+def ratio(value: float | None, other: float | None, digits: int = 1) -> str:
+    """How many times another value a value is."""
+    return "" if value is None or not other else f"{value / other:.{digits}f} x"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reuse_cpu() -> str:
+    """Pairs a second of each workload, with document reuse, without, and by other libraries."""
+    rows = read("reranking-cpu.csv")
+    ways = {
+        "with reuse": "ssmrank, reuse",
+        "without reuse": "ssmrank, no reuse",
+        "ssmrank": "ssmrank",
+        "transformers, padded": "transformers, padded",
+        "transformers, own cache": "transformers, own cache",
+        "sentence-transformers": "sentence-transformers CrossEncoder",
+    }
+    lines = []
+    for model in BASE_MODELS:
+        for label, implementation in ways.items():
+            speeds = [
+                number(rows, "pairs_per_second", benchmark=workload, model=model, implementation=implementation)
+                for workload in ("nfcorpus", "scifact", "dl19")
+            ]
+            if any(speed is not None for speed in speeds):
+                lines.append([f"{model}, {label}", *(shown(speed, 1) for speed in speeds)])
+    return markdown(["pairs/s", "NFCorpus", "SciFact", "TREC DL 2019"], lines)
+
+
+def llama_cpu() -> str:
+    """Pairs a second beside llama.cpp, without reuse."""
+    rows = read("reranking-llama.csv")
+    names = {"ssmrank, no reuse": "ssmrank"}
+    lines = []
+    for model in ("Mamba-2-130M", "Mamba-1-130M"):
+        for row in (row for row in rows if row["model"] == model):
+            name = names.get(row["implementation"], row["implementation"])
+            speed = shown(float(row["pairs_per_second"]), 2)
+            lines.append([f"{model}, {name}", row["precision"], row["batch"], speed])
+    return markdown(["512 tokens", "precision", "batch", "pairs/s"], lines)
+
+
+def training_h200() -> str:
+    """Thousand tokens a second of training at each batch size, and memory."""
+    rows = [row for row in read("training-h200.csv") if row["benchmark"] == "figure1"]
+    batches = ("1", "2", "4", "8", "16", "64", "128")
+    names = {"ssmrank": "ssmrank", "mamba_ssm": "mamba_ssm's MixerModel", "transformers": "transformers"}
+    lines = []
+    for model in GPU_MODELS:
+        for implementation, name in names.items():
+            own = [row for row in rows if row["model"] == model and row["implementation"] == implementation]
+            if not own:
+                continue
+            speeds = [number(own, "tokens_per_second", batch=f"{batch} x 512") for batch in batches]
+            large, small = (number(own, "peak_memory_mib", batch=f"{batch} x 512") for batch in ("64", "16"))
+            memory = [shown(large, 1, 1 / 1024)]
+            memory.append(shown((large - small) / (48 * 512), 2) if large and small else "")
+            lines.append([f"{model}, {name}", *(shown(speed, 1, 1e-3) for speed in speeds), *memory])
+    return markdown(["sequences of 512 tokens", *batches, "GiB at 64", "MiB a token"], lines)
+
+
+def training_mixed_h200() -> str:
+    """Thousand real tokens a second of training on passages of mixed lengths."""
+    rows = [row for row in read("training-h200.csv") if row["benchmark"] == "mixed"]
+    ways = [f"ssmrank, {lengths} lengths" for lengths in ("equal", "mixed")]
+    ways += [f"transformers, {order} batches" for order in ("random", "sorted")]
+    lines = []
+    for model in GPU_MODELS:
+        equal, mixed, *padded = (number(rows, "tokens_per_second", model=model, implementation=way) for way in ways)
+        share = f"{mixed / equal:.0%}" if mixed and equal else ""
+        lines.append([model, shown(equal, 1, 1e-3), shown(mixed, 1, 1e-3), share, *(shown(x, 1, 1e-3) for x in padded)])
+    return markdown(["", "equal lengths", "mixed lengths", "", "padded, random order", "padded, sorted"], lines)
+
+
+def training_cpu(name: str, models: Sequence[str], precisions: Sequence[str]) -> str:
+    """Tokens a second by ssmrank and by transformers."""
+    rows = read(name)
+    lines = []
+    for model in models:
+        for precision in precisions:
+            ours, theirs = (
+                number(rows, "tokens_per_second", model=model, implementation=implementation, precision=precision)
+                for implementation in ("ssmrank", "transformers")
+            )
+            lines.append([f"{model}, {precision}", shown(ours), shown(theirs), ratio(ours, theirs)])
+    return markdown(["tokens/s", "ssmrank", "transformers", ""], lines)
+
+
+def training_mixed_cpu() -> str:
+    """Tokens a second on passages of equal and of mixed lengths."""
+    rows = read("training-mixed-cpu.csv")
+    lines = []
+    for step, label in {"train": "training", "forward": "forward"}.items():
+        for model in CPU_MODELS:
+            equal, mixed = (
+                number(rows, "tokens_per_second", model=model, implementation=f"ssmrank, {step}, {lengths} lengths")
+                for lengths in ("equal", "mixed")
+            )
+            share = f"{mixed / equal:.0%}" if mixed and equal else ""
+            lines.append([f"{model}, {label}", shown(equal), shown(mixed), share])
+    return markdown(["tokens/s", "equal lengths", "mixed lengths", ""], lines)
+
+
+def lengths_cpu() -> str:
+    """Tokens a second of forward passes over 8,192 tokens, in sequences of each length."""
+    rows = read("lengths-cpu.csv")
+    lengths = ("512", "1024", "2048", "4096", "8192")
+    lines = [
+        [model, *(shown(number(rows, "tokens_per_second", model=model, max_length=length)) for length in lengths)]
+        for model in CPU_MODELS
+    ]
+    return markdown(["tokens a sequence", *lengths], lines)
+
+
+def reranking_h200(length: str) -> str:
+    """Pairs a second of pairs of one length."""
+    rows = [row for row in read("reranking-h200.csv") if row["benchmark"] == "shapes" and row["max_length"] == length]
+    lines = []
+    for model in (*GPU_MODELS, *SMALL_GPU_MODELS, *LARGE_GPU_MODELS):
+        ours = [
+            number(rows, "pairs_per_second", model=model, implementation="ssmrank", precision=precision)
+            for precision in ("bf16", "fp8")
+        ]
+        others = [number(rows, "pairs_per_second", model=model, implementation=name) for name in OTHERS.values()]
+        if any((*ours, *others)):
+            lines.append([model, *(shown(speed) for speed in (*ours, *others))])
+    return markdown([f"{length} tokens, pairs/s", "bf16", "fp8", *OTHERS], lines)
+
+
+def sharing_h200() -> str:
+    """Pairs a second on real collections, with document reuse and without."""
+    rows = read("reranking-h200.csv")
+    names = {"nfcorpus-whole": "NFCorpus", "scifact-whole": "SciFact", "dl19": "TREC DL 2019"}
+    ways = ("ssmrank, reuse", "ssmrank, no reuse", "transformers, padded", "transformers, own cache")
+    lines = []
+    for workload, name in names.items():
+        for model in (*GPU_MODELS, *LARGE_GPU_MODELS):
+            criteria = {"benchmark": workload, "model": model}
+            reuse = find(rows, {**criteria, "implementation": ways[0]})
+            if reuse is None:
+                continue
+            speeds = [number(rows, "pairs_per_second", **criteria, implementation=way) for way in ways]
+            times = ratio(speeds[0], speeds[2], 0)
+            lines.append([f"{name}, {model}", f"{int(reuse['pairs']):,}", *map(shown, speeds), times])
+    return markdown(["pairs/s", "pairs", "with reuse", "without", *ways[2:], "reuse / padded"], lines)
+
+
+def end_to_end_h200() -> str:
+    """Seconds of a whole reranking, from texts to the run file."""
+    rows = read("reranking-h200.csv")
+    steps = ("before the first batch", "scoring until the last score", "writing the run")
+    lines = []
+    for workload, name in {"nfcorpus-whole": "NFCorpus", "scifact-whole": "SciFact"}.items():
+        criteria = {"benchmark": f"endtoend {workload}", "model": "Mamba-2-370M"}
+        whole = find(rows, {**criteria, "implementation": "ssmrank, text to run file"})
+        assert whole is not None
+        parts = [number(rows, "seconds", **criteria, implementation=f"ssmrank, {step}") for step in steps]
+        busy = f"{float(whole['gpu_busy']):.0%}"
+        lines.append([name, shown(float(whole["seconds"]), 1), *(shown(part, 1) for part in parts), busy])
+    return markdown(["seconds", "whole", *steps, "GPU busy"], lines)
+
+
+def table5_h200() -> str:
+    """Table 5 as `ssmrank table5` makes it."""
+    return speed_table(read_timings(RESULTS / "table5-h200.csv", "table5")).to_markdown().strip()
+
+
+def minis(*names: str, sections: Sequence[str]) -> str:
+    """Means and standard deviations over seeds of the minis, the best of each section bold."""
+    rows: dict[tuple[str, str], Row] = {}
+    for name in names:
+        for row in read(f"{name}.csv"):
+            if row["section"] in sections:
+                rows.setdefault((row["section"], row["model"]), {}).update(row)
+    columns = [column for column in MINI_TESTS.values() if any(row.get(column) for row in rows.values())]
+    lines = []
+    for section in sections:
+        inside = [row for row in rows.values() if row["section"] == section]
+        lines.append([f"*{section}*", *[""] * len(columns)])
+        lines += [[row["model"], *(_mini(row, column, inside) for column in columns)] for row in inside]
+    return markdown(["", *columns], lines)
+
+
+def _mini(row: Row, column: str, section: list[Row]) -> str:
+    """A cell: mean, deviation and arrow; bold where it is the best of several rows."""
+    mean, spread = row.get(column, ""), row.get(f"{column} (standard deviation)", "")
+    values = [float(other[column]) for other in section if other.get(column)]
+    bold = mean and len(values) > 1 and float(mean) == max(values)
+    text = (f"**{mean}**" if bold else mean) + (f" ± {spread}" if spread else "")
+    return text + row.get(f"{column} (significance)", "")
+
+
+def minis_pretraining() -> str:
+    """What each model's `pretraining.json` says of its pretraining."""
+    lines = []
+    for folder, label in MINIS.items():
+        known = json.loads((ROOT / "models" / folder / "pretraining.json").read_text(encoding="utf-8"))
+        _, tokens, loss = known["curve"]["held_out"][-1]
+        size = known["parameters"]["non_embedding_parameters"] / 1e6
+        numbers = [f"{known['settings']['vocabulary']:,}", f"{size:.1f}M", f"{tokens / 1e6:.0f}M"]
+        numbers += [f"{known['passes']:.1f}", f"{known['learning_rate']:g}", f"{loss:.2f}"]
+        lines.append([label, *numbers, known["objective"]])
+    heads = ["", "vocabulary", "parameters", "tokens", "passes", "learning rate", "held-out loss", "objective"]
+    return markdown(heads, lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "end-to-end-h200": end_to_end_h200,
+    "lengths-cpu": lengths_cpu,
+    "llama-cpu": llama_cpu,
+    "minis-pretraining": minis_pretraining,
+    "minis-second-size": lambda: minis("table13", sections=ZERO_SHOT),
+    "minis-tags": lambda: minis("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
+    "minis-zero-shot": lambda: minis("table12", "table12-zero-shot", sections=ZERO_SHOT),
+    "reranking-1536-h200": lambda: reranking_h200("1536"),
+    "reranking-512-h200": lambda: reranking_h200("512"),
+    "reuse-cpu": reuse_cpu,
+    "sharing-h200": sharing_h200,
+    "table5-h200": table5_h200,
+    "training-forward-cpu": lambda: training_cpu("training-forward-cpu.csv", BASE_MODELS, ("fp32", "bf16")),
+    "training-h200": training_h200,
+    "training-mixed-cpu": training_mixed_cpu,
+    "training-mixed-h200": training_mixed_h200,
+    "training-small-cpu": lambda: training_cpu("training-small-cpu.csv", CPU_MODELS, ("fp32",)),
+}
+
+MARKED = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table: \2 -->)", re.S)
+
+
+def pages() -> Iterator[Path]:
+    """The pages that may hold tables."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").glob("*.md"))
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the files have them now."""
+    return MARKED.sub(lambda marks: f"{marks[1]}\n{TABLES[marks[2]]()}\n\n{marks[3]}", text)
+
+
+def main() -> None:
+    """Rewrites the pages."""
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print(page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

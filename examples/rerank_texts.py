@@ -1,0 +1,24 @@
+"""Orders texts for a query, best first: `python examples/rerank_texts.py "a query" "first text" "second text"`."""
+
+import sys
+from pathlib import Path
+
+from ssmrank.models import load_reranker
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+TEXTS = [
+    "The river was cold in spring, and the boats stayed in the harbour.",
+    "Mamba is a state space model that reads a sequence in linear time.",
+    "A reranker orders the passages that a first stage has found.",
+]
+
+
+def main() -> None:
+    query, *texts = sys.argv[1:] or ["sequence modeling with state spaces", *TEXTS]
+    reranker = load_reranker(MODELS / "minis" / "mamba2")
+    for score, text in sorted(zip(reranker.score(query, texts), texts, strict=True), reverse=True):
+        print(f"{score:7.2f}  {text}")
+
+
+if __name__ == "__main__":
+    main()
