@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +14,11 @@ import torch
 from ssmrank.config.reading import read_settings
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.checksum import sha256
 from ssmrank.io.trec import OUT_OF_MEMORY
 from ssmrank.launch import command_of, launch
 from ssmrank.models.precision import default_device
-from ssmrank.models.reranker import load_reranker, ran_out_of_memory
-from ssmrank.reranking.pipeline import FileReranking, Files
+from ssmrank.models.reranker import ran_out_of_memory
+from ssmrank.reranking.pipeline import Files, open_reranking
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
@@ -63,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     trained_by = arguments.checkpoint / "mlflow_run_id"
     run_id = trained_by.read_text().strip() if trained_by.is_file() else None
     with track("rerank", str(arguments.output), tags, {"reranking": settings.model_dump()}, run_id) as tracked:
-        reranking = _reranking(arguments, settings, default_device())
+        reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, default_device())
         name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
         processes = settings.processes or 1
         several = partial(launch, command_of(arguments), processes) if processes > 1 else None
@@ -91,23 +89,14 @@ def _run_share(arguments: argparse.Namespace, settings: Reranking) -> None:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    _reranking(arguments, settings, device).score_share(process, processes)
+    open_reranking(_files(arguments), settings, arguments.checkpoint, device).score_share(process, processes)
 
 
-def _reranking(arguments: argparse.Namespace, settings: Reranking, device: torch.device) -> FileReranking:
-    files = Files(
+def _files(arguments: argparse.Namespace) -> Files:
+    return Files(
         run=arguments.run,
         collection=arguments.collection,
         split=arguments.split,
         state=arguments.state / "parts",
         tokens=arguments.token_cache or arguments.state / "tokens",
     )
-    with ThreadPoolExecutor(1) as pool:
-        # Both take as long as reading the checkpoint does, once from the disk.
-        model = pool.submit(_digest, arguments.checkpoint)
-        reranker = load_reranker(arguments.checkpoint)
-    return FileReranking(files, settings, reranker, device, model.result())
-
-
-def _digest(checkpoint: Path) -> str:
-    return " ".join(sha256(checkpoint / file) for file in ("model.safetensors", "reranker.json", "config.json"))

@@ -1,19 +1,23 @@
-"""What a pretraining and a sweep of learning rates have in common: options, data, model."""
+"""What a pretraining and a sweep of learning rates have in common: data and model."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from ssmrank.config.pretraining import PretrainSettings
+from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
-from ssmrank.models.precision import default_device, resolve_precision
+from ssmrank.models.backbones import is_causal
+from ssmrank.models.precision import default_device, device_name, resolve_precision
+from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.loop import HeldOut, LossCurve, pretrain
 from ssmrank.pretraining.model import (
@@ -32,18 +36,6 @@ from ssmrank.training.state import TrainingState
 log = logging.getLogger(__name__)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of both subcommands."""
-    parser.add_argument("--settings", required=True, help="pretraining section with one of its models: JSON or a file")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank pretrain tokenizer`")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of `ssmrank pretrain tokens`")
-    parser.add_argument(
-        "--state", type=Path, required=True, help="folder that keeps what a killed pretraining goes on from"
-    )
-    parser.add_argument("--save-seconds", type=float, default=300.0, help="how often that is written (default: 300)")
-    parser.add_argument("--stop-seconds", type=float, help="write it and stop after so long; the same command goes on")
-
-
 @dataclass(frozen=True)
 class Data:
     """What a model is pretrained and measured on.
@@ -60,10 +52,10 @@ class Data:
     digest: str
 
 
-def read_data(options: argparse.Namespace, settings: PretrainSettings) -> Data:
-    """Reads what the options name."""
-    tokenizer = load_tokenizer(options.tokenizer)
-    train, held_out = (CorpusTokens(options.tokens, part) for part in PARTS)
+def read_data(tokenizer_folder: Path, tokens: Path, settings: PretrainSettings) -> Data:
+    """Reads the folders of `ssmrank pretrain tokenizer` and `ssmrank pretrain tokens`."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    train, held_out = (CorpusTokens(tokens, part) for part in PARTS)
     special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
     objective = objective_of(
         settings.config.get("model_type", ""),
@@ -73,7 +65,7 @@ def read_data(options: argparse.Namespace, settings: PretrainSettings) -> Data:
         vocabulary=len(tokenizer),
     )
     measured = Steps(held_out, special, settings.token_budget, settings.seed).one_pass(settings.held_out_tokens)
-    files = [options.tokenizer / "tokenizer.json", *(options.tokens / part / "tokens.bin" for part in PARTS)]
+    files = [tokenizer_folder / "tokenizer.json", *(tokens / part / "tokens.bin" for part in PARTS)]
     return Data(
         tokenizer,
         objective,
@@ -135,3 +127,34 @@ class Job:
             tracked.metrics({"tokens_per_second": curve.tokens_per_second})
         log.info("%s: %s tokens/s", name, f"{curve.tokens_per_second:,.0f}")
         return curve, tracked.run_id
+
+    def write(self, output: Path, curve: LossCurve, tracking_run: str | None) -> None:
+        """Writes the checkpoint folder of the trained backbone and removes the state.
+
+        It has weights in bfloat16, config, tokenizer, and pretraining.json: settings, numbers, the curve.
+        """
+        facts = self._facts(curve)
+        backbone = self.model.backbone.cpu().to(torch.bfloat16)
+        with atomic_directory(output) as folder:
+            with quiet_transformers():
+                backbone.save_pretrained(folder)
+                self.data.tokenizer.save_pretrained(folder)
+            (folder / "pretraining.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            if tracking_run:
+                (folder / "mlflow_run_id").write_text(tracking_run + "\n")
+        self.state.clear()
+
+    def _facts(self, curve: LossCurve) -> dict:
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "objective": "next token" if is_causal(self.model.backbone.config) else "masked tokens",
+            "learning_rate": self.learning_rate,
+            "parameters": self.parameters,
+            "training_texts": self.data.texts,
+            "held_out_tokens": self.data.held_out.tokens,
+            "passes": curve.tokens / self.data.pass_tokens,
+            "device": device_name(self.device),
+            "precision": self.precision,
+            "tokens_per_second": round(curve.tokens_per_second, 1),
+            "curve": vars(curve),
+        }

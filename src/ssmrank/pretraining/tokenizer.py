@@ -7,13 +7,26 @@ is better spent on words than on their spellings at the start of a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ssmrank.collections.corpus import corpus_files, is_held_out, language_model_text, read_texts
+from ssmrank.config.corpora import Corpus
+from ssmrank.errors import UserError
+
 PAD, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 """Special tokens; their ids are their places."""
+
+
+def first_texts(corpus: Corpus, count: int) -> list[str]:
+    """The first texts of a corpus that are not held out, `count` of them; raises UserError where there is none."""
+    texts = list(islice(_training_texts(corpus), count))
+    if not texts:
+        raise UserError(f"{corpus.path}: every text is held out; lower held_out in section corpora")
+    return texts
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -47,3 +60,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
         bos_token=CLS,
         eos_token=SEP,
     )
+
+
+def _training_texts(corpus: Corpus) -> Iterator[str]:
+    for file in corpus_files(corpus):
+        for text in read_texts(file):
+            if not is_held_out(text.id, corpus.held_out):
+                yield language_model_text(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssmrank.config.cost_settings import CostSettings
 from ssmrank.errors import UserError
 
 TITLES = ("Parameters", "Tokens", "Training")
@@ -28,6 +29,24 @@ class Costs:
     def of(self, runs: Sequence[str]) -> tuple[str, ...]:
         """The texts of a row with these runs, empty ones for a row without costs."""
         return self.rows.get(runs[0], ("",) * len(self.titles)) if runs else ("",) * len(self.titles)
+
+
+def gather_costs(settings: CostSettings) -> dict[str, Any]:
+    """Titles of columns, texts of the rows and the sentence of the caption, as `read_costs` reads them."""
+    rows, every_outcome, speeds = {}, [], []
+    for row in settings.rows:
+        pretraining = None if row.pretrained is None else _read(Path(row.pretrained) / "pretraining.json")
+        outcomes = [_read(Path(folder) / "outcome.json") for folder in row.checkpoints]
+        speed = None if row.speed is None else _read(Path(row.speed))
+        rows[row.run] = cost_texts(pretraining, outcomes, speed)
+        every_outcome += outcomes
+        speeds += [] if speed is None else [speed]
+    titles = TITLES + SPEED_TITLES if speeds else TITLES
+    return {
+        "titles": titles,
+        "rows": {run: (*texts, *[""] * (len(titles) - len(texts))) for run, texts in rows.items()},
+        "sentence": cost_sentence(every_outcome, speeds),
+    }
 
 
 def cost_texts(
@@ -81,3 +100,10 @@ def read_costs(path: Path) -> Costs:
         return Costs(rows, values["sentence"], tuple(values["titles"]))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: is no file of `ssmrank measure costs` ({error})") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make it again with the workflow") from error

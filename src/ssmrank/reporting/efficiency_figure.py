@@ -7,9 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from ssmrank.config.cost_settings import EfficiencySettings
 from ssmrank.config.reading import check
+from ssmrank.errors import UserError
 from ssmrank.io.plain import read_json
 from ssmrank.reporting.plotting import plotting, save
+from ssmrank.reporting.results import read_result
 
 
 class _Way(BaseModel):
@@ -41,6 +44,24 @@ def read_speed(path: Path) -> tuple[float, float | None, str]:
     speed = check(_Speed, values, str(path))
     reuse = None if speed.reuse is None else speed.reuse.pairs_per_second
     return speed.whole.pairs_per_second, reuse, f"{speed.device}, {speed.precision}"
+
+
+def read_points(settings: EfficiencySettings) -> tuple[list[Point], str]:
+    """The points of the rerankers that did not run out of memory, and the caption, which says where they were measured.
+
+    Raises UserError where metrics lack the settings' metric.
+    """
+    points, places = [], set()
+    for row in settings.rows:
+        result = read_result(Path(row.metrics))
+        if result.status == "oom":
+            continue
+        if settings.metric not in result.mean:
+            raise UserError(f"{row.metrics}: holds no {settings.metric}; add it to evaluation.metrics")
+        whole, reuse, measured = read_speed(Path(row.speed))
+        points.append(Point(row.label, result.mean[settings.metric], whole, reuse))
+        places.add(measured)
+    return points, f"{settings.title}. {'; '.join(sorted(places))}"
 
 
 def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path) -> None:

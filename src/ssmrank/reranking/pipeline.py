@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.models.attention import backend
 from ssmrank.models.precision import device_name, resolve_precision
-from ssmrank.models.reranker import Reranker
+from ssmrank.models.reranker import Reranker, load_reranker
 from ssmrank.models.tokens import token_store
 from ssmrank.reranking.engine import (
     Part,
@@ -177,3 +178,16 @@ class FileReranking:
                     *(self.device, backend(self.device, self.precision)),
                 )
             yield Part(work, places, state)
+
+
+def open_reranking(files: Files, settings: Reranking, checkpoint: Path, device: torch.device) -> FileReranking:
+    """A reranking by the checkpoint of a folder, whose digest names it."""
+    with ThreadPoolExecutor(1) as pool:
+        # Both take as long as reading the checkpoint does, once from the disk.
+        model = pool.submit(_digest, checkpoint)
+        reranker = load_reranker(checkpoint)
+    return FileReranking(files, settings, reranker, device, model.result())
+
+
+def _digest(checkpoint: Path) -> str:
+    return " ".join(sha256(checkpoint / file) for file in ("model.safetensors", "reranker.json", "config.json"))

@@ -4,20 +4,58 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from ssmrank.config.encoders import Encoder
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
-from ssmrank.io.texts import TextStore
+from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import iterate_run, sort_ranking
 from ssmrank.retrieval.encoder import BiEncoder
-from ssmrank.retrieval.first_stage import Ranking, batched
+from ssmrank.retrieval.first_stage import Ranking, Written, batched, without_own, write_first_stage
 from ssmrank.retrieval.vector_index import check_index, search_exactly, search_index
 from ssmrank.retrieval.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
 _QUERIES_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class DenseFiles:
+    """What a dense retrieval reads.
+
+    model: folder of the bi-encoder; collection: folder; split: whose queries are answered; vectors: of the documents,
+    needed unless the settings rescore candidates; index: of the vectors, unless every vector is compared; candidates:
+    run whose documents are scored, where the settings say so.
+    """
+
+    model: Path
+    collection: Path
+    split: str
+    vectors: Path | None = None
+    index: Path | None = None
+    candidates: Path | None = None
+
+
+def retrieve_dense(
+    settings: Dense, encoder: Encoder, files: DenseFiles, output: Path, threads: int = 1, leave_out_own: bool = False
+) -> Written:
+    """Writes the run of a split's queries; `leave_out_own`: the document with a query's id is no answer to it."""
+    queries = read_queries(files.collection / "splits" / files.split / "queries.jsonl")
+    model = BiEncoder(files.model, encoder)
+    deeper = settings.model_copy(update={"depth": settings.depth + leave_out_own})
+    if settings.candidates is not None:
+        assert files.candidates is not None
+        documents = TextStore(files.collection / "documents.jsonl")
+        rankings = score_candidates(deeper, model, queries, documents, files.candidates)
+    else:
+        assert files.vectors is not None
+        rankings = search_dense(deeper, model, queries, files.vectors, files.index, threads)
+    if leave_out_own:
+        rankings = without_own(rankings, settings.depth)
+    return write_first_stage(output, rankings, queries, settings.label, "check the collection")
 
 
 def search_dense(

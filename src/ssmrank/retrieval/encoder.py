@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssmrank.config.encoders import Encoder
 from ssmrank.errors import UserError
+from ssmrank.io.checksum import sha256
 from ssmrank.models.backbones import Pooling, load_backbone, longest_input, output_width, pooled_forward
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import autocast, default_device, resolve_precision
@@ -95,6 +97,14 @@ class BiEncoder:
                 last_report = now
                 log.info("%d/%d texts, %.0f a second", done, len(texts), done / (now - start))
         return vectors
+
+
+def fingerprint(encoder: BiEncoder, folder: Path, documents: Path) -> str:
+    """Names the vectors of documents in a file: by device, settings, checkpoint folder and texts."""
+    facts = [encoder.settings.model_dump_json(), str(encoder.device), encoder.precision]
+    facts += [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    facts.append(sha256(documents))
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def read_modules(folder: Path) -> tuple[Pooling | None, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
@@ -23,13 +22,6 @@ class Written(NamedTuple):
 
     queries: int
     hits: int
-
-
-def add_own_document(parser: argparse.ArgumentParser) -> None:
-    """The option of collections whose queries are documents of theirs."""
-    parser.add_argument(
-        "--leave-out-own-document", action="store_true", help="the document with a query's id is no answer to it"
-    )
 
 
 def without_own(rankings: Iterable[tuple[str, Ranking]], depth: int) -> Iterator[tuple[str, Ranking]]:

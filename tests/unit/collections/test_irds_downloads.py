@@ -44,7 +44,7 @@ WRITE = """
 import json, sys
 from pathlib import Path
 from ssmrank.collections.canonical import write_collection
-from ssmrank.commands.download.collection import open_source
+from ssmrank.collections.opening import open_source
 from ssmrank.config.collections import Collection
 from ssmrank.errors import UserError
 for name, settings in json.load(sys.stdin).items():

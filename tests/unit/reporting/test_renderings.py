@@ -4,11 +4,11 @@ import csv
 import io
 import re
 
-from ssmrank.commands.table.pdf import PAGE
 from ssmrank.reporting import latex, markdown
 from ssmrank.reporting.delimited import to_csv
 from ssmrank.reporting.latex import to_latex
 from ssmrank.reporting.markdown import to_markdown
+from ssmrank.reporting.pdf import PAGE
 from ssmrank.reporting.table import Cell, Column, ResultTable, Row, RowGroup
 
 HOSTILE = 'A & B_1 {50%} $x$ #2 ~ ^ \\cmd <b> "q" | [l](u) `c` *s* a--b'

@@ -8,10 +8,11 @@ import torch
 from tiny_training import DOCUMENTS
 
 from ssmrank.cli import main
-from ssmrank.commands.train import _fingerprint, configure
+from ssmrank.commands.train import configure, files_of
 from ssmrank.config.reading import read_settings
 from ssmrank.config.trainings import TrainSettings
 from ssmrank.models.reranker import load_reranker
+from ssmrank.training.job import fingerprint
 
 
 def test_train_writes_a_checkpoint_and_leaves_no_state(options, tmp_path):
@@ -50,13 +51,14 @@ def test_what_was_trained_on_other_inputs_is_not_gone_on_from(options, change):
     configure(parser)
     arguments = parser.parse_args(command[1:])
     settings = read_settings(TrainSettings, arguments.settings)
-    before = _fingerprint(arguments, settings)
-    assert _fingerprint(arguments, settings) == before
+    files = files_of(arguments)
+    before = fingerprint(files, settings)
+    assert fingerprint(files, settings) == before
     [file] = [path for folder in (arguments.collection, arguments.model) for path in folder.rglob(change)]
     text = file.read_text()
     try:
         file.write_text(text + "\n")
-        assert _fingerprint(arguments, settings) != before
+        assert fingerprint(files, settings) != before
     finally:
         file.write_text(text)
 

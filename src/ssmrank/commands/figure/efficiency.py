@@ -1,4 +1,4 @@
-"""`ssmrank figure efficiency`: quality against speed, with document reuse and without, as a figure."""
+"""`ssmrank figure efficiency`: quality against speed, with document reuse and without."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 from ssmrank.config.cost_settings import EfficiencySettings
 from ssmrank.config.reading import read_settings
-from ssmrank.errors import UserError
-from ssmrank.reporting.efficiency_figure import Point, draw_efficiency, read_speed
-from ssmrank.reporting.results import read_result
+from ssmrank.reporting.efficiency_figure import draw_efficiency, read_points
 from ssmrank.tracking import track
 
 
@@ -22,16 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Draws the figure; a reranker that ran out of memory is not on it."""
     settings = read_settings(EfficiencySettings, arguments.settings)
-    points, places = [], set()
-    for row in settings.rows:
-        result = read_result(Path(row.metrics))
-        if result.status == "oom":
-            continue
-        if settings.metric not in result.mean:
-            raise UserError(f"{row.metrics}: holds no {settings.metric}; add it to evaluation.metrics")
-        whole, reuse, measured = read_speed(Path(row.speed))
-        points.append(Point(row.label, result.mean[settings.metric], whole, reuse))
-        places.add(measured)
+    points, caption = read_points(settings)
     with track("efficiency", arguments.output.stem, {}) as tracked:
-        draw_efficiency(points, settings.metric, f"{settings.title}. {'; '.join(sorted(places))}", arguments.output)
+        draw_efficiency(points, settings.metric, caption, arguments.output)
         tracked.artifact_path("figure_path", arguments.output)

@@ -1,1 +1,12 @@
-"""`ssmrank fuse`: one TREC run from several."""
+"""`ssmrank fuse`: one TREC run from several, and the options that its members share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name what is fused."""
+    parser.add_argument("--run", dest="runs", type=Path, nargs="+", required=True, help="TREC runs, two or more")
+    parser.add_argument("--candidates", type=Path, help="only the first documents of each query in this run are fused")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
-from ssmrank.io.checksum import sha256
-from ssmrank.retrieval.encoder import BiEncoder
+from ssmrank.retrieval.encoder import BiEncoder, fingerprint
 from ssmrank.retrieval.vectors import encode_collection
 from ssmrank.tracking import track
 
@@ -30,13 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
     tags = {"collection": arguments.collection.name, "model": arguments.model.name}
     with track("encode", str(arguments.output), tags, settings.model_dump()) as tracked:
         encoder = BiEncoder(arguments.model, settings)
-        facts = [settings.model_dump_json(), str(encoder.device), encoder.precision]
-        facts += [sha256(path) for path in sorted(arguments.model.rglob("*")) if path.is_file()]
-        facts.append(sha256(documents))
-        fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         description = encode_collection(
             *(encoder, documents, arguments.output, arguments.state),
-            *(settings.shard_documents, fingerprint, settings.vectors),
+            *(settings.shard_documents, fingerprint(encoder, arguments.model, documents), settings.vectors),
         )
         tracked.metrics({"documents": description.documents, "width": description.width})
         tracked.artifact_path("vectors_path", arguments.output)

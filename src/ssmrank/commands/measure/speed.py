@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import statistics
-import time
-from itertools import islice
 from pathlib import Path
-
-import torch
 
 from ssmrank.config.reading import read_settings
 from ssmrank.config.rerankings import Reranking
-from ssmrank.io.atomic import atomic_file, scratch_directory
-from ssmrank.io.pairs import pairs_of
-from ssmrank.io.texts import read_queries
-from ssmrank.io.trec import Run, read_run
-from ssmrank.models.precision import default_device, device_name, resolve_precision
-from ssmrank.models.reranker import load_reranker, ran_out_of_memory
-from ssmrank.models.tokens import token_store
-from ssmrank.reranking.engine import plan_work, score
+from ssmrank.io.atomic import atomic_file
+from ssmrank.models.reranker import ran_out_of_memory
+from ssmrank.reranking.speed import measure
 from ssmrank.tracking import track
-
-log = logging.getLogger(__name__)
-
-REPEATS = 3
-"""Measurements of each, in turns after one that is not counted; their median is taken."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,63 +31,15 @@ def run(arguments: argparse.Namespace) -> None:
     Of a model that did not fit into memory in training, only that is written.
     """
     settings = read_settings(Reranking, arguments.settings)
-    if ran_out_of_memory(arguments.checkpoint):
+    checkpoint, collection = arguments.checkpoint, arguments.collection
+    if ran_out_of_memory(checkpoint):
         with atomic_file(arguments.output) as stream:
             stream.write(json.dumps({"status": "oom"}) + "\n")
         return
-    device = default_device()
-    precision = resolve_precision(settings.precision, device)
-    reranker = load_reranker(arguments.checkpoint)
-    first_stage = _first(read_run(arguments.run), settings.depth, arguments.pairs)
-    queries = read_queries(arguments.collection / "splits" / arguments.split / "queries.jsonl")
-    pairs = pairs_of(first_stage, settings.depth)
-    with scratch_directory() as cache:
-        documents = token_store(
-            arguments.collection / "documents.jsonl",
-            reranker.template,
-            cache,
-            pairs.documents,
-            reranker.settings.max_length,
-        )
-        ways = {"reuse": True, "whole": False} if reranker.can_share_prefixes else {"whole": False}
-        works = {
-            name: plan_work(
-                *(reranker, pairs, queries, documents, settings.token_budget),
-                share=share,
-                long_queries=settings.long_queries,
-            )
-            for name, share in ways.items()
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(1 + REPEATS):
-            for name, work in works.items():
-                began = time.perf_counter()
-                score(reranker, work, precision, device)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds[name].append(time.perf_counter() - began)
-    result: dict = {"reuse": None}
-    for name, work in works.items():
-        median = statistics.median(seconds[name][1:])
-        result[name] = {
-            "seconds": round(median, 4),
-            "pairs_per_second": round(len(pairs) / median, 1),
-            "tokens": work.tokens,
-        }
-        log.info("%s: %s pairs/s", name, f"{result[name]['pairs_per_second']:,.1f}")
-    result |= {
-        "pairs": len(pairs),
-        "collection": arguments.collection.name,
-        "device": device_name(device),
-        "precision": precision,
-    }
-    tags = {"collection": arguments.collection.name, "model": arguments.checkpoint.name}
+    result = measure(settings, checkpoint, collection, arguments.split, arguments.run, arguments.pairs)
+    tags = {"collection": collection.name, "model": checkpoint.name}
     with track("rerank-speed", str(arguments.output), tags, {"reranking": settings.model_dump()}) as tracked:
         with atomic_file(arguments.output) as stream:
             stream.write(json.dumps(result, indent=2) + "\n")
-        tracked.metrics({f"{name} pairs per second": result[name]["pairs_per_second"] for name in works})
-
-
-def _first(first_stage: Run, depth: int, pairs: int | None) -> Run:
-    """The first queries, as many as have about so many pairs."""
-    return first_stage if pairs is None else dict(islice(first_stage.items(), max(1, pairs // depth)))
+        ways = [name for name in ("reuse", "whole") if result[name] is not None]
+        tracked.metrics({f"{name} pairs per second": result[name]["pairs_per_second"] for name in ways})

@@ -1,1 +1,18 @@
-"""`ssmrank pretrain`: pretrain language models."""
+"""`ssmrank pretrain`: pretraining of language models, and the options that its members share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run` and `sweep`."""
+    parser.add_argument("--settings", required=True, help="pretraining section with one of its models: JSON or a file")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank pretrain tokenizer`")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of `ssmrank pretrain tokens`")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder that keeps what a killed pretraining goes on from"
+    )
+    parser.add_argument("--save-seconds", type=float, default=300.0, help="how often that is written (default: 300)")
+    parser.add_argument("--stop-seconds", type=float, help="write it and stop after so long; the same command goes on")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import shutil
-import time
 from pathlib import Path
-from typing import Any
 
+from ssmrank.commands.pretrain import add_options
 from ssmrank.config.pretraining import PretrainSettings, Sweep
 from ssmrank.config.reading import read_settings
-from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_file
-from ssmrank.pretraining.job import Job, add_options, read_data
-from ssmrank.pretraining.loop import Diverged
-from ssmrank.pretraining.rates import choose_rate
-
-log = logging.getLogger(__name__)
+from ssmrank.pretraining.job import read_data
+from ssmrank.pretraining.sweep import sweep_rates
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,48 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the chosen rate, and for each its curve and last held-out loss (null where it did not stay finite)."""
-    began = time.monotonic()
     sweep = read_settings(Sweep, arguments.sweep)
     settings = read_settings(PretrainSettings, arguments.settings).model_copy(update={"tokens": sweep.tokens})
-    data = read_data(arguments, settings)
-    trials = []
-    for rate in sorted(sweep.learning_rates):
-        job = Job(data, settings, rate, arguments.state / f"{rate:g}")
-        finished = arguments.state / f"{rate:g}-{job.fingerprint[:16]}.json"
-        if (trial := _finished_trial(finished, rate)) is not None:
-            trials.append(trial)
-            continue
-        left = None if arguments.stop_seconds is None else arguments.stop_seconds - (time.monotonic() - began)
-        trials.append(_trial(job, f"{arguments.output.stem}/{rate:g}", arguments.save_seconds, left))
-        with atomic_file(finished) as stream:
-            stream.write(json.dumps(trials[-1]))
-    losses = {trial["learning_rate"]: trial["held_out_loss"] for trial in trials}
-    try:
-        chosen = choose_rate(losses)
-    except ValueError as error:
-        raise UserError(f"{arguments.output.stem}: {error}; add lower ones to the sweep") from error
-    if len(losses) > 2 and chosen in (min(losses), max(losses)):
-        log.warning("learning rate %g is at the end of the sweep; a rate beyond it may be better", chosen)
-    with atomic_file(arguments.output) as stream:
-        stream.write(json.dumps({"learning_rate": chosen, "trials": trials}) + "\n")
-    shutil.rmtree(arguments.state, ignore_errors=True)
-    log.info("learning rate %g", chosen)
-
-
-def _finished_trial(path: Path, rate: float) -> dict[str, Any] | None:
-    """What `_trial` gave before a kill; None where the file is missing or holds something else."""
-    try:
-        trial = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    is_one = isinstance(trial, dict) and trial.get("learning_rate") == rate and "held_out_loss" in trial
-    return trial if is_one else None
-
-
-def _trial(job: Job, name: str, save_seconds: float, stop_seconds: float | None) -> dict[str, Any]:
-    try:
-        curve, _ = job.run("pretrain-sweep", name, save_seconds, stop_seconds)
-    except Diverged as error:
-        log.warning("%s: %s; the rate counts as too high", name, error)
-        return {"learning_rate": job.learning_rate, "held_out_loss": None}
-    return {"learning_rate": job.learning_rate, "held_out_loss": curve.held_out[-1][2], **vars(curve)}
+    data = read_data(arguments.tokenizer, arguments.tokens, settings)
+    rates, output = sweep.learning_rates, arguments.output
+    sweep_rates(rates, data, settings, arguments.state, output, arguments.save_seconds, arguments.stop_seconds)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-from ssmrank.collections.corpus import corpus_files, is_held_out, language_model_text, read_texts
 from ssmrank.config.corpora import Corpus
 from ssmrank.config.reading import read_settings
-from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.pretraining.tokenizer import train_tokenizer
+from ssmrank.pretraining.tokenizer import first_texts, train_tokenizer
 from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
@@ -32,9 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Trains on texts that are not held out, and writes the folder."""
     corpus = read_settings(Corpus, arguments.corpus)
-    texts = list(islice(_texts(corpus), arguments.texts))
-    if not texts:
-        raise UserError(f"{corpus.path}: every text is held out; lower held_out in section corpora")
+    texts = first_texts(corpus, arguments.texts)
     tokenizer = train_tokenizer(texts, arguments.vocabulary, arguments.max_length)
     tags, params = {"corpus": corpus.title}, {"vocabulary": arguments.vocabulary, "texts": arguments.texts}
     with track("corpus-tokenizer", str(arguments.output), tags, params) as tracked:
@@ -42,10 +36,3 @@ def run(arguments: argparse.Namespace) -> None:
             tokenizer.save_pretrained(folder)
         tracked.metrics({"entries": len(tokenizer)})
     log.info("%d entries from %d texts", len(tokenizer), len(texts))
-
-
-def _texts(corpus: Corpus) -> Iterator[str]:
-    for file in corpus_files(corpus):
-        for text in read_texts(file):
-            if not is_held_out(text.id, corpus.held_out):
-                yield language_model_text(text)

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from ssmrank.collections.layout import names_of_split
+from ssmrank.commands.retrieve import add_own_document
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Bm25
-from ssmrank.retrieval.first_stage import add_own_document
 from ssmrank.retrieval.retrieve import retrieve
 from ssmrank.tracking import track
 

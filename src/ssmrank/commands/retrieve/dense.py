@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssmrank.commands.retrieve import add_own_document
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
-from ssmrank.io.texts import TextStore, read_queries
-from ssmrank.retrieval.dense import score_candidates, search_dense
-from ssmrank.retrieval.encoder import BiEncoder
-from ssmrank.retrieval.first_stage import add_own_document, without_own, write_first_stage
+from ssmrank.retrieval.dense import DenseFiles, retrieve_dense
 from ssmrank.tracking import track
 
 
@@ -39,19 +37,19 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"the settings need --{needed}")
     if not isinstance(settings.index, FlatIndex) and arguments.index is None:
         raise UserError(f"the settings' index of kind {settings.index.kind} needs --index")
-    collection, output, own = arguments.collection, arguments.output, arguments.leave_out_own_document
+    collection, output = arguments.collection, arguments.output
     tags = {"collection": collection.name, "split": arguments.split}
     with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
-        queries = read_queries(collection / "splits" / arguments.split / "queries.jsonl")
-        encoder = BiEncoder(arguments.model, read_settings(Encoder, arguments.encoder))
-        deeper = settings.model_copy(update={"depth": settings.depth + own})
-        if settings.candidates is not None:
-            documents = TextStore(collection / "documents.jsonl")
-            rankings = score_candidates(deeper, encoder, queries, documents, arguments.candidates)
-        else:
-            rankings = search_dense(deeper, encoder, queries, arguments.vectors, arguments.index, arguments.threads)
-        if own:
-            rankings = without_own(rankings, settings.depth)
-        written = write_first_stage(output, rankings, queries, settings.label, "check the collection")
+        written = retrieve_dense(
+            settings,
+            read_settings(Encoder, arguments.encoder),
+            DenseFiles(
+                *(arguments.model, collection, arguments.split),
+                *(arguments.vectors, arguments.index, arguments.candidates),
+            ),
+            output,
+            threads=arguments.threads,
+            leave_out_own=arguments.leave_out_own_document,
+        )
         tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
         tracked.artifact_path("run_path", output)

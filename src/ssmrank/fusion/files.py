@@ -1,0 +1,81 @@
+"""Fusion of runs in files, and weights fitted on them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssmrank.config.fusions import FuseSettings, FuseWeightsSettings
+from ssmrank.errors import UserError
+from ssmrank.fusion.fuse import fuse, pool_files
+from ssmrank.fusion.weights import fit_weights
+from ssmrank.io.atomic import atomic_file
+from ssmrank.io.trec import OUT_OF_MEMORY, is_out_of_memory, read_qrels, run_writer
+
+log = logging.getLogger(__name__)
+
+
+def fuse_files(
+    settings: FuseSettings, runs: Sequence[Path], candidates: Path | None, weights_file: Path | None, output: Path
+) -> None:
+    """Writes the fused run; where a run is that of a model that did not fit in memory, so is the fused one.
+
+    candidates: see `pool_files`; weights_file: of `fit_files`, in place of the settings' weights.
+    """
+    if any(is_out_of_memory(path) for path in runs):
+        with atomic_file(output) as stream:
+            stream.write(OUT_OF_MEMORY + "\n")
+        return
+    weights = settings.weights or [1.0] * len(runs)
+    if weights_file is not None:
+        weights = read_weights(weights_file, len(runs))
+    pools = pool_files(settings, runs, candidates)
+    with run_writer(output, "-".join(output.stem.split())) as write:
+        for query, ranking in fuse(pools, weights, settings.depth):
+            write(query, ranking)
+    log.info("%s: %d queries, weights %s", output, len(pools), ", ".join(f"{weight:g}" for weight in weights))
+
+
+def fit_files(
+    settings: FuseWeightsSettings, runs: Sequence[Path], candidates: Path | None, qrels: Path, output: Path
+) -> float | None:
+    """Writes the best weights and the metric's mean with all that were tried; returns that mean.
+
+    Where a run is that of a model that did not fit in memory, weights and mean are null and None is returned.
+    """
+    found: dict[str, Any] = {"runs": [path.as_posix() for path in runs], "metric": settings.metric, "weights": None}
+    if any(is_out_of_memory(path) for path in runs):
+        log.warning("%s: a model did not fit in memory; there are no weights", output)
+    else:
+        pools = pool_files(settings, runs, candidates)
+        fitted = fit_weights(pools, read_qrels(qrels), settings.metric, settings.steps, str(runs[-1]))
+        tried = [{"weights": weights, "mean": mean} for weights, mean in fitted.tried.items()]
+        found |= {"weights": fitted.weights, "mean": fitted.mean, "tried": tried}
+        log.info("%s: weights %s, %s %.4f", output, fitted.weights, settings.metric, fitted.mean)
+    with atomic_file(output) as stream:
+        stream.write(json.dumps(found, indent=2) + "\n")
+    return found.get("mean")
+
+
+def check_runs(runs: Sequence[Path], weights: Sequence[float] | None) -> None:
+    """Raises UserError where nothing is fused, or weights are not one for each run."""
+    if len(runs) < 2:
+        raise UserError("--run: name at least two runs to fuse")
+    if weights is not None and len(weights) != len(runs):
+        raise UserError(f"--settings: {len(weights)} weights for {len(runs)} runs; give one for each")
+
+
+def read_weights(path: Path, runs: int) -> list[float]:
+    """The weights of so many runs that `ssmrank fuse weights` wrote; raises UserError where the file has none."""
+    try:
+        weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        if weights is None or len(weights) != runs:
+            raise UserError(f"{path}: holds no weights of {runs} runs; fit them on runs of the same systems")
+        return [float(weight) for weight in weights]
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank fuse weights` to make it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no file of `ssmrank fuse weights`; delete it and make it again") from error

@@ -1,0 +1,144 @@
+"""A teaching from files: groups in, groups with scores out, and the state that a killed one goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssmrank.config.encoders import Encoder
+from ssmrank.config.rerankings import Reranking
+from ssmrank.config.teachers import RunTeacher, TeachSettings
+from ssmrank.io.checksum import folder_digests, sha256
+from ssmrank.io.jsonl import write_jsonl
+from ssmrank.io.texts import TextStore, read_queries
+from ssmrank.io.trec import run_writer
+from ssmrank.teaching.lessons import lessons
+from ssmrank.teaching.members import EncoderMember, Member, RerankerMember, RunMember
+from ssmrank.teaching.teach import Weighing, teach
+from ssmrank.training.groups import Group, read_groups
+
+log = logging.getLogger(__name__)
+
+_DECIMALS = 4
+"""Of a score in the file: a tenth of a thousandth of a standard deviation, at scale 1."""
+
+
+@dataclass(frozen=True)
+class TeachFiles:
+    """What a teaching reads.
+
+    groups: of `ssmrank negatives`; collection: folder; split: of the groups' queries; pool: run over whose documents
+    scores are standardised; members: by name a run, a bi-encoder's folder and that of its vectors, or a reranker's
+    checkpoint.
+    """
+
+    groups: Path
+    collection: Path
+    split: str
+    pool: Path
+    members: Mapping[str, Sequence[Path]]
+
+    @property
+    def documents(self) -> Path:
+        """The collection's texts."""
+        return self.collection / "documents.jsonl"
+
+    @property
+    def queries(self) -> Path:
+        """The split's queries."""
+        return self.collection / "splits" / self.split / "queries.jsonl"
+
+
+def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output: Path) -> dict[str, int]:
+    """Writes the groups with scores; returns the number of groups, and of those whose query the pool lacks.
+
+    state: folder of finished parts, which the caller removes.
+    """
+    groups = read_groups(files.groups, settings.negatives_count)
+    # The state's name says what it is of, so that no other inputs' parts are taken for these.
+    state = state / _fingerprint(files, settings)
+    members = [_member(name, settings, files.members[name], files, groups, state / name) for name in settings.members]
+    weights = [settings.weights[name] for name in settings.members]
+    weighing = Weighing(weights, settings.scale, settings.positive_bonus)
+    taught = teach(lessons(groups, files.pool, settings.depth), groups, members, weighing, state / "parts")
+    if taught.without_pool:
+        log.warning(
+            "%s: %d groups have queries that %s lacks; their teacher knows nothing but the relevant document",
+            *(output, taught.without_pool, files.pool),
+        )
+    write_jsonl(output, _records(groups, taught.scores.tolist()))
+    log.info("%s: %d groups", output, len(groups))
+    return {"groups": len(groups), "groups_without_pool": taught.without_pool}
+
+
+def _records(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> Iterator[dict]:
+    for group, row in zip(groups, scores, strict=True):
+        positive, *negatives = group.documents
+        rounded = [round(score, _DECIMALS) for score in row]
+        yield {"query": group.query, "positive": positive, "negatives": negatives, "scores": rounded}
+
+
+def _member(
+    name: str,
+    settings: TeachSettings,
+    files: Sequence[Path],
+    inputs: TeachFiles,
+    groups: Sequence[Group],
+    state: Path,
+) -> Member:
+    member = settings.members[name]
+    if isinstance(member, RunTeacher):
+        return RunMember(files[0], settings.depth)
+    if isinstance(member, Encoder):
+        from ssmrank.retrieval.encoder import BiEncoder
+
+        queries = read_queries(inputs.queries)
+        store = TextStore(inputs.documents)
+        return EncoderMember(BiEncoder(files[0], member), files[1], store, queries)
+    return RerankerMember(_reranked(member, files[0], inputs, groups, settings.depth, state))
+
+
+def _reranked(
+    settings: Reranking,
+    checkpoint: Path,
+    inputs: TeachFiles,
+    groups: Sequence[Group],
+    depth: int,
+    state: Path,
+) -> Path:
+    """The run of a reranker's scores of all documents of the groups."""
+    from ssmrank.models.precision import default_device
+    from ssmrank.models.reranker import load_reranker
+    from ssmrank.reranking.pipeline import FileReranking, Files
+
+    output = state / "scores.trec"
+    if output.is_file():
+        return output
+    pairs = state / "pairs.trec"
+    deepest = 0
+    with run_writer(pairs, "groups") as write:
+        for lesson in lessons(groups, inputs.pool, depth):
+            write(lesson.query, [(document, 0.0) for document in lesson.documents])
+            deepest = max(deepest, len(lesson.documents))
+    files = Files(pairs, inputs.collection, inputs.split, state / "reranking", state / "tokens")
+    settings = settings.model_copy(update={"depth": deepest})
+    reranking = FileReranking(files, settings, load_reranker(checkpoint), default_device(), _digest(checkpoint))
+    reranking.write(output, "teacher")
+    return output
+
+
+def _fingerprint(inputs: TeachFiles, settings: TeachSettings) -> str:
+    read = [inputs.groups, inputs.pool, inputs.documents, inputs.queries]
+    parts = [settings.model_dump_json(), *map(sha256, read)]
+    for name, paths in sorted(inputs.members.items()):
+        parts += [name, *(_digest(path) for path in paths)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of a folder's files with their names."""
+    return sha256(path) if path.is_file() else json.dumps(folder_digests(path))

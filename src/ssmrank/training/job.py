@@ -1,0 +1,257 @@
+"""A training from files: what it reads, its state, and the checkpoint folder that it writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ssmrank.config.trainings import TrainSettings
+from ssmrank.errors import UserError
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.checksum import sha256
+from ssmrank.io.texts import read_queries
+from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
+from ssmrank.models.attention import backend
+from ssmrank.models.precision import device_name, resolve_precision
+from ssmrank.models.reranker import Kind, Reranker, new_reranker
+from ssmrank.models.tokens import TokenStore, token_store
+from ssmrank.training.gradients import OutOfMemory
+from ssmrank.training.groups import Group, GroupSequences, read_groups
+from ssmrank.training.loop import train
+from ssmrank.training.loss import LOSSES
+from ssmrank.training.parallel import Workers
+from ssmrank.training.progress import History
+from ssmrank.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from ssmrank.training.validation import RerankedMetric
+
+log = logging.getLogger(__name__)
+
+_HeldOut = tuple[Run, Qrels]
+
+
+@dataclass(frozen=True)
+class TrainFiles:
+    """What a training reads, and where it keeps what it goes on from.
+
+    model: checkpoint folder to start from, of an encoder (E), encoder-decoder (ED) or decoder (D); collection: folder;
+    split: whose queries are trained on; negatives: groups of `ssmrank negatives`; state: folder, gone when the
+    checkpoint is written; tokens: folder of tokenized texts, which trainings may share; validation_run and
+    validation_qrels: of the split that settings' validation names.
+    """
+
+    model: Path
+    kind: Kind
+    collection: Path
+    split: str
+    negatives: Path
+    state: Path
+    tokens: Path
+    validation_run: Path | None = None
+    validation_qrels: Path | None = None
+
+    @property
+    def documents(self) -> Path:
+        """The collection's texts."""
+        return self.collection / "documents.jsonl"
+
+    def queries(self, split: str) -> Path:
+        """The queries of a split."""
+        return self.collection / "splits" / split / "queries.jsonl"
+
+
+class Job:
+    """A training in this process, one of `workers`. Raises UserError as what it reads does."""
+
+    def __init__(
+        self,
+        files: TrainFiles,
+        settings: TrainSettings,
+        device: torch.device,
+        workers: Workers,
+        mean: Callable[[Qrels, Run], float] | None = None,
+    ) -> None:
+        """Reads everything, and puts the model into its state before the first step.
+
+        mean: the metric that settings' validation names, of a run against qrels.
+        """
+        self.files, self.settings, self.device, self.workers = files, settings, device, workers
+        self.precision = resolve_precision(settings.precision, device)
+        torch.manual_seed(settings.seed)
+        self.reranker = self._new_reranker()
+        if workers.rank > 0:
+            torch.manual_seed(settings.seed + workers.rank)  # each process its own dropout, after the same weights
+        groups = _groups(files.negatives, settings)
+        held_out = _held_out(files, settings)
+        documents = self._tokens(groups, held_out)
+        self.data = GroupSequences(
+            groups,
+            self.reranker.template,
+            read_queries(files.queries(files.split)),
+            documents,
+            settings.max_length,
+            settings.long_queries,
+        )
+        if self.data.queries_cut:
+            log.warning(
+                "%d training queries leave no room for a document in max_length %d; they are cut to half of it",
+                *(self.data.queries_cut, settings.max_length),
+            )
+        self.validator = self._validator(held_out, documents, mean)
+        log.info(
+            "%d groups, %d parameters, %s, %s, attention: %s%s",
+            len(groups),
+            sum(parameter.numel() for parameter in self.reranker.parameters()),
+            device,
+            self.precision,
+            backend(device, self.precision),
+            f", process {workers.rank} of {workers.size}" if workers.size > 1 else "",
+        )
+        self.state = TrainingState(files.state, fingerprint(files, settings))
+
+    def train(
+        self,
+        save_seconds: float,
+        on_step: Callable[[int, float], None],
+        on_validation: Callable[[int, str, float], None],
+    ) -> dict[str, Any]:
+        """Trains, or goes on from the state; the outcome, whose status is oom where the model does not fit.
+
+        save_seconds: between two writings of the state; on_step: gets step and loss; on_validation: step, the metric's
+        name and its value.
+        """
+        settings, metric = self.settings, self.settings.validation.metric if self.settings.validation else ""
+
+        def validated(step: int, value: float) -> None:
+            log.info("step %d: %s %.4f on held-out queries", step, metric, value)
+            on_validation(step, metric, value)
+
+        try:
+            history = train(
+                self.reranker,
+                self.data,
+                settings,
+                self.device,
+                self.state,
+                save_seconds,
+                on_step=on_step,
+                on_validation=validated,
+                validator=self.validator,
+                workers=self.workers,
+            )
+            outcome = _summary(history, device_name(self.device), self.precision)
+        except (OutOfMemory, torch.OutOfMemoryError):
+            name = self.files.model.name
+            log.warning("%s: does not fit into the memory of %s; the result is OOM", name, self.device)
+            outcome = {"status": "oom", "device": device_name(self.device)}
+        if outcome["status"] == "ok":
+            self.reranker = self.workers.whole(self.reranker, self._new_reranker)
+        return outcome
+
+    def write(self, output: Path, outcome: dict[str, Any], tracking_run: str | None) -> None:
+        """Writes the checkpoint folder and removes the state; `tracking_run` names MLflow's run for what follows."""
+        with atomic_directory(output) as folder:
+            if outcome["status"] == "ok":
+                self.reranker.cpu().write(folder)
+            (folder / "outcome.json").write_text(json.dumps(outcome, indent=2) + "\n")
+            if tracking_run:
+                (folder / "mlflow_run_id").write_text(tracking_run + "\n")
+        self.state.clear()
+
+    def _new_reranker(self) -> Reranker:
+        return new_reranker(self.files.model, self.files.kind, self.settings.max_length)
+
+    def _validator(
+        self, held_out: _HeldOut | None, documents: TokenStore, mean: Callable[[Qrels, Run], float] | None
+    ) -> RerankedMetric | None:
+        settings = self.settings
+        if held_out is None or settings.validation is None:
+            return None
+        if mean is None:
+            raise ValueError("the settings name a validation, so its metric is needed")
+        from ssmrank.training.validation import RerankedMetric
+
+        return RerankedMetric(
+            settings.validation,
+            mean,
+            *held_out,
+            read_queries(self.files.queries(settings.validation.split)),
+            documents,
+            self.reranker.template,
+            settings.max_length,
+            settings.token_budget,
+            self.precision,
+            settings.long_queries,
+        )
+
+    def _tokens(self, groups: Sequence[Group], held_out: _HeldOut | None) -> TokenStore:
+        """Tokens of all documents that are read; the first process makes them, the others find them."""
+        ids = {document for group in groups for document in group.documents}
+        if held_out is not None:
+            ids.update(document for ranking in held_out[0].values() for document, _ in ranking)
+        named = (self.files.documents, self.reranker.template, self.files.tokens, ids, self.settings.max_length)
+        store = None
+        if self.workers.rank == 0:
+            store = token_store(*named)
+        self.workers.wait()
+        return store or token_store(*named)
+
+
+def write_out_of_memory(model: Path, output: Path) -> None:
+    """Writes the outcome of a training whose model to start from is one that did not fit into memory."""
+    with atomic_directory(output) as folder:
+        shutil.copy2(model / "outcome.json", folder)
+
+
+def fingerprint(files: TrainFiles, settings: TrainSettings) -> str:
+    """Names a training by its settings and the content of all that it reads."""
+    splits = {settings.split, *([settings.validation.split] if settings.validation else [])}
+    texts = [files.documents, *(files.queries(split) for split in sorted(splits))]
+    model = sorted(path for path in files.model.rglob("*") if path.is_file())
+    parts = [settings.model_dump_json(), files.kind, str(files.model)]
+    parts += [sha256(path) for path in (files.negatives, *texts, *model)]
+    held_out = (files.validation_run, files.validation_qrels) if settings.validation else ()
+    parts += [sha256(path) for path in held_out if path is not None]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _groups(path: Path, settings: TrainSettings) -> list[Group]:
+    groups = read_groups(path, settings.negatives_count, distils=LOSSES[settings.loss].distils)
+    if settings.groups is None or settings.groups >= len(groups):
+        return groups
+    drawn = np.random.default_rng(settings.seed).permutation(len(groups))[: settings.groups]
+    return [groups[index] for index in sorted(drawn)]
+
+
+def _held_out(files: TrainFiles, settings: TrainSettings) -> _HeldOut | None:
+    if settings.validation is None:
+        return None
+    if files.validation_run is None or files.validation_qrels is None:
+        raise UserError("trainings: validation needs the options --validation-run and --validation-qrels")
+    from ssmrank.training.validation import choose_queries
+
+    run, qrels = read_run(files.validation_run), read_qrels(files.validation_qrels)
+    return choose_queries(run, qrels, settings.validation, settings.seed)
+
+
+def _summary(history: History, device: str, precision: str) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "steps": len(history.loss),
+        "tokens": history.tokens,
+        "seconds": round(history.seconds, 3),
+        "tokens_per_second": round(history.tokens / max(history.seconds, 1e-9), 1),
+        "device": device,
+        "precision": precision,
+        "loss": [round(loss, 6) for loss in history.loss],
+    } | ({"validation": history.validation, "best_step": history.best[0]} if history.best else {})
