@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, lock_descriptor
 
 
 def hold(descriptor: int, path: Path) -> bool:
@@ -15,9 +16,8 @@ def hold(descriptor: int, path: Path) -> bool:
     A file system without locks counts as free: nobody else can hold anything there either.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if not lock_descriptor(descriptor, blocking=False):
+            return False
     except OSError:
         pass
     return is_same(descriptor, path)
@@ -40,8 +40,7 @@ def abandoned(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = is_same(descriptor, path)
+        free = lock_descriptor(descriptor, blocking=False) and is_same(descriptor, path)
     except OSError:
         free = False
     try:
@@ -53,18 +52,8 @@ def abandoned(path: Path) -> Iterator[bool]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process, or thread, at a time is inside for this lock file; others wait. The last one removes it."""
-    while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    with FileLock(path):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if is_same(descriptor, path):
-                break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: who waits sees that it is gone, and makes a new one

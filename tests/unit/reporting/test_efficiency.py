@@ -66,23 +66,23 @@ def test_exponents(measurements):
 
 
 def test_tables_in_each_form(measurements, tmp_path, capsys):
-    for member in ("speed", "complexity"):
-        outputs = [str(tmp_path / f"{member}.{form}") for form in ("tex", "csv", "md", "html")]
+    for member, name in (("speed", "table5"), ("complexity", "table6")):
+        outputs = [str(tmp_path / f"{name}.{form}") for form in ("tex", "csv", "md", "html")]
         assert main(["table", member, "--csv", str(measurements), "--output", *outputs]) == 0
-        with (tmp_path / f"{member}.csv").open() as stream:
+        with (tmp_path / f"{name}.csv").open() as stream:
             header, *rows = csv.reader(stream)
         assert {len(row) for row in rows} == {len(header)}
-        markdown = (tmp_path / f"{member}.md").read_text().splitlines()
+        markdown = (tmp_path / f"{name}.md").read_text().splitlines()
         assert markdown[2] == f"| {' | '.join(header)} |" and len(markdown) == 4 + len(rows)
-        assert (tmp_path / f"{member}.html").read_text().count("<tr>") == 1 + len(rows)
+        assert (tmp_path / f"{name}.html").read_text().count("<tr>") == 1 + len(rows)
     assert main(["table", "speed", "--csv", str(measurements), "--output", str(tmp_path / "table5.doc")]) == 2
     assert "must end in one of .tex, .csv, .md, .html" in capsys.readouterr().err
 
 
 def test_tables_as_latex(measurements, tmp_path):
-    for member in ("speed", "complexity"):
-        assert main(["table", member, "--csv", str(measurements), "--output", str(tmp_path / f"{member}.tex")]) == 0
-        text = (tmp_path / f"{member}.tex").read_text()
+    for member, name in (("speed", "table5"), ("complexity", "table6")):
+        assert main(["table", member, "--csv", str(measurements), "--output", str(tmp_path / f"{name}.tex")]) == 0
+        text = (tmp_path / f"{name}.tex").read_text()
         assert text.count("\\begin{tabular}") == text.count("\\end{table}") == 1
         body = [line for line in text.splitlines() if line.endswith("\\\\")]
         assert len({line.count("&") for line in body}) == 1
