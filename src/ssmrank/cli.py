@@ -57,6 +57,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "teach": "a teacher's scores of the documents of training groups",
     "train": "fine-tune a reranker",
     "rerank": "rerank a TREC run",
+    "rank": "rank the lines of a file for a query",
     "fuse": (
         "one TREC run from several",
         {

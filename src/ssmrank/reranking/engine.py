@@ -165,7 +165,7 @@ def score_parts(
     seconds = time.perf_counter() - scorer.began if numbers else 0.0
     scores = np.full(count, np.nan, dtype=np.float32)
     for part in in_progress:
-        scores[part.places] = _of_pairs(part.work, part.scores)
+        scores[part.places] = scores_of_pairs(part.work, part.scores)
     return TimedScores(scores, seconds)
 
 
@@ -176,7 +176,7 @@ def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
         found = np.full(len(work.sequences), np.nan, dtype=np.float32)
         assert state is not None
         state.finished_into(found)
-        scores[places] = _of_pairs(work, found)
+        scores[places] = scores_of_pairs(work, found)
     return scores
 
 
@@ -202,7 +202,7 @@ class _PartInProgress:
         self.scores[sequences] = scores
 
 
-def _of_pairs(work: Work, scores: np.ndarray) -> np.ndarray:
+def scores_of_pairs(work: Work, scores: np.ndarray) -> np.ndarray:
     """Scores of the work's pairs, float32, from those of its sequences."""
     if len(work.pairs) == len(work.sequences):
         return scores

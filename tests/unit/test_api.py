@@ -1,0 +1,162 @@
+"""Reranking from Python and from a shell, held against the scores of the plain model, each pair alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ssmrank.api import PassageWindows, Ranked, Reranker
+from ssmrank.cli import main
+from ssmrank.errors import UserError
+from ssmrank.io.trec import sort_ranking
+from ssmrank.models.reranker import load_reranker
+from ssmrank.reranking.engine import rerank
+
+QUERY = "how fish breathe"
+DOCUMENTS = [
+    "Snow falls on the mountain in winter.",
+    "Gills take up oxygen from the water.",
+    "A search engine ranks documents for a query.",
+    "State space models scan a sequence once. " * 30,
+    "",
+]
+QUERIES = {"q1": QUERY, "q2": "state space models", "q3": "snow"}
+TEXTS = {f"d{number}": text for number, text in enumerate(DOCUMENTS)}
+
+
+@pytest.fixture(scope="module")
+def folder(root):
+    return root / "models/minis/mamba2"
+
+
+@pytest.fixture(scope="module")
+def reranker(folder):
+    return Reranker.from_pretrained(folder, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """Scores by the model of each pair alone."""
+    model = load_reranker(folder)
+    return {
+        (query, id): model.score(text, [document])[0]
+        for query, text in QUERIES.items()
+        for id, document in TEXTS.items()
+    }
+
+
+def test_scores_stand_in_the_order_of_the_documents(reranker, alone):
+    found = reranker.score(QUERY, DOCUMENTS)
+    assert found == pytest.approx([alone["q1", id] for id in TEXTS], abs=1e-4)
+    assert reranker.score(QUERY, []) == []
+
+
+def test_rank(reranker, alone):
+    ranking = reranker.rank(QUERY, DOCUMENTS)
+    assert [place.index for place in ranking] == sorted(range(5), key=lambda index: -alone["q1", f"d{index}"])
+    assert all(place.document is DOCUMENTS[place.index] for place in ranking)
+    assert reranker.rank(QUERY, DOCUMENTS, top_k=2) == ranking[:2]
+    assert reranker.rank(QUERY, DOCUMENTS, top_k=0) == []
+    same = reranker.rank(QUERY, ["snow", "river", "snow"])
+    assert [place.index for place in same if place.document == "snow"] == [0, 2]
+    assert isinstance(same[0], Ranked)
+
+
+def test_queries_of_one_call_share_documents_and_score_as_each_alone(reranker, alone):
+    candidates = {"q1": ["d0", "d1", "d3"], "q2": ["d3", "d0"], "q3": ["d3"]}
+    calls = []
+    found = reranker.rank_many(QUERIES, candidates, TEXTS, progress=lambda done, of: calls.append((done, of)))
+    for query, ids in candidates.items():
+        assert [id for id, _ in found[query]] == sorted(ids, key=lambda id: -alone[query, id])
+        assert dict(found[query]) == pytest.approx({id: alone[query, id] for id in ids}, abs=1e-4)
+    assert calls[-1] == (6, 6)
+    assert calls == sorted(calls)
+
+
+def test_a_run_is_reranked_as_by_the_engine(reranker, folder):
+    run = {query: [(id, -float(rank)) for rank, id in enumerate(TEXTS)] for query in QUERIES}
+    exact = rerank(load_reranker(folder), run, QUERIES, TEXTS, 3, 4096, "fp32", torch.device("cpu"))
+    found = reranker.rerank_run(run | {"none": []}, QUERIES, TEXTS, depth=3)
+    assert found.pop("none") == []
+    for query, ranking in exact.items():
+        assert [id for id, _ in found[query]] == [id for id, _ in sort_ranking(ranking)]
+        assert dict(found[query]) == pytest.approx(dict(ranking), abs=1e-4)
+
+
+def test_a_long_document_counts_as_its_best_passage(reranker):
+    document = "Snow falls. " * 200 + "Gills take up oxygen from the water, so fish breathe. " + "Snow falls. " * 200
+    [first] = reranker.score(QUERY, [document])
+    [best] = reranker.score(QUERY, [document], passages=PassageWindows(64, 32))
+    assert best > first
+
+
+def test_bf16_differs_by_bf16_s_own_noise(folder, reranker):
+    found = Reranker.from_pretrained(folder, device="cpu", precision="bf16").score(QUERY, DOCUMENTS)
+    assert np.abs(np.array(found) - reranker.score(QUERY, DOCUMENTS)).max() < 0.2
+
+
+def test_what_is_saved_is_what_was_read(folder, reranker, tmp_path):
+    Reranker.from_pretrained(folder, device="cpu", precision="bf16").save_pretrained(tmp_path / "saved")
+    again = Reranker.from_pretrained(tmp_path / "saved", device="cpu", precision="fp32")
+    assert again.score(QUERY, DOCUMENTS) == reranker.score(QUERY, DOCUMENTS)
+
+
+def test_repr_says_model_length_device_and_precision(reranker):
+    for fact in ("minis/mamba2", "mamba2", "192", "cpu", "fp32"):
+        assert fact in repr(reranker)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r.score(QUERY, "one text"), "documents is one text"),
+        (lambda r: r.score(["a"], ["b"]), "query: a list"),
+        (lambda r: r.score(QUERY, ["a", None]), "documents[1]: a NoneType"),
+        (lambda r: r.rank(QUERY, ["a"], -1), "top_k -1"),
+        (lambda r: r.rank_many(QUERIES, {"q9": ["d0"]}, TEXTS), "query q9: no text"),
+        (lambda r: r.rank_many(QUERIES, {"q1": ["d9"]}, TEXTS), "document d9: no text"),
+        (lambda r: r.rank_many(QUERIES, {"q1": ["d0", "d0"]}, TEXTS), "document d0 stands twice"),
+        (lambda r: Reranker.from_pretrained("/no/such/folder"), "no such folder"),
+        (lambda r: Reranker.from_pretrained("models", device="abacus"), "device abacus"),
+        (lambda r: Reranker.from_pretrained("tests/data", device="cpu"), "has no head that scores"),
+    ],
+)
+def test_errors_are_one_line(reranker, root, monkeypatch, call, message):
+    monkeypatch.chdir(root)
+    with pytest.raises(UserError) as caught:
+        call(reranker)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def words(folder, *more):
+    return ["rank", "--model", str(folder), "--query", QUERY, "--device", "cpu", "--precision", "fp32", *more]
+
+
+def test_lines_in_a_shell(folder, reranker, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "texts.txt"
+    file.write_text("\ufeff" + "\n\n".join(DOCUMENTS[:3]) + "\n")
+    assert main(words(folder, "--top-k", "2", str(file))) == 0
+    printed = capsys.readouterr().out
+    expected = [f"{place.score:.4f}\t{place.document}" for place in reranker.rank(QUERY, DOCUMENTS[:3], 2)]
+    assert printed.splitlines() == expected
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    assert main(words(folder, "--top-k", "2", "-")) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_objects_in_a_shell_keep_their_keys(folder, reranker, tmp_path, capsys):
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(DOCUMENTS[:3])))
+    assert main(words(folder, str(file))) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(record["id"], record["score"]) for record in found] == [
+        (place.index, place.score) for place in reranker.rank(QUERY, DOCUMENTS[:3])
+    ]
+    file.write_text('{"text": "a"}\n{"body": "b"}\n')
+    assert main(words(folder, str(file))) == 2
+    assert f'error: {file}:2: has no "text"' in capsys.readouterr().err
