@@ -227,6 +227,20 @@ def test_strip_keeps_what_runs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "stripped"),
+    [
+        (r'a = "\\"  # a comment', r'a = "\\"'),
+        (r"a = 'it\'s # no comment'  # but this", r"a = 'it\'s # no comment'"),
+        ("a = '\"' + f\"{'#'}\"  # '", "a = '\"' + f\"{'#'}\""),
+        ('a = """\\""" # no comment"""  # but this', 'a = """\\""" # no comment"""'),
+        ("a = ''  # comment '''\nb = ''", "a = ''\nb = ''"),
+    ],
+)
+def test_a_comment_is_told_from_a_text(source: str, stripped: str) -> None:
+    assert strip(source) == stripped
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         ('x = """a\n\nb"""', 'x = """a\nb"""'),

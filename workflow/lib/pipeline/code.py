@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-import tokenize
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ import ssmrank
 from pipeline.contents import stamp
 from pipeline.paths import STATE
 from pipeline.source import definitions, nodes, reachable, strip, used
-from pipeline.versions import foreign, versions
+from pipeline.versions import foreign, version_of, versions
 
 ROOT = Path(ssmrank.__file__).parent.parent
 
@@ -109,7 +108,7 @@ def outdated(lines: Iterable[str]) -> list[Path]:
 def _is_planned(path: Path, digest: str) -> bool:
     try:
         return _is_same(path, stamp(path)) if path.suffix == ".py" else _digest(path.read_bytes()) == digest
-    except (OSError, ValueError, SyntaxError, tokenize.TokenError):
+    except (OSError, ValueError, SyntaxError):
         return False  # removed, or in the middle of an edit
 
 
@@ -140,7 +139,7 @@ def _code(module: str, without: frozenset[str], root: Path) -> tuple[str, ...]:
         lines.append(f"{name} {_digest_module(path, parts)}")
         packages |= _foreign(path)
         folders.add(path.parent)
-    for path in sorted(path for folder in folders for path in folder.iterdir() if _is_data(path)):
+    for path in sorted(path for folder in folders for path in _data(folder)):
         lines.append(f"{path.relative_to(root).as_posix()} {_digest(path.read_bytes())}")
     return (*lines, *versions(packages), *release(root, Path(__file__).resolve().parents[3]))
 
@@ -178,7 +177,7 @@ def imports(path: Path, module: str, root: Path) -> dict[str, frozenset[str]]:
                 taken = (inner, "*") if _is_module(inner, root) else (base, alias.name)
                 found.setdefault(base, set())
                 found.setdefault(taken[0], set()).add(taken[1])
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isascii():
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("ssmrank"):
             found.setdefault(node.value, set()).add("*")
     return {name: frozenset(taken) for name, taken in found.items() if _is_module(name, root)}
 
@@ -230,23 +229,35 @@ def _imports(module: str, root: Path) -> dict[str, frozenset[str]]:
 
 def _is_within(module: str, names: frozenset[str]) -> bool:
     """Whether the module is one of `names` or inside one; the root package stands for itself alone."""
-    return any(module == name or ("." in name and module.startswith(f"{name}.")) for name in names)
+    if module in names:
+        return True
+    while "." in (module := module.rpartition(".")[0]):
+        if module in names:
+            return True
+    return False
 
 
 @cache
 def _is_module(name: str, root: Path) -> bool:
     first, *rest = name.split(".")
-    return first == "ssmrank" and all(part.isidentifier() for part in rest) and _path(name, root).is_file()
+    return (
+        first == "ssmrank"
+        and all(part.isidentifier() and part.isascii() for part in rest)
+        and _path(name, root).is_file()
+    )
 
 
+@cache
 def _path(module: str, root: Path) -> Path:
     base = root.joinpath(*module.split("."))
     package = base / "__init__.py"
     return package if package.is_file() else base.with_suffix(".py")
 
 
-def _is_data(path: Path) -> bool:
-    return path.is_file() and path.suffix in {".yaml", ".yml", ".json", ".tex", ".java"}
+@cache
+def _data(folder: Path) -> tuple[Path, ...]:
+    suffixes = {".yaml", ".yml", ".json", ".tex", ".java"}
+    return tuple(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
 
 
 @cache
@@ -277,7 +288,7 @@ def _digest(content: bytes) -> str:
 
 def forget() -> None:
     """Has sources read again that have changed since."""
-    for cached in (_code, _imports, _is_module, _text, _foreign, _digest_module, _is_same):
+    for cached in (_code, _imports, _is_module, _path, _data, _text, _foreign, _digest_module, _is_same, version_of):
         cached.cache_clear()
 
 

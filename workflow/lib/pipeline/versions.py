@@ -46,10 +46,35 @@ def versions(modules: Iterable[str]) -> list[str]:
     """
     modules = {*modules}
     modules |= {COMPANIONS[module] for module in modules & COMPANIONS.keys()}
-    packages = {package for module in modules - WITHOUT_EFFECT for package in _packages().get(module, ())}
-    return sorted(f"{package.lower()} {metadata.version(package).partition('+')[0]}" for package in packages)
+    packages = {package for module in modules - WITHOUT_EFFECT for package in _packages(module)}
+    return sorted(f"{package.lower()} {version_of(package)}" for package in packages)
 
 
 @cache
-def _packages() -> dict[str, list[str]]:
-    return {module: list(packages) for module, packages in metadata.packages_distributions().items()}
+def version_of(package: str) -> str:
+    """The version that is installed, without what tells builds of it apart."""
+    return metadata.version(package).partition("+")[0]
+
+
+@cache
+def _packages(module: str) -> frozenset[str]:
+    """Names of the packages that a module is installed by."""
+    return frozenset(distribution.name for distribution in _distributions().get(module, ()))
+
+
+@cache
+def _distributions() -> dict[str, list[metadata.Distribution]]:
+    """Those of each module; `metadata.packages_distributions`, which reads their names too, takes far longer."""
+    found: dict[str, list[metadata.Distribution]] = {}
+    for distribution in metadata.distributions():
+        for module in _modules(distribution):
+            found.setdefault(module, []).append(distribution)
+    return found
+
+
+def _modules(distribution: metadata.Distribution) -> set[str]:
+    declared = (distribution.read_text("top_level.txt") or "").split()
+    if declared:
+        return set(declared)
+    files = (line.partition(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines())
+    return {file.partition("/")[0].removesuffix(".py") for file in files if file.endswith(".py")}
