@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,30 @@ def test_speed_is_measured_on_all_pairs_where_no_table_says_otherwise(params: Pa
     costs = type(table).model_validate(table.model_dump(exclude_unset=True) | {"costs": {"speed": speed}})
     changed = params.model_copy(update={"tables": {"table4": costs}})
     assert Experiment(changed).lookups.speed_pairs("tiny", "test") == ["--pairs", "40"]
+
+
+def test_figures_and_costs_wait_for_the_files_that_their_settings_name(params: Params) -> None:
+    table = params.tables["table4"]
+    costs = {"speed": {"collection": "tiny", "split": "test"}}
+    costly = type(table).model_validate(table.model_dump(exclude_unset=True) | {"costs": costs})
+    experiment = Experiment(params.model_copy(update={"tables": {"table4": costly}}))
+    run = "tiny/test/bm25-top10/firstp/tiny-bert.json"
+    row = json.loads(experiment.settings(jobs.efficiency_settings, paths))["rows"][0]
+    assert (row["metrics"], row["speed"]) == (f"results/metrics/{run}", f"results/speed/{run}")
+    assert experiment.lookups.efficiency_inputs()[:2] == [row["metrics"], row["speed"]]
+    row = json.loads(experiment.settings(jobs.cost_settings, "table4", paths))["rows"][0]
+    assert row == {
+        "run": "bm25-top10/firstp/tiny-bert",
+        "checkpoints": ["results/checkpoints/firstp/tiny-bert"],
+        "pretrained": None,
+        "speed": f"results/speed/{run}",
+    }
+    assert experiment.lookups.cost_inputs("table4")[:2] == [*row["checkpoints"], row["speed"]]
+
+
+def test_rules_name_no_path_themselves(root: Path) -> None:
+    for rules in (root / "workflow/rules").glob("*.smk"):
+        assert not re.findall(r"[\"' ](?:results|data)/", rules.read_text()), rules
 
 
 def fused(params: Params, fusion: dict, row: dict) -> Experiment:
