@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -12,7 +13,12 @@ from ssmrank.config.reading import check
 from ssmrank.errors import UserError
 from ssmrank.io.plain import read_json
 from ssmrank.reporting.plotting import plotting, save
+from ssmrank.reporting.point_labels import Box, is_far, nearest, place_labels
 from ssmrank.reporting.results import read_result
+
+_COLOUR, _TEXT = "C0", "0.25"
+_MARK = 5.0
+"""Points (1/72 inch) of a mark."""
 
 
 class _Way(BaseModel):
@@ -36,6 +42,11 @@ class Point:
     quality: float
     whole: float
     reuse: float | None
+
+    @property
+    def speeds(self) -> list[float]:
+        """The speeds that are known."""
+        return [self.whole] if self.reuse is None else [self.whole, self.reuse]
 
 
 def read_speed(path: Path) -> tuple[float, float | None, str]:
@@ -65,26 +76,48 @@ def read_points(settings: EfficiencySettings) -> tuple[list[Point], str]:
 
 
 def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path) -> None:
-    """A line from each reranker's speed without reuse (hollow) to that with it (filled), as PDF."""
+    """A line from each reranker's speed without reuse (hollow) to that with it (filled), its name beside it."""
     with plotting() as pyplot:
         from matplotlib.ticker import LogLocator
 
-        figure, axes = pyplot.subplots(figsize=(7.2, 3.6), layout="constrained")
-        colours = pyplot.get_cmap("tab20" if len(points) > 10 else "tab10").colors
-        for place, point in enumerate(points):
-            colour = colours[place % len(colours)]
-            axes.plot(point.whole, point.quality, "o", markerfacecolor="none", color=colour, label=point.label)
+        figure, axes = pyplot.subplots(figsize=(7.2, 3.6 + 0.06 * max(0, len(points) - 10)), layout="constrained")
+        for point in points:
+            speeds = point.speeds
+            axes.plot(speeds, [point.quality] * len(speeds), "-", color=_COLOUR, linewidth=1)
+            axes.plot(point.whole, point.quality, "o", color=_COLOUR, markerfacecolor="white", markersize=_MARK)
             if point.reuse is not None:
-                axes.plot([point.whole, point.reuse], [point.quality] * 2, "-", color=colour, linewidth=1)
-                axes.plot(point.reuse, point.quality, "o", color=colour)
+                axes.plot(point.reuse, point.quality, "o", color=_COLOUR, markersize=_MARK)
         axes.set_xlabel("pairs/s (hollow: every pair whole; filled: with document reuse)")
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
         axes.set_title(caption, fontsize=8)
-        speeds = [speed for point in points for speed in (point.whole, point.reuse) if speed is not None]
+        axes.margins(0.12, 0.1)
+        speeds = [speed for point in points for speed in point.speeds]
         narrow = max(speeds, default=1) < 4 * min(speeds, default=1)
         axes.set_xscale("log", subs=[])
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if narrow else (1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+        _label(figure, axes, points)
         save(figure, [output])
+
+
+def _label(figure: Any, axes: Any, points: list[Point]) -> None:
+    """Writes each point's name at its faster end, with a thin line where it stands apart."""
+    figure.draw_without_rendering()  # only then is known where the points are
+    figure.set_layout_engine("none")
+    ends = [axes.transData.transform([(speed, point.quality) for speed in point.speeds]) for point in points]
+    style = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7, "color": _TEXT}
+    texts = [axes.text(0, 0, point.label, **style) for point in points]
+    extents = [text.get_window_extent() for text in texts]
+    radius = _MARK * figure.dpi / 72
+    marks = [
+        Box(x.min() - radius, y.min() - radius, x.max() + radius, y.max() + radius) for x, y in (end.T for end in ends)
+    ]
+    frame = Box(*axes.bbox.extents)
+    anchors = [tuple(end[end[:, 0].argmax()].tolist()) for end in ends]
+    boxes = place_labels(anchors, [(extent.width, extent.height) for extent in extents], marks, frame)
+    for text, box, anchor in zip(texts, boxes, anchors, strict=True):
+        text.set_position(axes.transAxes.inverted().transform((box.left, box.bottom)))
+        if is_far(box, anchor):
+            line = axes.transData.inverted().transform([anchor, nearest(box, anchor)])
+            axes.plot(*line.T, color=_TEXT, linewidth=0.4, zorder=1)

@@ -14,6 +14,7 @@ from ssmrank.reporting.efficiency_tables import (
     read_timings,
     speed_table,
 )
+from ssmrank.reporting.point_labels import Box, is_far, place_labels
 
 COLUMNS = ["benchmark", "model", "implementation", "precision", "batch", "device", "pairs", "max_length", "seconds"]
 
@@ -102,6 +103,28 @@ def test_tables_as_latex(measurements, tmp_path):
 def test_csv_that_is_no_measurement(tmp_path, rows, message):
     with pytest.raises(UserError, match=message):
         read_timings(write(tmp_path / "speed.csv", rows), "table5")
+
+
+def test_labels_cover_neither_points_nor_each_other():
+    anchors = [(100.0 + 7 * n % 40, 200.0 + 3 * n) for n in range(12)]
+    marks = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in anchors]
+    frame = Box(0, 0, 500, 400)
+    boxes = place_labels(anchors, [(120.0, 12.0)] * len(anchors), marks, frame)
+    assert all(box.inside(frame) for box in boxes)
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in [*marks, *boxes[:number]])
+        assert (box.right - box.left, box.top - box.bottom) == (120, 12)
+    assert place_labels(anchors, [(120.0, 12.0)] * len(anchors), marks, frame) == boxes
+
+
+def test_a_label_alone_is_beside_its_point():
+    point, frame = (100.0, 100.0), Box(0, 0, 300, 200)
+    [box] = place_labels([point], [(50.0, 10.0)], [Box(96, 96, 104, 104)], frame)
+    assert box.left > 104 and box.bottom < 100 < box.top and not is_far(box, point)
+    [box] = place_labels([(280.0, 100.0)], [(50.0, 10.0)], [], frame)
+    assert box.right < 280
+    [covering] = place_labels([point], [(50.0, 10.0)], [frame], frame)
+    assert covering.inside(frame)
 
 
 def test_figure(tmp_path):

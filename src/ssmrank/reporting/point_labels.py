@@ -1,0 +1,82 @@
+"""Labels beside the points of a figure, none on another one or on a point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_GAP = 9.0
+"""Pixels between a point's centre and a label beside it."""
+
+_RINGS = 14
+"""How far from its point a label may go, in its own heights."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether they share an area."""
+        return (
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
+        )
+
+    def inside(self, frame: Box) -> bool:
+        """Whether all of it is in the frame."""
+        return (
+            self.left >= frame.left
+            and self.right <= frame.right
+            and self.bottom >= frame.bottom
+            and self.top <= frame.top
+        )
+
+
+def place_labels(
+    anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], marks: Sequence[Box], frame: Box
+) -> list[Box]:
+    """A box for each label, in pixels; the same for the same arguments.
+
+    Labels are placed from the lowest anchor to the highest, each at the free place that is nearest to its anchor.
+    Where no place is free a label covers something, at the first place in the frame.
+
+    Args:
+        anchors: the point (x, y) that each label belongs to.
+        sizes: width and height of each label.
+        marks: what labels do not cover: points and lines.
+        frame: where they stay.
+    """
+    taken, placed = list(marks), {}
+    for number in sorted(range(len(anchors)), key=lambda number: anchors[number][::-1]):
+        boxes = [box for box in _places(anchors[number], sizes[number]) if box.inside(frame)]
+        free = (box for box in boxes if not any(box.overlaps(other) for other in taken))
+        placed[number] = next(free, boxes[0] if boxes else next(_places(anchors[number], sizes[number])))
+        taken.append(placed[number])
+    return [placed[number] for number in range(len(anchors))]
+
+
+def _places(anchor: tuple[float, float], size: tuple[float, float]) -> Iterator[Box]:
+    """Places around an anchor, near ones first; of equally near ones the right before the left."""
+    (x, y), (width, height) = anchor, size
+    for ring in range(_RINGS):
+        for rise in dict.fromkeys((ring * height / 2, -ring * height / 2)):
+            reach = _GAP if ring < 2 else 0.0
+            lefts = [x + reach, x - width - reach] if ring < 2 else [x - width / 2, x + _GAP, x - width - _GAP]
+            for left in lefts:
+                yield Box(left, y + rise - height / 2, left + width, y + rise + height / 2)
+
+
+def nearest(box: Box, point: tuple[float, float]) -> tuple[float, float]:
+    """The point of a box that is nearest to another point."""
+    return min(max(point[0], box.left), box.right), min(max(point[1], box.bottom), box.top)
+
+
+def is_far(box: Box, point: tuple[float, float]) -> bool:
+    """Whether a label stands so far from its point that a line has to lead there."""
+    return math.dist(nearest(box, point), point) > 2 * _GAP
