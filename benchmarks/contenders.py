@@ -18,7 +18,7 @@ from measure import first_line
 from shapes import Shape
 from torch import nn
 
-from ssmrank.kernels.packing import is_available
+from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker, RerankerSettings
 from ssmrank.reranking.batches import Batch, plan_batches

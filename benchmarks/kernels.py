@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ssmrank.kernels import reference
+from ssmrank.kernels.causal_conv import reference as conv_reference
+from ssmrank.kernels.selective_scan import reference as scan_reference
+from ssmrank.kernels.ssd import SSDInputs
 from ssmrank.kernels.ssd.chunked import ssd_chunked
 
 MODULES = {
-    "ssd": ("ssd.gpu", "ssd.gpu_backward"),
+    "ssd": ("ssd.gpu", "ssd.gpu_forward", "ssd.gpu_backward", "ssd.gpu_tiles"),
     "scan": ("selective_scan.gpu",),
     "conv": ("causal_conv.gpu",),
 }
@@ -89,10 +91,10 @@ def _ssd(module, lengths: list[int], width: int, states: int) -> tuple[Run, dict
     }
 
     def run(exact: bool, x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
+        inputs = SSDInputs(x, dt, A, B, C, D, dt_bias)
         if exact:
-            steps = torch.nn.functional.softplus(dt + dt_bias)
-            return ssd_chunked(x, steps, A, B, C, D, starts, None, chunk_size=64, need_final=False)[0]
-        return module.ssd(x, dt, A, B, C, D, dt_bias, starts, None, need_final=False)[0]
+            return ssd_chunked(inputs, starts, None, chunk_size=64, need_final=False)[0]
+        return module.ssd(inputs, starts, None, need_final=False)[0]
 
     return run, inputs
 
@@ -113,7 +115,7 @@ def _scan(module, lengths: list[int], width: int, states: int) -> tuple[Run, dic
 
     def run(exact: bool, **tensors):  # type: ignore[no-untyped-def]
         if exact:
-            return reference.selective_scan(**tensors, cu_seqlens=starts)[0]
+            return scan_reference.selective_scan(**tensors, cu_seqlens=starts)[0]
         return module.selective_scan(**tensors, cu_seqlens=starts, initial_states=None, need_final=False)[0]
 
     return run, inputs
@@ -129,7 +131,7 @@ def _conv(module, lengths: list[int], width: int, states: int) -> tuple[Run, dic
 
     def run(exact: bool, x, weight, bias):  # type: ignore[no-untyped-def]
         if exact:
-            return reference.causal_conv1d(x, weight, bias, starts, "silu")
+            return conv_reference.causal_conv1d(x, weight, bias, starts, "silu")
         return module.causal_conv1d(x, weight, bias, starts, True)
 
     return run, inputs

@@ -10,7 +10,7 @@ from shapes import Shape
 from torch import nn
 from torch.nn import functional as F
 
-from ssmrank.kernels.packing import is_available
+from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.backbones import pooled_forward
 from ssmrank.models.packing import Packed
 from ssmrank.models.precision import Precision, autocast

@@ -21,6 +21,11 @@ os.environ |= {
     "TQDM_DISABLE": "1",
 }
 
+# Triton asks once, when it is imported, whether its kernels are to run on CPU tensors in its interpreter. Torch and
+# others import it where they find it, so it has to be said here.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
+import itertools
 
 import torch
 from torch import Tensor
@@ -15,16 +14,10 @@ def sequence_index(cu_seqlens: Tensor, tokens: int) -> Tensor:
     return torch.searchsorted(cu_seqlens[1:].contiguous(), positions, right=True, out_int32=True)
 
 
-@cache
-def is_available(package: str) -> bool:
-    """Whether an optional package can be imported: mamba_ssm, causal_conv1d, flash_attn, triton."""
-    if importlib.util.find_spec(package) is None:
-        return False
-    try:
-        importlib.import_module(package)
-    except Exception:  # built for another torch or without CUDA: as good as absent
-        return False
-    return True
+def sequence_bounds(cu_seqlens: Tensor) -> list[tuple[int, int]]:
+    """First token and end of each sequence."""
+    bounds = cu_seqlens.tolist()
+    return list(itertools.pairwise(bounds))
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from ssmrank.kernels.packing import is_available
+from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.length_grid import LengthGrid
 from ssmrank.models.packing import Packed, PrefixLevel
 

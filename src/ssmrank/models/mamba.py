@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssmrank.kernels import dispatch
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.norms import add_rms_norm, add_rms_norm_float8, gated_rms_norm, gated_rms_norm_float8
-from ssmrank.kernels.packing import is_available
 from ssmrank.kernels.selective_scan import packed_selective_scan
-from ssmrank.kernels.ssd import packed_ssd
+from ssmrank.kernels.ssd import SSDInputs, packed_ssd
 from ssmrank.models.float8 import Float8Linear
 from ssmrank.models.packing import Packed
 
@@ -110,12 +110,8 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
 
 def _mamba1_runs_as_one(mixer: Any, projected: Tensor) -> bool:
     """Whether a GPU has one function for all of Mamba-1's mixer behind its input projection."""
-    if not _may_use_triton(projected):
-        return False
-    from ssmrank.kernels.mixers import mamba1 as triton_mamba1
-
     inner = _is_plain(mixer.x_proj) and type(mixer.dt_proj) is nn.Linear  # whose bias is added to the steps
-    return inner and triton_mamba1.supports(mixer.conv1d.weight.shape[-1])
+    return inner and dispatch.mamba1_runs_as_one(projected, mixer.conv1d.weight.shape[-1])
 
 
 def _mamba1_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
@@ -151,8 +147,8 @@ def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     rates = -torch.exp(mixer.A_log.float())
 
     def scan(x: Tensor, dt: Tensor, b: Tensor, c: Tensor, **states: Any) -> Any:
-        skip, bias, chunk = mixer.D, mixer.dt_bias, mixer.chunk_size
-        return packed_ssd(x, dt, rates, b, c, D=skip, dt_bias=bias, chunk_size=chunk, **states)
+        inputs = SSDInputs(x, dt, rates, b, c, mixer.D, mixer.dt_bias)
+        return packed_ssd(inputs, chunk_size=mixer.chunk_size, **states)
 
     tensors = (
         x.unflatten(1, (heads, mixer.head_dim)),
@@ -169,11 +165,9 @@ def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
 
 def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
     """Whether a GPU has one function for all of Mamba-2's mixer behind its input projection."""
-    if not _may_use_triton(projected):
-        return False
-    from ssmrank.kernels.mixers import mamba2 as triton_mamba2
-
-    return triton_mamba2.supports(_sizes(mixer), mixer.conv1d.weight.shape[-1])
+    norm_size = mixer.num_heads * mixer.head_dim // mixer.n_groups
+    sizes = mixer.conv1d.weight.shape[-1], mixer.head_dim, mixer.ssm_state_size, norm_size
+    return dispatch.mamba2_runs_as_one(projected, *sizes)
 
 
 def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
@@ -196,10 +190,6 @@ def _sizes(mixer: Any) -> triton_mamba2.Sizes:
 
     states, eps = mixer.ssm_state_size, mixer.norm.variance_epsilon
     return triton_mamba2.Sizes(mixer.num_heads, mixer.head_dim, mixer.n_groups, states, eps)
-
-
-def _may_use_triton(projected: Tensor) -> bool:
-    return projected.is_cuda and projected.dtype != torch.float64 and is_available("triton")
 
 
 def _is_plain(linear: Any) -> bool:

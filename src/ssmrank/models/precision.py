@@ -13,7 +13,7 @@ import torch
 
 from ssmrank.errors import UserError
 from ssmrank.io.locks import hold
-from ssmrank.kernels.float8 import SMALLEST_CAPABILITY, multiplies_float8
+from ssmrank.kernels.dispatch import SMALLEST_FLOAT8_CAPABILITY, multiplies_float8
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
@@ -26,7 +26,7 @@ def resolve_precision(wanted: Literal["auto"] | Precision, device: torch.device)
     if wanted == "fp8" and not multiplies_float8(device):
         raise UserError(
             f"precision fp8: {device_name(device)} does not multiply 8-bit floats; choose bf16 or fp32, or run on "
-            "a GPU of compute capability {}.{} or more".format(*SMALLEST_CAPABILITY)
+            "a GPU of compute capability {}.{} or more".format(*SMALLEST_FLOAT8_CAPABILITY)
         )
     if wanted != "auto":
         return wanted

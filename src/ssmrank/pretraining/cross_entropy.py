@@ -6,13 +6,10 @@ from typing import Any
 
 import torch
 
-from ssmrank.kernels.packing import is_available
+from ssmrank.kernels.cross_entropy import slope_by_logits
 
 ROWS = 8192
 """Rows whose logits are held at once."""
-
-IGNORED = -1
-"""Target of a row that fills up."""
 
 
 def vocabulary_cross_entropy(
@@ -50,7 +47,7 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), ROWS):
                 rows = slice(start, start + ROWS)
                 h = hidden[rows].to(dtype)
-                losses, slope = _slope(h @ w.t(), bias, targets[rows], wide)
+                losses, slope = slope_by_logits(h @ w.t(), bias, targets[rows])
                 total += losses.sum()
                 if d_hidden is None or d_weight is None:
                     continue
@@ -66,24 +63,3 @@ class _VocabularyCrossEntropy(torch.autograd.Function):
         [scale] = gradients
         scaled = [None if d is None else d * scale for d in ctx.saved_tensors]
         return (*scaled, None, None)
-
-
-def _slope(
-    logits: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, wide: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's loss, in `wide`, and its gradient by the logits, in their dtype; the logits are used up."""
-    if logits.is_cuda and wide == torch.float32 and is_available("triton"):
-        from ssmrank.kernels.cross_entropy import gpu as triton_cross_entropy
-
-        if logits.shape[1] <= triton_cross_entropy.MAX_VOCABULARY:
-            return triton_cross_entropy.to_slope(logits, bias, targets), logits
-    values = logits.to(wide)
-    if bias is not None:
-        values = values + bias
-    counts = (targets != IGNORED).to(wide)[:, None]
-    target = targets.clamp(min=0)[:, None]
-    normalizer = torch.logsumexp(values, dim=1, keepdim=True)
-    losses = (normalizer - values.gather(1, target)) * counts
-    slope = (values - normalizer).exp_()
-    slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
-    return losses.squeeze(1), (slope * counts).to(logits.dtype)

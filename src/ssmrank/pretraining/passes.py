@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ssmrank.kernels.cross_entropy import IGNORED
 from ssmrank.models.packing import Packed
 from ssmrank.models.precision import Precision, autocast
-from ssmrank.pretraining.cross_entropy import IGNORED
 from ssmrank.pretraining.model import LanguageModel
 from ssmrank.pretraining.objectives import Task
 from ssmrank.training.captured import CapturedPasses

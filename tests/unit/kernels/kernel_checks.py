@@ -1,17 +1,96 @@
-"""Random packed inputs, and the comparison of a kernel with its float64 reference."""
+"""Random packed inputs, the comparison of a kernel with its float64 reference, and where GPU kernels run."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-LENGTHS = [1, 2, 0, 63, 64, 65, 200]
+LENGTHS = [1, 0, 31, 65, 70]
+"""Sequences with chunks and tiles that are cut, that are full, and none at all."""
 
-MAMBA1_PARTS = ("segments", "rounded", "exact", "model")
-"""Of Mamba-1's check on a GPU, where the kernels of each size are compiled for half a minute: tests of their own."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton's kernels run on CPU tensors (tests/conftest.py decides)."""
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+"""Where GPU kernels are tested."""
+
+_on_gpu = [pytest.mark.gpu, pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="no GPU")]
+_interpreted = pytest.mark.skipif(not INTERPRETED, reason="for Triton's interpreter: set TRITON_INTERPRET=1")
+
+gpu_kernels = [
+    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no GPU, and not interpreted"),
+    *([] if INTERPRETED else [pytest.mark.gpu]),
+]
+"""Marks of a module whose tests run GPU kernels."""
+
+
+def on_gpu(*values: Any) -> Any:
+    """A test's parameters that are for a GPU alone: sizes of real models."""
+    return pytest.param(*values, marks=_on_gpu)
+
+
+def interpreted(*values: Any) -> Any:
+    """A test's parameters that are for the interpreter alone: sizes that no GPU is asked for."""
+    return pytest.param(*values, marks=_interpreted)
+
+
+def on_device(tensors: dict[str, Tensor | None]) -> dict[str, Any]:
+    return {name: None if tensor is None else tensor.to(DEVICE) for name, tensor in tensors.items()}
+
+
+def ssd_inputs(
+    lengths: list[int], heads: int, width: int, states: int, groups: int = 1, *, initial: bool = False
+) -> dict[str, Tensor | None]:
+    """Those of Mamba-2's mixer, by name, and the states that sequences begin with."""
+    random, tokens = Random(len(lengths) + width), sum(lengths)
+    return {
+        "x": random(tokens, heads, width),
+        "dt": random(tokens, heads),
+        "A": -torch.exp(random(heads)),
+        "B": random(tokens, groups, states) / states**0.5,
+        "C": random(tokens, groups, states) / states**0.5,
+        "D": random(heads),
+        "dt_bias": random(heads) - 2,
+        "initial_states": random(len(lengths), heads, width, states) if initial else None,
+    }
+
+
+def scan_inputs(lengths: list[int], channels: int, states: int, *, initial: bool = False) -> dict[str, Tensor | None]:
+    """Those of Mamba-1's scan."""
+    random, tokens = Random(len(lengths) + channels), sum(lengths)
+    return {
+        "u": random(tokens, channels),
+        "delta": random(tokens, channels),
+        "A": -torch.exp(random(channels, states)),
+        "B": random(tokens, states),
+        "C": random(tokens, states),
+        "D": random(channels),
+        "z": random(tokens, channels),
+        "delta_bias": random(channels) - 2,
+        "initial_states": random(len(lengths), channels, states) if initial else None,
+    }
+
+
+def conv_inputs(lengths: list[int], channels: int, width: int, bias: bool = True) -> dict[str, Tensor | None]:
+    """Those of the convolution."""
+    random = Random(channels)
+    return {
+        "x": random(sum(lengths), channels),
+        "weight": random(channels, width),
+        "bias": random(channels) if bias else None,
+    }
+
+
+def chosen(states: Tensor, index: list[int]) -> Tensor:
+    """The row of `states` for each number, zeros for a negative one."""
+    rows = torch.tensor(index)
+    return torch.where((rows >= 0).view(-1, *[1] * (states.ndim - 1)), states[rows.clamp(min=0)], 0.0)
 
 
 def cu_seqlens(lengths: Iterable[int]) -> Tensor:
@@ -44,6 +123,18 @@ def values_and_gradients(
             assert leaf.grad.dtype == dtype, name
             result[name] = leaf.grad.double()
     return result
+
+
+def narrowed(inputs: dict[str, Any], names: Iterable[str], dtype: torch.dtype) -> dict[str, Any]:
+    """Some inputs rounded as a narrower dtype has them, in float64."""
+    return {k: v.to(dtype).double() if k in names and v is not None else v for k, v in inputs.items()}
+
+
+def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
+    """The largest difference, relative to the largest value."""
+    assert got.shape == expected.shape
+    error = float((got.double().cpu() - expected).abs().max() / expected.abs().max())
+    assert error <= tolerance, f"{error:.2e}"
 
 
 def assert_close(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:

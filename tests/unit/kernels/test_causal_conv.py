@@ -4,20 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import LENGTHS, Random, assert_close, cu_seqlens, values_and_gradients
+from kernel_checks import LENGTHS, Random, assert_close, conv_inputs, cu_seqlens, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import reference
-from ssmrank.kernels.causal_conv import packed_causal_conv1d
-
-
-def conv_inputs(lengths: list[int], channels: int, width: int, bias: bool = True) -> dict[str, Tensor | None]:
-    random = Random(channels)
-    return {
-        "x": random(sum(lengths), channels),
-        "weight": random(channels, width),
-        "bias": random(channels) if bias else None,
-    }
+from ssmrank.kernels.causal_conv import packed_causal_conv1d, reference
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,7 @@ import torch
 from kernel_checks import Random
 
 from ssmrank.kernels.float8 import Rows, product, quantized
-from ssmrank.kernels.norms import add_rms_norm_float8, gated_rms_norm_float8, norm_reference
+from ssmrank.kernels.norms import add_rms_norm_float8, gated_rms_norm_float8, reference
 
 
 def test_a_hand_worked_row() -> None:
@@ -42,10 +42,10 @@ def test_norms_are_rounded_from_single_precision() -> None:
     residual, update, weight = Random(0)(9, 48).float(), Random(1)(9, 48).bfloat16(), Random(2)(48).float()
     normed, total = add_rms_norm_float8(residual, update, weight, 1e-5)
     assert torch.equal(total, residual + update)
-    _same(normed, quantized(norm_reference(total, None, weight, 1e-5, 48)))
+    _same(normed, quantized(reference.norm(total, None, weight, 1e-5, 48)))
     for size in (48, 24):
         normed = gated_rms_norm_float8(update, update, weight, 1e-5, size)
-        _same(normed, quantized(norm_reference(update.float(), update.float(), weight, 1e-5, size)))
+        _same(normed, quantized(reference.norm(update.float(), update.float(), weight, 1e-5, size)))
 
 
 def _same(found: Rows, expected: Rows) -> None:

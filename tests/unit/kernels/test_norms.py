@@ -8,7 +8,7 @@ import torch
 from kernel_checks import Random, assert_close, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm, norm_reference, rms_norm
+from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm, reference, rms_norm
 
 
 def test_rms_norm_of_a_hand_worked_row() -> None:
@@ -65,7 +65,7 @@ def test_values_and_gradients_in_single_precision(shape: tuple[int, ...], size: 
         return rms_norm(x, weight, 1e-5) if z is None else gated_rms_norm(x, z, weight, 1e-5, size)
 
     def plain(**tensors: Any) -> Tensor:
-        return norm_reference(**tensors, eps=1e-5, size=size if gated else shape[-1])
+        return reference.norm(**tensors, eps=1e-5, size=size if gated else shape[-1])
 
     expected = values_and_gradients(plain, inputs, torch.float64)
     assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, 2e-6)

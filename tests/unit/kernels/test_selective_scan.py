@@ -5,27 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import LENGTHS, Random, assert_close, cu_seqlens, values_and_gradients
+from kernel_checks import LENGTHS, assert_close, cu_seqlens, scan_inputs, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels import reference
-from ssmrank.kernels.selective_scan import packed_selective_scan
-
-
-def scan_inputs(lengths: list[int], channels: int, states: int, *, initial: bool = False) -> dict[str, Tensor | None]:
-    random = Random(len(lengths) + channels)
-    tokens = sum(lengths)
-    return {
-        "u": random(tokens, channels),
-        "delta": random(tokens, channels),
-        "A": -torch.exp(random(channels, states)),
-        "B": random(tokens, states),
-        "C": random(tokens, states),
-        "D": random(channels),
-        "z": random(tokens, channels),
-        "delta_bias": random(channels) - 2,
-        "initial_states": random(len(lengths), channels, states) if initial else None,
-    }
+from ssmrank.kernels.selective_scan import packed_selective_scan, reference
 
 
 def check(lengths: list[int], inputs: dict[str, Tensor | None], tolerance: float = 2e-6, final: bool = True) -> None:
@@ -42,7 +25,7 @@ def check(lengths: list[int], inputs: dict[str, Tensor | None], tolerance: float
     assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, tolerance)
 
 
-@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 63, 64, 65, 200])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 65])
 def test_one_sequence_of_each_length(length: int) -> None:
     check([length], scan_inputs([length], 16, 4), final=False)
 

@@ -8,20 +8,20 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from numba import cfunc, types
 from torch import Tensor
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.norms import gated_rms_norm
 from ssmrank.kernels.selective_scan import packed_selective_scan
 from ssmrank.kernels.simd import threads
+from ssmrank.kernels.simd.compiled import loop
 from ssmrank.kernels.simd.vectors import arguments, load_scalar, next_task, store_scalar
-from ssmrank.kernels.ssd import packed_ssd
+from ssmrank.kernels.ssd import SSDInputs, packed_ssd
 
 _read = arguments(2)
 
 
-@cfunc(types.void(types.int64))
+@loop(_read)
 def add_to(table: int) -> None:
     task = next_task(table)
     while task != 0:
@@ -44,6 +44,12 @@ def test_each_task_runs_once(count: int, number: int, openmp: bool, monkeypatch:
         monkeypatch.setattr(threads, "_gomp_parallel", lambda: None)
     torch.set_num_threads(number)
     assert totals(count) == [float(index + 1) for index in range(count)]
+
+
+@pytest.mark.parametrize("row", [(1,), (1, 2, 3)])
+def test_a_task_of_another_width_than_the_loop_reads_is_refused(row: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"add_to takes tasks of 2 integers, one has {len(row)}"):
+        threads.run_tasks(add_to, [(1, 2), row])
 
 
 def test_the_loops_run_on_the_threads_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,11 +93,14 @@ def test_the_number_of_threads_changes_no_byte(name: str, lengths: list[int]) ->
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
+    def ssd(*inputs: Tensor) -> Tensor:
+        return packed_ssd(SSDInputs(*inputs), starts, chunk_size=64)
+
     operation: Callable[..., Tensor]
     if name == "ssd":
         tensors = [random(tokens, 8, 16), random(tokens, 8), -random(8).exp(), *(random(tokens, 1, 16) for _ in "BC")]
         tensors += [random(8), random(8)]
-        operation = partial(packed_ssd, cu_seqlens=starts, chunk_size=64)
+        operation = ssd
     elif name == "selective scan":
         tensors = [*(random(tokens, 64) for _ in range(2)), -random(64, 4).exp(), *(random(tokens, 4) for _ in "BC")]
         tensors += [random(64), random(tokens, 64), random(64)]

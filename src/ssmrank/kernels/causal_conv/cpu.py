@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.causal_conv import cpu_loops as loops
+from ssmrank.kernels.simd import LANES
 from ssmrank.kernels.simd.threads import run_tasks
-from ssmrank.kernels.simd.vectors import LANES
 
 TASK = 256
 """Tokens in a task. It is fixed, so that the sums of the gradients do not depend on the number of threads."""

@@ -1,4 +1,4 @@
-"""The causal convolution's loops for CPUs, compiled by numba; called by `causal_conv_numba`.
+"""The causal convolution's loops for CPUs, compiled by numba; called by `cpu`.
 
 The arguments of a task are integers: addresses of float32 memory, row strides in bytes, counts. Rows of
 `[tokens, channels]` tensors are contiguous, `channels` is a multiple of 16, and filters are transposed to
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssmrank.kernels.simd.compiled import cfunc, njit
+from ssmrank.kernels.simd.compiled import loop, njit
 from ssmrank.kernels.simd.vectors import BYTES, arguments, load, load_integer, next_task, sigmoid, splat, store
 
 TILE = 32
@@ -28,7 +28,7 @@ def sequence_of(starts: int, token: int) -> int:
 _conv_forward_arguments = arguments(12)
 
 
-@cfunc
+@loop(_conv_forward_arguments)
 def conv_forward(table: int) -> None:
     """Writes y of the tokens from `first` to before `last`; `history` as in `packed_causal_conv1d`, or 0."""
     task = next_task(table)
@@ -76,7 +76,7 @@ def conv_forward(table: int) -> None:
 _conv_backward_arguments = arguments(16)
 
 
-@cfunc
+@loop(_conv_backward_arguments)
 def conv_backward(table: int) -> None:
     """Writes x's gradient; those of weight and bias are added to what is there."""
     task = next_task(table)

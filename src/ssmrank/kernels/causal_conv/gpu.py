@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.gpu.rows import dense
 from ssmrank.kernels.gpu.sums import add_columns
-from ssmrank.kernels.selective_scan.gpu_tiles import load_rows, may_use_ptx, sigmoid, store_rows
+from ssmrank.kernels.gpu.tiles import load_rows, may_use_ptx, sigmoid, store_rows
 
 FORWARD: dict[str, int] = {"RUN": 64, "TILE": 4, "CHANNELS": 256, "num_warps": 2}
 """Tokens that a program of the forward pass goes through, those that are loaded at once, and its channels."""
@@ -246,13 +246,8 @@ def _conv_backward(  # type: ignore[no-untyped-def]
     tl.store(sums + channels * W + columns, bias_sum, mask=inside)
 
 
-def supports(width: int) -> bool:
-    """Whether filters of this width fit the kernels: 2 and 4."""
-    return width in (2, 4)
-
-
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, silu: bool) -> Tensor:
-    """See `packed_causal_conv1d`; any dtype but float64."""
+    """See `packed_causal_conv1d`; any dtype but float64, filters of width 2 or 4."""
     x = dense(x)
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     starts = cu_seqlens.to(x.device, torch.int64).contiguous()

@@ -7,9 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_VOCABULARY = 32768
-"""A program holds a row of logits in registers."""
-
 
 @triton.jit
 def _slope_kernel(logits, bias, targets, losses, vocabulary, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -35,7 +32,7 @@ def _slope_kernel(logits, bias, targets, losses, vocabulary, BLOCK: tl.constexpr
 def to_slope(logits: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Puts softmax(logits + bias) - onehot(target) into contiguous `logits` [M, V]; losses of the rows, float32 [M].
 
-    targets int64 [M]; a row of a negative target has loss and slope 0. V is at most MAX_VOCABULARY.
+    targets int64 [M]; a row of a negative target has loss and slope 0. V is at most `dispatch.LARGEST_VOCABULARY`.
     """
     rows, vocabulary = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssmrank.kernels.float8 import Rows
+from ssmrank.kernels.float8.reference import Rows
 from ssmrank.kernels.gpu.rows import dense, launch
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
-WIDEST = 16384
-"""The most channels that a program takes together: it holds them all in registers."""
-
 
 def dense(x: Tensor) -> Tensor:
     """x with its channels, the last dimension, side by side; its rows may lie apart."""

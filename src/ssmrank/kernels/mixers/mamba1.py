@@ -1,6 +1,6 @@
 """Mamba-1's mixer behind its input projection as one function with a backward pass of its own, on a GPU, in Triton.
 
-Its parts are those of `triton_causal_conv` and `triton_selective_scan`. Taken together, their backward passes write
+Its parts are the kernels of `causal_conv` and `selective_scan`. Taken together, their backward passes write
 both halves of the projection's gradient where they belong, so that nothing is concatenated, and the gradients of all
 small parameters are summed by one kernel. For the backward pass a layer keeps of each token the input projection, step
 sizes, B and C before the steps' projection (they are few) and every sixteenth state; convolution and step sizes are
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssmrank.kernels.causal_conv import gpu as triton_causal_conv
+from ssmrank.kernels.causal_conv import gpu as conv
 from ssmrank.kernels.gpu.sums import add_columns
 from ssmrank.kernels.packing import needs_gradient
 from ssmrank.kernels.selective_scan import gpu as scan
@@ -38,11 +38,6 @@ class _Parameters(NamedTuple):
     A_log: Tensor
     D: Tensor
     out_weight: Tensor | None
-
-
-def supports(filter_width: int) -> bool:
-    """Whether all kernels support such a mixer."""
-    return triton_causal_conv.supports(filter_width)
 
 
 def mixer(
@@ -96,7 +91,7 @@ class _Mixer(torch.autograd.Function):
         own = _Parameters(*tensors)
         x, z = projected.chunk(2, dim=1)
         rates = own.A_log.exp().neg().t().contiguous()
-        u = triton_causal_conv.forward(x, own.filters, own.filter_bias, starts, True)
+        u = conv.forward(x, own.filters, own.filter_bias, starts, True)
         narrow = u @ own.x_weight.T
         delta, b, c = _steps(narrow, own)
         y, _, kept = scan.forward(
@@ -116,7 +111,7 @@ class _Mixer(torch.autograd.Function):
         grad_projected = torch.empty_like(projected)
         grad_x, grad_z = grad_projected.chunk(2, dim=1)
         grad = grad.contiguous()
-        u = triton_causal_conv.forward(x, own.filters, own.filter_bias, starts, True)
+        u = conv.forward(x, own.filters, own.filter_bias, starts, True)
         delta, b, c = _steps(narrow, own)
         grad_u, grad_narrow = torch.empty_like(u), torch.empty_like(narrow)
         grad_step, grad_b, grad_c = _parts(grad_narrow, own)
@@ -135,12 +130,12 @@ class _Mixer(torch.autograd.Function):
         del grad_delta, delta
         grad_x_weight = grad_narrow.T @ u
         grad_u.addmm_(grad_narrow, own.x_weight)  # what x_proj sends, on top of the scan's own
-        conv_sums = triton_causal_conv.backward(x, own.filters, own.filter_bias, starts, True, grad_u, grad_x)
+        conv_sums = conv.backward(x, own.filters, own.filter_bias, starts, True, grad_u, grad_x)
         of_conv, of_scan = add_columns(conv_sums, scan_sums)
         grad_rates, grad_D, grad_dt_bias = of_scan.split([rates.numel(), len(own.D), len(own.D)])
         return (
             grad_projected,
-            *triton_causal_conv.parameter_gradients(of_conv, own.filters, own.filter_bias),
+            *conv.parameter_gradients(of_conv, own.filters, own.filter_bias),
             grad_x_weight,
             grad_dt_weight,
             grad_dt_bias,

@@ -1,6 +1,6 @@
 """Mamba-2's mixer behind its input projection as one function with a backward pass of its own, on a GPU, in Triton.
 
-Its parts are those of `triton_causal_conv`, `triton_ssd` and `triton_norms`. Taken together, each of their backward
+Its parts are the kernels of `causal_conv`, `ssd` and `norms`. Taken together, each of their backward
 passes writes its part of the projection's gradient where it belongs, so that nothing is concatenated; what is cheap to
 compute again is not kept for the backward pass; and the gradients of all small parameters are summed by one kernel.
 
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssmrank.kernels.causal_conv import gpu as triton_causal_conv
-from ssmrank.kernels.float8 import Rows
-from ssmrank.kernels.gpu.rows import WIDEST, dense
+from ssmrank.kernels.causal_conv import gpu as conv
+from ssmrank.kernels.float8.reference import Rows
+from ssmrank.kernels.gpu.rows import dense
 from ssmrank.kernels.gpu.sums import add_columns
-from ssmrank.kernels.norms import gpu as triton_norms
-from ssmrank.kernels.ssd import gpu as triton_ssd
-from ssmrank.kernels.ssd import gpu_backward as triton_ssd_backward
+from ssmrank.kernels.norms import gpu as norms
+from ssmrank.kernels.ssd import gpu_backward, gpu_forward
+from ssmrank.kernels.ssd.inputs import SSDInputs
 
 RECOMPUTE = True
 """Whether the backward pass computes the convolution and the norm again, which saves a third of what a layer keeps."""
@@ -35,15 +35,6 @@ class Sizes(NamedTuple):
     groups: int
     states: int
     eps: float
-
-
-def supports(sizes: Sizes, filter_width: int) -> bool:
-    """Whether all kernels support such a mixer."""
-    return (
-        triton_ssd.supports(sizes.width, sizes.states)
-        and triton_causal_conv.supports(filter_width)
-        and sizes.heads * sizes.width // sizes.groups <= WIDEST
-    )
 
 
 class Parameters(NamedTuple):
@@ -92,7 +83,7 @@ def mixer_float8(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, 
     """As `mixer` of one group, without gradients and without the projection, for which its rows are rounded."""
     starts, own, projected = cu_seqlens.to(projected.device, torch.int64), parameters.ready(), dense(projected)
     y, _ = _scanned(projected, own, starts.contiguous(), sizes)
-    return triton_norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], own.norm_weight, sizes.eps)
+    return norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], own.norm_weight, sizes.eps)
 
 
 class _Mixer(torch.autograd.Function):
@@ -102,7 +93,7 @@ class _Mixer(torch.autograd.Function):
         own = Parameters(*tensors)
         y, convolved = _scanned(projected, own, starts, sizes)
         z, size = _split(projected, sizes)[0], y.shape[1] // sizes.groups
-        normed, scales = triton_norms.gated_forward(y, z, own.norm_weight, sizes.eps, size)
+        normed, scales = norms.gated_forward(y, z, own.norm_weight, sizes.eps, size)
         kept = (None, None) if RECOMPUTE else (convolved, normed if out_weight is not None else None)
         ctx.save_for_backward(projected, *own, out_weight, starts, y, scales, *kept)
         ctx.sizes = sizes
@@ -121,28 +112,25 @@ class _Mixer(torch.autograd.Function):
         grad_normed = grad if out_weight is None else grad @ out_weight
         again = torch.empty_like(y) if out_weight is not None and normed is None else None
         grad_y = torch.empty_like(y)
-        norm_sums = triton_norms.gated_backward(y, z, own.norm_weight, scales, grad_normed, grad_y, grad_z, again)
+        norm_sums = norms.gated_backward(y, z, own.norm_weight, scales, grad_normed, grad_y, grad_z, again)
         if out_weight is not None:
             grad_out_weight = grad.T @ (normed if again is None else again)
         del grad_normed, again
         if convolved is None:
-            convolved = triton_causal_conv.forward(xbc, own.filters, own.filter_bias, starts, True)
+            convolved = conv.forward(xbc, own.filters, own.filter_bias, starts, True)
         x, b, c = _parts(convolved, sizes)
         grad_convolved = torch.empty_like(convolved)
         grad_x, grad_b, grad_c = _parts(grad_convolved, sizes)
         ssd_sums = own.A_log.new_zeros(1, 3 * sizes.heads)
         if len(starts) > 1:
-            ssd_sums, _ = triton_ssd_backward.run(
-                x, dt, own.A_log, b, c, own.D, own.dt_bias, starts, None, grad_y.view(x.shape), None,
-                (grad_x, grad_dt, grad_b, grad_c), log=True,
-            )  # fmt: skip
-        conv_sums = triton_causal_conv.backward(
-            xbc, own.filters, own.filter_bias, starts, True, grad_convolved, grad_xbc
-        )
+            inputs = SSDInputs(x, dt, own.A_log, b, c, own.D, own.dt_bias)
+            out = grad_x, grad_dt, grad_b, grad_c
+            ssd_sums, _ = gpu_backward.run(inputs, starts, None, grad_y.view(x.shape), None, out, log=True)
+        conv_sums = conv.backward(xbc, own.filters, own.filter_bias, starts, True, grad_convolved, grad_xbc)
         of_conv, of_norm, of_ssd = add_columns(conv_sums, norm_sums, ssd_sums)
         return (
             grad_projected,
-            *triton_causal_conv.parameter_gradients(of_conv, own.filters, own.filter_bias),
+            *conv.parameter_gradients(of_conv, own.filters, own.filter_bias),
             *of_ssd.split(sizes.heads),
             of_norm.to(own.norm_weight.dtype),
             grad_out_weight,
@@ -153,10 +141,10 @@ class _Mixer(torch.autograd.Function):
 def _scanned(projected: Tensor, own: Parameters, starts: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """The state space model's output `[T, H P]`, and x, B and C behind the convolution."""
     _, xbc, dt = _split(projected, sizes)
-    convolved = triton_causal_conv.forward(xbc, own.filters, own.filter_bias, starts, True)
+    convolved = conv.forward(xbc, own.filters, own.filter_bias, starts, True)
     x, b, c = _parts(convolved, sizes)
     y = x.new_empty(x.shape)
-    triton_ssd.run(x, dt, own.A_log, b, c, own.D, own.dt_bias, starts, y=y, log=True)
+    gpu_forward.run(SSDInputs(x, dt, own.A_log, b, c, own.D, own.dt_bias), starts, y=y, log=True)
     return y.flatten(1), convolved
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssmrank.kernels import dispatch
+from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.float8 import Rows, quantized
-from ssmrank.kernels.packing import is_available
+from ssmrank.kernels.norms import reference
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -34,20 +36,20 @@ def add_rms_norm(
     """
     if dtype is None:
         dtype = _autocast_dtype(residual) or weight.dtype
-    if _triton_runs(residual, residual.shape[-1]):
-        from ssmrank.kernels.norms import gpu as triton_norms
+    if dispatch.norm(residual, residual.shape[-1]) is Implementation.GPU:
+        from ssmrank.kernels.norms import gpu
 
-        return triton_norms.add_rms_norm(residual, update, weight, eps, dtype)
+        return gpu.add_rms_norm(residual, update, weight, eps, dtype)
     total = residual if update is None else residual + update
     return rms_norm(total, weight, eps).to(dtype), total
 
 
 def add_rms_norm_float8(residual: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> tuple[Rows, Tensor]:
     """As `add_rms_norm` of `[T, C]` without gradients, its norm rounded to 8-bit floats."""
-    if _triton_runs(residual, residual.shape[-1]):
-        from ssmrank.kernels.norms import gpu as triton_norms
+    if dispatch.norm(residual, residual.shape[-1]) is Implementation.GPU:
+        from ssmrank.kernels.norms import gpu
 
-        return triton_norms.add_rms_norm_float8(residual, update, weight, eps)
+        return gpu.add_rms_norm_float8(residual, update, weight, eps)
     total = residual if update is None else residual + update
     return quantized(_norm(total.float(), None, weight, eps, total.shape[-1])), total
 
@@ -66,13 +68,13 @@ def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias
         without gradients it is in autocast's dtype: products read it so in any case, and a residual stream that goes
         through each norm then takes half of the time.
     """
-    if _triton_runs(residual, residual.shape[-1]):
-        from ssmrank.kernels.norms import gpu as triton_norms
+    if dispatch.norm(residual, residual.shape[-1]) is Implementation.GPU:
+        from ssmrank.kernels.norms import gpu
 
         dtype = residual.dtype if update is None else torch.promote_types(residual.dtype, update.dtype)
         if _autocast_dtype(residual) is not None:
             dtype = _inference_dtype(residual) or torch.float32
-        return triton_norms.add_layer_norm(residual, update, weight, bias, eps, dtype)
+        return gpu.add_layer_norm(residual, update, weight, bias, eps, dtype)
     total = residual if update is None else residual + update
     return torch.nn.functional.layer_norm(total, weight.shape, weight, bias, eps)
 
@@ -95,29 +97,29 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size:
 def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size: int | None = None) -> Rows:
     """As `gated_rms_norm` of `[T, C]` without gradients, rounded to 8-bit floats."""
     size = group_size or x.shape[-1]
-    if _triton_runs(x, size) and size == x.shape[-1]:
-        from ssmrank.kernels.norms import gpu as triton_norms
+    if dispatch.norm(x, size) is Implementation.GPU and size == x.shape[-1]:
+        from ssmrank.kernels.norms import gpu
 
-        return triton_norms.gated_rms_norm_float8(x, z, weight, eps)
+        return gpu.gated_rms_norm_float8(x, z, weight, eps)
     return quantized(_norm(x.float(), z, weight, eps, size))
 
 
 def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:
-    if _triton_runs(x, size):
-        from ssmrank.kernels.norms import gpu as triton_norms
+    implementation = dispatch.norm(x, size)
+    if implementation is Implementation.GPU:
+        from ssmrank.kernels.norms import gpu
 
         if z is None and size == x.shape[-1]:
-            return triton_norms.add_rms_norm(x, None, weight, eps, _inference_dtype(x) or x.dtype)[0]
+            return gpu.add_rms_norm(x, None, weight, eps, _inference_dtype(x) or x.dtype)[0]
         if z is not None:
-            return triton_norms.gated_rms_norm(x, z, weight, eps, size)
+            return gpu.gated_rms_norm(x, z, weight, eps, size)
     dtype = torch.promote_types(x.dtype, torch.float32)
     wide, gate, scale = x.to(dtype), None if z is None else z.to(dtype), weight.to(dtype)
-    if x.device.type == "cpu" and dtype == torch.float32:
-        from ssmrank.kernels.norms import cpu as norms_numba
+    if implementation is Implementation.CPU:
+        from ssmrank.kernels.norms import cpu
 
-        if norms_numba.supports(size):
-            return norms_numba.norm(wide, gate, scale, eps, size).to(x.dtype)
-    return norm_reference(wide, gate, scale, eps, size).to(x.dtype)
+        return cpu.norm(wide, gate, scale, eps, size).to(x.dtype)
+    return reference.norm(wide, gate, scale, eps, size).to(x.dtype)
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -129,20 +131,3 @@ def _autocast_dtype(x: Tensor) -> torch.dtype | None:
 def _inference_dtype(x: Tensor) -> torch.dtype | None:
     """The same where no gradients are recorded either."""
     return None if torch.is_grad_enabled() else _autocast_dtype(x)
-
-
-def _triton_runs(x: Tensor, size: int) -> bool:
-    if not x.is_cuda or x.dtype == torch.float64 or not is_available("triton"):
-        return False
-    from ssmrank.kernels.gpu.rows import WIDEST
-
-    return size <= WIDEST
-
-
-def norm_reference(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:
-    """The same in plain PyTorch, on any device and in any dtype."""
-    gated = x if z is None else x * torch.nn.functional.silu(z)
-    if size == x.shape[-1]:
-        return torch.nn.functional.rms_norm(gated, weight.shape, weight, eps)
-    grouped = gated.unflatten(-1, (-1, size))
-    return torch.nn.functional.rms_norm(grouped, (size,), None, eps).flatten(-2) * weight

@@ -10,19 +10,13 @@ from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.norms import cpu_loops as loops
 from ssmrank.kernels.simd.threads import run_tasks
-from ssmrank.kernels.simd.vectors import LANES
 
 TASK = 128
 """Rows in a task. It is fixed, so that the sums of the gradients do not depend on the number of threads."""
 
 
-def supports(size: int) -> bool:
-    """Whether groups of this many channels fill whole vectors."""
-    return size % LANES == 0
-
-
 def norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:
-    """See `norms.gated_rms_norm` and, where z is None, `norms.rms_norm`; all tensors are float32 on the CPU."""
+    """See `gated_rms_norm` and, where z is None, `rms_norm`; all tensors are float32, size a multiple of 16."""
     shape = x.shape
     rows = x.reshape(-1, shape[-1])
     y: Tensor = _Norm.apply(rows, None if z is None else z.reshape(rows.shape), weight.contiguous(), eps, size)

@@ -1,4 +1,4 @@
-"""Root-mean-square norms for CPUs, gated or not, compiled by numba; called by `norms_numba`.
+"""Root-mean-square norms for CPUs, gated or not, compiled by numba; called by `cpu`.
 
 The arguments of a task are integers: addresses of float32 memory (0: absent), row strides in bytes, and counts. A row
 is `groups` groups of `size` channels, a multiple of 16, each normed by itself. A task is a range of rows.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssmrank.kernels.simd.compiled import cfunc
+from ssmrank.kernels.simd.compiled import loop
 from ssmrank.kernels.simd.vectors import (
     BYTES,
     arguments,
@@ -26,7 +26,7 @@ from ssmrank.kernels.simd.vectors import (
 _norm_forward_arguments = arguments(12)
 
 
-@cfunc
+@loop(_norm_forward_arguments)
 def norm_forward(table: int) -> None:
     """Writes y and the inverse root mean square of each row and group."""
     task = next_task(table)
@@ -70,7 +70,7 @@ def norm_forward(table: int) -> None:
 _norm_backward_arguments = arguments(15)
 
 
-@cfunc
+@loop(_norm_backward_arguments)
 def norm_backward(table: int) -> None:
     """Writes the gradients of x and z; the weight's is added to what is there."""
     task = next_task(table)

@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssmrank.kernels.float8 import Rows
 from ssmrank.kernels.float8.gpu import new_rows, store_float8
+from ssmrank.kernels.float8.reference import Rows
 from ssmrank.kernels.gpu.rows import dense, launch
 from ssmrank.kernels.gpu.sums import add_columns
 

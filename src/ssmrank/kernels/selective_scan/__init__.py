@@ -7,8 +7,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ssmrank.kernels import reference
-from ssmrank.kernels.packing import chosen_states, is_available, needs_gradient, written
+from ssmrank.kernels import dispatch
+from ssmrank.kernels.dispatch import Implementation
+from ssmrank.kernels.packing import chosen_states, needs_gradient, written
+from ssmrank.kernels.selective_scan import reference
 
 
 @overload
@@ -85,22 +87,21 @@ def packed_selective_scan(
         y `[T, D]` in u's dtype, with final states `[S, D, N]` (float32 or float64) where asked for. The state is held
         in float32, whatever the inputs, or in float64 if u is. Differentiable in every floating tensor.
     """
-    on_gpu = u.dtype != torch.float64 and u.is_cuda and is_available("triton")
-    on_cpu = u.dtype != torch.float64 and u.device.type == "cpu"
+    implementation = dispatch.selective_scan(u)
     differentiable = needs_gradient(u, delta, A, B, C, D, z, delta_bias, initial_states)
-    if initial_index is not None and (differentiable or not (on_gpu or on_cpu)):
+    if initial_index is not None and (differentiable or implementation is Implementation.PLAIN):
         initial_states, initial_index = chosen_states(initial_states, initial_index), None
     arguments: tuple[Any, ...] = (u, delta, A, B, C, D, z, delta_bias, cu_seqlens, initial_states)
-    if on_gpu:
-        from ssmrank.kernels.selective_scan.gpu import selective_scan as triton_scan
+    if implementation is Implementation.GPU:
+        from ssmrank.kernels.selective_scan import gpu
 
-        y, states = triton_scan(*(*arguments, initial_index, out), need_final=return_final_states)
-    elif on_cpu:
-        from ssmrank.kernels.selective_scan.cpu import selective_scan as numba_scan
+        y, states = gpu.selective_scan(*(*arguments, initial_index, out), need_final=return_final_states)
+    elif implementation is Implementation.CPU:
+        from ssmrank.kernels.selective_scan import cpu
 
         own = out if u.dtype == torch.float32 else None
         single: tuple[Any, ...] = (*(_single(value) for value in arguments), initial_index, own)
-        y, states = numba_scan(*single, need_final=return_final_states)
+        y, states = cpu.selective_scan(*single, need_final=return_final_states)
     else:
         wide = arguments if u.dtype == torch.float64 else tuple(_single(value) for value in arguments)
         y, states = reference.selective_scan(*wide)

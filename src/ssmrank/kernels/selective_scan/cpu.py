@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.selective_scan import cpu_loops as loops
+from ssmrank.kernels.simd import LANES
 from ssmrank.kernels.simd.threads import run_tasks
-from ssmrank.kernels.simd.vectors import LANES, LOG2_E
+from ssmrank.kernels.simd.vectors import LOG2_E
 
 _BACKWARD_TASKS = 16
 """Tasks wanted of a backward pass. It is fixed, so that sums over tasks do not depend on the number of threads."""

@@ -1,4 +1,4 @@
-"""The selective scan's loops for CPUs, compiled by numba; called by `selective_scan_numba`.
+"""The selective scan's loops for CPUs, compiled by numba; called by `cpu`.
 
 Channels lie in the lanes, so that the state of 16 channels is one vector per state index n and nothing is summed
 across lanes except the gradients of B and C, once per step. A task is a block of channels over some sequences.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssmrank.kernels.simd.compiled import cfunc
+from ssmrank.kernels.simd.compiled import loop
 from ssmrank.kernels.simd.vectors import (
     BYTES,
     LN_2,
@@ -42,7 +42,7 @@ BLOCK = 4
 _scan_forward_arguments = arguments(26)
 
 
-@cfunc
+@loop(_scan_forward_arguments)
 def scan_forward(table: int) -> None:
     """Writes y, the final states and the states at each chunk's start (both only where an address is given)."""
     task = next_task(table)
@@ -128,7 +128,7 @@ def scan_forward(table: int) -> None:
 _scan_backward_arguments = arguments(34)
 
 
-@cfunc
+@loop(_scan_backward_arguments)
 def scan_backward(table: int) -> None:
     """Writes the gradients; those of A (as `[states, channels]`), D and the bias are added to what is there."""
     task = next_task(table)

@@ -10,7 +10,7 @@ once. Then a loop goes over the states; each takes its steps through the tile in
 the next tile. The backward pass goes through a sequence from its end in chunks, whose first states the forward pass
 stored, and runs a chunk's tiles but the last forward once more. Sums over the channels for the gradients of B and C are
 written for each tile and block of channels, and summed last, so that the result is the same in every run. Where there
-are few sequences, segments of them are run in parallel (see `triton_scan_segments`).
+are few sequences, segments of them are run in parallel (see `gpu_segments`).
 
 Kernels are compiled for the numbers of channels and states and for strides, all of which are a model's.
 
@@ -28,16 +28,12 @@ from torch.autograd.function import once_differentiable
 
 from ssmrank.kernels.gpu.rows import dense
 from ssmrank.kernels.gpu.sums import add_columns
+from ssmrank.kernels.gpu.tiles import may_use_ptx
 from ssmrank.kernels.packing import chosen_states
 from ssmrank.kernels.selective_scan.gpu_backward import backward_kernel
 from ssmrank.kernels.selective_scan.gpu_forward import forward_kernel
 from ssmrank.kernels.selective_scan.gpu_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
-from ssmrank.kernels.selective_scan.gpu_tiles import (
-    SPREAD,
-    may_use_ptx,
-    projections_backward_kernel,
-    projections_kernel,
-)
+from ssmrank.kernels.selective_scan.gpu_tiles import SPREAD, projections_backward_kernel, projections_kernel
 
 CHUNK = 16
 """Steps between stored states, a multiple of both tiles."""
@@ -111,7 +107,7 @@ def _stored(A: Tensor, starts: Tensor, tokens: int, dtype: torch.dtype) -> Tenso
 
 
 def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
-    """B and C as `triton_scan_tiles` describes them."""
+    """B and C as `gpu_tiles` describes them."""
     (tokens, states), sequences = B.shape, len(starts) - 1
     slots = _slots(tokens, sequences, tile)
     if B.dtype == C.dtype == torch.bfloat16:

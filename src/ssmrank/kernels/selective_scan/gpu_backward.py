@@ -5,21 +5,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ssmrank.kernels.gpu.tiles import LOG2_E, exp2, load_rows, sigmoid, store_rows
 from ssmrank.kernels.selective_scan.gpu_forward import run_tile, steps_and_drives
 from ssmrank.kernels.selective_scan.gpu_tiles import (
     LN_2,
-    LOG2_E,
-    exp2,
     fold,
     lanes,
-    load_rows,
     load_start,
     load_words,
     plane_of,
     projections_of,
-    sigmoid,
     store_plain_sums,
-    store_rows,
     store_sums,
 )
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssmrank.kernels.selective_scan.gpu_tiles import (
-    LOG2_E,
-    exp2,
-    load_rows,
-    load_start,
-    load_words,
-    plane_of,
-    projections_of,
-    sigmoid,
-    softplus,
-    store_rows,
-)
+from ssmrank.kernels.gpu.tiles import LOG2_E, exp2, load_rows, sigmoid, store_rows
+from ssmrank.kernels.selective_scan.gpu_tiles import load_start, load_words, plane_of, projections_of, softplus
 
 
 @triton.jit

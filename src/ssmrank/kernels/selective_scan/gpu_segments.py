@@ -13,18 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ssmrank.kernels.gpu.tiles import LOG2_E, exp2, load_rows, sigmoid
 from ssmrank.kernels.selective_scan.gpu_forward import run_tile, steps_and_drives
-from ssmrank.kernels.selective_scan.gpu_tiles import (
-    LOG2_E,
-    exp2,
-    load_rows,
-    load_start,
-    load_words,
-    plane_of,
-    projections_of,
-    sigmoid,
-    softplus,
-)
+from ssmrank.kernels.selective_scan.gpu_tiles import load_start, load_words, plane_of, projections_of, softplus
 
 
 @triton.jit(do_not_specialize=["sequences"])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite  # type: ignore[import-untyped]
 import numba
@@ -34,9 +34,28 @@ def njit(function: Callable[..., Any]) -> Any:
 
 
 def cfunc(function: Callable[[int], None]) -> Any:
-    """Compiles a function of one integer, as `threads.run_tasks` calls it."""
+    """Compiles a function of one integer that C code can call."""
     with _machine_code() as kept:
         return numba.cfunc(numba.types.void(numba.types.int64), cache=kept)(function)
+
+
+class Loop(NamedTuple):
+    """A compiled loop, as `threads.run_tasks` calls it."""
+
+    name: str
+    compiled: Any
+    """A `numba.cfunc` of the address of a table of tasks (`vectors.next_task`)."""
+    width: int
+    """How many integers a task of it holds."""
+
+
+def loop(read: Any) -> Callable[[Callable[[int], None]], Loop]:
+    """Compiles a loop that takes tasks until none is left, and reads them by what `vectors.arguments` has made."""
+
+    def decorate(function: Callable[[int], None]) -> Loop:
+        return Loop(function.__name__, cfunc(function), read.count)
+
+    return decorate
 
 
 def digest() -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+
+from ssmrank.kernels.simd.compiled import Loop
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _forked = False
@@ -33,16 +33,20 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def run_tasks(function: Any, tasks: Iterable[tuple[int, ...]]) -> None:
-    """Calls `function` for each task; returns when all are done.
+def run_tasks(loop: Loop, tasks: Iterable[tuple[int, ...]]) -> None:
+    """Hands each task to the loop; returns when all are done.
 
-    `function` is a `numba.cfunc` of one argument, the address of a table as `simd.next_task` reads it, that takes
-    tasks until none is left. Tasks must not write to the same memory. Threads: `torch.get_num_threads()`.
+    Tasks must not write to the same memory. Threads: `torch.get_num_threads()`. Raises ValueError for a task that is
+    not as wide as the loop reads: its integers are addresses.
     """
-    rows = np.array([*tasks], dtype=np.int64)
-    if not len(rows):
+    rows = [*tasks]
+    if not rows:
         return
-    table = np.concatenate([np.array([0, *rows.shape], dtype=np.int64), rows.ravel()])
+    for row in rows:
+        if len(row) != loop.width:
+            raise ValueError(f"{loop.name} takes tasks of {loop.width} integers, one has {len(row)}")
+    table = np.concatenate([np.array([0, len(rows), loop.width]), np.array(rows, dtype=np.int64).ravel()])
+    function = loop.compiled
     threads = torch.get_num_threads()
     if threads == 1 or len(rows) == 1:
         function.ctypes(table.ctypes.data)
@@ -60,22 +64,16 @@ def run_tasks(function: Any, tasks: Iterable[tuple[int, ...]]) -> None:
 
 @cache
 def _gomp_parallel() -> Callable[[int, int, int, int], None] | None:
-    """`GOMP_parallel(function, data, threads, flags)` of the OpenMP library that torch has loaded, or None."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    loaded = {Path(line.split()[-1]) for line in lines if re.search(r"/lib(gomp|omp|iomp5)[^/]*$", line)}
-    # Other packages bring OpenMP libraries of their own, with threads of their own.
-    site = Path(torch.__file__).parents[1]
-    own = {path for path in loaded if path.is_relative_to(site / "torch") or path.is_relative_to(site / "torch.libs")}
-    candidates = own or loaded
-    if len(candidates) != 1:
-        return None
-    try:
-        function = ctypes.CDLL(str(candidates.pop())).GOMP_parallel
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    function.restype = None
-    return function
+    """`GOMP_parallel(function, data, threads, flags)` as torch itself calls it, or None where it does not."""
+    # A symbol is looked up in a library and in those that it was linked with, so this is never another package's.
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        library = Path(torch.__file__).parent / "lib" / name
+        if library.is_file():
+            try:
+                function = ctypes.CDLL(str(library)).GOMP_parallel
+            except (OSError, AttributeError):
+                return None
+            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            function.restype = None
+            return function
+    return None

@@ -15,31 +15,26 @@ import operator
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.extending import register_model
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic as _intrinsic
 
+from ssmrank.kernels.simd import LANES
+
 intrinsic: Any = _intrinsic
 
-LANES = 16
 BYTES = 4 * LANES
 """Size of a vector in memory."""
-
-WIDE_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
-"""Whether a vector is one register of 32. Else it takes two or more of 16, which the sums of a tile of four by four
-vectors do not fit: kept in memory they cost three times as much."""
 
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 
-_FLOAT = ir.FloatType()
+FLOAT = ir.FloatType()
 _INT = ir.IntType(32)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+VECTOR = ir.VectorType(FLOAT, LANES)
 _INTEGERS = ir.VectorType(_INT, LANES)
 _FUSE = ("contract", "nsz")
 
@@ -57,11 +52,12 @@ float32x16 = Float32x16()
 @register_model(Float32x16)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Any) -> None:
-        super().__init__(manager, fe_type, _VECTOR)
+        super().__init__(manager, fe_type, VECTOR)
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(_VECTOR, [float(value)] * LANES)
+def constant(value: float) -> Any:
+    """A vector of LLVM's with one value in all lanes."""
+    return ir.Constant(VECTOR, [float(value)] * LANES)
 
 
 def _operation(symbol: Any, instruction: str) -> None:
@@ -89,24 +85,25 @@ def _unary(builder: Any, name: str, x: Any) -> Any:
     full = f"llvm.{name}.v{LANES}f32"
     function = builder.module.globals.get(full)
     if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), full)
+        function = ir.Function(builder.module, ir.FunctionType(VECTOR, [VECTOR]), full)
     return builder.call(function, [x])
 
 
 def _at_least(builder: Any, x: Any, bound: float) -> Any:
     """The larger of both, and NaN where x is NaN (llvm.maxnum would hide it)."""
-    return builder.select(builder.fcmp_ordered("<", x, _constant(bound)), _constant(bound), x)
+    return builder.select(builder.fcmp_ordered("<", x, constant(bound)), constant(bound), x)
 
 
-def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once where the machine can."""
     return builder.fadd(builder.fmul(a, b, flags=_FUSE), c, flags=_FUSE)
 
 
 def _horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
     """The polynomial with these coefficients, highest power first."""
-    value = _constant(coefficients[0])
+    value = constant(coefficients[0])
     for coefficient in coefficients[1:]:
-        value = _fused(builder, value, x, _constant(coefficient))
+        value = fused(builder, value, x, constant(coefficient))
     return value
 
 
@@ -127,7 +124,7 @@ def _power(builder: Any, whole: Any, fraction: Any) -> Any:
     # Multiplying by 2^whole is adding to the exponent's bits.
     shift = builder.shl(builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
     value = builder.bitcast(_horner(builder, fraction, _EXP2), _INTEGERS)
-    return builder.bitcast(builder.add(value, shift), _VECTOR)
+    return builder.bitcast(builder.add(value, shift), VECTOR)
 
 
 def _exp2(builder: Any, x: Any) -> Any:
@@ -140,10 +137,10 @@ def _exp_minus_abs(builder: Any, x: Any) -> Any:
     """e^-|x|: the multiple of log 2 is taken off in two parts, so that a large x loses nothing by rounding."""
     x = builder.fneg(_unary(builder, "fabs", x))
     x = _at_least(builder, x, -87.0)
-    whole = _unary(builder, "rint", builder.fmul(x, _constant(LOG2_E)))
-    rest = _fused(builder, whole, _constant(-_LN_2_HIGH), x)
-    rest = _fused(builder, whole, _constant(-_LN_2_LOW), rest)
-    return _power(builder, whole, builder.fmul(rest, _constant(LOG2_E)))
+    whole = _unary(builder, "rint", builder.fmul(x, constant(LOG2_E)))
+    rest = fused(builder, whole, constant(-_LN_2_HIGH), x)
+    rest = fused(builder, whole, constant(-_LN_2_LOW), rest)
+    return _power(builder, whole, builder.fmul(rest, constant(LOG2_E)))
 
 
 @intrinsic
@@ -151,7 +148,7 @@ def load(typingctx: Any, address: Any) -> Any:
     """The 16 floats at an address."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], _VECTOR.as_pointer()), align=4)
+        return builder.load(builder.inttoptr(args[0], VECTOR.as_pointer()), align=4)
 
     return float32x16(types.int64), codegen
 
@@ -161,15 +158,16 @@ def store(typingctx: Any, address: Any, vector: Any) -> Any:
     """Writes 16 floats to an address."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], _VECTOR.as_pointer()), align=4)
+        builder.store(args[1], builder.inttoptr(args[0], VECTOR.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, float32x16), codegen
 
 
-def _spread(builder: Any, scalar: Any) -> Any:
-    vector = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(vector, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_INTEGERS, [0] * LANES))
+def spread(builder: Any, scalar: Any) -> Any:
+    """Puts a scalar into all lanes."""
+    vector = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(vector, ir.Constant(VECTOR, ir.Undefined), ir.Constant(_INTEGERS, [0] * LANES))
 
 
 @intrinsic
@@ -177,7 +175,7 @@ def broadcast(typingctx: Any, address: Any) -> Any:
     """The float at an address in all lanes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _spread(builder, builder.load(builder.inttoptr(args[0], _FLOAT.as_pointer()), align=4))
+        return spread(builder, builder.load(builder.inttoptr(args[0], FLOAT.as_pointer()), align=4))
 
     return float32x16(types.int64), codegen
 
@@ -187,7 +185,7 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     """A number in all lanes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _spread(builder, args[0])
+        return spread(builder, args[0])
 
     return float32x16(types.float32), codegen
 
@@ -197,7 +195,7 @@ def store_scalar(typingctx: Any, address: Any, scalar: Any) -> Any:
     """Writes one float to an address."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], _FLOAT.as_pointer()), align=4)
+        builder.store(args[1], builder.inttoptr(args[0], FLOAT.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), codegen
@@ -208,7 +206,7 @@ def load_scalar(typingctx: Any, address: Any) -> Any:
     """The float at an address."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], _FLOAT.as_pointer()), align=4)
+        return builder.load(builder.inttoptr(args[0], FLOAT.as_pointer()), align=4)
 
     return types.float32(types.int64), codegen
 
@@ -244,7 +242,7 @@ def next_task(typingctx: Any, table: Any) -> Any:
 
 
 def arguments(count: int) -> Any:
-    """Makes the function that reads a task's arguments, which are `count` integers, as a tuple."""
+    """Makes the function that reads a task's arguments, which are `count` integers, as a tuple; see `compiled.loop`."""
 
     @intrinsic
     def read(typingctx: Any, task: Any) -> Any:
@@ -258,6 +256,7 @@ def arguments(count: int) -> Any:
 
         return types.UniTuple(types.int64, count)(types.int64), codegen
 
+    read.count = count
     return read
 
 
@@ -291,9 +290,9 @@ def sigmoid(typingctx: Any, x: Any) -> Any:
     """1 / (1 + e^-x), without overflow at either end."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        one = _constant(1.0)
+        one = constant(1.0)
         small = _exp_minus_abs(builder, args[0])
-        numerator = builder.select(builder.fcmp_ordered(">=", args[0], _constant(0.0)), one, small)
+        numerator = builder.select(builder.fcmp_ordered(">=", args[0], constant(0.0)), one, small)
         return builder.fdiv(numerator, builder.fadd(one, small))
 
     return float32x16(float32x16), codegen
@@ -305,83 +304,11 @@ def softplus(typingctx: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         small = _exp_minus_abs(builder, args[0])
-        ratio = builder.fdiv(small, builder.fadd(small, _constant(2.0)))
+        ratio = builder.fdiv(small, builder.fadd(small, constant(2.0)))
         series = _horner(builder, builder.fmul(ratio, ratio), _ATANH)
-        return _fused(builder, ratio, series, _at_least(builder, args[0], 0.0))
+        return fused(builder, ratio, series, _at_least(builder, args[0], 0.0))
 
     return float32x16(float32x16), codegen
-
-
-def _tile(rows: int, vectors: int) -> Any:
-    @intrinsic
-    def tile(
-        typingctx: Any,
-        a: Any,
-        a_row: Any,
-        a_step: Any,
-        b: Any,
-        b_step: Any,
-        c: Any,
-        c_row: Any,
-        depth: Any,
-        accumulate: Any,
-    ) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            a, a_row, a_step, b, b_step, c, c_row, depth, accumulate = args
-
-            def at(base: Any, *offsets: Any) -> Any:
-                for offset in offsets:
-                    base = builder.add(base, offset)
-                return base
-
-            def times(value: Any, count: int) -> Any:
-                return builder.mul(value, ir.Constant(ir.IntType(64), count))
-
-            def vector_at(address: Any) -> Any:
-                return builder.inttoptr(address, _VECTOR.as_pointer())
-
-            places = [
-                [at(c, times(c_row, row), ir.Constant(ir.IntType(64), BYTES * column)) for column in range(vectors)]
-                for row in range(rows)
-            ]
-            sums = [[cgutils.alloca_once_value(builder, _constant(0.0)) for _ in line] for line in places]
-            # The variables are set again here: alloca_once_value sets them once, at the function's entry.
-            for line, targets in zip(sums, places, strict=True):
-                for variable, _ in zip(line, targets, strict=True):
-                    builder.store(_constant(0.0), variable)
-            with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(ir.IntType(64), 0))):
-                for line, targets in zip(sums, places, strict=True):
-                    for variable, target in zip(line, targets, strict=True):
-                        builder.store(builder.load(vector_at(target), align=4), variable)
-            with cgutils.for_range(builder, depth) as loop:
-                b_place = at(b, builder.mul(loop.index, b_step))
-                a_place = at(a, builder.mul(loop.index, a_step))
-                line_b = [
-                    builder.load(vector_at(at(b_place, ir.Constant(ir.IntType(64), BYTES * column))), align=4)
-                    for column in range(vectors)
-                ]
-                for row in range(rows):
-                    address = builder.inttoptr(at(a_place, times(a_row, row)), _FLOAT.as_pointer())
-                    factor = _spread(builder, builder.load(address, align=4))
-                    for column in range(vectors):
-                        variable = sums[row][column]
-                        builder.store(_fused(builder, factor, line_b[column], builder.load(variable)), variable)
-            for line, targets in zip(sums, places, strict=True):
-                for variable, target in zip(line, targets, strict=True):
-                    builder.store(builder.load(variable), vector_at(target), align=4)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 9), codegen
-
-    return tile
-
-
-tile_4x4, tile_4x1, tile_1x4, tile_1x1 = _tile(4, 4), _tile(4, 1), _tile(1, 4), _tile(1, 1)
-"""tile_RxV(a, a_row, a_step, b, b_step, c, c_row, depth, accumulate): R rows of V vectors of a matrix product.
-
-c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], the sums held in registers. a, b and
-c are addresses; `*_row` and `*_step` say in bytes how far apart a's rows, the k and c's rows lie.
-"""
 
 
 @intrinsic
@@ -403,6 +330,6 @@ def keep_first(typingctx: Any, x: Any, count: Any) -> Any:
         limit = builder.insert_element(ir.Constant(_INTEGERS, ir.Undefined), count, ir.Constant(_INT, 0))
         limit = builder.shuffle_vector(limit, limit, ir.Constant(_INTEGERS, [0] * LANES))
         kept = builder.icmp_signed("<", ir.Constant(_INTEGERS, list(range(LANES))), limit)
-        return builder.select(kept, args[0], _constant(0.0))
+        return builder.select(kept, args[0], constant(0.0))
 
     return float32x16(float32x16, types.int64), codegen

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssmrank.kernels.ssd.inputs import SSDInputs
+
 ROUNDING = 16
 
 
@@ -66,19 +68,23 @@ def _plan(starts: tuple[int, ...], chunk_size: int, device: torch.device) -> _Pl
 
 
 def ssd_chunked(
-    x: Tensor,
-    steps: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
+    inputs: SSDInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     *,
     chunk_size: int,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; one floating dtype, float32 or float64."""
+    """See `packed_ssd`; one floating dtype, float32 or float64, whatever autocast says."""
+    with torch.autocast(inputs.x.device.type, enabled=False):
+        return _chunked(inputs, cu_seqlens, initial_states, chunk_size, need_final)
+
+
+def _chunked(
+    inputs: SSDInputs, cu_seqlens: Tensor, initial_states: Tensor | None, chunk_size: int, need_final: bool
+) -> tuple[Tensor, Tensor | None]:
+    x, _, A, B, C, D, _ = inputs
+    steps = inputs.steps()
     _tokens, heads, width = x.shape
     plan = _plan(tuple(cu_seqlens.tolist()), chunk_size, x.device)
     per_group = heads // B.shape[1]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.packing import needs_gradient
 from ssmrank.kernels.simd.threads import run_tasks
-from ssmrank.kernels.simd.vectors import LANES
 from ssmrank.kernels.ssd import cpu_loops as loops
+from ssmrank.kernels.ssd.inputs import SSDInputs
 
 LONGEST_CHUNK = 256
 """Beyond it, what a task works on no longer fits in a core's cache."""
@@ -25,11 +26,6 @@ _SUFFIX_TOKENS = 128
 
 _BACKWARD_TASKS = 16
 """Tasks wanted of a backward pass. It is fixed, so that sums over tasks do not depend on the number of threads."""
-
-
-def supports(width: int, states: int) -> bool:
-    """Whether heads of this width and number of states fill whole vectors."""
-    return width % LANES == 0 and states % LANES == 0
 
 
 class _Plan(NamedTuple):
@@ -75,12 +71,7 @@ def chunk_count(length: int, width: int, states: int) -> int:
 
 
 def ssd(
-    x: Tensor,
-    steps: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
+    inputs: SSDInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
@@ -88,41 +79,46 @@ def ssd(
     *,
     need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `packed_ssd`; `steps` `[T, H]` are those after bias and softplus; all floating tensors are float32.
+    """See `packed_ssd`; all floating tensors are float32, widths and states multiples of 16.
 
     Not differentiable with an index or into `out`.
     """
-    decays = steps * A
+    x, _, A, B, C, D, _ = inputs
+    steps = inputs.steps()
     D = x.new_zeros(x.shape[1]) if D is None else D
-    arguments = (x, steps, decays, B, C, D, initial_states, cu_seqlens, need_final)
-    differentiable = (x, decays, B, C, D, initial_states)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
+    given = _Given(x, steps, steps * A, B, C, D, initial_states, cu_seqlens)
+    if needs_gradient(x, given.decays, B, C, D, initial_states):
         assert initial_index is None and out is None
-        y, final = _Ssd.apply(*arguments)
+        y, final = _Ssd.apply(*given, need_final)
         return y, final
-    inputs = _Inputs(*arguments)
-    if initial_index is None or inputs.initial is None:
-        return _forward(inputs, keep=False, out=out)[:2]
-    if not need_final and inputs.plan.longest_sequence <= LONGEST_SUFFIX and int(initial_index.min()) >= 0:
-        return _suffixes(inputs, cu_seqlens, initial_index, out), None
-    return _forward(inputs, keep=False, index=initial_index.contiguous(), out=out)[:2]
+    layout = _Layout(given, need_final)
+    if initial_index is None or layout.initial is None:
+        return _forward(layout, keep=False, out=out)[:2]
+    if not need_final and layout.plan.longest_sequence <= LONGEST_SUFFIX and int(initial_index.min()) >= 0:
+        return _suffixes(layout, cu_seqlens, initial_index, out), None
+    return _forward(layout, keep=False, index=initial_index.contiguous(), out=out)[:2]
 
 
-class _Inputs:
+class _Given(NamedTuple):
+    """The tensors that the gradients are of, and where sequences start."""
+
+    x: Tensor
+    steps: Tensor
+    """`[T, H]`, after bias and softplus."""
+    decays: Tensor
+    """`[T, H]`, the steps times A."""
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    initial_states: Tensor | None
+    cu_seqlens: Tensor
+
+
+class _Layout:
     """The tensors in the layout that the loops read."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        steps: Tensor,
-        decays: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        initial_states: Tensor | None,
-        cu_seqlens: Tensor,
-        need_final: bool,
-    ) -> None:
+    def __init__(self, given: _Given, need_final: bool) -> None:
+        x, steps, decays, B, C, D, initial_states, cu_seqlens = given
         self.tokens, self.heads, self.width = x.shape
         self.groups, self.states = B.shape[1:]
         self.plan = _plan(tuple(cu_seqlens.tolist()), self.width, self.states)
@@ -173,50 +169,50 @@ def _address(x: Tensor | None) -> int:
 
 
 def _forward(
-    inputs: _Inputs, keep: bool, index: Tensor | None = None, out: Tensor | None = None
+    layout: _Layout, keep: bool, index: Tensor | None = None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    new = inputs.x.new_empty
-    shape = (inputs.heads, inputs.states, inputs.width)
-    y = new(inputs.tokens, inputs.heads, inputs.width) if out is None else out
-    final = new(inputs.sequences, *shape) if inputs.need_final else None
-    chunks = int(inputs.plan.offsets[-1])
+    new = layout.x.new_empty
+    shape = (layout.heads, layout.states, layout.width)
+    y = new(layout.tokens, layout.heads, layout.width) if out is None else out
+    final = new(layout.sequences, *shape) if layout.need_final else None
+    chunks = int(layout.plan.offsets[-1])
     # Where no chunk follows another there is no state to keep.
-    keep = keep and (inputs.initial is not None or chunks > sum(inputs.plan.offsets.diff() > 0))
+    keep = keep and (layout.initial is not None or chunks > sum(layout.plan.offsets.diff() > 0))
     stored = new(chunks, *shape) if keep else None
     rest = (
-        *inputs.addresses(),
-        *(_address(tensor) for tensor in (y, inputs.initial, final, stored)),
-        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest, _address(index)),
+        *layout.addresses(),
+        *(_address(tensor) for tensor in (y, layout.initial, final, stored)),
+        *(layout.heads, layout.width, layout.states, layout.plan.longest, _address(index)),
     )
     threads = torch.get_num_threads()
-    run_tasks(loops.ssd_forward, [(*task[:4], *rest) for task in inputs.tasks(4 * threads if threads > 1 else 1)])
+    run_tasks(loops.ssd_forward, [(*task[:4], *rest) for task in layout.tasks(4 * threads if threads > 1 else 1)])
     return y, None if final is None else final.transpose(2, 3), stored
 
 
-def _suffixes(inputs: _Inputs, cu_seqlens: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
-    assert inputs.initial is not None
+def _suffixes(layout: _Layout, cu_seqlens: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
+    assert layout.initial is not None
     starts = cu_seqlens.contiguous()
-    y = inputs.x.new_empty(inputs.tokens, inputs.heads, inputs.width) if out is None else out
+    y = layout.x.new_empty(layout.tokens, layout.heads, layout.width) if out is None else out
     rest = (
         starts.data_ptr(),
-        *inputs.addresses()[2:],
+        *layout.addresses()[2:],
         y.data_ptr(),
-        *(inputs.heads, inputs.width, inputs.states, inputs.plan.longest_sequence),
+        *(layout.heads, layout.width, layout.states, layout.plan.longest_sequence),
     )
-    per_group = inputs.heads // inputs.groups
+    per_group = layout.heads // layout.groups
     blocks = max(1, min(torch.get_num_threads(), per_group))
     cuts = [per_group * block // blocks for block in range(blocks + 1)]
-    state_bytes = 4 * inputs.heads * inputs.width * inputs.states
+    state_bytes = 4 * layout.heads * layout.width * layout.states
     run_tasks(
         loops.ssd_suffixes,
         [
             (
-                *(first, last, inputs.initial.data_ptr() + row * state_bytes, group),
+                *(first, last, layout.initial.data_ptr() + row * state_bytes, group),
                 *(group * per_group + low, group * per_group + high),
                 *rest,
             )
             for first, last, row in _runs(starts.tolist(), index.tolist())
-            for group in range(inputs.groups)
+            for group in range(layout.groups)
             for low, high in pairwise(cuts)
         ],
     )
@@ -238,36 +234,35 @@ def _runs(starts: list[int], rows: list[int]) -> list[tuple[int, int, int]]:
 class _Ssd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        inputs = _Inputs(*arguments)
-        y, final, stored = _forward(inputs, keep=True)
-        ctx.save_for_backward(*arguments[:-1], stored)
+        given, need_final = _Given(*arguments[:-1]), arguments[-1]
+        y, final, stored = _forward(_Layout(given, need_final), keep=True)
+        ctx.save_for_backward(*given, stored)
         ctx.set_materialize_grads(False)
-        ctx.need_final = inputs.need_final
+        ctx.need_final = need_final
         return y, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
         saved: Any = ctx.saved_tensors
-        arguments = (*saved[:-1], ctx.need_final)
-        inputs = _Inputs(*arguments)
-        new, tasks = inputs.x.new_empty, inputs.tasks(_BACKWARD_TASKS)
-        grad_y = torch.zeros_like(inputs.x) if grad_y is None else _rows(grad_y)
+        layout = _Layout(_Given(*saved[:-1]), ctx.need_final)
+        new, tasks = layout.x.new_empty, layout.tasks(_BACKWARD_TASKS)
+        grad_y = torch.zeros_like(layout.x) if grad_y is None else _rows(grad_y)
         grad_final = None if grad_final is None else grad_final.transpose(2, 3).contiguous()
-        grad_x = new(inputs.tokens, inputs.heads, inputs.width)
-        grad_steps, grad_decays = new(inputs.tokens, inputs.heads), new(inputs.tokens, inputs.heads)
-        grad_D = new(inputs.sequences, inputs.heads)
-        grad_initial = None if inputs.initial is None else torch.empty_like(inputs.initial)
+        grad_x = new(layout.tokens, layout.heads, layout.width)
+        grad_steps, grad_decays = new(layout.tokens, layout.heads), new(layout.tokens, layout.heads)
+        grad_D = new(layout.sequences, layout.heads)
+        grad_initial = None if layout.initial is None else torch.empty_like(layout.initial)
         # The blocks of a group add to sums of their own.
         blocks = 1 + max(task[4] for task in tasks)
-        grad_B = inputs.x.new_zeros(blocks, inputs.tokens, inputs.groups, inputs.states)
+        grad_B = layout.x.new_zeros(blocks, layout.tokens, layout.groups, layout.states)
         grad_C = torch.zeros_like(grad_B)
         rest = (
-            *inputs.addresses(),
-            *(int(inputs.initial is not None), _address(saved[-1])),
+            *layout.addresses(),
+            *(int(layout.initial is not None), _address(saved[-1])),
             *_place(grad_y),
             *(_address(x) for x in (grad_final, grad_x, grad_steps, grad_decays, grad_D, grad_initial)),
-            *(inputs.heads, inputs.groups, inputs.width, inputs.states, inputs.plan.longest),
+            *(layout.heads, layout.groups, layout.width, layout.states, layout.plan.longest),
         )
         run_tasks(
             loops.ssd_backward,

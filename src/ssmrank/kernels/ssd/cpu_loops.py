@@ -1,4 +1,4 @@
-"""Mamba-2's mixer for CPUs, compiled by numba; called by `ssd_numba`.
+"""Mamba-2's mixer for CPUs, compiled by numba; called by `cpu`.
 
 Within a chunk of Q tokens the mixer is masked attention without softmax: y = M x with M = (C Bᵀ ∘ decays) · Δ, of which
 only the lower triangle is computed, four rows at a time and each used while it lies in the cache. C Bᵀ is computed once
@@ -6,19 +6,19 @@ for all heads of a task. Between chunks the state `[N, P]` of each head is hande
 
 The arguments of a task are integers: addresses of memory (0: absent), strides in bytes, counts. Floats are float32;
 tables of chunks are int64. P and N are multiples of 16. Running sums of log2 decays are held as two floats each, as in
-`ssd_chunked`. A task is some heads of one group over one sequence.
+`chunked`. A task is some heads of one group over one sequence.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ssmrank.kernels.simd.compiled import cfunc, njit
+from ssmrank.kernels.simd import LANES
+from ssmrank.kernels.simd.compiled import loop, njit
+from ssmrank.kernels.simd.tiles import WIDE_REGISTERS, tile_1x1, tile_1x4, tile_4x1, tile_4x4
 from ssmrank.kernels.simd.vectors import (
     BYTES,
-    LANES,
     LOG2_E,
-    WIDE_REGISTERS,
     arguments,
     broadcast,
     exp2,
@@ -32,10 +32,6 @@ from ssmrank.kernels.simd.vectors import (
     splat,
     store,
     store_scalar,
-    tile_1x1,
-    tile_1x4,
-    tile_4x1,
-    tile_4x4,
 )
 
 
@@ -53,7 +49,7 @@ def multiply(
     depth: int,
     accumulate: int,
 ) -> None:
-    """c = a b, or c += a b: `rows` rows of `vectors` vectors, in tiles (see `simd.tile_4x4`)."""
+    """c = a b, or c += a b: `rows` rows of `vectors` vectors, in tiles (see `tiles.tile_4x4`)."""
     row = 0
     while row < rows:
         full = row + 4 <= rows
@@ -172,7 +168,7 @@ def mix(
 _ssd_forward_arguments = arguments(24)
 
 
-@cfunc
+@loop(_ssd_forward_arguments)
 def ssd_forward(table: int) -> None:
     """Writes y, and where asked for the final states and the state at the start of each chunk."""
     task = next_task(table)
@@ -281,7 +277,7 @@ def ssd_forward(table: int) -> None:
 _ssd_suffixes_arguments = arguments(21)
 
 
-@cfunc
+@loop(_ssd_suffixes_arguments)
 def ssd_suffixes(table: int) -> None:
     """Writes y of sequences that begin with one state, none longer than `longest`; nothing is handed on.
 
@@ -484,7 +480,7 @@ def weigh_and_sum(
 _ssd_backward_arguments = arguments(32)
 
 
-@cfunc
+@loop(_ssd_backward_arguments)
 def ssd_backward(table: int) -> None:
     """Writes the gradients; those of B and C are added to what is there, D's is written per sequence and head."""
     task = next_task(table)

@@ -1,4 +1,4 @@
-"""The backward pass of Mamba-2's mixer over packed sequences on a GPU, in Triton; see `triton_ssd`.
+"""The backward pass of Mamba-2's mixer over packed sequences on a GPU, in Triton; see `gpu`.
 
 One kernel runs the states forward once more and their gradients backward, side by side, and stores both where chunks
 meet (of one layer at a time, in the inputs' dtype). Then each chunk is by itself: a program takes some heads of one
@@ -18,17 +18,18 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmrank.kernels.gpu.sums import add_parts
-from ssmrank.kernels.ssd.gpu import (
+from ssmrank.kernels.ssd.gpu_tiles import (
     BLOCK,
     LOG2_E,
-    _softplus,
-    _tile,
     chunk_decays,
     chunk_of,
     launch,
+    load_tile,
     precision_of,
     slots_of,
+    softplus,
 )
+from ssmrank.kernels.ssd.inputs import SSDInputs
 
 CHUNK = 64
 """Tokens of a chunk."""
@@ -71,8 +72,8 @@ def _pass_on(  # type: ignore[no-untyped-def]
     kept += (first + ahead).to(tl.int64) * heads * (N * P)
     for number in range(0, chunks if TO_THE_START else chunks - 1):
         left = length - (first + ahead * number) * Q
-        values = _tile(vectors, inside, vector_stride, p, left)
-        tile = _tile(tiles, inside, tile_stride, n, left)
+        values = load_tile(vectors, inside, vector_stride, p, left)
+        tile = load_tile(tiles, inside, tile_stride, n, left)
         last = tl.load(decays + Q - 1)
         weights = tl.exp2(tl.load(decays + inside)) if BACK else tl.exp2(last - tl.load(decays + Q + inside))
         weighed = (values.to(tl.float32) * weights[:, None]).to(dtype)
@@ -161,21 +162,21 @@ def _inputs_kernel(  # type: ignore[no-untyped-def]
     flows += (slot * heads + head) * (PLANES * Q)
     kept += (slot * heads + head) * (N * P)
     grad_kept += (slot * heads + head) * (N * P)
-    b = _tile(B + first * B_stride + head // per_group * N, inside, B_stride, n, left)
-    c = _tile(C + first * C_stride + head // per_group * N, inside, C_stride, n, left)
+    b = load_tile(B + first * B_stride + head // per_group * N, inside, B_stride, n, left)
+    c = load_tile(C + first * C_stride + head // per_group * N, inside, C_stride, n, left)
     for number in range(0, count):
-        values = _tile(x, inside, x_stride, p, left)
-        grad = _tile(grad_y, inside, grad_stride, p, left)
-        state = _tile(kept, n, P, p, past)
+        values = load_tile(x, inside, x_stride, p, left)
+        grad = load_tile(grad_y, inside, grad_stride, p, left)
+        state = load_tile(kept, n, P, p, past)
         if together:
-            carry = _tile(grad_kept, n, P, p, future)
+            carry = load_tile(grad_kept, n, P, p, future)
         total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
         # What the chunk took over: y += 2^total C · state before.
         out = tl.dot(c, state, input_precision=PRECISION)
         tl.store(flows + inside, tl.sum(out * grad.to(tl.float32), axis=1) * tl.exp2(total))
         # What the chunk handed on: state = kept · state before + Bᵀ (weighed x).
         if not together:
-            carry = _tile(grad_kept, n, P, p, future)
+            carry = load_tile(grad_kept, n, P, p, future)
         x_grad = tl.dot(b, carry, input_precision=PRECISION) * tl.exp2(last - source)[:, None]
         tl.store(flows + Q + inside, tl.sum(x_grad * values.to(tl.float32), axis=1))
         weights = tl.exp2(total[None, :] - source[:, None])
@@ -229,10 +230,10 @@ def _projections_kernel(  # type: ignore[no-untyped-def]
     b_grads = tl.zeros([Q, N], tl.float32)
     c_grads = tl.zeros([Q, N], tl.float32)
     for number in range(0, count):
-        values = _tile(x, inside, x_stride, p, left)
-        grad = _tile(grad_y, inside, grad_stride, p, left)
-        state = _tile(kept, n, P, p, past)
-        carry = _tile(grad_kept, n, P, p, future)
+        values = load_tile(x, inside, x_stride, p, left)
+        grad = load_tile(grad_y, inside, grad_stride, p, left)
+        state = load_tile(kept, n, P, p, past)
+        carry = load_tile(grad_kept, n, P, p, future)
         total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
         weights = tl.exp2(total[None, :] - source[:, None])
         products = tl.dot(values, tl.trans(grad), input_precision=PRECISION) * weights
@@ -247,8 +248,8 @@ def _projections_kernel(  # type: ignore[no-untyped-def]
         decays += 2 * Q
         kept += N * P
         grad_kept += N * P
-    b = _tile(B + first * B_stride + group * N, inside, B_stride, n, left)
-    c = _tile(C + first * C_stride + group * N, inside, C_stride, n, left)
+    b = load_tile(B + first * B_stride + group * N, inside, B_stride, n, left)
+    c = load_tile(C + first * C_stride + group * N, inside, C_stride, n, left)
     rounded = score_grads.to(dtype)
     b_grads = tl.dot(rounded, c, b_grads, input_precision=PRECISION)
     c_grads = tl.dot(tl.trans(rounded), b, c_grads, input_precision=PRECISION)
@@ -290,7 +291,7 @@ def _steps_kernel(  # type: ignore[no-untyped-def]
         rate = tl.load(A + head, mask=known, other=0.0)
         if LOG:
             rate = -tl.exp2(rate * LOG2_E)
-        step = tl.where(real, _softplus(value), 0.0)
+        step = tl.where(real, softplus(value), 0.0)
         rate_grad = tl.sum(decay_grad * step, axis=0)
         if LOG:
             rate_grad *= rate
@@ -309,13 +310,7 @@ def _steps_kernel(  # type: ignore[no-untyped-def]
 
 
 def run(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
+    inputs: SSDInputs,
     starts: Tensor,
     initial: Tensor | None,
     grad_y: Tensor,
@@ -326,12 +321,13 @@ def run(
 ) -> tuple[Tensor, Tensor | None]:
     """Writes the gradients of x, dt, B and C to `out`, whose rows may lie apart.
 
-    Inputs as `triton_ssd` has made them ready, grad_y `[T, H, P]` in x's dtype likewise; there is a sequence at least.
+    Inputs as `gpu.ssd` has made them ready, grad_y `[T, H, P]` in x's dtype likewise; there is a sequence at least.
 
     Returns:
         Parts of the gradients of A (or its logarithm), D and the bias, float32 `[parts, 3 H]`, to be summed, and the
         gradient of the initial states.
     """
+    x, dt, A, B, C, D, bias = inputs
     (tokens, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1
     grad_x, grad_dt, grad_B, grad_C = out
     chunk = chunk_of(x, CHUNK)

@@ -4,7 +4,7 @@ The queries of a document are such. A program loads the state of a head once and
 with it in tiles of whole sequences, several in each, so that the product of C and the state is one of many rows; it
 writes no state. Within a tile y = M x + decays · C S with M = (C Bᵀ ∘ decays) · Δ, and M is zero between sequences.
 
-Products as in `triton_ssd`. Runs on CPU tensors under `TRITON_INTERPRET=1`.
+Products as in `gpu_forward`. Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmrank.kernels.packing import sequence_index
-from ssmrank.kernels.ssd.gpu import LOG2_E, _rows, _steps, described, may_be_copied, precision_of
+from ssmrank.kernels.ssd.gpu_tiles import LOG2_E, described, load_rows, load_steps, may_be_copied, precision_of
+from ssmrank.kernels.ssd.inputs import SSDInputs
 
 TILE = 64
 """Tokens of a tile, which the longest sequence has to fit."""
@@ -31,7 +32,7 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
     heads, per_group, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr,
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """COPIED: x, B and C are tensor descriptors, as in `triton_ssd`; what lies behind a tile is weighed with zeros."""
+    """COPIED: x, B and C are tensor descriptors, as in `gpu_forward`; what lies behind a tile is weighed with zeros."""
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     dtype: tl.constexpr = y.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
@@ -58,7 +59,7 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
                 last = tl.load(starts + tl.load(sequences + last))
             rows = first + inside
             real = rows < last
-            _, step = _steps(dt, rows, dt_stride, head, shift, real)
+            _, step = load_steps(dt, rows, dt_stride, head, shift, real)
             own = tl.load(sequences + rows, mask=real, other=-1)
             past = (own[:, None] == own[None, :]) & (inside[:, None] >= inside[None, :])
             total = tl.sum(tl.where(past, (step * rate)[None, :], 0.0), axis=1)
@@ -66,8 +67,8 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
                 values = x.load([first.to(tl.int32), head * P])
                 b, c = B.load([first.to(tl.int32), group * N]), C.load([first.to(tl.int32), group * N])
             else:
-                values = _rows(x, rows, x_stride, p, real)
-                b, c = _rows(B, rows, B_stride, n, real), _rows(C, rows, C_stride, n, real)
+                values = load_rows(x, rows, x_stride, p, real)
+                b, c = load_rows(B, rows, B_stride, n, real), load_rows(C, rows, C_stride, n, real)
             scores = tl.dot(c, tl.trans(b), input_precision=PRECISION)
             weights = tl.exp2(tl.minimum(total[:, None] - total[None, :], 0.0)) * step[None, :]
             mixing = tl.where(past, scores * weights, 0.0).to(dtype)
@@ -81,13 +82,7 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
 
 
 def run(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
+    inputs: SSDInputs,
     initial: Tensor,
     starts: Tensor,
     index: Tensor,
@@ -95,8 +90,9 @@ def run(
 ) -> None:
     """Writes y `[T, H, P]`. `initial` `[R, H, P, N]`, contiguous; `index` ascending, a row for every sequence.
 
-    The other arguments as `triton_ssd` has made them ready.
+    The inputs as `gpu.ssd` has made them ready.
     """
+    x, dt, A, B, C, D, bias = inputs
     (tokens, heads, width), (_, groups, states) = x.shape, B.shape
     rows = torch.arange(len(initial) + 1, device=x.device, dtype=index.dtype)
     bounds = torch.searchsorted(index, rows)

@@ -1,0 +1,129 @@
+"""The one place that decides which implementation serves a device, a dtype and a shape.
+
+Each function names the implementation of one operation. Nothing here computes, and no kernel is imported, so that a
+process on a CPU never loads Triton and one on a GPU never loads numba.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from enum import Enum
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ssmrank.kernels.simd import LANES
+
+WIDEST = 16384
+"""The most channels that one program of a GPU's row kernels takes: it holds them all in registers."""
+
+LARGEST_VOCABULARY = 32768
+"""The most logits of a row that a GPU's program holds in registers."""
+
+SMALLEST_FLOAT8_CAPABILITY = (8, 9)
+"""NVIDIA's compute capability from which on GPUs multiply 8-bit floats."""
+
+
+class Implementation(Enum):
+    """Who computes an operation."""
+
+    GPU = "Triton"
+    LIBRARY = "mamba_ssm"
+    CPU = "numba"
+    PLAIN = "PyTorch"
+
+
+def ssd(x: Tensor, B: Tensor, *, stateless: bool) -> Implementation:
+    """Of Mamba-2's mixer, x `[T, H, P]` and B `[T, G, N]`; stateless: no state goes in, and none comes out."""
+    width, states = x.shape[2], B.shape[2]
+    if _runs_triton(x) and _fits_ssd(width, states):
+        return Implementation.GPU
+    if x.is_cuda and stateless and is_available("mamba_ssm"):
+        return Implementation.LIBRARY
+    if _runs_numba(x) and width % LANES == 0 and states % LANES == 0:
+        return Implementation.CPU
+    return Implementation.PLAIN
+
+
+def selective_scan(u: Tensor) -> Implementation:
+    """Of Mamba-1's scan."""
+    if _runs_triton(u):
+        return Implementation.GPU
+    return Implementation.CPU if _runs_numba(u) else Implementation.PLAIN
+
+
+def causal_conv(x: Tensor, filter_width: int, *, continues: bool) -> Implementation:
+    """Of the convolution; continues: sequences continue others of the batch."""
+    if _runs_triton(x) and (continues or _fits_conv(filter_width)):
+        return Implementation.GPU
+    return Implementation.CPU if _runs_numba(x) else Implementation.PLAIN
+
+
+def norm(x: Tensor, size: int) -> Implementation:
+    """Of norms over groups of so many channels."""
+    if _runs_triton(x) and size <= WIDEST:
+        return Implementation.GPU
+    return Implementation.CPU if _runs_numba(x) and size % LANES == 0 else Implementation.PLAIN
+
+
+def quantization(x: Tensor) -> Implementation:
+    """Of rounding the rows of `[R, C]` to 8-bit floats."""
+    fits = x.is_cuda and x.shape[1] <= WIDEST and is_available("triton")
+    return Implementation.GPU if fits else Implementation.PLAIN
+
+
+def cross_entropy(logits: Tensor) -> Implementation:
+    """Of the slope of a cross entropy by its logits `[M, V]`."""
+    fits = _runs_triton(logits) and logits.shape[1] <= LARGEST_VOCABULARY
+    return Implementation.GPU if fits else Implementation.PLAIN
+
+
+def mamba1_runs_as_one(projected: Tensor, filter_width: int) -> bool:
+    """Whether a GPU has one function for all of Mamba-1's mixer after its input projection."""
+    return _runs_triton(projected) and _fits_conv(filter_width)
+
+
+def mamba2_runs_as_one(projected: Tensor, filter_width: int, width: int, states: int, norm_size: int) -> bool:
+    """The same of Mamba-2's, with heads of some width, their states, and the channels that are normed together."""
+    fits = _fits_ssd(width, states) and _fits_conv(filter_width) and norm_size <= WIDEST
+    return fits and _runs_triton(projected)
+
+
+def multiplies_float8(device: torch.device) -> bool:
+    """Whether a device has products of 8-bit floats."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= SMALLEST_FLOAT8_CAPABILITY
+
+
+@cache
+def is_available(package: str) -> bool:
+    """Whether an optional package can be imported: mamba_ssm, flash_attn, triton."""
+    if importlib.util.find_spec(package) is None:
+        return False
+    try:
+        importlib.import_module(package)
+    except Exception:  # built for another torch or without CUDA: as good as absent
+        return False
+    return True
+
+
+def _runs_triton(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype != torch.float64 and is_available("triton")
+
+
+def _runs_numba(x: Tensor) -> bool:
+    """The loops take float32; narrower floats are widened for them."""
+    return x.device.type == "cpu" and x.dtype != torch.float64
+
+
+def _fits_ssd(width: int, states: int) -> bool:
+    """Heads of this width P and number of states N are among those checked on a GPU.
+
+    Others compile too, but triton 3.6 was seen to place operands of 32 columns outside of shared memory.
+    """
+    return width in (64, 128) and states in (64, 128)
+
+
+def _fits_conv(filter_width: int) -> bool:
+    return filter_width in (2, 4)

@@ -1,0 +1,43 @@
+"""Mamba-1's scan in plain PyTorch, step by step: slow, any floating dtype (float64 too), autograd through.
+
+It states what the fast kernels compute, and they are tested against it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssmrank.kernels.packing import sequence_bounds
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    cu_seqlens: Tensor,
+    initial_states: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gu & Dao 2023, algorithm 2, with shapes as in `packed_selective_scan`; returns y and the final states."""
+    step = F.softplus(delta if delta_bias is None else delta + delta_bias)
+    # Taken apart once: the gradient of indexing at each step would fill a whole tensor at each step.
+    steps, drives, Bs, Cs = step.unbind(), (step * u).unbind(), B.unbind(), C.unbind()
+    rows, finals = [], []
+    for index, (start, end) in enumerate(sequence_bounds(cu_seqlens)):
+        state = u.new_zeros(A.shape) if initial_states is None else initial_states[index]
+        for t in range(start, end):
+            state = torch.exp(steps[t][:, None] * A) * state + drives[t][:, None] * Bs[t]
+            rows.append(state @ Cs[t])
+        finals.append(state)
+    y = torch.stack(rows) if rows else torch.zeros_like(u)
+    if D is not None:
+        y = y + D * u
+    if z is not None:
+        y = y * F.silu(z)
+    return y, torch.stack(finals)

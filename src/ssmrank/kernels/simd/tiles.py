@@ -1,0 +1,88 @@
+"""Tiles of a matrix product whose sums stay in registers, as one value of `vectors` for each row and 16 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+
+from ssmrank.kernels.simd.vectors import BYTES, FLOAT, VECTOR, constant, fused, intrinsic, spread
+
+WIDE_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
+"""Whether a vector is one register of 32. Else it takes two or more of 16, which the sums of a tile of four by four
+vectors do not fit: kept in memory they cost three times as much."""
+
+
+def _tile(rows: int, vectors: int) -> Any:
+    @intrinsic
+    def tile(
+        typingctx: Any,
+        a: Any,
+        a_row: Any,
+        a_step: Any,
+        b: Any,
+        b_step: Any,
+        c: Any,
+        c_row: Any,
+        depth: Any,
+        accumulate: Any,
+    ) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            a, a_row, a_step, b, b_step, c, c_row, depth, accumulate = args
+
+            def at(base: Any, *offsets: Any) -> Any:
+                for offset in offsets:
+                    base = builder.add(base, offset)
+                return base
+
+            def times(value: Any, count: int) -> Any:
+                return builder.mul(value, ir.Constant(ir.IntType(64), count))
+
+            def vector_at(address: Any) -> Any:
+                return builder.inttoptr(address, VECTOR.as_pointer())
+
+            places = [
+                [at(c, times(c_row, row), ir.Constant(ir.IntType(64), BYTES * column)) for column in range(vectors)]
+                for row in range(rows)
+            ]
+            sums = [[cgutils.alloca_once_value(builder, constant(0.0)) for _ in line] for line in places]
+            # The variables are set again here: alloca_once_value sets them once, at the function's entry.
+            for line, targets in zip(sums, places, strict=True):
+                for variable, _ in zip(line, targets, strict=True):
+                    builder.store(constant(0.0), variable)
+            with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(ir.IntType(64), 0))):
+                for line, targets in zip(sums, places, strict=True):
+                    for variable, target in zip(line, targets, strict=True):
+                        builder.store(builder.load(vector_at(target), align=4), variable)
+            with cgutils.for_range(builder, depth) as loop:
+                b_place = at(b, builder.mul(loop.index, b_step))
+                a_place = at(a, builder.mul(loop.index, a_step))
+                line_b = [
+                    builder.load(vector_at(at(b_place, ir.Constant(ir.IntType(64), BYTES * column))), align=4)
+                    for column in range(vectors)
+                ]
+                for row in range(rows):
+                    address = builder.inttoptr(at(a_place, times(a_row, row)), FLOAT.as_pointer())
+                    factor = spread(builder, builder.load(address, align=4))
+                    for column in range(vectors):
+                        variable = sums[row][column]
+                        builder.store(fused(builder, factor, line_b[column], builder.load(variable)), variable)
+            for line, targets in zip(sums, places, strict=True):
+                for variable, target in zip(line, targets, strict=True):
+                    builder.store(builder.load(variable), vector_at(target), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), codegen
+
+    return tile
+
+
+tile_4x4, tile_4x1, tile_1x4, tile_1x1 = _tile(4, 4), _tile(4, 1), _tile(1, 4), _tile(1, 1)
+"""tile_RxV(a, a_row, a_step, b, b_step, c, c_row, depth, accumulate): R rows of V vectors of a matrix product.
+
+c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], the sums held in registers. a, b and
+c are addresses; `*_row` and `*_step` say in bytes how far apart a's rows, the k and c's rows lie.
+"""

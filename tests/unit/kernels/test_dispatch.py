@@ -1,0 +1,126 @@
+"""Which implementation serves a device, a dtype and a shape."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ssmrank.kernels import dispatch
+from ssmrank.kernels.dispatch import Implementation
+
+GPU, LIBRARY, CPU, PLAIN = Implementation
+FP32, FP64, BF16 = torch.float32, torch.float64, torch.bfloat16
+
+
+def tensor(device: str, dtype: torch.dtype, *shape: int) -> Any:
+    """What is asked of a tensor, of any device."""
+    return SimpleNamespace(is_cuda=device == "cuda", device=torch.device(device), dtype=dtype, shape=shape)
+
+
+@pytest.fixture(autouse=True)
+def packages(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    present = {"triton", "mamba_ssm"}
+    monkeypatch.setattr(dispatch, "is_available", lambda package: package in present)
+    return present
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "states", "stateless", "expected"),
+    [
+        ("cuda", BF16, 64, 128, False, GPU),
+        ("cuda", FP32, 128, 64, True, GPU),
+        ("cuda", FP64, 64, 128, False, PLAIN),
+        ("cuda", BF16, 32, 128, True, LIBRARY),
+        ("cuda", BF16, 32, 128, False, PLAIN),
+        ("cpu", BF16, 16, 32, False, CPU),
+        ("cpu", FP64, 16, 32, False, PLAIN),
+        ("cpu", FP32, 5, 32, False, PLAIN),
+        ("cpu", FP32, 16, 7, False, PLAIN),
+    ],
+)
+def test_ssd(
+    device: str, dtype: torch.dtype, width: int, states: int, stateless: bool, expected: Implementation
+) -> None:
+    x, B = tensor(device, dtype, 9, 2, width), tensor(device, dtype, 9, 1, states)
+    assert dispatch.ssd(x, B, stateless=stateless) is expected
+
+
+def test_a_gpu_without_packages_runs_pytorch(packages: set[str]) -> None:
+    packages.clear()
+    x = tensor("cuda", BF16, 9, 2, 64)
+    assert dispatch.ssd(x, x, stateless=True) is PLAIN
+    assert dispatch.selective_scan(x) is dispatch.causal_conv(x, 4, continues=True) is dispatch.norm(x, 64) is PLAIN
+    assert dispatch.quantization(tensor("cuda", BF16, 9, 64)) is PLAIN
+    assert dispatch.cross_entropy(tensor("cuda", BF16, 9, 64)) is PLAIN
+    assert not dispatch.mamba1_runs_as_one(x, 4)
+    assert not dispatch.mamba2_runs_as_one(x, 4, 64, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [("cuda", BF16, GPU), ("cpu", BF16, CPU), ("cpu", FP64, PLAIN), ("cuda", FP64, PLAIN)],
+)
+def test_selective_scan(device: str, dtype: torch.dtype, expected: Implementation) -> None:
+    assert dispatch.selective_scan(tensor(device, dtype, 9, 5)) is expected
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "continues", "expected"),
+    [
+        ("cuda", BF16, 4, False, GPU),
+        ("cuda", BF16, 3, False, PLAIN),
+        ("cuda", BF16, 3, True, GPU),
+        ("cuda", FP64, 4, True, PLAIN),
+        ("cpu", BF16, 3, True, CPU),
+        ("cpu", FP64, 4, False, PLAIN),
+    ],
+)
+def test_causal_conv(device: str, dtype: torch.dtype, width: int, continues: bool, expected: Implementation) -> None:
+    assert dispatch.causal_conv(tensor(device, dtype, 9, 5), width, continues=continues) is expected
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "size", "expected"),
+    [
+        ("cuda", FP32, 7, GPU),
+        ("cuda", FP32, dispatch.WIDEST + 1, PLAIN),
+        ("cpu", BF16, 32, CPU),
+        ("cpu", FP32, 24, PLAIN),
+        ("cpu", FP64, 32, PLAIN),
+    ],
+)
+def test_norm(device: str, dtype: torch.dtype, size: int, expected: Implementation) -> None:
+    assert dispatch.norm(tensor(device, dtype, 9, size), size) is expected
+
+
+def test_rows_and_vocabularies_that_registers_do_not_hold() -> None:
+    assert dispatch.quantization(tensor("cuda", BF16, 9, dispatch.WIDEST)) is GPU
+    assert dispatch.quantization(tensor("cuda", BF16, 9, dispatch.WIDEST + 1)) is PLAIN
+    assert dispatch.cross_entropy(tensor("cuda", BF16, 9, dispatch.LARGEST_VOCABULARY)) is GPU
+    assert dispatch.cross_entropy(tensor("cuda", BF16, 9, dispatch.LARGEST_VOCABULARY + 1)) is PLAIN
+    assert dispatch.cross_entropy(tensor("cpu", BF16, 9, 8)) is PLAIN
+
+
+def test_whole_mixers() -> None:
+    projected = tensor("cuda", BF16, 9, 64)
+    assert dispatch.mamba1_runs_as_one(projected, 4)
+    assert not dispatch.mamba1_runs_as_one(projected, 3)
+    assert not dispatch.mamba1_runs_as_one(tensor("cpu", BF16, 9, 64), 4)
+    assert dispatch.mamba2_runs_as_one(projected, 4, 64, 128, 1536)
+    assert not dispatch.mamba2_runs_as_one(projected, 4, 32, 128, 1536)
+    assert not dispatch.mamba2_runs_as_one(projected, 4, 64, 128, dispatch.WIDEST + 1)
+
+
+def test_no_kernel_is_imported_before_it_serves() -> None:
+    source = (
+        "import sys\n"
+        "from ssmrank.kernels import causal_conv, cross_entropy, dispatch, float8, norms, selective_scan, ssd\n"
+        "wrong = [name for name in sys.modules if name == 'numba' or name.endswith(('.cpu', '.gpu'))]\n"
+        "print([name for name in wrong if name.startswith(('numba', 'ssmrank'))])\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", source], text=True).strip() == "[]"
