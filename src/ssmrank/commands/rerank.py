@@ -18,6 +18,7 @@ from ssmrank.io.trec import OUT_OF_MEMORY
 from ssmrank.launch import command_of, launch
 from ssmrank.models.precision import default_device
 from ssmrank.models.reranker import ran_out_of_memory
+from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.reranking.pipeline import Files, open_reranking
 from ssmrank.tracking import track
 
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the reranked run."""
+    limit_tokenizer_threads()
     settings = read_settings(Reranking, arguments.settings)
     if ran_out_of_memory(arguments.checkpoint):
         with atomic_file(arguments.output) as stream:

@@ -11,6 +11,7 @@ from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
 from ssmrank.config.teachers import TeachSettings
 from ssmrank.errors import UserError
+from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.teaching.files import TeachFiles, teach_files
 from ssmrank.tracking import track
 
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the groups with scores."""
+    limit_tokenizer_threads()
     settings = read_settings(TeachSettings, arguments.settings)
     members = _members(arguments.member, settings)
     files = TeachFiles(arguments.groups, arguments.collection, arguments.split, arguments.pool, members)

@@ -17,6 +17,7 @@ from ssmrank.errors import UserError
 from ssmrank.launch import command_of, launch
 from ssmrank.models.precision import default_device
 from ssmrank.models.reranker import ran_out_of_memory
+from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.tracking import Tracked, track
 from ssmrank.training.job import Job, TrainFiles, write_out_of_memory
 from ssmrank.training.loss import LOSSES
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains and writes the checkpoint; a model too large for the device leaves outcome.json with status oom."""
+    limit_tokenizer_threads()
     settings = read_settings(TrainSettings, arguments.settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

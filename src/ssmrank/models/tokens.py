@@ -36,9 +36,14 @@ PARALLEL_FROM = 50_000
 
 _CHUNK = 2_000
 
-# Of the tokenizer's own threads, where a process tokenizes alone: more of them slow down what it does meanwhile, which
-# is to hand batches to a GPU. They are counted when they start.
-os.environ.setdefault("RAYON_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
+def limit_tokenizer_threads() -> None:
+    """Has this process start at most four threads of the tokenizer's own, unless the environment says how many.
+
+    More of them slow down what a process does meanwhile, which is to hand batches to a GPU. They are counted when they
+    start, so a command calls this before it tokenizes.
+    """
+    os.environ.setdefault("RAYON_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
 
 class TokenStore:

@@ -10,6 +10,7 @@ from ssmrank.config.reading import read_settings
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import atomic_file
 from ssmrank.models.reranker import ran_out_of_memory
+from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.reranking.speed import measure
 from ssmrank.tracking import track
 
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Of a model that did not fit into memory in training, only that is written.
     """
+    limit_tokenizer_threads()
     settings = read_settings(Reranking, arguments.settings)
     checkpoint, collection = arguments.checkpoint, arguments.collection
     if ran_out_of_memory(checkpoint):
