@@ -5,6 +5,10 @@
 `--set` changes settings of the kernel's modules, so that each is tried by itself, in a process of its own. Inputs are
 random bfloat16, outputs are poisoned with NaN before they are written; the error is ‖out - ref‖ / ‖ref‖ against float64
 arithmetic on the same inputs. Prints one line for values and each gradient, then each kernel's median time.
+
+    python benchmarks/kernels.py --cpu benchmarks/results/kernels-cpu.csv
+
+compares the CPU's loops with the plain PyTorch that they replace, in whole models (see cpu_loops.py).
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ import importlib
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
+import cpu_loops
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -34,12 +40,17 @@ MODULES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernel", choices=MODULES, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--kernel", choices=MODULES)
+    what.add_argument("--cpu", type=Path, metavar="CSV", help="compare the CPU's loops with plain PyTorch")
     parser.add_argument("--lengths", type=int, nargs="+", help="of the sequences (default: 64 times 512)")
     parser.add_argument("--width", type=int, default=1024, help="of the model (default: 1024)")
     parser.add_argument("--states", type=int, help="default: 128 for ssd, 16 for scan")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME[.KEY]=VALUE")
     arguments = parser.parse_args()
+    if arguments.cpu:
+        cpu_loops.main(arguments.cpu)
+        return
     modules = [importlib.import_module(f"ssmrank.kernels.{name}") for name in MODULES[arguments.kernel]]
     for change in arguments.set:
         name, value = change.split("=")

@@ -22,10 +22,10 @@ def packed_causal_conv1d(
     """Each channel convolved with its own filter over its sequence's present and past tokens.
 
     Args:
-        x: `[T, C]`, sequences laid end to end; rows may lie apart (a slice of a projection needs no copy).
+        x: `[T, C]`, sequences laid end to end; rows may be strided (a slice of a projection needs no copy).
         weight: `[C, W]`; the last column weighs the present token.
         bias: `[C]` or None.
-        cu_seqlens: int64 `[S + 1]`; what lies before a sequence's start counts as zero.
+        cu_seqlens: int64 `[S + 1]`; what comes before a sequence's start counts as zero.
         activation: "silu" or None.
         history: int64 `[S, W - 1]`, for sequences that continue others of the batch the tokens that stand before
             their start, the nearest first; -1 where there are no more. None: every sequence starts anew.

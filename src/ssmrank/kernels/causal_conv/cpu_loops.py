@@ -109,7 +109,7 @@ def conv_backward(table: int) -> None:
             end = min(origin + TILE, last)
             while load_integer(starts + 8 * (sequence + 1)) <= origin:
                 sequence += 1
-            # Gradients before the activation, of the tile and of the tokens behind it that its last ones reach.
+            # Gradients before the activation, of the tile and of the tokens after it that its last ones reach.
             reader = sequence
             for token in range(origin, min(end + width - 1, tokens)):
                 while load_integer(starts + 8 * (reader + 1)) <= token:

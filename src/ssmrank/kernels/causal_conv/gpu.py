@@ -39,7 +39,7 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _sequences(starts, tokens, sequences, halvings):  # type: ignore[no-untyped-def]
-    """The sequence of each token: the last that does not start behind it."""
+    """The sequence of each token: the last that does not start after it."""
     low = tokens * 0
     high = low + sequences
     for _ in range(0, halvings):
@@ -149,7 +149,7 @@ def _begin(x, starts, first, stride, columns, inside, sequences, halvings):  # t
 
 @triton.jit
 def _since(x1, x2, x3, place):  # type: ignore[no-untyped-def]
-    """x of the tokens before the one at this place, zero where they lie before the sequence's start."""
+    """x of the tokens before the one at this place, zero where they are before the sequence's start."""
     return tl.where(place >= 1, x1, 0.0), tl.where(place >= 2, x2, 0.0), tl.where(place >= 3, x3, 0.0)
 
 
@@ -217,7 +217,7 @@ def _conv_backward(  # type: ignore[no-untyped-def]
         p0 = tl.zeros([CHANNELS], tl.float32)
         p1 = tl.zeros([CHANNELS], tl.float32)
         p2 = tl.zeros([CHANNELS], tl.float32)
-        # Two tokens at a time, their loads first; three behind the run's end send to its last ones.
+        # Two tokens at a time, their loads first; three after the run's end send to its last ones.
         for token in range(first, end + 3, 2):
             x0 = _at(x, token, x_stride, columns, inside, token < tokens)
             xa = _at(x, token + 1, x_stride, columns, inside, token + 1 < tokens)
@@ -256,7 +256,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Te
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool) -> Tensor:
-    """`[T, C]`, of x whose rows may lie apart; all else is contiguous."""
+    """`[T, C]`, of x whose rows may be strided; all else is contiguous."""
     (tokens, channels), sequences = x.shape, len(starts) - 1
     y = x.new_empty(tokens, channels)
     if tokens:
@@ -270,7 +270,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu
 def backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool, grad_y: Tensor, grad_x: Tensor
 ) -> Tensor:
-    """Writes x's gradient to `grad_x`; the rows of x, grad_y and grad_x may lie apart.
+    """Writes x's gradient to `grad_x`; the rows of x, grad_y and grad_x may be strided.
 
     Returns parts of the other gradients to be summed, float32 `[parts, C W + C]`: the weight's, then the bias's.
     """

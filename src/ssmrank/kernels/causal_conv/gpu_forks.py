@@ -1,7 +1,7 @@
 """The causal convolution of sequences that continue others of their batch, on a GPU, in Triton; forward only.
 
 `causal_conv1d` takes an initial state only where no sequences are packed. Here a token looks up where the tokens before
-it lie, which for the first few of a sequence is anywhere in the batch.
+it are, which for the first few of a sequence is anywhere in the batch.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """

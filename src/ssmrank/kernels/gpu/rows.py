@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def dense(x: Tensor) -> Tensor:
-    """x with its channels, the last dimension, side by side; its rows may lie apart."""
+    """x with its channels, the last dimension, side by side; its rows may be strided."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

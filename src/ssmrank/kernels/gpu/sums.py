@@ -32,7 +32,7 @@ def _columns_kernel(  # type: ignore[no-untyped-def]
     a, b, c, out, rows_a, rows_b, rows_c, columns_a, columns_b, columns_c,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """Of up to three matrices, one behind the other: a program takes some columns of one."""
+    """Of up to three matrices, one after the other: a program takes some columns of one."""
     block = tl.program_id(0)
     blocks = tl.cdiv(columns_a, COLUMNS)
     if block < blocks:
@@ -78,7 +78,7 @@ def _parts_kernel(  # type: ignore[no-untyped-def]
 
 
 def add_parts(a: Tensor, b: Tensor, out_a: Tensor, out_b: Tensor) -> None:
-    """Writes sums of parts, both contiguous float32 `[K, rows, ...]`, to `[rows, ...]`, whose rows may lie apart."""
+    """Writes sums of parts, both contiguous float32 `[K, rows, ...]`, to `[rows, ...]`, whose rows may be strided."""
     count, rows = a.shape[:2]
     if rows:
         size = a.stride(1)

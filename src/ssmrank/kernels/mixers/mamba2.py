@@ -1,4 +1,4 @@
-"""Mamba-2's mixer behind its input projection as one function with a backward pass of its own, on a GPU, in Triton.
+"""Mamba-2's mixer after its input projection as one function with a backward pass of its own, on a GPU, in Triton.
 
 Its parts are the kernels of `causal_conv`, `ssd` and `norms`. Taken together, each of their backward
 passes writes its part of the projection's gradient where it belongs, so that nothing is concatenated; what is cheap to
@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """Of a mixer behind its input projection.
+    """Of a mixer after its input projection.
 
     filters `[H P + 2 G N, W]` of the convolution, filter_bias `[H P + 2 G N]` or None; A_log, D, dt_bias `[H]`;
     norm_weight `[H P]`.
@@ -139,7 +139,7 @@ class _Mixer(torch.autograd.Function):
 
 
 def _scanned(projected: Tensor, own: Parameters, starts: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """The state space model's output `[T, H P]`, and x, B and C behind the convolution."""
+    """The state space model's output `[T, H P]`, and x, B and C after the convolution."""
     _, xbc, dt = _split(projected, sizes)
     convolved = conv.forward(xbc, own.filters, own.filter_bias, starts, True)
     x, b, c = _parts(convolved, sizes)

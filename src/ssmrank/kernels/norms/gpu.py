@@ -373,7 +373,7 @@ class _GatedNorm(torch.autograd.Function):
 
 
 def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -> tuple[Tensor, Tensor]:
-    """The norm of x, z `[rows, C]`, whose rows may lie apart, and its groups' scales, float32 `[rows, groups]`."""
+    """The norm of x, z `[rows, C]`, whose rows may be strided, and its groups' scales, float32 `[rows, groups]`."""
     (rows, channels), groups = x.shape, x.shape[1] // size
     y = x.new_empty(rows, channels)
     scales = x.new_empty(rows, groups, dtype=torch.float32)
@@ -385,7 +385,7 @@ def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -
 
 
 def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Rows:
-    """The norm of x, z `[rows, C]` over all channels, whose rows may lie apart."""
+    """The norm of x, z `[rows, C]` over all channels, whose rows may be strided."""
     (rows, channels), normed = x.shape, new_rows(x)
     if rows:
         _gated_forward[(rows, 1)](
@@ -405,7 +405,7 @@ def gated_backward(
     grad_z: Tensor,
     y: Tensor | None = None,
 ) -> Tensor:
-    """Writes to grad_x, contiguous, to grad_z, whose rows may lie apart, and to y the norm once more if it is given.
+    """Writes to grad_x, contiguous, to grad_z, whose rows may be strided, and to y the norm once more if it is given.
 
     Returns parts of the weight's gradient to be summed, float32 `[parts, C]`.
     """

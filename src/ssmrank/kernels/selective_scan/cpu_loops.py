@@ -1,6 +1,6 @@
 """The selective scan's loops for CPUs, compiled by numba; called by `cpu`.
 
-Channels lie in the lanes, so that the state of 16 channels is one vector per state index n and nothing is summed
+Channels are in the lanes, so that the state of 16 channels is one vector per state index n and nothing is summed
 across lanes except the gradients of B and C, once per step. A task is a block of channels over some sequences.
 The backward pass goes through each sequence from its end in chunks: it reads the state that the forward pass stored
 at the chunk's start, runs the chunk again and keeps what it needs of it in cache.

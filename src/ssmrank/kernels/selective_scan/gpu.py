@@ -1,7 +1,7 @@
 """The selective scan over packed sequences on a GPU, in Triton, forward and backward.
 
 `mamba_ssm`'s scan knows neither where packed sequences start nor an initial state. A program here takes a block of
-channels through one sequence after another: channels lie in the lanes of a warp and tokens in the registers of a lane,
+channels through one sequence after another: channels are in the lanes of a warp and tokens in the registers of a lane,
 so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing
 waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
 
@@ -152,7 +152,7 @@ def forward(
     """Contiguous y in u's dtype or `out`, the final states if needed, and what the backward pass needs if it is kept.
 
     Args:
-        u, delta, z: `[T, channels]`, whose rows may lie apart, as those of B and C `[T, N]` may.
+        u, delta, z: `[T, channels]`, whose rows may be strided, as those of B and C `[T, N]` may.
         A: `[N, channels]`, float32 and contiguous, as `D` and `bias` `[channels]` are.
         initial: `[S, N, channels]`, float32 and contiguous, as the final states are.
         starts: int64 `[S + 1]`.
@@ -249,7 +249,7 @@ def _joined(
 
 
 class Gradients(NamedTuple):
-    """Where the backward pass writes what each token has; rows of z, B and C may lie apart."""
+    """Where the backward pass writes what each token has; rows of z, B and C may be strided."""
 
     u: Tensor
     delta: Tensor
@@ -266,7 +266,7 @@ def backward(
     initial: Tensor | None, starts: Tensor, kept: Kept, grad_y: Tensor, grad_final: Tensor | None,
     grad_initial: Tensor | None, into: Gradients,
 ) -> Tensor:  # fmt: skip
-    """Fills `into` and `grad_initial`; of the arguments, grad_y, u, delta, B, C and z may have rows that lie apart.
+    """Fills `into` and `grad_initial`; of the arguments, grad_y, u, delta, B, C and z may have strided rows.
 
     Returns parts of the other gradients to be summed, float32 `[parts, N C + 2 C]`: those of A `[N, C]`, D and bias.
     """

@@ -11,7 +11,7 @@ from ssmrank.kernels.selective_scan.gpu_tiles import load_start, load_words, pla
 
 @triton.jit
 def steps_and_drives(delta, u, shift, count, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows of step sizes and of what drives the states; behind the end nothing decays and nothing is added."""
+    """Rows of step sizes and of what drives the states; after the end nothing decays and nothing is added."""
     steps, drives = (), ()
     for t in tl.static_range(TILE):
         step = tl.where(t < count, softplus(delta[t].to(tl.float32) + shift, PTX), 0.0)
@@ -25,7 +25,7 @@ def run_tile(  # type: ignore[no-untyped-def]
     source, known, target, A, steps, drives, vectors, lane, d, d_mask,
     channels: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """States from before a tile, zeros unless they are known, to behind it."""
+    """States from before a tile, zeros unless they are known, to after it."""
     ahead = load_start(source, A, d, d_mask, known)
     for n in range(N):
         place = n * channels + d

@@ -4,7 +4,7 @@ A row is a tensor of one token's channels, `[BLOCK]` float32, one or more channe
 a tile are a tuple of TILE of them: loops over tokens are unrolled, so that all of a tile's loads are under way at once
 and what is computed stays in registers.
 
-B and C are read as tiles too, zero behind the sequence's end: for each state the values of TILE tokens beside each
+B and C are read as tiles too, zero after the sequence's end: for each state the values of TILE tokens beside each
 other, so that a lane gets those of four tokens in one load. A sequence's tiles begin in slot start // TILE + its
 number, apart from the next one's whatever the lengths are. B and C in bfloat16 are packed as they are, int32
 `[slots, N, TILE]` with B in the upper half of a word and C in the lower: all lanes read the same values, and the half

@@ -84,5 +84,5 @@ tile_4x4, tile_4x1, tile_1x4, tile_1x1 = _tile(4, 4), _tile(4, 1), _tile(1, 4), 
 """tile_RxV(a, a_row, a_step, b, b_step, c, c_row, depth, accumulate): R rows of V vectors of a matrix product.
 
 c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], the sums held in registers. a, b and
-c are addresses; `*_row` and `*_step` say in bytes how far apart a's rows, the k and c's rows lie.
+c are addresses; `*_row` and `*_step` say in bytes how far apart a's rows, the k and c's rows are.
 """

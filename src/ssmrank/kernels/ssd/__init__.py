@@ -66,7 +66,7 @@ def packed_ssd(
         initial_states: `[S, H, P, N]`, or None for zeros.
         initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
             begins with, -1 for zeros. None: row s for sequence s. Sequences of one row are fastest side by side.
-        longest: tokens of the longest sequence, said where all sequences begin with some row and lie in the order of
+        longest: tokens of the longest sequence, said where all sequences begin with some row and are in the order of
             rows: a GPU takes short ones by a kernel of their own.
         out: contiguous `[T, H, P]` in x's dtype that y is written to and that is returned; without gradients.
         return_final_states: also return each sequence's last state.

@@ -35,7 +35,7 @@ class _Plan(NamedTuple):
     sequences: list[Tensor]
     """The sequences that have a first, second, … chunk; chunks are numbered in this order."""
     restore: Tensor
-    """`[T]`: where each token stands among the real tokens of the groups, one group behind the other."""
+    """`[T]`: where each token stands among the real tokens of the groups, one group after the other."""
 
 
 @lru_cache(maxsize=64)

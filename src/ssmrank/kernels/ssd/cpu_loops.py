@@ -1,7 +1,7 @@
 """Mamba-2's mixer for CPUs, compiled by numba; called by `cpu`.
 
 Within a chunk of Q tokens the mixer is masked attention without softmax: y = M x with M = (C Bᵀ ∘ decays) · Δ, of which
-only the lower triangle is computed, four rows at a time and each used while it lies in the cache. C Bᵀ is computed once
+only the lower triangle is computed, four rows at a time and each used while it is in the cache. C Bᵀ is computed once
 for all heads of a task. Between chunks the state `[N, P]` of each head is handed on.
 
 The arguments of a task are integers: addresses of memory (0: absent), strides in bytes, counts. Floats are float32;
@@ -74,7 +74,7 @@ def multiply(
 
 @njit
 def pack(source: int, stride: int, target: int, rows: int, vectors: int) -> None:
-    """Copies rows that lie apart to where they follow one another."""
+    """Copies strided rows to where they follow one another."""
     for row in range(rows):
         for column in range(vectors):
             place = column * BYTES
@@ -96,7 +96,7 @@ def transpose(source: int, stride: int, target: int, rows: int, columns: int, ta
 def running_sums(
     decays: int, steps: int, stride: int, length: int, filled: int, coarse: int, fine: int, step: int
 ) -> None:
-    """The running sum of a head's log2 decays as coarse + fine, and its steps, one behind the other, zeros after."""
+    """The running sum of a head's log2 decays as coarse + fine, and its steps, one after the other, zeros after."""
     total = 0.0
     for row in range(length):
         total += load_scalar(decays + row * stride) * LOG2_E
@@ -281,7 +281,7 @@ _ssd_suffixes_arguments = arguments(21)
 def ssd_suffixes(table: int) -> None:
     """Writes y of sequences that begin with one state, none longer than `longest`; nothing is handed on.
 
-    A task is some of them that lie side by side, and some heads of a group. The state is read where it is, once for all
+    A task is some of them side by side, and some heads of a group. The state is read where it is, once for all
     tokens of the task, whose products with it are one matrix product.
     """
     task = next_task(table)
@@ -345,7 +345,7 @@ def ssd_suffixes(table: int) -> None:
                 first = load_integer(starts + 8 * sequence) - start
                 length = load_integer(starts + 8 * sequence + 8) - start - first
                 place = offset + 4 * first * heads
-                # Zeros behind a sequence are overwritten by the next one's sums.
+                # Zeros after a sequence are overwritten by the next one's sums.
                 running_sums(
                     decays + place,
                     steps + place,
@@ -414,7 +414,7 @@ def multiply_lower(
 
 @njit
 def add_rows(source: int, target: int, stride: int, rows: int, vectors: int) -> None:
-    """Adds rows that follow one another to rows that lie apart."""
+    """Adds rows that follow one another to strided rows."""
     for row in range(rows):
         for column in range(vectors):
             place = target + row * stride + column * BYTES

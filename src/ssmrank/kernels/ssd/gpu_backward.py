@@ -44,7 +44,8 @@ PROGRAMS = 128
 """Programs that fill a GPU."""
 
 PLANES: tl.constexpr = tl.constexpr(5)
-"""Of `flows`: taken from the state before and handed on to the one behind, taken and given within, and x · dy."""
+"""Rows of `flows`, for each token: what it takes from the state before the chunk, what it gives to the state after it,
+what it takes and what it gives within the chunk, and x · dy."""
 
 STATES: dict[str, int] = {"num_warps": 4, "num_stages": 2}
 PROJECTIONS: dict[str, int] = {"num_warps": 8, "num_stages": 3}
@@ -319,7 +320,7 @@ def run(
     *,
     log: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Writes the gradients of x, dt, B and C to `out`, whose rows may lie apart.
+    """Writes the gradients of x, dt, B and C to `out`, whose rows may be strided.
 
     Inputs as `gpu.ssd` has made them ready, grad_y `[T, H, P]` in x's dtype likewise; there is a sequence at least.
 

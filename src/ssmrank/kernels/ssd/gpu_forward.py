@@ -33,7 +33,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
     Products are taken transposed: the state, `[P, N]`, then is a product's first operand, which comes from registers.
 
-    COPIED: x, B and C are tensor descriptors. Then rows behind the sequence's end are the next one's, where they are
+    COPIED: x, B and C are tensor descriptors. Then rows after the sequence's end are the next one's, where they are
     otherwise zeros; they are weighed with zeros, for the decays are of no step there (so a NaN would pass over).
     """
     head, sequence = tl.program_id(0), tl.program_id(1)
@@ -103,7 +103,7 @@ def run(
 ) -> None:
     """Writes y and, where wanted, the final states; `log`: A is the logarithm of its negative.
 
-    Rows of x, dt, B and C may lie apart, their heads (groups) follow one another; y and the rest is contiguous.
+    Rows of x, dt, B and C may be strided, their heads (groups) follow one another; y and the rest is contiguous.
     """
     x, dt, A, B, C, D, bias = inputs
     (_, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1

@@ -32,7 +32,7 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
     heads, per_group, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr,
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """COPIED: x, B and C are tensor descriptors, as in `gpu_forward`; what lies behind a tile is weighed with zeros."""
+    """COPIED: x, B and C are tensor descriptors, as in `gpu_forward`; what comes after a tile is weighed with zeros."""
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     dtype: tl.constexpr = y.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)

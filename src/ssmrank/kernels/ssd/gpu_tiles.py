@@ -1,6 +1,6 @@
 """What the kernels of Mamba-2's mixer share on a GPU: tiles of tokens, step sizes, and the decays within chunks.
 
-Chunks lie in slots: sequence s, which starts at token t, has those from t // Q + s on, as many as it needs, so that
+Chunks are in slots: sequence s, which starts at token t, has those from t // Q + s on, as many as it needs, so that
 their places depend on nothing but the starts, and their number on shapes alone.
 """
 
@@ -38,7 +38,7 @@ def load_rows(base, rows, stride, columns, real):  # type: ignore[no-untyped-def
 
 @triton.jit
 def load_steps(dt, rows, stride, head, shift, real):  # type: ignore[no-untyped-def]
-    """Step sizes before and after softplus, float32 `[Q]`; zero behind the end, where they neither decay nor add."""
+    """Step sizes before and after softplus, float32 `[Q]`; zero after the end, where they neither decay nor add."""
     before = tl.load(dt + rows * stride + head, mask=real, other=0.0).to(tl.float32) + shift
     return before, tl.where(real, softplus(before), 0.0)
 
@@ -51,7 +51,7 @@ def load_tile(base, rows, stride, columns, left):  # type: ignore[no-untyped-def
 
 @triton.jit
 def _owner(starts, slot, sequences, halvings, Q: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The last sequence whose slots do not begin behind this one."""
+    """The last sequence whose slots do not begin after this one."""
     low = slot * 0
     high = low + sequences
     for _ in range(0, halvings):
@@ -69,7 +69,7 @@ def _decays_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Of a chunk's tokens and some heads the log2 decay from the chunk's start, and that less log2 Δ.
 
-    What token j adds to token i decays by 2^(first of i - second of j), Δ included. A token behind the end has no Δ.
+    What token j adds to token i decays by 2^(first of i - second of j), Δ included. A token after the end has no Δ.
     """
     slot = tl.program_id(0)
     sequence = _owner(starts, slot, sequences, halvings, Q)
