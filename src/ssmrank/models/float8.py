@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssmrank.kernels.float8 import MULTIPLE, Rows, product, quantized
-from ssmrank.models.architectures import architecture_of
+from ssmrank.models.architecture import Architecture
 
 
 class Float8Linear(nn.Module):
@@ -42,12 +42,11 @@ class Float8Linear(nn.Module):
         return y if isinstance(x, Rows) else y.reshape(*x.shape[:-1], self.out_features)
 
 
-def to_float8(backbone: Any) -> None:
+def to_float8(backbone: Any, architecture: Architecture) -> None:
     """Changes the backbone's linear layers, once.
 
-    In bfloat16 remain those with an odd number of inputs, and those that the architecture names.
+    Layers with an odd number of inputs stay in bfloat16, and so do those that the backbone's architecture names.
     """
-    architecture = architecture_of(backbone.config.model_type)
     spared = set[nn.Module]() if architecture.last_layer_float8 else set(backbone.layers[-1].modules())
     for module in list(backbone.modules()):
         if module in spared:

@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
@@ -32,6 +31,9 @@ from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import NO_CODE, read_json, read_tensors, reading
 from ssmrank.models.templates import Kind, Order, Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
@@ -199,5 +201,7 @@ def load_reranker(folder: str | Path) -> Reranker:
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder."""
+    from transformers import AutoTokenizer
+
     with reading(f"{folder}: holds no tokenizer that transformers can read; get its files again"):
         return AutoTokenizer.from_pretrained(folder, **NO_CODE)

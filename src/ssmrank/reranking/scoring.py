@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ssmrank.errors import UserError
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.float8 import to_float8
 from ssmrank.models.packing import Packed, mapped, moved
 from ssmrank.models.precision import Precision, autocast
@@ -74,7 +75,7 @@ class Scorer:
         self._limit: int | None = None
         reranker.to(device).eval()
         if precision == "fp8":
-            to_float8(reranker.backbone)
+            to_float8(reranker.backbone, architecture_of(reranker.backbone.config.model_type))
         if precision != "fp32":
             _halve_matrices(reranker)
 

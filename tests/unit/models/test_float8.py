@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ssmrank.errors import UserError
 from ssmrank.kernels.float8 import quantized
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.backbones import load_backbone, pooled_forward, scored_forward
 from ssmrank.models.float8 import Float8Linear, to_float8
 from ssmrank.models.packing import moved, pack
@@ -36,6 +37,10 @@ def pooling(shape):
     return "last" if is_causal(shape) else "first"
 
 
+def change(backbone):
+    to_float8(backbone, architecture_of(backbone.config.model_type))
+
+
 @pytest.mark.parametrize(("inputs", "outputs", "bias"), [(32, 16, True), (48, 21, True), (16, 3, False)])
 def test_a_layer_rounds_both_of_its_factors(inputs, outputs, bias):
     torch.manual_seed(0)
@@ -51,7 +56,7 @@ def test_a_layer_rounds_both_of_its_factors(inputs, outputs, bias):
 def test_models_equal_themselves_with_rounded_factors(tiny_model, shape):
     model, plain = (load_backbone(tiny_model(shape)).eval() for _ in range(2))
     batch = pack(sequences(model.config.vocab_size))
-    to_float8(model)
+    change(model)
     changed = {name for name, module in model.named_modules() if isinstance(module, Float8Linear)}
     assert changed
     for name, module in plain.named_modules():
@@ -69,9 +74,9 @@ def test_models_equal_themselves_with_rounded_factors(tiny_model, shape):
 
 
 @pytest.mark.parametrize("shape", CAUSAL)
-def test_forked_batches(tiny_model, shape):
+def test_shared_prefixes(tiny_model, shape):
     model = load_backbone(tiny_model(shape)).eval()
-    to_float8(model)
+    change(model)
     [root, one, other] = (np.arange(4, 4 + length).astype(np.int32) for length in (20, 3, 5))
     lengths = np.array([20, 3, 5])
     shared, places = pack_shared(np.concatenate([root, one, other]), lengths, np.array([-1, 0, 0]))
@@ -83,8 +88,8 @@ def test_forked_batches(tiny_model, shape):
 
 def test_what_stays_as_it_is(tiny_model):
     model = load_backbone(tiny_model("mamba"))
-    to_float8(model)
-    to_float8(model)
+    change(model)
+    change(model)
     kinds = {name: type(module) for name, module in model.named_modules()}
     assert kinds["layers.0.mixer.in_proj"] is kinds["layers.0.mixer.out_proj"] is Float8Linear
     assert kinds["layers.0.mixer.x_proj"] is kinds["layers.0.mixer.dt_proj"] is nn.Linear
@@ -104,7 +109,7 @@ def test_on_a_gpu_as_on_the_cpu(tiny_model, shape):
     exact, on_cpu, model = (load_backbone(tiny_model(shape)).eval() for _ in range(3))
     batch = pack(sequences(model.config.vocab_size))
     for backbone in (on_cpu, model):
-        to_float8(backbone)
+        change(backbone)
     model.cuda()
     with torch.inference_mode():
         right = scored_forward(exact, batch, pooling(shape)).float()

@@ -32,14 +32,14 @@ Constants and functions that other modules take from them can, and count.
 READERS = frozenset({"check", "read_params", "read_settings"})
 """Functions of the settings' modules that only give a job the settings it was handed."""
 
-PLUMBING = SETTINGS | frozenset(
+PLUMBING = SETTINGS | frozenset({"ssmrank"}) | frozenset(
     f"ssmrank.{name}"
     for name in (
         *("__main__", "_version", "cli", "errors", "lifetime", "snakemake_entry", "tracking"),
         *("io.atomic", "io.leftovers", "io.locks"),
     )
 )
-"""Modules, with those inside them, that cannot change a result."""
+"""Modules, with those inside them, that cannot change a result; the root only names what other modules define."""
 
 TOOLS = frozenset({"ssmrank.io.files", "ssmrank.io.jsonl", "ssmrank.io.plain"})
 """Modules of functions that have nothing to do with one another: each counts only for those that import it."""

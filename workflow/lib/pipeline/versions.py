@@ -10,7 +10,7 @@ from importlib import metadata
 
 from pipeline.source import nodes
 
-WITHOUT_EFFECT = frozenset({"huggingface_hub", "mlflow", "pip", "pydantic", "tqdm", "triton", "typing_extensions"})
+WITHOUT_EFFECT = frozenset({"huggingface_hub", "mlflow", "pip", "pydantic", "triton", "typing_extensions"})
 """Modules whose version changes no result: logs, progress, downloads, checks of settings and types.
 
 triton is the one that torch was built with, so torch's version stands for both; a CPU has it for tests alone.

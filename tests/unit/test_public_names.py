@@ -1,0 +1,145 @@
+"""`import ssmrank` as a library: what it names and imports, and that it works where only the engine is installed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import ssmrank
+
+QUERY = "which animals live in rivers"
+TEXTS = ["The otter hunts fish in rivers.", "A compiler translates programs.", "Lava flows from a volcano."]
+
+
+def closure(requirements: Iterable[str]) -> set[str]:
+    """The installed distributions that requirements name, with all that these need in turn."""
+    found: set[tuple[str, str]] = set()
+    waiting = list(map(Requirement, requirements))
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (name, extra) in found:
+                continue
+            try:
+                needed = map(Requirement, metadata.requires(name) or [])
+            except metadata.PackageNotFoundError:  # CUDA's, where torch is built without
+                continue
+            found.add((name, extra))
+            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found}
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the package, built without network from a copy."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    shutil.copytree(root / "src" / "ssmrank", source / "src" / "ssmrank", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True, timeout=240)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def requirements(wheel: Path) -> dict[str, list[str]]:
+    """What the wheel requires: by extra, "" for what it always does."""
+    [found] = metadata.Distribution.discover(path=[str(wheel)])
+    lines: dict[str, list[str]] = {"": [], "pipeline": []}
+    for line in map(Requirement, found.requires or []):
+        for extra in lines:
+            if line.marker is None if not extra else line.marker and line.marker.evaluate({"extra": extra}):
+                lines[extra].append(line.name)
+    return lines
+
+
+def modules_of(distributions: set[str], engine: set[str]) -> set[str]:
+    """Top-level modules that one of the distributions installs and none of the engine's does."""
+    owners = metadata.packages_distributions().items()
+    by = {module: {canonicalize_name(name) for name in names} for module, names in owners}
+    return {module for module, names in by.items() if names & distributions and not names & engine}
+
+
+def test_public_names_are_where_the_root_says() -> None:
+    assert set(ssmrank._MODULES) | {"__version__"} == set(ssmrank.__all__) <= set(dir(ssmrank))
+    for name in ssmrank.__all__:
+        assert getattr(ssmrank, name) is not None
+    with pytest.raises(AttributeError, match="module 'ssmrank' has no attribute 'Ranker'"):
+        ssmrank.Ranker  # noqa: B018
+
+
+def test_no_module_takes_public_names_from_the_root(root: Path) -> None:
+    """Which code a job depends on is read from imports; what goes through the root would not be seen."""
+    for path in (root / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "ssmrank":
+                assert not ssmrank._MODULES.keys() & {alias.name for alias in node.names}, path
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ssmrank":
+                assert node.attr not in ssmrank._MODULES, path
+
+
+def test_the_reranker_is_imported_without_the_pipeline_s_packages(requirements: dict[str, list[str]]) -> None:
+    code = (
+        "import json, sys; before = set(sys.modules); import ssmrank; ssmrank.Reranker\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
+    imported = set(json.loads(finished.stdout))
+    # Not what these need in turn: torch imports some of it where it is there (dill, pydot).
+    apart = modules_of(set(requirements["pipeline"]), closure(requirements[""]))
+    assert {"dvc", "faiss", "matplotlib", "mlflow", "pyserini", "ranx", "scipy", "snakemake"} <= apart
+    assert "torch" in imported and not imported & apart
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_scores_as_the_whole_environment_does(
+    root: Path, wheel: Path, requirements: dict[str, list[str]], tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*command, str(wheel)], check=True, timeout=240)
+    assert (python.parent / "ssmrank").is_file() and not (python.parent / "snakemake").exists()
+    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    for name in closure(requirements[""]):
+        files = metadata.distribution(name).files or []
+        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            place = Path(str(metadata.distribution(name).locate_file(top)))
+            if place.exists() and not (packages / top).exists():
+                (packages / top).symlink_to(place)
+    code = (
+        "import importlib.util, json, sys, ssmrank\n"
+        "model, query, texts, apart = json.loads(sys.argv[1])\n"
+        "there = [name for name in apart if sys.prefix in repr(importlib.util.find_spec(name))]\n"
+        "reranker = ssmrank.Reranker.from_pretrained(model, device='cpu', precision='fp32')\n"
+        "print(json.dumps([ssmrank.__file__, there, reranker.score(query, texts)]))"
+    )
+    model = root / "models" / "minis" / "opt"
+    apart = modules_of(closure(requirements["pipeline"]), closure(requirements[""]))
+    assert {"dvc", "mlflow", "pandas", "snakemake"} <= apart
+    told = json.dumps([str(model), QUERY, TEXTS, sorted(apart)])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [str(python), "-I", "-c", code, told]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280, env=environment)
+    file, there, scores = json.loads(finished.stdout.splitlines()[-1])
+    assert Path(file).is_relative_to(packages)
+    assert there == []
+    reranker = ssmrank.Reranker.from_pretrained(model, device="cpu", precision="fp32")
+    assert scores == reranker.score(QUERY, TEXTS)
+    assert max(range(3), key=scores.__getitem__) == 0
