@@ -1,34 +1,28 @@
 """MaxP: scores a long document by its best passage (Dai and Callan 2019).
 
-`passages: {length: 64, stride: 32}` in a section of `rerankings` does this for whole runs, on tokens in place of words.
+`passages: {length: 64, stride: 32}` in a section of `rerankings` does this for whole runs.
 """
 
 from pathlib import Path
 
-from ssmrank.models import load_reranker
+from ssmrank.api import PassageWindows, Reranker
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-LENGTH, STRIDE = 64, 32  # words of a passage, and from one passage's start to the next one's
-
-
-def passages(document: str) -> list[str]:
-    words = document.split()
-    starts = range(0, max(1, len(words) - LENGTH + STRIDE), STRIDE)
-    return [" ".join(words[start : start + LENGTH]) for start in starts]
+FILLER = "The committee met again and spoke of the roof, the garden and the price of bread. " * 20
+DOCUMENTS = [
+    f"{FILLER} Mamba is a state space model whose cost grows linearly with the sequence. {FILLER}",
+    f"{FILLER} The choir sang in the evening, and the lamps were lit along the river. {FILLER}",
+]
+QUERY = "linear time sequence models"
 
 
 def main() -> None:
-    filler = "The committee met again and spoke of the roof, the garden and the price of bread. " * 20
-    document = f"{filler} Mamba is a state space model whose cost grows linearly with the sequence. {filler}"
-    query = "linear time sequence models"
-
-    reranker = load_reranker(MODELS / "minis" / "mamba2")
-    pieces = passages(document)
-    scores = reranker.score(query, pieces)
-    best = max(range(len(pieces)), key=scores.__getitem__)
-    print(f"whole document, cut to {reranker.settings.max_length} tokens: {reranker.score(query, [document])[0]:.2f}")
-    print(f"best of {len(pieces)} passages: {scores[best]:.2f}")
-    print(pieces[best])
+    reranker = Reranker.from_pretrained(MODELS / "minis" / "mamba2", precision="fp32")
+    whole = reranker.score(QUERY, DOCUMENTS)
+    best = reranker.score(QUERY, DOCUMENTS, passages=PassageWindows(length=64, stride=32))
+    for document, one, other in zip(DOCUMENTS, whole, best, strict=True):
+        subject = document.removeprefix(FILLER).split(".")[0].strip()
+        print(f"cut {one:6.2f}, best passage {other:6.2f}: {subject}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ssmrank.models import load_reranker
+from ssmrank.api import Reranker
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 TEXTS = [
@@ -15,9 +15,9 @@ TEXTS = [
 
 def main() -> None:
     query, *texts = sys.argv[1:] or ["sequence modeling with state spaces", *TEXTS]
-    reranker = load_reranker(MODELS / "minis" / "mamba2")
-    for score, text in sorted(zip(reranker.score(query, texts), texts, strict=True), reverse=True):
-        print(f"{score:7.2f}  {text}")
+    reranker = Reranker.from_pretrained(MODELS / "minis" / "mamba2")
+    for ranked in reranker.rank(query, texts):
+        print(f"{ranked.score:7.2f}  {ranked.document}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
-"""Reranks the documents of a TREC run and writes a run file: `python examples/write_a_run.py reranked.trec`.
-
-For collections of more than a few thousand pairs use `ssmrank rerank`, which computes shared documents once.
-"""
+"""Reranks the documents of a TREC run and writes a run file: `python examples/write_a_run.py reranked.trec`."""
 
 import json
 import sys
 from pathlib import Path
 
+from ssmrank.api import Reranker
 from ssmrank.io.trec import read_run, write_run
-from ssmrank.models import load_reranker
 
 EXAMPLES = Path(__file__).resolve().parent
 
@@ -20,14 +17,11 @@ def texts(name: str) -> dict[str, str]:
 
 def main() -> None:
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "reranked.trec")
-    queries, documents = texts("queries.jsonl"), texts("documents.jsonl")
-    reranker = load_reranker(EXAMPLES.parent / "models" / "minis" / "mamba2")
-    run = {}
-    for query, ranking in read_run(EXAMPLES / "data" / "first-stage.trec").items():
-        ids = [document for document, _ in ranking]
-        run[query] = list(zip(ids, reranker.score(queries[query], [documents[id] for id in ids]), strict=True))
-    write_run(output, run, tag="mamba2-mini")  # orders each query's documents by score
-    print(f"{output}: {len(run)} queries")
+    run = read_run(EXAMPLES / "data" / "first-stage.trec")
+    reranker = Reranker.from_pretrained(EXAMPLES.parent / "models" / "minis" / "mamba2")
+    reranked = reranker.rerank_run(run, texts("queries.jsonl"), texts("documents.jsonl"), depth=100)
+    write_run(output, reranked, tag="mamba2-mini")
+    print(f"{output}: {len(reranked)} queries")
 
 
 if __name__ == "__main__":

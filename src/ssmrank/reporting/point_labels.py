@@ -9,8 +9,8 @@ from dataclasses import dataclass
 _GAP = 9.0
 """Pixels between a point's centre and a label beside it."""
 
-_RINGS = 14
-"""How far from its point a label may go, in its own heights."""
+_RINGS = 40
+"""How far from its point a label may go, in halves of its height."""
 
 
 @dataclass(frozen=True)
