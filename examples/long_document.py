@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from ssmrank.api import PassageWindows, Reranker
+from ssmrank import PassageWindows, Reranker
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 FILLER = "The committee met again and spoke of the roof, the garden and the price of bread. " * 20

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ssmrank.api import Reranker
+from ssmrank import Reranker
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 TEXTS = [

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from ssmrank.api import Reranker
+from ssmrank import Reranker
 from ssmrank.io.trec import read_run, write_run
 
 EXAMPLES = Path(__file__).resolve().parent
