@@ -12,14 +12,16 @@ pytest_plugins = ["projects"]
 # Before any test imports a library that reads them once.
 for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "SNAKEMAKE_", "SSMRANK_TRACKING_"))]:
     del os.environ[_name]
+# Each of pytest-xdist's workers has one core. A test that asks for more threads must not have them spin on the other's.
+_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1" if _WORKER else "2",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
-}
+} | ({"OMP_WAIT_POLICY": "passive"} if _WORKER else {})
 
 # Triton asks once, when it is imported, whether its kernels are to run on CPU tensors in its interpreter. Torch and
 # others import it where they find it, so it has to be said here.

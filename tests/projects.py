@@ -7,11 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
+from filelock import FileLock
+
+from forks import Forks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "lib"))
 
@@ -27,6 +31,9 @@ SOURCES = [
     ".dvcignore",
 ]
 IGNORED = "/data/\n/results/\n/mlflow.db*\n.snakemake/\n__pycache__/\n"
+
+
+FORKS = Forks()
 
 
 class Project:
@@ -65,7 +72,13 @@ class Project:
         return finished
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run("snakemake", "--cores", "2", *arguments, check=check)
+        """As `run`, in less time."""
+        words = ["--cores", "2", *arguments]
+        with NamedTemporaryFile(prefix="snakemake-", suffix=".txt") as output:
+            finished = FORKS.run(words, self.folder, self.environment(), Path(output.name))
+        if check:
+            assert finished.returncode == 0, f"snakemake {' '.join(words)}\n{finished.stdout}"
+        return finished
 
     @staticmethod
     def jobs(printed: str) -> dict[str, int]:
@@ -91,6 +104,13 @@ class Project:
     def clone(self, folder: Path) -> Project:
         """A clone with Git, without outputs."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
+        take_compiled(self.folder / "src", folder / "src")
+        return Project(folder)
+
+    def copy(self, folder: Path, without: Sequence[str] = ()) -> Project:
+        """A copy with its outputs and all that is known of them, but for files and folders of some names."""
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
+        take_compiled(self.folder / "src", folder / "src")
         return Project(folder)
 
     @contextmanager
@@ -116,12 +136,48 @@ class Project:
         return {name: path.read_bytes() for name, path in relative.items() if not name.startswith(unversioned)}
 
 
+ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels", "workflow", "chaos"]
+"""What takes longest begins first. Of the first two only one waits for the finished project, so both workers work."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever comes first waits for the whole workflow."""
-    waiting = {Path(__file__).parent / name for name in ("workflow", "chaos")}
+    """Puts what takes long first; whoever asks first for the finished project waits for the whole workflow."""
+    tests = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).as_posix()
+        return next((number for number, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))
+
+    items.sort(key=rank)
     for item in items:
-        if waiting & set(item.path.parents):
+        if {tests / "workflow", tests / "chaos"} & set(item.path.parents):
             item.add_marker(pytest.mark.timeout(1200))
+
+
+def take_compiled(sources: Path, copies: Path) -> None:
+    """Gives copies of sources what Python and numba have compiled of these, which takes half a minute to make.
+
+    Both know a source by its time. numba's folders are named by the path of the sources' folder.
+    """
+    for source in sources.rglob("*.py"):
+        copy = copies / source.relative_to(sources)
+        if copy.exists() and copy.read_bytes() == source.read_bytes():
+            shutil.copystat(source, copy)
+    for compiled in sources.rglob("__pycache__"):
+        target = copies / compiled.relative_to(sources)
+        if target.parent.is_dir():
+            shutil.copytree(compiled, target, dirs_exist_ok=True)
+    folders = {path.parent for path in sources.rglob("*.py")}
+    names = {_numba_name(folder): _numba_name(copies / folder.relative_to(sources)) for folder in folders}
+    for machine_code in [*copies.rglob("__pycache__/numba-*/*")]:
+        if machine_code.name in names:
+            machine_code.rename(machine_code.with_name(names[machine_code.name]))
+
+
+def _numba_name(folder: Path) -> str:
+    from numba.core.caching import UserProvidedCacheLocator
+
+    return UserProvidedCacheLocator.get_suitable_cache_subpath(str(folder / "any.py"))
 
 
 def new_project(root: Path, folder: Path) -> Project:
@@ -132,6 +188,7 @@ def new_project(root: Path, folder: Path) -> Project:
             shutil.copytree(root / source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy2(root / source, target)
+    take_compiled(root / "src", folder / "src")
     (folder / "models").mkdir()
     (folder / "models/README.md").write_text("Small models.\n")  # a dependency of the stage `download`
     (folder / ".gitignore").write_text(IGNORED)
@@ -142,23 +199,33 @@ def new_project(root: Path, folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Project, str]:
-    """The project after `dvc repro` on nothing but sources has built everything, and what it printed."""
-    project = new_project(root, tmp_path_factory.mktemp("finished") / "project")
-    project.run("git", "init", "--quiet")
-    return project, project.run("dvc", "repro").stdout
+    """The project after `dvc repro` on nothing but sources has built everything, and what it printed.
+
+    All workers of pytest-xdist share it, so nobody changes it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    project, printed = Project(shared / "finished/project"), shared / "finished/printed.txt"
+    with FileLock(shared / "finished.lock"):
+        if not printed.exists():
+            shutil.rmtree(project.folder.parent, ignore_errors=True)
+            new_project(root, project.folder)
+            project.run("git", "init", "--quiet")
+            printed.write_text(project.run("dvc", "repro").stdout)
+    return project, printed.read_text()
 
 
 @pytest.fixture(scope="session")
-def finished(first_run: tuple[Project, str]) -> Project:
+def finished(first_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The finished project, for plans; edits are undone."""
-    return first_run[0]
+    return first_run[0].copy(tmp_path_factory.mktemp("copy") / "project")
 
 
 @pytest.fixture
-def project(finished: Project, tmp_path: Path) -> Project:
+def project(first_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the finished project, free to change."""
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")
+    return first_run[0].copy(tmp_path / "project")
 
 
 @pytest.fixture

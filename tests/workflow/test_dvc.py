@@ -24,9 +24,7 @@ EVERYTHING = {"download_model": 2, **FROM_COLLECTION, **TRAININGS}
 def pushed(finished, tmp_path_factory: pytest.TempPathFactory):
     """A finished project that DVC knows nothing of, after `dvc repro` and `dvc push`; what `dvc repro` printed."""
     folder = tmp_path_factory.mktemp("pushed")
-    ignored = shutil.ignore_patterns("cache", "tmp", "dvc.lock")
-    shutil.copytree(finished.folder, folder / "project", symlinks=True, ignore=ignored)
-    project = type(finished)(folder / "project")
+    project = finished.copy(folder / "project", without=["cache", "tmp", "dvc.lock"])
     printed = project.run("dvc", "repro").stdout
     project.run("dvc", "remote", "add", "--quiet", "--default", "storage", str(folder / "remote"))
     commit(project)
@@ -38,6 +36,19 @@ def pushed(finished, tmp_path_factory: pytest.TempPathFactory):
 def clone(pushed, tmp_path: Path):
     """A fresh clone, nothing pulled."""
     return pushed[0].clone(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def pulled_once(pushed, tmp_path_factory: pytest.TempPathFactory):
+    clone = pushed[0].clone(tmp_path_factory.mktemp("pulled") / "project")
+    clone.run("dvc", "pull")
+    return clone
+
+
+@pytest.fixture
+def pulled(pulled_once, tmp_path: Path):
+    """A fresh clone after `dvc pull`."""
+    return pulled_once.copy(tmp_path / "project")
 
 
 def commit(project) -> None:
@@ -70,16 +81,11 @@ def test_pull_after_deletion(pushed, finished) -> None:
     assert project.planned() == {}
 
 
-def test_pull_into_a_clone(clone) -> None:
-    clone.run("dvc", "pull")
-    assert clone.planned() == {}
-    assert clone.planned("--rerun-triggers", "mtime") == {}
-
-
-def test_pull_then_change(clone) -> None:
-    clone.run("dvc", "pull")
-    clone.edit("params.yaml", *LEARNING_RATE)
-    assert clone.planned() == TRAININGS
+def test_pull_into_a_clone_then_change(pulled_once) -> None:
+    assert pulled_once.planned() == {}
+    assert pulled_once.planned("--rerun-triggers", "mtime") == {}
+    with pulled_once.edited("params.yaml", *LEARNING_RATE):
+        assert pulled_once.planned() == TRAININGS
 
 
 def test_change_then_pull(clone) -> None:
@@ -108,78 +114,72 @@ def test_pull_of_a_part(clone) -> None:
     assert clone.planned() == {"table": 1}
 
 
-def test_outputs_whose_origin_is_unknown_are_made_again(clone) -> None:
-    clone.run("dvc", "pull")
-    shutil.rmtree(clone.folder / "results/provenance")
-    assert clone.planned() == EVERYTHING
-    clone.run("dvc", "checkout", "--force")
-    assert clone.planned() == {}
+def test_outputs_whose_origin_is_unknown_are_made_again(pulled) -> None:
+    shutil.rmtree(pulled.folder / "results/provenance")
+    assert pulled.planned() == EVERYTHING
+    pulled.run("dvc", "checkout", "--force")
+    assert pulled.planned() == {}
 
 
-def test_inputs_of_another_version_do_not_count(clone) -> None:
-    clone.run("dvc", "pull")
+def test_inputs_of_another_version_do_not_count(pulled) -> None:
     # As if the negatives had been pulled from another version than the checkpoints, with a record of their own.
-    path = clone.folder / "results/negatives/tiny/train/bm25-top20.jsonl"
+    path = pulled.folder / "results/negatives/tiny/train/bm25-top20.jsonl"
     path.write_text(path.read_text() + "\n")
-    ledger = clone.folder / "results/provenance/negatives.json"
+    ledger = pulled.folder / "results/provenance/negatives.json"
     entries = json.loads(ledger.read_text())
     for entry in entries.values():
         entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     ledger.write_text(json.dumps(entries))
-    assert clone.planned() == TRAININGS
+    assert pulled.planned() == TRAININGS
 
 
-def test_metrics_of_a_row_that_is_gone_are_not_shown(clone) -> None:
-    clone.run("dvc", "pull")
-    clone.edit("params.yaml", "          - {model: tiny-mamba2, training: firstp}\n", "")
-    assert clone.built("dvc", "repro", "--pull") == {"table": 1}
-    shown = clone.run("dvc", "metrics", "show").stdout
+def test_metrics_of_a_row_that_is_gone_are_not_shown(pulled) -> None:
+    pulled.edit("params.yaml", "          - {model: tiny-mamba2, training: firstp}\n", "")
+    assert pulled.built("dvc", "repro", "--pull") == {"table": 1}
+    shown = pulled.run("dvc", "metrics", "show").stdout
     assert shown.count("results/metrics/tiny/test/") == 2
     assert "tiny-mamba2" not in shown
-    assert (clone.folder / "results/checkpoints/firstp/tiny-mamba2").exists()
+    assert (pulled.folder / "results/checkpoints/firstp/tiny-mamba2").exists()
 
 
-def test_a_file_that_only_params_name_changes(clone) -> None:
-    clone.run("dvc", "pull")
-    path = clone.folder / "tests/data/workflow/collection/corpus.jsonl"
+def test_a_file_that_only_params_name_changes(pulled) -> None:
+    path = pulled.folder / "tests/data/workflow/collection/corpus.jsonl"
     path.write_text(path.read_text() + '{"_id": "more", "title": "", "text": "One more."}\n')
-    assert clone.built("dvc", "repro", "download") == {"download_collection": 1}
+    assert pulled.built("dvc", "repro", "download") == {"download_collection": 1}
 
 
-def test_an_overlay_is_versioned(clone) -> None:
-    clone.run("dvc", "pull")
-    (clone.folder / "mine.yaml").write_text("models: {tiny-mamba2: {source: {config: {state_size: 4}}}}\n")
-    clone.edit("overlays.yaml", 'overlays: ""', "overlays: mine.yaml")
-    assert clone.built("dvc", "repro", "download") == {"download_model": 1}
-    clone.edit("mine.yaml", "state_size: 4", "state_size: 2")
-    assert clone.built("dvc", "repro", "download") == {"download_model": 1}
+def test_an_overlay_is_versioned(pulled) -> None:
+    (pulled.folder / "mine.yaml").write_text("models: {tiny-mamba2: {source: {config: {state_size: 4}}}}\n")
+    pulled.edit("overlays.yaml", 'overlays: ""', "overlays: mine.yaml")
+    assert pulled.built("dvc", "repro", "download") == {"download_model": 1}
+    pulled.edit("mine.yaml", "state_size: 4", "state_size: 2")
+    assert pulled.built("dvc", "repro", "download") == {"download_model": 1}
 
 
-def test_versions_that_alternate(clone) -> None:
-    clone.run("dvc", "pull")
-    before = clone.files()
-    clone.edit("params.yaml", *ONE_LEARNING_RATE)
-    assert clone.built("dvc", "repro") == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
-    after = clone.files()
+def test_versions_that_alternate(pulled) -> None:
+    before = pulled.files()
+    pulled.edit("params.yaml", *ONE_LEARNING_RATE)
+    assert pulled.built("dvc", "repro") == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    after = pulled.files()
     changed = {name for name, content in after.items() if before.get(name) != content}
     assert "results/checkpoints/firstp/tiny-bert/model.safetensors" in changed
     assert not any("tiny-mamba2" in name for name in changed)
-    assert "learning_rate" in clone.run("dvc", "params", "diff").stdout
-    assert clone.run("dvc", "metrics", "show").stdout.count("results/metrics/tiny/test/") == 3
-    clone.run("dvc", "metrics", "diff")
-    commit(clone)
+    assert "learning_rate" in pulled.run("dvc", "params", "diff").stdout
+    assert pulled.run("dvc", "metrics", "show").stdout.count("results/metrics/tiny/test/") == 3
+    pulled.run("dvc", "metrics", "diff")
+    commit(pulled)
 
     # Snakemake's own records in this clone now speak of the second version; DVC brings back the first.
-    clone.run("git", "checkout", "--quiet", "HEAD~1")
-    clone.run("dvc", "checkout")
-    assert clone.files() == before
-    assert clone.planned() == {}
+    pulled.run("git", "checkout", "--quiet", "HEAD~1")
+    pulled.run("dvc", "checkout")
+    assert pulled.files() == before
+    assert pulled.planned() == {}
     # The second version's parameters over the first version's outputs: the very case in which old passes for new.
-    clone.edit("params.yaml", *ONE_LEARNING_RATE)
-    assert clone.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
-    clone.run("dvc", "checkout", "--relink")
-    assert clone.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
-    clone.run("git", "checkout", "--quiet", "--force", "-")
-    clone.run("dvc", "checkout")
-    assert clone.files() == after
-    assert clone.planned() == {}
+    pulled.edit("params.yaml", *ONE_LEARNING_RATE)
+    assert pulled.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    pulled.run("dvc", "checkout", "--relink")
+    assert pulled.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    pulled.run("git", "checkout", "--quiet", "--force", "-")
+    pulled.run("dvc", "checkout")
+    assert pulled.files() == after
+    assert pulled.planned() == {}

@@ -137,7 +137,7 @@ def _code(module: str, without: frozenset[str], root: Path) -> tuple[str, ...]:
             continue
         parts = frozenset(taken) if name in TOOLS and "*" not in taken else None
         lines.append(f"{name} {_digest_module(path, parts)}")
-        packages |= _foreign(path)
+        packages |= foreign(_text(path))
         folders.add(path.parent)
     for path in sorted(path for folder in folders for path in _data(folder)):
         lines.append(f"{path.relative_to(root).as_posix()} {_digest(path.read_bytes())}")
@@ -266,11 +266,6 @@ def _text(path: Path) -> str:
 
 
 @cache
-def _foreign(path: Path) -> frozenset[str]:
-    return frozenset(foreign(_text(path)))
-
-
-@cache
 def _digest_module(path: Path, names: frozenset[str] | None) -> str:
     """Of a module, or of what of it is used by those that take the names."""
     text = _text(path)
@@ -288,7 +283,7 @@ def _digest(content: bytes) -> str:
 
 def forget() -> None:
     """Has sources read again that have changed since."""
-    for cached in (_code, _imports, _is_module, _path, _data, _text, _foreign, _digest_module, _is_same, version_of):
+    for cached in (_code, _imports, _is_module, _path, _data, _text, _digest_module, _is_same, version_of):
         cached.cache_clear()
 
 

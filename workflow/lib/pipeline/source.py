@@ -31,6 +31,7 @@ def nodes(text: str) -> tuple[ast.AST, ...]:
     return tuple(found)
 
 
+@cache
 def strip(text: str) -> str:
     """Python source without comments, docstrings, wording of errors, and blank lines and ends outside of texts."""
     lines = dict(enumerate(text.splitlines(), start=1))

@@ -23,7 +23,8 @@ _FINDERS = frozenset({"find_spec", "import_module", "is_available"})
 """Functions whose first argument names a module."""
 
 
-def foreign(text: str) -> set[str]:
+@cache
+def foreign(text: str) -> frozenset[str]:
     """Top-level modules that a source imports, neither Python's own nor the package's."""
     found: set[str] = set()
     for node in nodes(text):
@@ -36,7 +37,7 @@ def foreign(text: str) -> set[str]:
             name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             if name in _FINDERS and isinstance(node.args[0].value, str):
                 found.add(node.args[0].value)
-    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"ssmrank", ""}
+    return frozenset(name.partition(".")[0] for name in found) - sys.stdlib_module_names - {"ssmrank", ""}
 
 
 def versions(modules: Iterable[str]) -> list[str]:
