@@ -20,7 +20,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 UV = $(BIN)/uv
 
-.PHONY: help table4 pdf report ui dag docs readme pull test chaos lint format lock upgrade tidy clean
+# Workers take whole files of tests, as what several tests of a file share is made once; tests/projects.py says which first.
+WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
+PARALLEL_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help table4 pdf report ui dag docs readme pull quick test chaos lint format lock upgrade tidy clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
@@ -42,8 +46,11 @@ ui: .venv/main.stamp  ## compare the runs in MLflow's web page
 pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote
 	$(BIN)/dvc pull
 
+quick: lint  ## style, types and the quick tests: what to run before each commit
+	$(PARALLEL_TESTS) -m "not slow and not pretrained" $(PYTEST)
+
 test: .venv/dev.stamp  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST)
+	$(PARALLEL_TESTS) $(PYTEST)
 
 chaos: .venv/dev.stamp  ## kill runs anywhere, fill disks, run at once (KILLS=50 SEED=...); see tests/chaos
 	CHAOS_KILLS=$(or $(KILLS),50) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos $(PYTEST)

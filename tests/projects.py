@@ -141,16 +141,17 @@ ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels",
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what takes long first; whoever asks first for the finished project waits for the whole workflow."""
+    """Puts what takes long first, and marks what waits for the whole workflow."""
     tests = Path(__file__).parent
+    names = {item: item.path.relative_to(tests).as_posix() for item in items}
 
     def rank(item: pytest.Item) -> int:
-        name = item.path.relative_to(tests).as_posix()
-        return next((number for number, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))
+        return next((number for number, start in enumerate(ORDER) if names[item].startswith(start)), len(ORDER))
 
     items.sort(key=rank)
     for item in items:
-        if {tests / "workflow", tests / "chaos"} & set(item.path.parents):
+        if "first_run" in getattr(item, "fixturenames", ()) or names[item].startswith("chaos"):
+            item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(1200))
 
 

@@ -33,6 +33,8 @@ def pretraining(fresh, root: Path):
     return fresh
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_jobs_that_are_carried_elsewhere_make_what_the_workflow_accepts(pretraining) -> None:
     script = "workflow/scripts/carry_jobs.py"
     pretraining.run("python", script, "list", "jobs.json", "--", *ARGUMENTS)

@@ -46,12 +46,6 @@ def test_measured_tables_and_figures_are_targets_of_their_own(fresh) -> None:
     assert not set(own) & set(fresh.planned())
 
 
-def test_lint_and_format(fresh, root: Path) -> None:
-    answer = fresh.snakemake("--lint")
-    assert "your workflow is in a good condition" in answer.stdout
-    fresh.run("snakefmt", "--check", "--config", str(root / "pyproject.toml"), "Snakefile", "workflow")
-
-
 def test_report(finished) -> None:
     report = finished.folder.parent / "report.html"
     finished.snakemake("--report", str(report))
