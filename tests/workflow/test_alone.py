@@ -46,6 +46,7 @@ def alone(folder: Path) -> Iterator[Alone]:
     claim.release()
 
 
+@pytest.mark.slow
 def test_a_live_run_is_named_and_the_other_refused(fresh) -> None:
     with holder(fresh.folder, "alone.run()") as process:
         answer = fresh.snakemake("data/models/tiny-bert", check=False)

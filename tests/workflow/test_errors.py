@@ -57,6 +57,7 @@ def test_texts_are_no_wildcards_and_no_commands(fresh) -> None:
     assert "--checkpoints=-x=results/checkpoints/firstp/tiny-mamba2" in words
 
 
+@pytest.mark.slow
 def test_a_job_that_fails(fresh) -> None:
     """Its reason is said again at the end; nothing of its output is left."""
     good, bad = '{"_id": "d7", ', '{"_id": "d7" '
