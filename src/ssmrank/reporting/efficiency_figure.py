@@ -114,7 +114,7 @@ def _label(figure: Any, axes: Any, points: list[Point]) -> None:
         Box(x.min() - radius, y.min() - radius, x.max() + radius, y.max() + radius) for x, y in (end.T for end in ends)
     ]
     frame = Box(*axes.bbox.extents)
-    anchors = [tuple(end[end[:, 0].argmax()].tolist()) for end in ends]
+    anchors = [(float(end[:, 0].max()), float(end[0, 1])) for end in ends]
     boxes = place_labels(anchors, [(extent.width, extent.height) for extent in extents], marks, frame)
     for text, box, anchor in zip(texts, boxes, anchors, strict=True):
         text.set_position(axes.transAxes.inverted().transform((box.left, box.bottom)))

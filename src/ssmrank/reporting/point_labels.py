@@ -52,7 +52,8 @@ def place_labels(
         marks: what labels do not cover: points and lines.
         frame: where they stay.
     """
-    taken, placed = list(marks), {}
+    taken = list(marks)
+    placed: dict[int, Box] = {}
     for number in sorted(range(len(anchors)), key=lambda number: anchors[number][::-1]):
         boxes = [box for box in _places(anchors[number], sizes[number]) if box.inside(frame)]
         free = (box for box in boxes if not any(box.overlaps(other) for other in taken))
