@@ -46,7 +46,7 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 class Ranked(NamedTuple):
     """A document of a ranking. index: its place in the list that was given, from 0."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of this name
     score: float
     document: str
 
