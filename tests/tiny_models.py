@@ -37,6 +37,16 @@ _CONFIGS = {
         "ffn_dim": 64,
     },
     "llama": {**_USUAL, "num_key_value_heads": 2, "initializer_range": 0.02},
+    # A window that is shorter than the tests' sequences; the last layer has one. The next one's attends to all.
+    "modernbert": {**_USUAL, "local_attention": 8, "pad_token_id": 0},
+    "modernbert-deep": {
+        **_USUAL,
+        "model_type": "modernbert",
+        "num_hidden_layers": 4,
+        "local_attention": 8,
+        "pad_token_id": 0,
+    },
+    "gpt-neox-sequential": {**_USUAL, "model_type": "gpt_neox", "use_parallel_residual": False},
     # OPT-350m's: norms behind the layers, word embeddings narrower than the layers.
     "opt-350m": {
         "model_type": "opt",

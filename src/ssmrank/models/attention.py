@@ -39,16 +39,21 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     packed: Packed | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed batch; query [1, heads, T, head size], key and value may have fewer heads.
 
     Returns [1, T, heads, head size]. Attention is causal where the module is. Where `packed` has a memory, attention
-    that is not causal is across: key and value are the memory's. Attention dropout is not applied.
+    that is not causal is across: key and value are the memory's. With a sliding window, which only attention that is
+    not causal has here, a token attends to those fewer than `sliding_window` places away. Attention dropout is not
+    applied.
     """
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
     causal = bool(getattr(module, "is_causal", False))
+    if causal and sliding_window is not None:
+        raise ValueError("a sliding window of causal attention is not supported")
     # Not `tensor[0]`: the gradient of an index is a copy into zeros.
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # Under autocast rotary positions leave q and k in float32.
@@ -57,15 +62,21 @@ def packed_attention(
         if not causal:
             raise ValueError("a batch with shared prefixes needs causal attention")
         return prefix_attention(q, k, v, packed, scaling)[None], None
-    return attend(q, k, v, packed, causal, scaling)[None], None
+    return attend(q, k, v, packed, causal, scaling, sliding_window)[None], None
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, causal: bool, scaling: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    packed: Packed,
+    causal: bool,
+    scaling: float | None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Attention without shared prefixes: q [T, heads, head size], k and v may have fewer heads; as q."""
     across = packed.memory is not None and not causal
-    return _implementation(q)(q, k, v, packed, across, causal, scaling)
+    return _implementation(q)(q, k, v, packed, across, causal, scaling, window)
 
 
 def last_attention(
@@ -135,6 +146,7 @@ def _by_length(
     across: bool,
     causal: bool,
     scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     keys = _memory(packed, across).grid
     queries = packed.grid_along_memory if across else keys
@@ -142,8 +154,22 @@ def _by_length(
     for real, (qg, kg, vg) in zip(keys.real.split(_cells(keys)), _grids(q, k, v, queries, keys), strict=True):
         # Padding stands behind the real tokens, so the causal mask alone hides it.
         mask = None if causal or keys.complete else real.view(kg.shape[0], 1, 1, kg.shape[2])
+        if window is not None and kg.shape[2] > window:
+            mask = _windowed(real.view(kg.shape[0], -1), window)
         outputs.append(_attend(qg, kg, vg, mask, causal, scaling).transpose(1, 2).flatten(0, 1))
     return queries.collect(torch.cat(outputs))
+
+
+def _windowed(real: torch.Tensor, window: int) -> torch.Tensor:
+    """Which keys each query attends to, bool [rows, 1, longest, longest]; `real`: bool [rows, longest].
+
+    Cells of padding are copies of a sequence's last token, and attend as that one does: a row without any key would
+    make NaN of their gradients.
+    """
+    places = torch.arange(real.shape[1], device=real.device)
+    own = torch.minimum(places, real.sum(1, keepdim=True) - 1)
+    near = (own[:, :, None] - places).abs() < window
+    return (near & real[:, None, :])[:, None]
 
 
 def _grids(
@@ -168,7 +194,7 @@ def _attend(
     causal: bool,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention of sequences of one length; q, k, v [rows, heads, length, head size], mask [rows, 1, 1, keys]."""
+    """Attention of sequences of one length: q, k, v [rows, heads, length, head size], mask [rows, 1, 1 or length, keys]."""
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= _LONGEST_PRODUCT:
         return _attend_by_products(q, k, v, mask, causal, scaling)
     return F.scaled_dot_product_attention(
@@ -192,7 +218,7 @@ def _attend_by_products(
     if causal:
         bias = q.new_full((length, k.shape[2]), float("-inf")).triu(1)
     elif mask is not None:
-        bias = q.new_zeros(mask.shape).masked_fill(~mask, float("-inf")).expand(rows, heads, 1, -1).flatten(0, 1)
+        bias = q.new_zeros(mask.shape).masked_fill(~mask, float("-inf")).expand(rows, heads, -1, -1).flatten(0, 1)
     q, k, v = (x.reshape(rows * heads, -1, size) for x in (q, k, v))
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
     return torch.bmm(torch.softmax(scores, dim=-1), v).unflatten(0, (rows, heads))
@@ -333,18 +359,22 @@ def _flash(
     across: bool,
     causal: bool,
     scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     memory = _memory(packed, across)
     bounds, longest = (packed.bounds, memory.bounds), (packed.longest, memory.longest)
+    reach = -1 if window is None else window - 1  # -1: to all
     if is_available("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal)
+        return flash_attn_varlen_func(
+            q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal, window_size=(reach, reach)
+        )
     from torch.nn.attention.varlen import varlen_attn
 
     k, v = (_for_all_heads(x, q.shape[1]) for x in (k, v))
-    window = (-1, 0) if causal else (-1, -1)
-    output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window)
+    sides = (-1, 0) if causal else (reach, reach)
+    output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=sides)
     assert isinstance(output, torch.Tensor)
     return output
 

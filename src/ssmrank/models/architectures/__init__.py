@@ -12,9 +12,11 @@ _FILES = (
     "ssmrank.models.architectures.bart",
     "ssmrank.models.architectures.bert",
     "ssmrank.models.architectures.electra",
+    "ssmrank.models.architectures.gpt_neox",
     "ssmrank.models.architectures.llama",
     "ssmrank.models.architectures.mamba",
     "ssmrank.models.architectures.mamba2",
+    "ssmrank.models.architectures.modernbert",
     "ssmrank.models.architectures.opt",
     "ssmrank.models.architectures.roberta",
 )
