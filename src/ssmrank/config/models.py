@@ -106,7 +106,7 @@ class Model(Section):
     pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
     source: ModelSource
     tokenizer: TokenizerSource | None = Field(None, description="where its tokenizer is, if source has none")
-    template: Literal["query-first", "document-first"] | None = Field(
+    template: Literal["query-first", "document-first", "query-document-query"] | None = Field(
         None, description="order of the input; null: query first for E and ED, document first for D"
     )
     pooling: Literal["first", "last", "mean"] | None = Field(

@@ -194,7 +194,10 @@ def _attend(
     causal: bool,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention of sequences of one length: q, k, v [rows, heads, length, head size], mask [rows, 1, 1 or length, keys]."""
+    """Attention of sequences of one length.
+
+    q, k, v: [rows, heads, length, head size]; mask: bool [rows, 1, 1 or length, keys], true where a query attends.
+    """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= _LONGEST_PRODUCT:
         return _attend_by_products(q, k, v, mask, causal, scaling)
     return F.scaled_dot_product_attention(

@@ -1,7 +1,9 @@
 """How a query and a document become the tokens of one sequence (section 3 of the paper).
 
-Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Training and reranking
-build their sequences here. Query and document sides are tokenized apart, cut behind a `;`, which gives the tokens of
+Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Either can read the query
+on both sides instead, `query: {q}; document: {d}; query: {q};`, between the same special tokens: a recurrent state then
+knows what to keep of the document (Arora et al. 2024, "Just read twice"). Training and reranking build their sequences
+here. Query and document sides are tokenized apart, cut behind a `;`, which gives the tokens of
 the joint text; where the sequence would be too long the document loses its last tokens, the query none, unless it
 leaves no room for a document at all (`fit_queries`). Special tokens stand where the template has them and nowhere else:
 `</s>` within a text is read as these four characters.
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["E", "ED", "D"]
-Order = Literal["query-first", "document-first"]
+Order = Literal["query-first", "document-first", "query-document-query"]
 LongQueries = Literal["cut", "error"]
 """What becomes of a query that leaves no room for a document: it is cut to half of the sequence, or an error."""
 
@@ -30,8 +32,8 @@ LongQueries = Literal["cut", "error"]
 class Template:
     """Token ids around and between query and document, for one tokenizer and kind of model.
 
-    order: which side comes first; before: ids at the start of every sequence; after: ids at its end; separator: id of
-    the `;` that a document which was cut keeps (document first).
+    order: of the sides; before: ids at the start of every sequence; after: ids at its end; separator: ids of the `;`
+    that a document which was cut keeps where a query follows it.
     """
 
     kind: Kind
@@ -58,13 +60,24 @@ class Template:
         else:
             before, after = (_special(tokenizer, "cls", "bos"),), ()
         order = order or ("document-first" if kind == "D" else "query-first")
+        if order == "query-document-query" and kind != "D":
+            before += separator  # elsewhere a part of the query side, which is the same at both places here
         return cls(kind, order, tokenizer, before, after, separator)
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The document side of each text, not cut: int32 ids."""
-        if self.order == "document-first":
-            return self._tokenize([f"document: {text};" for text in texts])
-        return self._tokenize([f" document: {text}" for text in texts])
+        begin, end = "" if self.order == "document-first" else " ", ";" if self.query_follows else ""
+        return self._tokenize([f"{begin}document: {text}{end}" for text in texts])
+
+    @property
+    def query_follows(self) -> bool:
+        """Whether a query side follows the document side."""
+        return self.order != "query-first"
+
+    @property
+    def readings(self) -> int:
+        """How often a sequence has the query side."""
+        return 2 if self.order == "query-document-query" else 1
 
     def document_head(self) -> np.ndarray:
         """What the document side begins with, whatever the text: int32 ids."""
@@ -72,21 +85,22 @@ class Template:
 
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text: int32 ids."""
-        if self.order == "document-first":
-            return self._tokenize([f" query: {text};" for text in texts])
-        return self._tokenize([f"; query: {text};" for text in texts])
+        begin = " " if self.query_follows else "; "
+        return self._tokenize([f"{begin}query: {text};" for text in texts])
 
     def fit_queries(
         self, queries: Sequence[np.ndarray], max_length: int, names: Sequence[str], long: LongQueries = "cut"
     ) -> list[np.ndarray]:
         """The query sides; one that leaves no room for a document has the first tokens of half of `max_length`.
 
-        The separator at its end stays. names: ids for messages. Raises UserError where it may not, or cannot, be cut.
+        Where the query is read twice, it has those of a quarter. The separator at its end stays. names: ids for
+        messages. Raises UserError where it may not, or cannot, be cut.
         """
         fitted = []
         for query, name in zip(queries, names, strict=True):
             if long == "cut" and self._room(len(query), max_length) < self._least:
-                query = np.concatenate([query[: max_length // 2 - len(self.separator)], self.separator])
+                share = max_length // (2 * self.readings)
+                query = np.concatenate([query[: share - len(self.separator)], self.separator])
                 query = query.astype(np.int32)
             self.room(len(query), max_length, name)
             fitted.append(query)
@@ -104,8 +118,9 @@ class Template:
         room = self.room(len(query), max_length, query_id)
         if len(document) > room:
             document = self._cut(document, room)
-        parts = (document, query) if self.order == "document-first" else (query, document)
-        return np.concatenate([self.before, *parts, self.after]).astype(np.int32)
+        first = () if self.order == "document-first" else query
+        last = query if self.query_follows else ()
+        return np.concatenate([self.before, first, document, last, self.after]).astype(np.int32)
 
     def room(self, query_tokens: int, max_length: int, query_id: str = "") -> int:
         """Tokens that a document may have beside a query of so many. Raises UserError where that is none."""
@@ -118,7 +133,7 @@ class Template:
         return room
 
     def _room(self, query_tokens: int, max_length: int) -> int:
-        return max_length - len(self.before) - query_tokens - len(self.after)
+        return max_length - len(self.before) - self.readings * query_tokens - len(self.after)
 
     @property
     def _least(self) -> int:
@@ -126,7 +141,7 @@ class Template:
         return 1 + len(self.separator)
 
     def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
-        if self.order != "document-first":
+        if not self.query_follows:
             return document[:room]
         return np.concatenate([document[: room - len(self.separator)], self.separator])
 

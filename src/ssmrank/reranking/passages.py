@@ -19,9 +19,8 @@ class PassageTokens:
 
     def __init__(self, template: Template, documents: Tokens, length: int, stride: int) -> None:
         self._documents, self._length, self._stride = documents, length, stride
-        first = template.order == "document-first"
         self._head = template.document_head()
-        self._tail = np.asarray(template.separator if first else (), dtype=np.int32)
+        self._tail = np.asarray(template.separator if template.query_follows else (), dtype=np.int32)
 
     def count(self, document: str) -> int:
         """How many passages a document has, at least one."""

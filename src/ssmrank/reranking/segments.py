@@ -21,7 +21,7 @@ def whole_segments(sequences: PairSequences, pairs: np.ndarray) -> np.ndarray:
     segments = np.zeros((len(pairs), 7), dtype=np.int64)
     segments[:, PARENT], segments[:, QUERY] = -1, query
     segments[:, TO], segments[:, END] = sequences.whole[pairs], sequences.ending_lengths[query]
-    if sequences.template.order == "document-first":
+    if sequences.template.query_follows:
         segments[:, CUT] = sequences.cut[pairs]
     else:
         segments[:, START] = segments[:, END] - len(sequences.template.after)
@@ -46,6 +46,8 @@ def segment_tokens(
     lengths[:, 0] = len(before) * (segments[:, PARENT] < 0)
     if template.order == "query-first":
         starts[:, 1], lengths[:, 1] = endings, segments[:, START]
+    elif template.order == "query-document-query":
+        starts[:, 1], lengths[:, 1] = endings, segments[:, END] - len(template.after)
     starts[:, 2], lengths[:, 2] = begins[3:][own] + segments[:, FROM], segments[:, TO] - segments[:, FROM]
     starts[:, 3], lengths[:, 3] = begins[1], len(separator) * segments[:, CUT]
     starts[:, 4], lengths[:, 4] = endings + segments[:, START], segments[:, END] - segments[:, START]

@@ -57,10 +57,10 @@ class PairSequences:
         room = np.array(rooms, dtype=np.int64)[self.query]
         sizes = np.array([len(documents[id]) for id in self.documents], dtype=np.int64)[self.document]
         self.cut = sizes > room
-        # A cut document keeps its separator where it comes first.
-        kept = len(template.separator) if template.order == "document-first" else 0
+        # A cut document keeps its separator where a query follows it.
+        kept = len(template.separator) if template.query_follows else 0
         self.whole = np.where(self.cut, room - kept, sizes)
-        asked = np.array([len(tokens) for tokens in self._asked], dtype=np.int64)[self.query]
+        asked = template.readings * np.array([len(tokens) for tokens in self._asked], dtype=np.int64)[self.query]
         self.lengths = self.whole + np.where(self.cut, kept, 0) + asked + len(template.before) + len(template.after)
 
     def __len__(self) -> int:

@@ -165,3 +165,54 @@ def test_a_tokenizer_without_the_token_is_one_line(byte_level_tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="has no eos or sep token; name one in its tokenizer_config"):
         Template.of(tokenizer, "D")
+
+
+BOTH_SIDES = [
+    ("D", "query : {q} ; document : {d} ; query : {q} ; [SEP]"),
+    ("E", "[CLS] ; query : {q} ; document : {d} ; query : {q} ;"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), BOTH_SIDES)
+def test_a_query_on_both_sides(tiny_tokenizer, kind, text):
+    template = Template.of(tiny_tokenizer, kind, "query-document-query")
+    ids = joined(template, "mamba scan", "state space")
+    expected = text.format(q="mamba scan", d="state space").split()
+    assert ids == tiny_tokenizer.convert_tokens_to_ids(expected)
+
+
+@pytest.mark.parametrize(("kind", "text"), BOTH_SIDES)
+def test_a_document_between_queries_is_cut_and_both_queries_are_whole(tiny_tokenizer, kind, text):
+    template = Template.of(tiny_tokenizer, kind, "query-document-query")
+    words = "state space models rank text passages".split()
+    for count in range(1, len(words)):
+        expected = text.format(q="mamba scan", d=" ".join(words[:count])).split()
+        ids = joined(template, "mamba scan", " ".join(words), len(expected))
+        assert ids == tiny_tokenizer.convert_tokens_to_ids(expected)
+    [query] = template.tokenize_queries(["mamba scan"])
+    around = len(template.before) + 2 * len(query) + len(template.after)
+    with pytest.raises(UserError, match="leave no room"):
+        template.room(len(query), around + 1)
+    assert template.room(len(query), around + 2) == 2
+
+
+@pytest.mark.parametrize("kind", ["D", "E"])
+def test_a_long_query_on_both_sides_is_cut_to_a_quarter(tiny_tokenizer, kind):
+    template = Template.of(tiny_tokenizer, kind, "query-document-query")
+    [long] = template.tokenize_queries(["rank " * 30])
+    [cut] = template.fit_queries([long], 32, ["q1"])
+    assert cut.tolist() == [*long[:7], *template.separator]
+    [document] = template.tokenize_documents(["state space " * 10])
+    assert len(template.join(cut, document, 32)) == 32
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+def test_pieces_between_two_queries_are_the_tokens_of_the_joint_text(byte_level_tokenizer, family):
+    tokenizer = byte_level_tokenizer(family)
+    kind, before, after = SPECIAL[family]
+    template = Template.of(tokenizer, kind, "query-document-query")
+    for text in ["state space", "ends with ;", "!?;;", "", "a;b; c ;"]:
+        # A decoder's text begins with a space, so that both readings of the query are the same tokens.
+        whole = f"{'' if kind == 'D' else ';'} query: rank; text; document: {text}; query: rank; text;"
+        expected = [*before, *tokenizer(whole, add_special_tokens=False)["input_ids"], *after]
+        assert joined(template, "rank; text", text) == expected

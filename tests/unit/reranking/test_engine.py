@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ssmrank.models.architectures import MODEL_TYPES
 from ssmrank.models.reranker import Reranker, new_reranker
 from ssmrank.reranking.engine import PassageWindows, plan_work, rerank, score
 from ssmrank.reranking.state import RerankingState
-from tiny_models import is_causal
+from tiny_models import is_causal, kind_of
 
 CPU = torch.device("cpu")
 QUERIES = {"q1": "mamba", "q2": "river boat", "q3": "nothing found", "q4": "mamba scan", "q5": "fish", "q6": "snow"}
@@ -83,6 +84,23 @@ def test_maxp_is_the_best_of_the_passages(tiny_model, model_type, kind):
         expected = max(reranker.score(QUERIES[query], windows))
         assert dict(reranked[query])["long"] == pytest.approx(expected, abs=1e-5)
     assert dict(reranked["q2"])["short"] == pytest.approx(reranker.score("river boat", ["river boat"])[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["mamba2", "bert"])
+@pytest.mark.parametrize("passages", [None, PassageWindows(length=4, stride=3)])
+def test_a_query_on_both_sides_shares_nothing(tiny_model, model_type, passages):
+    plain = reranker_of(tiny_model, model_type, kind_of(model_type))
+    settings = replace(plain.settings, max_length=60, template="query-document-query")
+    reranker = Reranker(plain.backbone, plain.tokenizer, settings).eval()
+    tokens = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
+    work = plan_work(reranker, pairs_of(RUN, 5), QUERIES, tokens, 10000, share=True)
+    assert work.tokens == work.all_tokens
+    reranked = rerank(reranker, RUN, QUERIES, DOCUMENTS, 4, 200, "fp32", CPU, passages)
+    for query, ranking in reranked.items():
+        for document, value in ranking:
+            if passages is None:
+                assert value == pytest.approx(reranker.score(QUERIES[query], [DOCUMENTS[document]])[0], abs=1e-5)
+            assert np.isfinite(value)
 
 
 def work_of(reranker, budget=60):

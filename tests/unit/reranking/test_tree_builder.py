@@ -172,16 +172,28 @@ def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
     assert divided(single) == [single]
 
 
-@pytest.mark.parametrize(("kind", "order"), [("E", None), ("E", "document-first"), ("D", "query-first")])
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        ("E", None),
+        ("E", "document-first"),
+        ("D", "query-first"),
+        ("D", "query-document-query"),
+        ("E", "query-document-query"),
+    ],
+)
 def test_packed_are_the_sequences_of_the_pairs(tiny_tokenizer, kind, order):
     template = Template.of(tiny_tokenizer, kind, order)
-    sequences, pairs = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 24, template=template)
+    max_length = 24 * template.readings
+    sequences, pairs = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, max_length, template=template)
+    assert sequences.cut.any() and not sequences.cut.all()
     for batch in plan_batches(sequences, 200, False):
         packed, order_of = batch.pack()
         for pair, ids in zip(order_of.tolist(), packed.input_ids.split(packed.lengths), strict=True):
             [query] = template.tokenize_queries([QUERIES[pairs[pair].query]])
             [document] = template.tokenize_documents([HOSTILE[pairs[pair].document]])
-            assert ids.tolist() == template.join(query, document, 24).tolist()
+            assert ids.tolist() == template.join(query, document, max_length).tolist()
+            assert len(ids) == sequences.lengths[pair]
 
 
 def test_encoders_sequences(tiny_tokenizer):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from typing import ClassVar
 
 import pytest
@@ -8,7 +9,7 @@ from tiny_training import DOCUMENTS, sequences, settings
 
 from ssmrank.errors import UserError
 from ssmrank.models.architectures import MODEL_TYPES
-from ssmrank.models.reranker import new_reranker
+from ssmrank.models.reranker import INPUT_FILE, new_reranker
 from ssmrank.training.loop import make_optimizer, train
 from ssmrank.training.state import TrainingState
 from tiny_models import kind_of
@@ -32,6 +33,14 @@ def test_training_learns_to_rank(tiny_model, tmp_path, model_type):
     assert history.loss[-1] < 0.75 * history.loss[0]
     scores = reranker.score("river", list(DOCUMENTS.values()))
     assert max(range(4), key=scores.__getitem__) == 1
+
+
+def test_training_reads_the_query_on_both_sides(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("mamba2"), tmp_path / "model")
+    (folder / INPUT_FILE).write_text('{"template": "query-document-query"}')
+    reranker, history = run(lambda _: folder, tmp_path, "mamba2", "D", {"epochs": 40, "learning_rate": 5e-3})
+    assert reranker.template.order == "query-document-query"
+    assert history.loss[-1] < 0.75 * history.loss[0]
 
 
 class Killed(BaseException):
