@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ssmrank.errors import UserError
-from ssmrank.models.architectures import architecture_of
+from ssmrank.models.architectures import MODEL_TYPES, architecture_of
+from ssmrank.models.attention import packed_attention
 from ssmrank.models.backbones import (
     load_backbone,
     longest_input,
@@ -23,7 +25,7 @@ from ssmrank.models.backbones import (
     read_backbone_config,
 )
 from ssmrank.models.packing import pack
-from tiny_models import SHAPES
+from tiny_models import SHAPES, is_causal
 
 
 def on_gpu(test):
@@ -148,18 +150,28 @@ def test_gradients_of_barts_pooled_state_equal_those_of_the_whole_decoder(tiny_m
         assert (parameter.grad - other.grad).abs().max() <= 1e-5 * other.grad.abs().max().clamp(min=1.0), name
 
 
+def test_a_window_of_causal_attention_is_refused():
+    q = torch.zeros(1, 2, 3, 8)
+    with pytest.raises(ValueError, match="sliding window of causal attention is not supported"):
+        packed_attention(SimpleNamespace(is_causal=True), q, q, q, None, packed=pack([[5, 6, 7]]), sliding_window=2)
+
+
 def test_width_of_projected_states_and_reach_of_positions(tiny_model):
     configs = {shape: read_backbone_config(tiny_model(shape)) for shape in SHAPES}
     assert output_width(configs["opt-350m"]) == 16
     assert output_width(configs["opt"]) == output_width(configs["bart"]) == 32
     # RoBERTa counts 514 positions, of which the padding token and those before it are never used.
-    assert {shape: longest_input(configs[shape]) for shape in ("bert", "roberta", "bart", "opt", "llama", "mamba")} == {
+    assert {
+        shape: longest_input(configs[shape])
+        for shape in ("bert", "roberta", "bart", "opt", "llama", "mamba", "modernbert")
+    } == {
         "bert": 512,
         "roberta": 512,
         "bart": 1024,
         "opt": 2048,
         "llama": None,
         "mamba": None,
+        "modernbert": None,
     }
 
 
@@ -181,6 +193,22 @@ def test_missing_weights_are_named(tiny_model, tmp_path):
         UserError, match=r"lack 2 that config.json asks for, such as encoder\.layer\.1\.attention\.self"
     ):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("shape", MODEL_TYPES)
+def test_the_backbone_of_a_language_models_checkpoint_is_read(tiny_model, tmp_path, shape):
+    auto = AutoModelForCausalLM if is_causal(shape) else AutoModelForMaskedLM
+    whole = auto.from_config(AutoConfig.from_pretrained(tiny_model(shape)))
+    whole.save_pretrained(tmp_path)
+    if shape == "gpt_neox":  # Pythia's files have constants among their weights
+        weights = load_file(tmp_path / "model.safetensors")
+        for layer in range(2):
+            of_layer = f"gpt_neox.layers.{layer}.attention."
+            weights |= {f"{of_layer}{name}": torch.ones(4) for name in ("bias", "masked_bias", "rotary_emb.inv_freq")}
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    theirs = whole.base_model.state_dict()
+    own = load_backbone(tmp_path).state_dict()
+    assert own and all(torch.equal(theirs[name], tensor) for name, tensor in own.items())
 
 
 def test_weights_of_another_shape_are_one_line(tiny_model, tmp_path):
