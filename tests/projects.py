@@ -65,7 +65,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=1100,
         )
         if check:
             assert finished.returncode == 0, f"{' '.join(command)}\n{finished.stdout}"
