@@ -93,7 +93,7 @@ class Architecture:
     """Names of linear modules that stay in bfloat16 where the others are in 8-bit floats."""
     last_layer_float8: bool = True
     """Whether the last layer's linear modules become 8-bit floats."""
-    masked_head: Callable[[PreTrainedConfig], nn.Module] | None = None
+    masked_head: Callable[[Any], nn.Module] | None = None
     """What a masked language model has between the last hidden states and the tied embeddings."""
     problem: Callable[[PreTrainedConfig], str] = nothing_wrong
     """What of a config is not supported, in words; empty where all is."""
