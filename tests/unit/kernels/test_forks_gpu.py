@@ -13,6 +13,7 @@ from kernel_checks import (
     chosen,
     cu_seqlens,
     gpu_kernels,
+    interpreted,
     narrowed,
     on_gpu,
     scan_inputs,
@@ -41,8 +42,8 @@ SOME = [9, 20, 30, 17] * 10, [0] * 20 + [2] * 20
 @pytest.mark.parametrize(
     ("lengths", "index", "shape", "longest", "dtype", "tolerance"),
     [
-        (*STARTS, SMALL, None, FP32, 3e-6),
-        ([5, 40], None, SMALL, None, FP32, 3e-6),
+        interpreted([1, 20, 16, 0, 33, 3], STARTS[1], SMALL, None, FP32, 3e-6),
+        interpreted([5, 20], None, SMALL, None, FP32, 3e-6),
         (*SUFFIXES, SMALL, 64, FP32, 3e-6),
         ([3, 4], [1, 1], WIDE, 4, FP32, 3e-6),
         on_gpu(*STARTS, WIDE, None, FP32, 3e-6),
@@ -83,8 +84,8 @@ def test_ssd(
 
 
 def test_selective_scan() -> None:
-    lengths, index = [3, 40, 1, 0, 5], [2, -1, 0, 1, 2]
-    starts, initial, inputs = cu_seqlens(lengths), Random(2)(3, 40, 16), scan_inputs(lengths, 40, 16)
+    lengths, index = [3, 20, 1, 0, 5], [2, -1, 0, 1, 2]
+    starts, initial, inputs = cu_seqlens(lengths), Random(2)(3, 40, 4), scan_inputs(lengths, 40, 4)
     del inputs["initial_states"]
     tensors: Any = inputs
     expected = scan_reference.selective_scan(**tensors, cu_seqlens=starts, initial_states=chosen(initial, index))

@@ -33,7 +33,7 @@ FP32, BF16 = torch.float32, torch.bfloat16
 NARROW = ("projected", "out_weight")
 SMALL = mamba2.Sizes(heads=4, width=16, groups=2, states=32, eps=0.1)
 GROUPED, SINGLE = SMALL._replace(width=64, states=128), SMALL._replace(heads=10, width=64, groups=1, states=64)
-SHORT, MIXED = [1, 0, 40, 3], [130, 1, 0, 300, 64]
+SHORT, MIXED = [1, 0, 20, 3], [130, 1, 0, 300, 64]
 
 
 def inputs_of(tokens: int, sizes: mamba2.Sizes, hidden: int | None, bias: bool = True) -> dict[str, Any]:
