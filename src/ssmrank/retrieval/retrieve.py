@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 def retrieve(
     settings: Bm25, index: Path, queries: Path, output: Path, *, threads: int = 1, leave_out_own: bool = False
 ) -> Written:
-    """Writes the run of the queries in a JSON lines file ({"id", "text"}); returns how much it holds.
+    """Writes the run of the queries in a JSON lines file ({"id", "text"}); returns its counts.
 
-    Queries stand in the file's order; one without a hit has no line. The tag is the label, blanks as dashes. With
-    `leave_out_own` the document that has a query's id is no hit for it.
+    The run keeps the file's order of queries; a query without a hit has no line. The tag is the label with dashes for
+    blanks. With `leave_out_own`, a document that has the query's id is no hit.
 
     Raises:
-        UserError: for malformed or no queries, an index that is absent or was built with another stemmer, a query of
-            more than 1,024 different terms, or where no query has a hit.
+        UserError: where there are no queries or malformed ones, the index is missing or was built with another
+            stemmer, a query has more than 1,024 different terms, or no query has a hit.
     """
     texts = read_queries(queries)
     if not texts:
@@ -49,7 +49,7 @@ def retrieve(
 def search(
     settings: Bm25, index: Path, queries: Mapping[str, str], *, threads: int = 1, scratch: Path | None = None
 ) -> Run:
-    """As `search_in_parts`, in memory."""
+    """As `search_in_parts`, with all rankings in memory."""
     return dict(search_in_parts(settings, index, queries, threads=threads, scratch=scratch))
 
 
@@ -64,17 +64,18 @@ def search_in_parts(
 ) -> Iterator[tuple[str, Ranking]]:
     """The first `depth` documents of each query, best first; queries without a hit are left out.
 
-    A query is a bag of words: no sign in it is an operator. Lucene itself cuts at `depth` after ordering by score and,
-    where scores are equal, by document id, ascending, so neither segments nor threads decide what stands at the cutoff.
-    Scores are Anserini's as printed, in trec_eval's order (`sort_ranking`).
+    A query is a bag of words: no character in it is an operator. Lucene orders by score, ties by ascending document id,
+    and then cuts at `depth`, so segments and threads do not decide which documents pass the cutoff. Scores are those
+    that Anserini prints. The documents are then put in trec_eval's order (`sort_ranking`).
 
     Args:
         settings: k1, b, stemmer and depth.
         index: folder written by `build_index`, with the same stemmer.
         queries: text of each query id.
-        threads: searching threads; they do not alter the result.
-        scratch: folder for temporary files; the system's own by default.
-        hits_at_once: hits that Anserini, which keeps those of all its queries in memory, may find in one run.
+        threads: search threads; their number does not change the result.
+        scratch: folder for temporary files; the system's by default.
+        hits_at_once: limits the queries of one Anserini process, which keeps all its hits in memory. At least 1,000
+            queries are searched at once.
     """
     stemmer = read_description(index).stemmer
     if stemmer != settings.stemmer:
@@ -93,8 +94,8 @@ def _search(
     queries: Mapping[str, str], settings: Bm25, index: Path, threads: int, folder: Path, progress: _Progress
 ) -> Iterator[tuple[str, Ranking]]:
     topics, found = folder / "topics.jsonl", folder / "found.trec"
-    # JSON topics hold any text: Anserini's reader of tab-separated ones stops at an empty query and loses what
-    # follows a tab. Numbers stand for the query ids, so that ids may be anything and keep their order.
+    # JSON topics can hold any text; Anserini's reader of tab-separated topics stops at an empty query and drops what
+    # follows a tab. Queries are numbered, so that their ids may be any strings and Anserini keeps their order.
     with topics.open("w", encoding="utf-8") as stream:
         for number, text in enumerate(queries.values()):
             stream.write(json.dumps({"qid": f"{number:09d}", "title": text}) + "\n")
@@ -110,8 +111,8 @@ def _search(
 def _read_found(path: Path, names: list[str]) -> Iterator[tuple[str, Ranking]]:
     """Reads Anserini's run in the order of its topics.
 
-    Anserini rounds scores to 4 decimals and lowers those that are then equal by 1e-6 a rank. In single precision, which
-    trec_eval reads, they are equal again from 16 on; published values are made so.
+    Anserini rounds scores to 4 decimals and lowers ties by 1e-6 a rank. trec_eval reads single precision, in which
+    scores of 16 and more are tied again. Published values are computed that way, so these ties are kept.
     """
     with path.open(encoding="utf-8") as stream:
         for number, lines in groupby((line.split() for line in stream), key=itemgetter(0)):
@@ -119,7 +120,7 @@ def _read_found(path: Path, names: list[str]) -> Iterator[tuple[str, Ranking]]:
 
 
 class _Progress:
-    """Logs Anserini's count of queries, which comes every hundred, at most every few seconds."""
+    """Logs Anserini's count of finished queries at most every few seconds; Anserini reports it every 100 queries."""
 
     seconds = 5.0
 

@@ -1,4 +1,4 @@
-"""Runs from elsewhere as first stages."""
+"""First stages that are run files made elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssmrank.retrieval.first_stage import Ranking, Written, without_own, write_f
 
 
 def run_file_of(settings: FileRetriever, collection: Path, split: str) -> RunFile:
-    """The file that the settings name for a split; raises UserError where they name none."""
+    """The run file that the settings name for a split. Raises UserError where they name none."""
     key = f"{collection.name}/{split}"
     if key not in settings.runs:
         raise UserError(f"retrievers: no run is given for {key}, only for {', '.join(settings.runs)}; add it to runs")
@@ -24,16 +24,16 @@ def run_file_of(settings: FileRetriever, collection: Path, split: str) -> RunFil
 def import_run(
     settings: FileRetriever, file: RunFile, collection: Path, split: str, output: Path, leave_out_own: bool = False
 ) -> Written:
-    """Checks the file's digest, its queries and documents, and writes the run in the form of all others.
+    """Checks the file's digest, queries and documents, and writes the run in the project's own form.
 
-    leave_out_own: the document with a query's id is no answer to it.
+    With `leave_out_own`, a document that has the query's id is no hit.
     """
     path = Path(file.path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; correct the path under retrievers")
     verify_sha256(path, file.sha256)
     queries = read_queries(collection / "splits" / split / "queries.jsonl")
-    # One more, since a query's own document may be among them.
+    # One more, since the query's own document may be among them and is removed.
     depth = settings.depth + leave_out_own
     texts = TextStore(collection / "documents.jsonl")
     rankings = _known(iterate_run(path, depth, ties=settings.ties), path, queries, texts)
@@ -45,7 +45,7 @@ def import_run(
 def _known(
     rankings: Iterable[tuple[str, Ranking]], path: Path, queries: dict[str, str], documents: TextStore
 ) -> Iterator[tuple[str, Ranking]]:
-    """The rankings of the split's queries, with scores that keep their order.
+    """The rankings of the split's queries, with scores made strictly decreasing so that the order is kept.
 
     Raises UserError for a document that the collection does not have.
     """

@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 _FILE = "index.faiss"
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Inner products and numbers of documents, [queries, depth], best first; -1 where there are no more documents."""
+"""Inner products and row numbers of documents, both [queries, depth], best first; row -1 where none was found."""
 
 
 def search_exactly(queries: NDArray[np.float32], vectors: Vectors, depth: int, device: torch.device) -> Found:
-    """Every vector is compared: on a CPU by FAISS, on a GPU by matrix products, both in float32, a shard at a time.
+    """Compares each query with every vector, a shard at a time, in float32; by FAISS on CPU, by matmuls on GPU.
 
-    Memory: a shard in float32 and the products of 1,024 queries (GPU) or of FAISS's blocks (CPU) with it; 100,000
-    vectors of width 1,024 take 0.4 GB and as much again, where all 8.8 million would take 36 GB.
-    Of equal products the document that stands first in the collection comes first, whatever the shards.
+    Memory holds one shard in float32, and its products with 1,024 queries (GPU) or with a block of FAISS (CPU). A shard
+    of 100,000 vectors of width 1,024 takes 0.4 GB, and the products as much again; all 8.8 million vectors at once
+    would take 36 GB. Ties are ordered by the document's row in the collection, whatever the shards.
     """
     best = np.full((len(queries), 0), -np.inf, dtype=np.float32), np.full((len(queries), 0), -1, dtype=np.int64)
     search = _on_gpu if device.type == "cuda" else _on_cpu
@@ -59,12 +59,12 @@ def build_index(settings: IvfPqIndex | HnswIndex, vectors: Vectors, output: Path
         log.info("%s: %s of %s vectors", output, f"{first + len(shard):,}", f"{len(vectors):,}")
     with atomic_directory(output) as folder:
         faiss.write_index(index, str(folder / _FILE))
-        # FAISS follows what a damaged index says, out of its memory.
+        # FAISS does not check what it reads: a damaged index makes it read outside its memory.
         seal(folder)
 
 
 def check_index(folder: Path) -> None:
-    """Raises UserError where the folder holds no index of `build_index`, or a damaged one."""
+    """Raises UserError where the folder holds no index of `build_index` or a damaged one."""
     if not (folder / _FILE).is_file():
         raise UserError(f"{folder}: holds no complete index; make it with `ssmrank index faiss`")
     check_seal(folder, "make the index again with `ssmrank index faiss`")
@@ -73,7 +73,7 @@ def check_index(folder: Path) -> None:
 def search_index(
     folder: Path, settings: IvfPqIndex | HnswIndex, queries: NDArray[np.float32], depth: int, threads: int
 ) -> Found:
-    """The neighbours that the index finds; products are approximate with product quantization.
+    """The neighbours that the index finds. With product quantization (ivfpq) their inner products are approximate too.
 
     Raises UserError where the folder holds no index, or one of another kind or width.
     """

@@ -2,9 +2,9 @@
 
     vectors-00000.npy, ...   float16 or float32 [documents of the shard, width], in the order of documents.jsonl
     ids.npy                  the documents' ids as UTF-8 bytes, memory-mapped
-    vectors.json             how many there are
+    vectors.json             number of documents, width, documents of a shard
 
-A shard is written whole, so an encoding that was killed goes on with the first one that is missing.
+A shard is written as a whole, so an encoding that was killed continues with the first missing shard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STATE = "encoding.json"
 
 
 class DocumentEncoder(Protocol):
-    """What makes vectors."""
+    """Anything that encodes documents as vectors."""
 
     width: int
 
@@ -62,8 +62,9 @@ def encode_collection(
 ) -> VectorsDescription:
     """Writes the vectors of documents.jsonl to the folder `output`, which is complete or absent.
 
-    Finished shards wait in the folder `state`; those of another `fingerprint` (of model, settings and texts) are made
-    again. Numbers are `kept` in this precision. Raises UserError where a vector is not finite or too large for it.
+    Finished shards are kept in the folder `state` until all are done. Shards of another `fingerprint` (of model,
+    settings and texts) are encoded again. `kept` is the dtype on disk. Raises UserError where a vector is not finite or
+    too large for it.
     """
     store = TextStore(documents)
     description = VectorsDescription(documents=len(store), width=encoder.width, shard_documents=shard_documents)
@@ -97,7 +98,7 @@ def encode_collection(
 
 
 def _write_ids(path: Path, store: TextStore) -> None:
-    """All ids as bytes [N], without holding them as objects."""
+    """Writes all ids as bytes [N], without a Python object for each in memory."""
     width = max(len(id.encode()) for id in store.ids())
     array = np.lib.format.open_memmap(path, mode="w+", dtype=f"S{width}", shape=(len(store),))
     for row, id in enumerate(store.ids()):
@@ -109,7 +110,7 @@ class Vectors:
     """A folder of vectors; shards are memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens it. Raises UserError where it is none, or a shard is missing or of another size."""
+        """Opens a folder. Raises UserError where its description or ids are missing or do not fit each other."""
         path = folder / _DESCRIPTION
         if not path.is_file():
             raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank index vectors`")
@@ -126,7 +127,7 @@ class Vectors:
         return self.description.documents
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of documents by their numbers, [rows, width], as float32."""
+        """The vectors of documents by row number, float32 [rows, width]."""
         found = np.empty((len(rows), self.description.width), dtype=np.float32)
         for first, vectors in self.shards():
             own = np.flatnonzero((rows >= first) & (rows < first + len(vectors)))
@@ -134,7 +135,10 @@ class Vectors:
         return found
 
     def shards(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        """Number of the first document, and vectors [documents, width], of each shard."""
+        """Yields for each shard the row of its first document and its vectors, [documents, width].
+
+        Raises UserError where a shard is missing or of another shape.
+        """
         step = self.description.shard_documents
         for number, first in enumerate(range(0, len(self), step)):
             path = self.folder / _shard_name(number)
@@ -159,7 +163,7 @@ def _open_state(state: Path, fingerprint: str) -> None:
     if known.is_file() and known.read_bytes() == fingerprint.encode():
         log.info("%s: goes on with %d finished shards", state, len(list(state.glob("vectors-*.npy"))))
         return
-    # Shards without a fingerprint are of nobody knows which model: a kill while they were removed leaves such.
+    # A job killed during this removal leaves shards without a fingerprint. Their model is unknown, so they go too.
     if state.exists():
         shutil.rmtree(state)
     with atomic_file(known, "wb") as stream:
@@ -171,7 +175,7 @@ def _shard_name(number: int) -> str:
 
 
 def _move(source: Path, target: Path) -> None:
-    """A second name for the file, so that nothing is lost if moving stops half-way; a copy on another disk."""
+    """Links the file, so that the source is still there if moving stops half-way; copies it on another disk."""
     try:
         os.link(source, target)
     except OSError:
