@@ -29,7 +29,7 @@ def test_a_file_is_refused(refused, tmp_path: Path, root: Path, name: str) -> No
     content, message = FILES[name]
     path = place(tmp_path / "mine.yaml", content)
     for arguments in (
-        ["check", root / "tests/data/params/tiny.yaml", path],
+        ["params", "check", root / "tests/data/params/tiny.yaml", path],
         ["evaluate", "--settings", path, "--run", "r", "--qrels", "q", "--output", "o", "--per-query", "p"],
     ):
         said = refused(*arguments)
