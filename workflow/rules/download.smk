@@ -21,8 +21,9 @@ rule download_collection:
         corpus=lambda w: experiment.collection_corpus(w.collection),
         texts=lambda w: [f"--texts {folder}" for folder in lookups.collection_texts(w.collection)],
         files=lambda w: digests(lookups.collection_files(w.collection)),
+        archives=paths.ARCHIVES,
     shell:
-        "ssmrank download collection --settings {params.settings:q} {params.corpus:q} {params.texts} --archives {paths.ARCHIVES}"
+        "ssmrank download collection --settings {params.settings:q} {params.corpus:q} {params.texts} --archives {params.archives}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -45,6 +46,7 @@ rule download_model:
         settings=lambda w: experiment.settings(jobs.model_settings, w.model),
         files=lambda w: digests(lookups.model_files(w.model)),
         parents=lambda w: [f"--{option}-from {path}" for option, path in lookups.parents(w.model).items()],
+        archives=paths.ARCHIVES,
     shell:
-        "ssmrank download model --settings {params.settings:q} --archives {paths.ARCHIVES} {params.parents}"
+        "ssmrank download model --settings {params.settings:q} --archives {params.archives} {params.parents}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"

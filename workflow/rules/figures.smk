@@ -28,8 +28,9 @@ rule differences:
     params:
         *code("ssmrank.commands.figure.differences"),
         settings=lambda w: experiment.settings(jobs.table_settings, w.table),
+        per_query=paths.PER_QUERY,
     shell:
-        "ssmrank figure differences --settings {params.settings:q} --per-query {paths.PER_QUERY} --output {output:q}"
+        "ssmrank figure differences --settings {params.settings:q} --per-query {params.per_query} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 

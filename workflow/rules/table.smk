@@ -23,8 +23,9 @@ rule significance:
     params:
         *code("ssmrank.commands.table.significance"),
         settings=lambda w: experiment.settings(jobs.significance_settings, w.table),
+        per_query=paths.PER_QUERY,
     shell:
-        "ssmrank table significance --settings {params.settings:q} --per-query {paths.PER_QUERY} --output {output:q}"
+        "ssmrank table significance --settings {params.settings:q} --per-query {params.per_query} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
 
 
@@ -84,8 +85,9 @@ rule table:
         settings=lambda w: experiment.settings(jobs.table_settings, w.table),
         tests=lambda w: [f"--significance {path}" for path in lookups.significance(w.table)],
         costs=lambda w: [f"--costs {path}" for path in lookups.costs(w.table)],
+        metrics=paths.METRICS,
     shell:
-        "ssmrank table results --settings {params.settings:q} --metrics {paths.METRICS} {params.tests} {params.costs}"
+        "ssmrank table results --settings {params.settings:q} --metrics {params.metrics} {params.tests} {params.costs}"
         " --tex {output.tex:q} --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
@@ -123,8 +125,9 @@ rule overview:
     params:
         *code("ssmrank.commands.table.overview"),
         settings=lambda w: experiment.settings(jobs.overview_settings, w.table),
+        models=paths.MODELS,
     shell:
-        "ssmrank table overview --settings {params.settings:q} --models {paths.MODELS} --tex {output.tex:q}"
+        "ssmrank table overview --settings {params.settings:q} --models {params.models} --tex {output.tex:q}"
         " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
