@@ -1,7 +1,7 @@
 """ssmrank: state space models as text rerankers, from raw collections to tables.
 
-The public names here are imported when they are first asked for, so that `import ssmrank` and the command line start
-at once. Modules of the package import names from where they are defined, never from here.
+The public names are imported on first use, so that `import ssmrank` and the command line start at once. Modules of the
+package import names from where they are defined, never from here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PassageWindows", "Ranked", "Reranker", "UserError", "__version__"]
 
 _MODULES = {"PassageWindows": "api", "Ranked": "api", "Reranker": "api", "UserError": "errors"}
-"""Where each public name is defined."""
+"""The module that defines each public name."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,3 +1,3 @@
-"""The package's version, apart from its code, so that a new one makes no result again."""
+"""The package's version. It is in a module of its own, so that a new version does not make results again."""
 
 __version__ = "0.1.0"

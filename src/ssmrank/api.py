@@ -5,8 +5,8 @@
     >>> reranker.rank("how do fish breathe", ["Snow falls.", "Gills take oxygen from water."], top_k=1)
     [Ranked(index=1, score=..., document='Gills take oxygen from water.')]
 
-Many queries belong into one call, `rank_many`: it plans batches over all of them, and a causal model then computes a
-document once that several queries ask for.
+For many queries call `rank_many` once. It plans batches over all of them, and a causal model then computes a document
+that several queries share only once.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = ["PassageWindows", "Ranked", "Reranker"]
 log = logging.getLogger("ssmrank")
 
 Progress = Callable[[int, int], None]
-"""Called after each batch with the pairs that are scored and the pairs of the call."""
+"""Called after each batch with the number of pairs scored so far and the number of pairs in the call."""
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
 
 
 class Ranked(NamedTuple):
-    """A document of a ranking. index: its place in the list that was given, from 0."""
+    """A document of a ranking. index: its position in the given list, from 0."""
 
     index: int  # type: ignore[assignment]  # tuples have a method of this name
     score: float
@@ -54,8 +54,8 @@ class Ranked(NamedTuple):
 class Reranker:
     """A trained reranker on a device.
 
-    `from_pretrained` makes one. A score is comparable only with scores of the same query. Scores of one pair in two
-    calls agree to rounding: what else is in a batch decides the order of some sums.
+    `from_pretrained` loads one. Scores are comparable only within one query. Two calls score the same pair equally up
+    to rounding: the other sequences of a batch decide the order of some sums.
     """
 
     def __init__(self, folder: Path, device: torch.device, precision: Precision, token_budget: int) -> None:
@@ -76,9 +76,9 @@ class Reranker:
     ) -> Reranker:
         """A reranker from a folder that `ssmrank train` wrote, or from a repository of the Hugging Face hub.
 
-        device: as torch names it; "auto" is a GPU where there is one. precision: "auto" is bf16 where the device has
-        instructions for it, else fp32. revision: of the repository. token_budget: tokens of one forward pass, at most;
-        a larger one asks for more memory. Raises UserError where there is no such model or it is damaged.
+        device: torch's name of it; "auto" is a GPU if there is one. precision: "auto" is bf16 if the device has
+        instructions for it, else fp32. revision: that of the repository. token_budget: the most tokens in one forward
+        pass; a larger budget takes more memory. Raises UserError if there is no such model or it is damaged.
         """
         folder = _folder_of(model, revision)
         place = default_device() if device == "auto" else _device(device)
@@ -105,8 +105,9 @@ class Reranker:
     ) -> list[float]:
         """Scores of the documents for the query, in the order given; higher is more relevant.
 
-        A document that is too long is cut, or with `passages` scored by its best window (MaxP). A query that leaves no
-        room for a document is cut to half of the longest input. Raises UserError where `documents` is one text.
+        A document that is too long is cut; with `passages` its score is that of its best window (MaxP). A query that
+        leaves no room for a document is cut to half of the longest input. Raises UserError if `documents` is a single
+        string.
         """
         _check_texts(query, documents)
         ids = [str(number) for number in range(len(documents))]
@@ -123,9 +124,9 @@ class Reranker:
         passages: PassageWindows | None = None,
         progress: Progress | None = None,
     ) -> list[Ranked]:
-        """The documents from the most to the least relevant; those of equal score keep their order.
+        """The documents, most relevant first; documents of equal score keep their order.
 
-        top_k: how many are given, by default all. Raises UserError as `score`.
+        top_k: how many are returned; None: all. Raises UserError as `score` does.
         """
         if top_k is not None and top_k < 0:
             raise UserError(f"top_k {top_k}: give a number of documents, or None for all")
@@ -144,8 +145,8 @@ class Reranker:
     ) -> Run:
         """A ranking for each query of `candidates`: its document ids with scores, best first.
 
-        queries, documents: texts by id; candidates: ids of the documents to rank, by the query's id. Ties are in
-        trec_eval's order, by id. Raises UserError for an id without a text, and for a document that a query has twice.
+        queries, documents: texts by id. candidates: ids of the documents to rank, by query id. Ties are in trec_eval's
+        order, by descending id. Raises UserError for an id without a text and for a document that a query lists twice.
         """
         return self.rerank_run(
             {query: [(id, 0.0) for id in ids] for query, ids in candidates.items()},
@@ -165,9 +166,10 @@ class Reranker:
         passages: PassageWindows | None = None,
         progress: Progress | None = None,
     ) -> Run:
-        """The run with new scores, cut at `depth` documents a query; as `ssmrank.io.trec.read_run` reads one.
+        """The run with new scores, cut to `depth` documents for each query.
 
-        Queries without documents keep an empty ranking. Raises UserError as `rank_many`.
+        run: as `ssmrank.io.trec.read_run` returns it. depth: None: all documents. Queries without documents keep an
+        empty ranking. Raises UserError as `rank_many` does.
         """
         deepest = max((len(ranking) for ranking in run.values()), default=0)
         cut = {query: list(ranking) for query, ranking in run.items()}
@@ -180,7 +182,7 @@ class Reranker:
         return {query: sort_ranking(ranking) for query, ranking in ranked.items()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the checkpoint as it was read, in full precision, into a folder that `from_pretrained` reads."""
+        """Writes the checkpoint in full precision, as it was read, to a folder that `from_pretrained` reads."""
         load_reranker(self._folder).save(Path(folder))
 
     def __repr__(self) -> str:
@@ -233,7 +235,7 @@ def _folder_of(model: str | os.PathLike[str], revision: str | None) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except Exception as error:  # the hub's client raises many kinds
+    except Exception as error:  # the hub's client raises exceptions of many types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model {name}: neither a folder nor to be had from the hub ({reason}); check the name and the network"

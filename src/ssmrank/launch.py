@@ -1,8 +1,8 @@
 """Starts the processes of a parallel training or reranking on this machine.
 
-They get what torchrun would give them, so `torchrun --nproc-per-node N -m ssmrank train …` is the same training, and
-the way to several machines. Started here, a process that dies ends the others within a second, with one line: those
-that only notice its end leave with status LOST and say nothing.
+They get the environment that torchrun would give them, so `torchrun --nproc-per-node N -m ssmrank train …` is the same
+training. For several machines use torchrun. If a process started here dies, the others are stopped within a second and
+one line says why. A process that only notices the death of another exits with status LOST and prints nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ssmrank.io.atomic import scratch_directory
 from ssmrank.lifetime import STARTER, myself
 
 LAUNCHED = "SSMRANK_LAUNCHED"
-"""Variable of the environment that processes have which were started here."""
+"""Environment variable that is set for processes started here."""
 
 LOST = 3
-"""Exit status of a process started here that another process has left alone."""
+"""Exit status of a process started here after another process has died."""
 
 _GRACE_SECONDS = 5.0
-"""Processes that fail alike (a wrong setting) get this long to say so themselves."""
+"""Processes that all fail for the same reason, such as a wrong setting, have this long to report it themselves."""
 
 
 def command_of(arguments: argparse.Namespace) -> list[str]:
@@ -44,8 +44,8 @@ def command_of(arguments: argparse.Namespace) -> list[str]:
 def launch(command: Sequence[str], processes: int) -> None:
     """Runs a command in this many processes and waits for them.
 
-    The first one writes to this process's output. Raises UserError, with the dead process's last line, where one dies;
-    SystemExit where the first process has said itself what is wrong.
+    The first process writes to this process's output. Raises UserError, with the last line of the dead process, if one
+    dies, and SystemExit if the first process has already reported what is wrong.
     """
     workers: list[subprocess.Popen[bytes]] = []
     with scratch_directory() as folder:
@@ -77,7 +77,7 @@ def launch(command: Sequence[str], processes: int) -> None:
             ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             if status == LOST:
                 ended = "ended, as another one no longer answered"
-            # What a process wrote before it was killed from outside is not why it ended.
+            # The last output of a process that was killed from outside does not explain its end.
             last = _last_line(f"{folder}/{dead}") if dead and status != -signal.SIGKILL else ""
             raise UserError(
                 f"process {dead} of {processes} {ended}{f' ({last})' if last else ''}; the others were stopped; "
@@ -88,7 +88,10 @@ def launch(command: Sequence[str], processes: int) -> None:
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """The rank of the process that fails, rather than of one that it left alone; None when all have ended well."""
+    """The rank of a process that failed by itself; None when all have ended well.
+
+    A process that exits with LOST only followed another, so it counts only if no other has failed after a while.
+    """
     end = math.inf
     while True:
         states = [worker.poll() for worker in workers]
@@ -115,7 +118,8 @@ def _wait_a_while(worker: subprocess.Popen[bytes]) -> None:
 def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         if worker.poll() is None:
-            worker.kill()  # a training may be killed at any moment, and a waiting one does not hear a kinder signal
+            # Safe: a training may be killed at any time. One that waits for others does not react to SIGTERM.
+            worker.kill()
     for worker in workers:
         worker.wait()
 

@@ -1,7 +1,7 @@
-"""Processes that end with the one that started them, however that one ends.
+"""Processes that end when the process that started them ends, however it ends.
 
-A process that is told who started it (`STARTER`) watches it and ends as SIGTERM would end it; a program that is not
-ours is started by `running`, which has the kernel end it.
+A process of this package finds its starter in the environment (`STARTER`), watches it, and sends itself SIGTERM when it
+has ended. Other programs are started by `running`; there the kernel kills them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 STARTER = "SSMRANK_STARTER"
-"""Variable of the environment with the `identity` of the process with which this one shall end."""
+"""Environment variable with the `identity` of the process that this one has to end with."""
 
 GRACE_SECONDS = 10.0
-"""How long a process may take to put things in order once its starter is gone."""
+"""How long a process may take to clean up after its starter has ended."""
 
 _TIE = """import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -34,7 +34,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def identity(pid: int) -> str:
-    """A process as `PID START`, which no later process has; the start is 0 where the system does not tell it."""
+    """A process as `PID START`, which no later process has. START is 0 if the system does not report it."""
     return f"{pid} {_start(pid)}"
 
 
@@ -44,7 +44,7 @@ def myself() -> str:
 
 
 def is_alive(name: str) -> bool:
-    """Whether a process of this machine still runs, by its identity."""
+    """Whether the process of this identity still runs on this machine."""
     pid, _, start = name.partition(" ")
     try:
         os.kill(int(pid), 0)
@@ -56,25 +56,25 @@ def is_alive(name: str) -> bool:
 
 
 def begin() -> None:
-    """Has this process end in order at SIGTERM and SIGHUP, and at the end of the process that `STARTER` names.
+    """Makes this process exit cleanly at SIGTERM and SIGHUP, and when the process that `STARTER` names ends.
 
-    `with` blocks and `finally` run then: nothing half-written stays.
+    `with` blocks and `finally` clauses run then, so that no half-written file remains.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # else nohup, say, has it ignored
+        if signal.getsignal(number) == signal.SIG_DFL:  # otherwise it may be ignored, by nohup for instance
             signal.signal(number, _end)
     if starter := os.environ.get(STARTER):
         end_with(starter)
 
 
 def end_with(starter: str) -> None:
-    """Has this process end when another one ends, which is given by its identity."""
+    """Makes this process end when the process of this identity ends."""
     threading.Thread(target=_watch, args=(starter,), name="ssmrank-lifetime", daemon=True).start()
 
 
 @contextmanager
 def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """Starts a program as `subprocess.Popen` does; it is killed where the block, or this process, ends before it."""
+    """Starts a program as `subprocess.Popen` does, and kills it if it outlives the block or this process."""
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]
     process = subprocess.Popen(command, **options)
@@ -104,7 +104,7 @@ def _watch(starter: str) -> None:
 def _wait_for(starter: str) -> None:
     try:
         descriptor = os.pidfd_open(int(starter.partition(" ")[0]))
-    except (AttributeError, OSError):  # another system than Linux, or an end before this beginning
+    except (AttributeError, OSError):  # not Linux, or the starter has already ended
         descriptor = None
     while is_alive(starter):
         if descriptor is None:
@@ -119,7 +119,7 @@ def _wait_for(starter: str) -> None:
 
 
 def _start(pid: int) -> int:
-    """When a process started, in ticks of the system's clock since it booted; -1 where it has ended unnoticed."""
+    """When a process started, in clock ticks since boot; -1 for a zombie, 0 where the system does not report it."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:
             fields = stream.read().rpartition(b")")[2].split()

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], count: int) -> Generator[T, None, None]:
-    """The items, of which another thread makes up to `count` before they are asked for; its errors are raised here."""
+    """Yields the items while another thread makes up to `count` of them ahead; its errors are raised here."""
     made: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(count)
     stop = threading.Event()
 

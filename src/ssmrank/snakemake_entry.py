@@ -1,10 +1,10 @@
-"""The command `snakemake` of this project's environment, which lets targets follow `--resources gpu=1`.
+"""The command `snakemake` of this project's environment, which allows targets after `--resources gpu=1`.
 
-Snakemake's options that take KEY=VALUE words take every word that follows, a target too, and fail on it. Here a word
-after its first one that such an option cannot mean is a target.
+Snakemake's options that take KEY=VALUE words take every word that follows, including targets, and fail on those. Here
+the first word after the option is its value; a later word that cannot be one is a target.
 
-Files of settings (`--configfile`) are read as data first: Snakemake runs Python code in those with a certain key, and
-never ends on some others.
+Files of settings (`--configfile`) are first read as data. Snakemake would run Python code in files with a certain key,
+and would never finish reading some others.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ GREEDY: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(["--config", "-C"], _is_pair),
     **dict.fromkeys(["--configfile", "--configfiles"], _is_settings_file),
 }
-"""Options that take all words up to the next option, each with what it can mean by a word."""
+"""Options that take all words up to the next option; for each a test whether a word can be its value."""
 
 
 def separate_targets(words: Sequence[str]) -> list[str]:
-    """The words of a command line with the targets that follow a greedy option moved to the end, after `--`."""
+    """The words of a command line; targets that follow a greedy option are moved to the end, after `--`."""
     end = words.index("--") if "--" in words else len(words)
     kept: list[str] = []
     targets: list[str] = []
@@ -53,25 +53,25 @@ def separate_targets(words: Sequence[str]) -> list[str]:
 
 
 def config_files(words: Sequence[str]) -> list[Path]:
-    """The files that Snakemake would read as `--configfile`, of the command line or of a profile."""
+    """The files that Snakemake would read as `--configfile`, from the command line or a profile."""
     from snakemake.cli import parse_args  # type: ignore[import-untyped]
 
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             _, options = parse_args(list(words))
         except (SystemExit, Exception):
-            return []  # Snakemake says itself what is wrong, or its help
+            return []  # Snakemake prints the error, or its help, itself
     return [Path(file) for file in options.configfile or []]
 
 
 def check_overlays(paths: Sequence[Path]) -> None:
-    """Raises UserError where a file holds code for Snakemake to run, or is no plain YAML."""
+    """Raises UserError if a file holds code that Snakemake would run, or is not plain YAML."""
     for path in paths:
         read_sections(path)
 
 
 def main() -> None:
-    """Runs Snakemake on the command line, unless a file of settings holds code for it to run."""
+    """Runs Snakemake on the command line, unless a file of settings holds code that it would run."""
     sys.argv[1:] = separate_targets(sys.argv[1:])
     try:
         from snakemake.cli import main as snakemake
