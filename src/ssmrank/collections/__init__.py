@@ -1,1 +1,1 @@
-"""Collections: where documents, queries and judgments come from, and the one form in which they lie on disk."""
+"""Collections: where documents, queries and judgments come from, and the one form in which they are stored."""

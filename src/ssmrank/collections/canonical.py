@@ -1,11 +1,11 @@
-"""The form in which every collection lies on disk, whatever it came from.
+"""The canonical form: how every collection is stored, whatever its source.
 
-    documents.jsonl                 {"id", "text"} a line, with the arrays of its TextStore beside it
-    splits/SPLIT/queries.jsonl      {"id", "text"} a line: judged queries that have text and a relevant document
-    splits/SPLIT/qrels.txt          TREC qrels, all that the source has: what evaluation reads
-    statistics.json                 how many there are, and what was left out
+    documents.jsonl                 {"id", "text"} on each line, with the arrays of its TextStore beside it
+    splits/SPLIT/queries.jsonl      {"id", "text"} on each line: judged queries with text and a relevant document
+    splits/SPLIT/qrels.txt          all qrels of the source, in TREC's format; evaluation reads them
+    statistics.json                 counts of what was written and what was left out
 
-Whatever is wrong with a collection is found here, so that later phases may trust these files.
+All errors in a collection are found here, so that later steps can trust these files.
 """
 
 from __future__ import annotations
@@ -33,28 +33,29 @@ _log = logging.getLogger(__name__)
 _PROGRESS_EVERY = 500_000
 
 LONGEST_TEXT = 10_000_000
-"""Characters of a document or query; the JSON reader of Lucene's indexer stops at twice as many."""
+"""The most characters in a document or query; the JSON reader of Lucene's indexer stops at twice as many."""
 
 _LONGEST_ID = 1000
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ufeff\ud800-\udfff]")
-"""Control characters, byte order marks, and halves of surrogate pairs."""
+"""Control characters, byte order marks and lone surrogates."""
 
 
 def write_collection(
     source: Source, splits: Sequence[str], output: str | Path, expected: Expected | None = None
 ) -> dict[str, Any]:
-    """Writes `output`, complete or not at all; returns (and logs) what `statistics.json` holds.
+    """Writes `output`, completely or not at all; returns and logs the contents of `statistics.json`.
 
-    Documents are streamed; of them only 24 bytes each are held in memory. Queries and judgments of one split are held
-    at a time. Empty documents are kept and counted. Judgments of documents that the collection lacks are kept and
-    counted: they are part of a query's ideal ranking and of its recall. Queries that are empty or have no relevant
-    document are not asked; their judgments are kept, so that they count 0, as with `trec_eval -c`. Negative grades
-    become 0, which means the same to trec_eval.
+    Documents are streamed and take 24 bytes of memory each. The queries and judgments of one split at a time are held
+    in memory. Empty documents are kept and counted. Judgments of documents that the collection lacks are kept and
+    counted, because they are part of a query's ideal ranking and of its recall. Queries without text or without a
+    relevant document are not asked. Their judgments are kept, so that they score 0, as with `trec_eval -c`. Negative
+    grades become 0, which means the same to trec_eval.
 
-    Raises UserError, naming the place, for an id with white space, an id that stands twice, no documents at all, a
-    split without queries, a split of which no relevant document has text, judgments that contradict the rest, unless
-    the source is `tolerant` of these, and for another number of documents, queries or judgments than `expected`. A
-    tolerant source may repeat a document; the first one is kept, unless the texts differ.
+    Raises UserError, naming the place, for an id that files cannot hold, a repeated id, a text that is too long, a
+    collection without documents, a split without queries, judgments or relevant documents with text, and numbers of
+    documents, queries or judgments other than `expected`. It also raises UserError for contradicting judgments and for
+    judgments of unknown queries, unless the source is `tolerant`. A tolerant source may repeat a document unchanged;
+    the first copy is kept.
     """
     expected = expected or Expected()
     with atomic_directory(output) as folder:
@@ -152,7 +153,7 @@ def _read_queries(source: Source, split: str) -> dict[str, str]:
         if query.id in queries:
             here, there = (source.where("queries", n, split) for n in (query.number, numbers[query.id]))
             raise UserError(f"{here}: query id {query.id!r} stands at {there} already; keep one of them")
-        # One line each, because topic files have one line for a query.
+        # Topic files have one line for each query.
         queries[query.id] = _encodable(" ".join(query.text.split()))
         numbers[query.id] = query.number
     if not queries:
@@ -164,8 +165,9 @@ def _read_queries(source: Source, split: str) -> dict[str, str]:
 class _Judged:
     """The judgments of a split.
 
-    lines: how many the source has of them, a repeated one with each line; without_text, relevant_without_text: those of
-    documents that the collection lacks; skipped: what was left out or changed.
+    lines: how many lines of the source are used, repeated ones included. without_text, relevant_without_text: how many
+    judgments, and how many relevant ones, are of documents that the collection lacks. skipped: what was left out or
+    changed, by reason.
     """
 
     qrels: Qrels = field(default_factory=dict)
@@ -234,7 +236,7 @@ def _check_length(text: str, source: Source, part: Part, number: int, split: str
 
 
 def _encodable(text: str) -> str:
-    """Half surrogate pairs, which JSON can hold and UTF-8 cannot, become U+FFFD."""
+    """The text with lone surrogates, which JSON can hold but UTF-8 cannot, replaced by U+FFFD."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

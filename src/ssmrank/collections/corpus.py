@@ -35,9 +35,9 @@ def corpus_files(corpus: Corpus) -> list[Path]:
 
 
 def read_texts(path: Path) -> Iterator[Text]:
-    """The texts of one file (JSON lines; packed where its name ends in .xz), in their order.
+    """The texts of one file, in order. It has JSON lines, compressed if its name ends in .xz.
 
-    Raises UserError for a damaged file, and for a line whose `_id`, `title` or `text` is missing, no string or empty.
+    Raises UserError for a damaged file and for a line whose `_id`, `title` or `text` is missing, empty or no string.
     """
     with _open(path) as stream:
         number = 0
@@ -51,20 +51,21 @@ def read_texts(path: Path) -> Iterator[Text]:
 
 
 def is_held_out(id: str, share: float) -> bool:
-    """Whether nothing may be trained on this text: a hash of the id alone decides, so it never changes."""
+    """Whether the text is excluded from training. This depends only on a hash of the id, so it never changes."""
     return fraction(id, "held out") < share
 
 
 def fraction(id: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on id and purpose alone, even over ids."""
+    """A number in [0, 1) that depends only on id and purpose, uniform over ids."""
     digest = hashlib.blake2b(f"{purpose}\n{id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
 def language_model_text(text: Text) -> str:
-    """What a language model reads of a text: the title last, since predicting it takes what came before.
+    """What a language model reads of a text: the body, then the title.
 
-    That is what a decoder which reads the document before the query has to know.
+    It thus learns to predict the title from the body. A decoder that reads the document before the query needs the same
+    skill.
     """
     return f"{text.text}\n{text.title}"
 

@@ -1,8 +1,8 @@
-"""Texts with queries made from themselves: what a reranker can be trained on where nobody has judged anything.
+"""Texts with queries drawn from them, to train a reranker where there are no judgments.
 
-The one relevant document of a query is the text that it was drawn from. A query is a title, a sentence or a run of
-words (`query_drawing`). Some documents begin with their title and some do not, so that a title is not always found
-word for word.
+The only relevant document of a query is the text that it was drawn from. A query is a title, a sentence or a sequence
+of words (`query_drawing`). Only some documents begin with their title, so that a title does not always match its
+document word for word.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Drawn(NamedTuple):
 
 
 class CorpusQueriesSource:
-    """Texts and their queries as a `Source`; the first query of document D is D#1."""
+    """Texts and their queries as a `Source`; the first query of document D has the id D#1."""
 
     tolerant = False
     shared_queries = True
@@ -39,7 +39,7 @@ class CorpusQueriesSource:
         self._shares = Shares(settings.titles, settings.sentences, settings.words)
 
     def documents(self) -> Iterator[Document]:
-        """The chosen texts; `titled` of them begin with their titles."""
+        """The chosen texts; the share `titled` of them begins with the title."""
         for number, text in self._chosen():
             titled = text.title and fraction(text.id, "titled") < self.settings.titled
             yield Document(number, text.id, f"{text.title} {text.text}" if titled else text.text)
@@ -50,7 +50,7 @@ class CorpusQueriesSource:
             yield Query(number, id, query)
 
     def judgments(self, split: str) -> Iterator[Judgment]:
-        """Each query's own text."""
+        """For each query the text that it was drawn from."""
         for number, id, document, _ in self._queries:
             yield Judgment(number, id, document, 1)
 

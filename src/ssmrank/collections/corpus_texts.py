@@ -1,4 +1,4 @@
-"""The texts that a collection is made of: a part of a corpus, or the documents of another collection."""
+"""The texts of which a collection is made: a part of a corpus, or the documents of another collection."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ssmrank.io.jsonl import read_jsonl
 
 
 class NumberedTexts(Protocol):
-    """Texts, each with a number of its own; they may be read several times."""
+    """Numbered texts, which can be read several times."""
 
     def __iter__(self) -> Iterator[tuple[int, Text]]:
-        """Number, from 1, and text."""
+        """The number (from 1) and the text."""
         ...
 
     def where(self, number: int) -> str:
@@ -24,13 +24,13 @@ class NumberedTexts(Protocol):
 
 
 class CorpusPart:
-    """The training part of a corpus, or its held-out part; numbers run through all files."""
+    """The training part or the held-out part of a corpus; texts are numbered through all files."""
 
     def __init__(self, corpus: Corpus, part: str) -> None:
         self._corpus, self._held_out = corpus, part == "held-out"
         self._files = corpus_files(corpus)
         self._first: list[int] = []
-        """Numbers of texts before each file, as far as they are read."""
+        """For each file read so far, the number of texts before it."""
 
     def __iter__(self) -> Iterator[tuple[int, Text]]:
         first, before = [], 0
@@ -53,7 +53,7 @@ class CorpusPart:
 
 
 class CollectionTexts:
-    """The documents of a collection in canonical form that are not empty; they have no titles of their own."""
+    """The non-empty documents of a collection in canonical form; they have no titles."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "documents.jsonl"

@@ -1,7 +1,7 @@
 """Collections in a local folder in BEIR's layout.
 
-corpus.jsonl {"_id", "title", "text", ...}, queries.jsonl {"_id", "text"}, qrels/SPLIT.tsv with the columns
-query-id, corpus-id, score, and a header that may be missing.
+Its files are corpus.jsonl {"_id", "title", "text", ...}, queries.jsonl {"_id", "text"} and qrels/SPLIT.tsv with the
+columns query-id, corpus-id and score. The header of the qrels is optional.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssmrank.io.jsonl import read_jsonl
 from ssmrank.io.trec import LONGEST_LINE
 
 _HEADINGS = {"score", "grade", "label", "relevance", "rel", "relevancy", "judgment", "judgement", "rating"}
-"""What the last column of a header may be called; another word in the first line is a grade with a slip in it."""
+"""What a header may call the last column; any other word there is taken for a mistyped grade."""
 
 _WHOLE = re.compile(r"[-+]?[0-9]{1,30}(\.0*)?")
 
@@ -54,7 +54,7 @@ class FolderSource:
             yield Document(number, _id(record, where), join_fields(record, self.text_fields, where))
 
     def queries(self, split: str) -> Iterator[Query]:
-        """The lines of queries.jsonl, whatever the split."""
+        """All lines of queries.jsonl, whatever the split."""
         path = self.path / "queries.jsonl"
         for number, record in read_jsonl(path):
             where = f"{path}:{number}"

@@ -13,12 +13,11 @@ from ssmrank.errors import UserError
 
 
 class IrDatasetsSource:
-    """Documents of one ir_datasets id, queries and judgments of others, as a `Source`.
+    """Documents of one ir_datasets id and queries and judgments of others, as a `Source`.
 
-    The text of a document is its `text_fields` where its type has all of them, else, with the default of
-    `text_fields`, the library's own default text. The text of a query is its `query_fields` where its type has all of
-    them, else, with the default of `query_fields`, the library's default text.
-    ir_datasets downloads into its own folder (IR_DATASETS_HOME) what is not there yet.
+    The text of a document is its `text_fields` if its type has all of them. Otherwise, if `text_fields` is the default,
+    it is the library's own default text. The same holds for queries and `query_fields`. ir_datasets downloads missing
+    files into its own folder (IR_DATASETS_HOME).
     """
 
     tolerant = True
@@ -39,7 +38,7 @@ class IrDatasetsSource:
                 raise UserError(f"ir_datasets {id}: has no qrels; choose an id that has, such as {_like(id, 'qrels')}")
 
     def documents(self) -> Iterator[Document]:
-        """The documents of the id in `documents`."""
+        """The documents of the id that the key `documents` gives."""
         with_fields: bool | None = None
         for number, record in enumerate(_guarded(self.settings.documents, self._documents.docs_iter), start=1):
             if with_fields is None:
@@ -71,7 +70,7 @@ class IrDatasetsSource:
             yield Judgment(number, record.query_id, record.doc_id, int(record.relevance))
 
     def where(self, part: Part, number: int, split: str = "") -> str:
-        """The id, and the position of the record."""
+        """The ir_datasets id and the position of the record."""
         id = self.settings.documents if part == "documents" else self.settings.splits[split]
         kind = {"documents": "document", "queries": "query", "judgments": "judgment"}[part]
         return f"ir_datasets {id}, {kind} number {number}" if number else f"ir_datasets {id}"
@@ -86,7 +85,7 @@ class IrDatasetsSource:
 
 
 def _has_fields(record: Any, key: Literal["text_fields", "query_fields"], fields: Sequence[str], id: str) -> bool:
-    """Whether the record has the fields; if not, and no default text will do, raises UserError."""
+    """Whether the record has all fields; raises UserError if not and the default text cannot be used instead."""
     missing = [field for field in fields if field not in record._fields]
     default = Collection.model_fields[key].default
     if missing and (list(fields) != default or not hasattr(record, "default_text")):
@@ -99,7 +98,7 @@ def _has_fields(record: Any, key: Literal["text_fields", "query_fields"], fields
 
 
 def _load(id: str, part: str) -> Any:
-    # Of three tries, each of a server that does not answer: half a minute in all.
+    # Seconds for each of three tries, so that a server that does not answer costs half a minute at most.
     os.environ.setdefault("IR_DATASETS_DL_TIMEOUT", "8")
     try:
         import ir_datasets
@@ -118,7 +117,7 @@ def _like(id: str, part: str) -> str:
     """The id most like this one that has such a part."""
     import ir_datasets
 
-    # A listing by name first: to ask each of several hundred whether it has the part would load them all.
+    # Close names first: asking each of several hundred ids whether it has the part would load them all.
     close = difflib.get_close_matches(id, [*ir_datasets.registry], n=20, cutoff=0.3)
     children = [name for name in ir_datasets.registry if name.startswith(f"{id}/")]
     fitting = [name for name in close + children if getattr(ir_datasets.registry[name], f"has_{part}")()]
@@ -126,7 +125,7 @@ def _like(id: str, part: str) -> str:
 
 
 def _guarded(id: str, iterate: Any) -> Iterator[Any]:
-    """Iterates; what the library raises (no network, a licence to confirm, a broken file) becomes one line."""
+    """Iterates; errors of the library (no network, a licence to confirm, a broken file) become a UserError."""
     try:
         yield from iterate()
     except UserError:

@@ -1,4 +1,4 @@
-"""Names that the canonical form's paths carry."""
+"""Names in the paths of the canonical form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def names_of_split(path: Path) -> dict[str, str]:
-    """{"collection", "split"} of a file COLLECTION/splits/SPLIT/FILE; {} for a file elsewhere."""
+    """{"collection", "split"} of a file COLLECTION/splits/SPLIT/FILE; {} for any other path."""
     split = path.absolute().parent
     if split.parent.name != "splits":
         return {}

@@ -1,4 +1,4 @@
-"""Which source reads a collection, from its settings."""
+"""Opens the source of a collection from its settings."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from ssmrank.errors import UserError
 def open_source(
     settings: Collection, archives: str | Path, corpus: Corpus | None = None, texts: Path | None = None
 ) -> Source:
-    """The source that the settings name; an archive is fetched now, into `archives` if it is not there.
+    """The source that the settings name. An archive that is missing is downloaded into `archives` now.
 
-    `corpus`: the one that the source names; `texts`: the folder of the collection that it names.
+    corpus: the corpus that the source names. texts: the folder of the collection that it names. Raises UserError if the
+    source names one that is not given.
     """
     source = settings.source
     if isinstance(source, FolderCollection):

@@ -1,4 +1,4 @@
-"""Queries drawn from a text: its title, a sentence, or a short run of words."""
+"""Queries drawn from a text: its title, a sentence or a short sequence of words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 _TRIES = 16
-"""A draw that gives no query, or one that the text has already, is repeated this often."""
+"""How many draws of one kind are tried to get a new query."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])")
 _SENTENCE_WORDS = range(5, 41)
@@ -33,11 +33,11 @@ STOP_WORDS = frozenset(
     which while who whom why will with within without would yet you your
     """.split()
 )
-"""Words that no run of words begins or ends with."""
+"""Words with which no sequence of words begins or ends."""
 
 
 class Shares(NamedTuple):
-    """How likely each kind of query is, relative to the others."""
+    """The relative probability of each kind of query."""
 
     titles: float
     sentences: float
@@ -47,11 +47,11 @@ class Shares(NamedTuple):
 def draw_queries(title: str, text: str, count: int, shares: Shares, max_words: int, seed: str) -> list[str]:
     """Up to `count` different queries of a text.
 
-    title: may be empty; a sentence then takes its place. max_words: of a run of words. seed: decides all that is
-    random, so a text's queries depend on nothing but the text and this.
+    title: may be empty; a sentence then takes its place. max_words: the longest sequence of words. seed: decides all
+    random choices, so that the queries depend only on the arguments.
 
-    Runs of words, unless their share is 0, take the place of titles and sentences that a text does not have or has no
-    more of; sentences count from 5 to 40 words. Fewer queries come where that does not help.
+    Only sentences of 5 to 40 words are used. If a text has no title or sentence left, a sequence of words takes its
+    place, unless the share of those is 0. The result is shorter than `count` if that gives no new query either.
     """
     generator = random.Random(int.from_bytes(hashlib.sha256(json.dumps(seed).encode()).digest()[:16], "big"))
     drawer = _Drawer(title, text, max_words, generator)
@@ -70,7 +70,7 @@ def draw_queries(title: str, text: str, count: int, shares: Shares, max_words: i
 
 
 class _Drawer:
-    """Draws queries with `random()` alone: Python promises to keep its sequence for a seed, and no other one."""
+    """Draws queries with `random()` alone, the only method whose sequence Python promises to keep for a seed."""
 
     def __init__(self, title: str, text: str, max_words: int, generator: random.Random) -> None:
         self._title, self._max_words, self._random = " ".join(title.split()), max_words, generator.random
@@ -86,7 +86,7 @@ class _Drawer:
         return self._sentences[self._below(len(self._sentences))] if self._sentences else ""
 
     def words(self) -> str:
-        """A run that no punctuation breaks; empty where the place that was drawn has none."""
+        """A sequence without punctuation inside; empty if its first or last word is a stop word or no word."""
         if not self._ends:
             return ""
         place = self._below(self._ends[-1])

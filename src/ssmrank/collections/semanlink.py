@@ -1,7 +1,7 @@
 """Semanlink: a researcher's bookmarks, tagged by hand over many years.
 
-The documents are the bookmarks, a query is a tag's label, and what bears the tag is relevant. The data lie as
-`docs.json` (a list of bookmarks) and `tags.json` (tags by URI) in a package archive.
+The documents are the bookmarks. A query is the label of a tag, and its relevant documents are the bookmarks with this
+tag. The data are in a package archive: `docs.json` (a list of bookmarks) and `tags.json` (tags by URI).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SPLITS = ("train", "test")
 class SemanlinkSource:
     """Bookmarks and tags as a `Source`.
 
-    A bookmark is left out if it has no title (its first text field), fewer words (by white space) than `min_words`,
-    or no tag. A tag is a query if it has a label and `min_relevant` to `max_relevant` bookmarks that are not left
-    out. Its split depends on a hash of its URI alone. Every judgment has grade 1.
+    A bookmark is left out if it has no title (its first text field), no tag, or fewer than `min_words` words (split at
+    white space). A tag is a query if it has a label and between `min_relevant` and `max_relevant` of the remaining
+    bookmarks. Its split depends only on a hash of its URI. Every judgment has grade 1.
     """
 
     tolerant = False
@@ -41,7 +41,7 @@ class SemanlinkSource:
         self._queries, self._relevant = self._read_tags(relevant)
 
     def documents(self) -> Iterator[Document]:
-        """The bookmarks that are kept."""
+        """The bookmarks that are not left out."""
         yield from self._documents
 
     def queries(self, split: str) -> Iterator[Query]:
@@ -51,19 +51,19 @@ class SemanlinkSource:
         yield from self._queries[split]
 
     def judgments(self, split: str) -> Iterator[Judgment]:
-        """Which bookmarks bear a tag."""
+        """For each query the bookmarks with its tag."""
         for query in self._queries[split]:
             for document in self._relevant[query.id]:
                 yield Judgment(query.number, query.id, document, 1)
 
     def where(self, part: Part, number: int, split: str = "") -> str:
-        """The archive, the file in it, and the position of the record."""
+        """The archive, the file in it and the position of the record."""
         if part == "documents":
             return self._where("docs.json", f"document number {number}" if number else "")
         return self._where("tags.json", f"tag number {number}" if number else "")
 
     def _read_documents(self, text_fields: Sequence[str]) -> tuple[list[Document], dict[str, list[str]]]:
-        """The documents that are kept, and for each tag's URI the ids of those that bear it."""
+        """The documents that are not left out, and for the URI of each tag the ids of those that have it."""
         records = self._load("docs.json", list)
         kept: list[Document] = []
         relevant: dict[str, list[str]] = {}
@@ -91,7 +91,7 @@ class SemanlinkSource:
         return kept, relevant
 
     def _read_tags(self, relevant: dict[str, list[str]]) -> tuple[dict[str, list[Query]], dict[str, list[str]]]:
-        """The queries of each split, by their ids, and the relevant documents of each."""
+        """The queries of each split, sorted by id, and the relevant documents of each query."""
         queries: dict[str, list[Query]] = {split: [] for split in SPLITS}
         documents: dict[str, list[str]] = {}
         for number, (uri, record) in enumerate(self._load("tags.json", dict).items(), start=1):
@@ -120,10 +120,10 @@ class SemanlinkSource:
 
 
 def document_id(url: str) -> str:
-    """A short id that depends on the URL alone; the letter keeps any reader from taking it for a number."""
+    """A short id that depends only on the URL; the letter in front keeps tools from reading it as a number."""
     return "d" + hashlib.sha256(url.encode("utf-8")).hexdigest()[:11]
 
 
 def position(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, spread evenly over texts."""
+    """A number in [0, 1) that depends only on the text, uniform over texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""What every source of a collection offers to the writer of the canonical form."""
+"""The interface of a collection's source, from which the canonical form is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Part = Literal["documents", "queries", "judgments"]
 
 
 class Document(NamedTuple):
-    """One document; `number` is its line or position in the source, from 1; `extra` are keys kept beside the text."""
+    """One document. number: its line or position in the source, from 1. extra: keys that are kept beside the text."""
 
     number: int
     id: str
@@ -21,7 +21,7 @@ class Document(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One query; `number` as in Document."""
+    """One query; `number` is as in Document."""
 
     number: int
     id: str
@@ -29,7 +29,7 @@ class Query(NamedTuple):
 
 
 class Judgment(NamedTuple):
-    """The grade of a document for a query, relevant above 0; `number` as in Document."""
+    """The grade of a document for a query; above 0 it is relevant. `number` is as in Document."""
 
     number: int
     query: str
@@ -38,25 +38,24 @@ class Judgment(NamedTuple):
 
 
 class Source(Protocol):
-    """Documents once, queries and judgments for each split, all streamed."""
+    """The documents, and the queries and judgments of each split, all streamed."""
 
     tolerant: bool
-    """False: a judgment of an unknown query, a grade above 0 of an unknown document, or two grades for one pair is
-    an error (files of the user's own). True: such judgments are left out with a count (published collections, where
-    they occur)."""
+    """Whether judgments of unknown queries and second grades of a pair are left out and counted, and repeated documents
+    dropped. Published collections have some of these. In the user's own files they are errors, so False there."""
 
     shared_queries: bool
-    """Whether the queries of all splits come together, so that unjudged ones are simply those of other splits."""
+    """Whether `queries` gives the queries of all splits at once; unjudged ones then belong to other splits."""
 
     left_out: dict[str, int]
-    """Documents that the source itself leaves out, by reason; complete once `documents` is used up."""
+    """How many documents the source itself leaves out, by reason; complete after `documents` has been exhausted."""
 
     def documents(self) -> Iterator[Document]:
-        """All documents, in an order that does not change."""
+        """All documents, always in the same order."""
         ...
 
     def queries(self, split: str) -> Iterator[Query]:
-        """The queries of a split, or of all (`shared_queries`)."""
+        """The queries of a split, or of all splits (`shared_queries`)."""
         ...
 
     def judgments(self, split: str) -> Iterator[Judgment]:
@@ -64,15 +63,15 @@ class Source(Protocol):
         ...
 
     def where(self, part: Part, number: int, split: str = "") -> str:
-        """The place of a record, for error messages: file and line, or what stands for it."""
+        """The place of a record for error messages: file and line, or an equivalent. Number 0: the part as a whole."""
         ...
 
 
 def join_fields(record: Mapping[str, Any], fields: Sequence[str], where: str, key: str = "text_fields") -> str:
-    """The fields of a document or query that are there and not empty, joined by a space.
+    """The non-empty fields of a document or query, joined by a space.
 
-    Lists are joined by a space, null is empty. Raises UserError where none of the fields is a key of the record, or
-    one is an object.
+    The items of a list are joined by a space; null is empty. Raises UserError if the record has none of the fields, or
+    if one is an object or a number that is not finite. key: the setting that `fields` comes from, for the message.
     """
     parts: list[str] = []
     found = False

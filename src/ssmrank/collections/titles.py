@@ -1,7 +1,7 @@
-"""Titles of a corpus as queries; the one relevant document of a title is its own text, which does not contain it.
+"""Titles of a corpus as queries. The only relevant document of a title is its own text, without the title.
 
-Texts that the corpus holds out stand in another collection than those that may be trained on, so neither a positive nor
-a negative of a training is a document of the test.
+Held-out texts and training texts are in different collections, so no positive or negative of a training is a document
+of the test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Title(NamedTuple):
 
 
 class TitlesSource:
-    """A part of a corpus as a `Source`; queries are named as their documents are."""
+    """A part of a corpus as a `Source`; a query has the id of its document."""
 
     tolerant = False
     shared_queries = True
@@ -45,7 +45,7 @@ class TitlesSource:
             yield Query(number, id, title)
 
     def judgments(self, split: str) -> Iterator[Judgment]:
-        """Each title's own text."""
+        """For each title its own text."""
         for number, id, _ in self._titles:
             yield Judgment(number, id, id, 1)
 
