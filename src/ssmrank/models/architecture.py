@@ -1,4 +1,4 @@
-"""What the engine has to know of an architecture of transformers, and what most of them share.
+"""What the engine needs to know about an architecture of transformers, and what most architectures share.
 
 `docs/add-a-model.md` says how to add one.
 """
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 
 def no_offset(config: PreTrainedConfig) -> int:
-    """Positions count from 0."""
+    """Most models' positions start at 0."""
     return 0
 
 
 def hidden_size(config: PreTrainedConfig) -> int:
-    """The width of most models' last hidden states."""
+    """The width of the last hidden states in most models."""
     return config.hidden_size
 
 
 def whole_layer(layer: Any) -> Sequence[nn.Module]:
-    """A layer that is called as a module is gathered as one."""
+    """Most layers are called as one module, and so are gathered as one."""
     return (layer,)
 
 
 def nothing_wrong(config: PreTrainedConfig) -> str:
-    """Every config that transformers takes is supported."""
+    """Every config that transformers accepts is supported."""
     return ""
 
 
 def attention_forward(backbone: Any, packed: Packed, offset: int = 0) -> Tensor:
     """Last hidden states [T, hidden size] of a model that attends through transformers' attention interface.
 
-    The model takes position ids, which begin at `offset`, and hands its keyword arguments on to attention.
+    The model takes position ids, which start at `offset`, and passes its keyword arguments on to attention.
     """
     positions = packed.position_ids + offset if offset else packed.position_ids
     output = backbone(input_ids=packed.input_ids[None], position_ids=positions[None], use_cache=False, packed=packed)
@@ -52,54 +52,55 @@ class LayerNorm(nn.LayerNorm):
     """PyTorch's layer norm, with a faster backward pass on a GPU."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """As PyTorch's."""
+        """The same result as PyTorch's."""
         return add_layer_norm(hidden_states, None, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """All that the engine knows of an architecture; fields without a value below are what most have.
+    """Everything that the engine knows about an architecture. The defaults fit most architectures.
 
-    A packed forward gives the last hidden states [T, `output_width`], equal to running each sequence alone.
+    A packed forward returns the last hidden states [T, `output_width`], the same as running each sequence alone.
     """
 
     model_type: str
-    """transformers' name of it, and the name of its file in `models/architectures`."""
+    """Its name in transformers, which is also the name of its file in `models/architectures`."""
     causal: bool
-    """Whether a token's state depends on no later token, so that sequences can share a prefix."""
+    """Whether a token's state is independent of later tokens, so that sequences can share a prefix."""
     forward: Callable[[Any, Packed], Tensor] = attention_forward
-    """Backbone and batch to the last hidden states. A causal one takes batches with `packed.prefix_levels`."""
+    """From a backbone and a batch to the last hidden states. If causal, the batch may have `packed.prefix_levels`."""
     scored_token: Callable[[Any, Packed, Tensor], Tensor] | None = None
-    """For inference: backbone, batch and the indices int64 [R] of one token of each sequence to their states
-    [R, `output_width`], the last layer's work after attention done for these alone. A causal one is only asked for
-    `packed.last`, and takes batches with `packed.prefix_levels`."""
+    """For inference: from a backbone, a batch and the index of one token of each sequence, int64 [R], to the states
+    [R, `output_width`] of these tokens. The last layer's work after attention is done for them alone. A causal
+    architecture is only asked for `packed.last`, and its batch may have `packed.prefix_levels`."""
     first_token: Callable[[Any, Packed], Tensor] | None = None
-    """States [S, `output_width`] of the first tokens, also in training, where they cost less than all states."""
+    """The states [S, `output_width`] of the first tokens, also in training. Set it where this costs less than all
+    states."""
     learned_positions: bool = False
-    """Whether positions are a table of `max_position_embeddings` rows, which bounds the input's length."""
+    """Whether positions are a table of `max_position_embeddings` rows, which limits the input's length."""
     position_offset: Callable[[PreTrainedConfig], int] = no_offset
-    """The row of that table at which a sequence begins."""
+    """The row of that table for a sequence's first token."""
     output_width: Callable[[PreTrainedConfig], int] = hidden_size
     """Width of the last hidden states."""
     attention: bool = True
-    """Whether the model attends, and does so through transformers' attention interface."""
+    """Whether the model has attention, through transformers' attention interface."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the model's constructor beside the config."""
+    """Arguments of the model's constructor besides the config."""
     replaced: Mapping[type[nn.Module], type[nn.Module]] = field(default_factory=lambda: {nn.LayerNorm: LayerNorm})
-    """Classes of modules, each with the subclass that computes the same faster."""
+    """Module classes, each with the subclass that computes the same faster."""
     shards: Callable[[Any], Sequence[nn.Module]] = whole_layer
-    """The modules of a layer that FSDP gathers one at a time; each is called as a module."""
+    """The modules of a layer that FSDP gathers one at a time. Each must be called as a module."""
     not_float8: frozenset[str] = frozenset()
-    """Names of linear modules that stay in bfloat16 where the others are in 8-bit floats."""
+    """Names of linear modules that stay in bfloat16 when the others become 8-bit floats."""
     last_layer_float8: bool = True
     """Whether the last layer's linear modules become 8-bit floats."""
     masked_head: Callable[[Any], nn.Module] | None = None
-    """What a masked language model has between the last hidden states and the tied embeddings."""
+    """The module of a masked language model between the last hidden states and the tied embeddings."""
     problem: Callable[[PreTrainedConfig], str] = nothing_wrong
-    """What of a config is not supported, in words; empty where all is."""
+    """What is unsupported in a config, in words; empty if nothing is."""
 
     def longest_input(self, config: PreTrainedConfig) -> int | None:
-        """Tokens that the table of positions reaches to; None where there is no table."""
+        """The number of tokens that the position table covers; None without a table."""
         if not self.learned_positions:
             return None
         return config.max_position_embeddings - self.position_offset(config)

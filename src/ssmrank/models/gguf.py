@@ -1,4 +1,4 @@
-"""Checkpoints in llama.cpp's one-file format, read once by transformers and written in its layout."""
+"""Converts checkpoints in GGUF, llama.cpp's one-file format, to transformers' layout."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ssmrank.models.reading import NO_CODE, reading
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Writes config, tokenizer and weights (float32; quantized ones as what they stand for) into an existing folder.
+    """Writes config, tokenizer and weights (float32, quantized ones dequantized) into an existing folder.
 
-    Raises UserError where the `gguf` package is missing or transformers cannot read the file.
+    Raises UserError if the `gguf` package is missing or transformers cannot read the file.
     """
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{file}: reading GGUF needs a package more; install it with: python -m pip install gguf")
     with reading(f"{file}: transformers cannot read this GGUF file; get it again"):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
         read = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **NO_CODE)
-        # Its config says "quantized", which the weights are no more.
+        # Its config still says "quantized", but the weights are no longer.
         values = read.config.to_dict()
         values.pop("quantization_config", None)
         config = type(read.config)(**values)

@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face hub: one commit of a repository, which is recorded beside the files."""
+"""Downloads checkpoints of the Hugging Face hub at one commit, which is recorded beside the files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ssmrank.errors import UserError
 log = logging.getLogger(__name__)
 
 COMMITS_FILE = "hub.json"
-"""In a model's folder: for each repository that its files came from, the commit."""
+"""In a model's folder: the commit of each repository that its files came from."""
 
 TRIES = 3
 TIMEOUT_SECONDS = 7.0
-"""Without a network, as many tries of so long are made before it is said."""
+"""Without a network, an error is raised after `TRIES` tries of this length."""
 
 
 def download(source: HubModel, target: Path, wanted: Callable[[Iterable[str]], list[str]]) -> None:
-    """Writes the wanted files of a repository into an existing folder, and the commit that they are of.
+    """Writes the wanted files of a repository, and their commit, into an existing folder.
 
-    Without a `revision` that is the newest one: what it is is logged, to be put into params.yaml.
+    Without a `revision` the newest commit is taken, and logged so that it can be put into params.yaml.
 
-    Raises UserError where the hub does not answer, or has no such repository or revision.
+    Raises UserError if the hub does not answer, or has no such repository or revision.
     """
     from huggingface_hub import snapshot_download
 
@@ -53,7 +53,7 @@ def download(source: HubModel, target: Path, wanted: Callable[[Iterable[str]], l
 
 
 def _newest(source: HubModel) -> tuple[str, list[str]]:
-    """The commit of the source's revision, and the names of its files; tried again where nothing answers."""
+    """The commit of the source's revision and the names of its files; tried again if the hub does not answer."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -62,8 +62,8 @@ def _newest(source: HubModel) -> tuple[str, list[str]]:
             found = HfApi().model_info(source.id, revision=source.revision, timeout=TIMEOUT_SECONDS)
             return str(found.sha), [file.rfilename for file in found.siblings or []]
         except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
-            raise  # an answer, or no wish to ask
-        except Exception as error:  # of the client's HTTP library, which is another one in each of its versions
+            raise  # the hub answered, or must not be asked
+        except Exception as error:  # from the client's HTTP library, which differs between its versions
             reason = str(error).strip() or type(error).__name__
             log.info("%s: the hub does not answer (%s), try %d of %d", source.id, reason, number, TRIES)
             if number == TRIES:

@@ -1,4 +1,4 @@
-"""Sequences as matrices of about equal length, for attention that needs a rectangle."""
+"""Groups sequences of similar length into padded matrices, for attention that needs rectangular input."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 MAX_WASTE = 1.15
-"""A matrix's cells over its real tokens: more matrices cost launches, fewer cost padding inside attention."""
+"""Limit of a matrix's cells divided by its real tokens. More matrices cost launches; fewer cost padding."""
 
 
 @dataclass(frozen=True, eq=False)
 class LengthGrid:
-    """The sequences as matrices of tokens, each of sequences of about equal length, laid end to end as cells.
+    """Sequences as matrices of tokens. Each matrix has sequences of similar length; all matrices' cells are end to end.
 
-    shapes: (sequences, longest) of each matrix; cells: int64 [C], each cell's token, a sequence's last token again
-    behind its end; real: bool [C], false there; complete: all cells are real; places: int64 [T], each token's cell.
+    shapes: (sequences, longest) of each matrix; cells: int64 [C], the token of each cell, where padding repeats the
+    sequence's last token; real: bool [C], false for padding; complete: no cell is padding; places: int64 [T], the cell
+    of each token.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -31,12 +32,12 @@ class LengthGrid:
         return _Spread.apply(tokens, self)
 
     def collect(self, cells: torch.Tensor) -> torch.Tensor:
-        """[C, ...] to [T, ...]; cells behind a sequence's end are dropped."""
+        """[C, ...] to [T, ...]; padding is dropped."""
         return _Collect.apply(cells, self)
 
 
 class _Spread(torch.autograd.Function):
-    # The gradient of a cell that no token reads is zero, so going back is a gather too, not a slow scatter.
+    # Padding has no gradient, because no token reads it. So the backward pass is a gather too, not a slow scatter.
     @staticmethod
     def forward(ctx, tokens, grid):  # type: ignore[no-untyped-def]
         ctx.grid = grid
@@ -62,7 +63,7 @@ class _Collect(torch.autograd.Function):
 
 
 def length_grid(lengths: Sequence[int], groups: Sequence[np.ndarray], device: torch.device) -> LengthGrid:
-    """The matrices of sequences of these lengths; groups: for each matrix the places of its sequences."""
+    """The matrices of sequences of these lengths; groups: the indices of each matrix's sequences."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
     all_lengths = np.asarray(lengths)
     shapes, cells, real = [], [], []
@@ -85,7 +86,7 @@ def length_grid(lengths: Sequence[int], groups: Sequence[np.ndarray], device: to
 
 
 def similar_lengths(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """Places of sequences of about equal length, int64, longest first: groups that waste at most `MAX_WASTE`."""
+    """Groups of sequences of similar length, as int64 indices, longest first; none exceeds `MAX_WASTE`."""
     order = np.argsort(-lengths, kind="stable")
     start, real = 0, 0
     for place, sequence in enumerate(order):

@@ -1,7 +1,7 @@
 """Packed forward passes of Mamba-1 and Mamba-2 over the weights of transformers' own modules.
 
 Mamba-1: Gu and Dao 2023, algorithm 2. Mamba-2: Dao and Gu 2024, section 7. The weights keep transformers' names, so
-checkpoints of either library's layout load; only the computation is ours, without padding.
+checkpoints in transformers' layout and in that of `mamba_ssm` load. Only the computation is ours, without padding.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
 
 
 def mamba1_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
-    """Rows `wanted`, int64 [R], of `mamba1_forward`; the last layer projects no others."""
+    """Rows `wanted`, int64 [R], of `mamba1_forward`. The last layer gates and projects only these."""
     return _residual_stream(backbone, packed, _mamba1_mixer, wanted)
 
 
 def mamba2_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
-    """Rows `wanted`, int64 [R], of `mamba2_forward`; the last layer projects no others."""
+    """Rows `wanted`, int64 [R], of `mamba2_forward`. The last layer gates and projects only these."""
     return _residual_stream(backbone, packed, _mamba2_mixer, wanted)
 
 
 def projections(layer: Any) -> tuple[nn.Module, ...]:
-    """What FSDP gathers of a layer one at a time: the forward calls the projections, and the layer never."""
+    """The modules of a layer that FSDP gathers. The forward pass calls the projections, never the layer itself."""
     return layer.mixer.in_proj, layer.mixer.out_proj
 
 
 Mixer = Callable[[Any, Any, Packed, Tensor | None], Tensor]
-"""A layer's mixer of the hidden states of all tokens (in 8-bit floats where its input projection is); its output of all
-of them, or of those named."""
+"""From a layer's mixer module, the hidden states of all tokens (8-bit floats if its input projection is), the batch and
+the wanted tokens (None: all) to the mixer's output for the wanted tokens."""
 
 
 def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
     hidden = backbone.embeddings(packed.input_ids)
     if isinstance(backbone.layers[0].mixer.in_proj, Float8Linear):
-        hidden = hidden.bfloat16()  # sixteen times as exact as what is added to it
+        hidden = hidden.bfloat16()  # sixteen times as exact as the updates that are added
     elif backbone.config.residual_in_fp32:
         hidden = hidden.float()
 
@@ -69,10 +69,10 @@ def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor
             return hidden, mixer(layer.mixer, normed, packed, None)
         return hidden.index_select(0, wanted), mixer(layer.mixer, normed, packed, wanted)
 
-    # A layer's output joins the stream in the next norm, which reads both anyway.
+    # A layer's output is added to the stream in the next norm, which reads both anyway.
     update: Tensor | None = None
     for layer in backbone.layers:
-        if layer.gradient_checkpointing and layer.training:  # what transformers' layers do when they are called
+        if layer.gradient_checkpointing and layer.training:  # as transformers' layers do when they are called
             if update is not None:
                 hidden, update = hidden + update, None  # a checkpoint then keeps one tensor, not two
             hidden, update = layer._gradient_checkpointing_func(block, layer, hidden, update)
@@ -109,8 +109,8 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
 
 
 def _mamba1_runs_as_one(mixer: Any, projected: Tensor) -> bool:
-    """Whether a GPU has one function for all of Mamba-1's mixer behind its input projection."""
-    inner = _is_plain(mixer.x_proj) and type(mixer.dt_proj) is nn.Linear  # whose bias is added to the steps
+    """Whether one GPU function computes all of Mamba-1's mixer after its input projection."""
+    inner = _is_plain(mixer.x_proj) and type(mixer.dt_proj) is nn.Linear  # the scan adds its bias to the steps
     return inner and dispatch.mamba1_runs_as_one(projected, mixer.conv1d.weight.shape[-1])
 
 
@@ -164,7 +164,7 @@ def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
 
 
 def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
-    """Whether a GPU has one function for all of Mamba-2's mixer behind its input projection."""
+    """Whether one GPU function computes all of Mamba-2's mixer after its input projection."""
     norm_size = mixer.num_heads * mixer.head_dim // mixer.n_groups
     sizes = mixer.conv1d.weight.shape[-1], mixer.head_dim, mixer.ssm_state_size, norm_size
     return dispatch.mamba2_runs_as_one(projected, *sizes)
@@ -194,12 +194,12 @@ def _sizes(mixer: Any) -> triton_mamba2.Sizes:
 
 def _is_plain(linear: Any) -> bool:
     """Whether a projection is a product with its weight and nothing else."""
-    # A module of another kind, as FSDP's, has its weight in one piece only while it is called itself.
+    # Modules of other classes, such as FSDP's, have their whole weight only while they are called themselves.
     return type(linear) is nn.Linear and linear.bias is None
 
 
 def _project(linear: Any, hidden: Tensor, rows: slice) -> Tensor:
-    """Some of a projection's outputs."""
+    """The outputs `rows` of a projection."""
     return F.linear(hidden, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
 
 
@@ -215,9 +215,9 @@ def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
 
 
 def _level_by_level(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
-    """The scan of a packed batch; level by level where segments start from the state that their parent ended with.
+    """The scan of a packed batch. With shared prefixes it goes level by level, and is for inference only.
 
-    With shared prefixes it is for inference only.
+    Each segment then starts from its parent's final state.
     """
     if packed.prefix_levels is None:
         return scan(*tensors, cu_seqlens=packed.cu_seqlens)
@@ -238,7 +238,7 @@ def _level_by_level(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packe
 
 def _rows(states: list[Tensor]) -> Tensor:
     if len(states) > 1:
-        # Some kernels keep a state's last two dimensions the other way round; joined so, nothing is copied twice.
+        # Some kernels store a state with its last two dimensions swapped. Joining in that order avoids a second copy.
         turned = not states[0].is_contiguous()
         joined = torch.cat([state.mT if turned else state for state in states])
         states[:] = [joined.mT if turned else joined]

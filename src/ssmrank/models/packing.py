@@ -1,4 +1,4 @@
-"""Sequences laid end to end, so that no padding is computed."""
+"""Sequences end to end in one tensor, so that no padding is computed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from ssmrank.kernels.packing import sequence_index
 from ssmrank.models.length_grid import LengthGrid, length_grid, similar_lengths
 
 TILE = 64
-"""Tokens of short segments that attention without FlashAttention takes at once."""
+"""How many tokens of short segments attention without FlashAttention takes at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """S sequences of T tokens in all.
+    """S sequences with T tokens in total.
 
-    input_ids: int64 [T]; position_ids: int64 [T], each token's place in its own sequence; sequence_ids: int32 [T];
-    cu_seqlens: int64 [S + 1], where each sequence starts and, last, T; lengths: the same on the host; memory: as many
-    sequences, which these attend to across (a decoder's encoder); prefix_levels: set where some of the sequences are
-    prefixes that others continue (`models.prefix_sharing`); position_ids then count from the start of the first prefix.
+    input_ids: int64 [T]; position_ids: int64 [T], each token's position in its own sequence; sequence_ids: int32 [T],
+    each token's sequence; cu_seqlens: int64 [S + 1], the start of each sequence, then T; lengths: tokens of each
+    sequence, on the host; memory: S sequences for cross attention (the encoder's, for a decoder); prefix_levels: set
+    if some sequences are prefixes that others continue (`models.prefix_sharing`). Then position_ids count from the
+    start of the root.
     """
 
     input_ids: torch.Tensor
@@ -48,7 +49,7 @@ class Packed:
 
     @cached_property
     def singles(self) -> Packed:
-        """A layout of one token for each sequence, which attends across to this one."""
+        """A layout of one token for each sequence, with this batch as its memory."""
         count, device = len(self.lengths), self.cu_seqlens.device
         return replace(_layout(torch.arange(count + 1, device=device), (1,) * count), memory=self)
 
@@ -63,12 +64,12 @@ class Packed:
         return max(self.lengths)
 
     def clone(self, lengths: tuple[int, ...]) -> Packed:
-        """The same in tensors of its own, as sequences of other lengths for whoever looks at the host's."""
+        """A copy in tensors of its own, with other `lengths` on the host."""
         ids, positions, numbers, starts = (tensor.clone() for tensor in self._tensors)
         return Packed(ids, positions, numbers, starts, lengths)
 
     def copy_(self, other: Packed) -> None:
-        """Takes another's tokens into the same tensors; both have as many tokens and sequences."""
+        """Copies another batch into this one's tensors; both have equally many tokens and sequences."""
         for tensor, theirs in zip(self._tensors, other._tensors, strict=True):
             tensor.copy_(theirs)
 
@@ -78,12 +79,12 @@ class Packed:
 
     @cached_property
     def grid(self) -> LengthGrid:
-        """The sequences as matrices of about equal length."""
+        """The sequences as matrices of similar lengths."""
         return length_grid(self.lengths, self._groups, self.input_ids.device)
 
     @cached_property
     def grid_along_memory(self) -> LengthGrid:
-        """The sequences as matrices, one for each of `memory.grid`'s and of the same sequences in the same order."""
+        """The sequences as matrices with the same sequences, in the same order, as those of `memory.grid`."""
         assert self.memory is not None
         return length_grid(self.lengths, self.memory._groups, self.input_ids.device)
 
@@ -94,11 +95,11 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class PrefixPaths:
-    """What a level's segments continue: for each group of neighbours with the same parent, all tokens before it.
+    """What a level's segments continue: all earlier tokens of each group of siblings.
 
-    tokens: int64 [K], group after group, the batch's tokens from the root to the parent's end; keys: the layout of
-    these; queries: the layout of the level's tokens with one sequence a group; segments: the same with one token for
-    each segment.
+    tokens: int64 [K], indices of the batch's tokens from the root to the parent's end, group after group; keys: their
+    layout, one sequence a group; queries: the layout of the level's tokens, one sequence a group; segments: the same
+    with one token for each segment.
     """
 
     tokens: torch.Tensor
@@ -112,7 +113,7 @@ class PrefixLevel:
     """Neighbouring segments of a batch that can be computed together.
 
     segments, tokens: their places in the batch; packed: the layout of this level alone; parents: int64 [segments], the
-    place in the batch of the segment that each continues, None where all are roots; paths: None as well.
+    place of each one's parent in the batch; parents and paths are None if all segments are roots.
     """
 
     segments: slice
@@ -133,7 +134,7 @@ class PrefixLevel:
 
     @cached_property
     def hidden(self) -> list[torch.Tensor]:
-        """For each matrix of `tiles.grid`, bool [rows, longest, longest]: keys that a query does not attend to.
+        """For each matrix of `tiles.grid` the keys that a query must not see, bool [rows, longest, longest].
 
         These are later tokens and tokens of other segments.
         """
@@ -150,11 +151,11 @@ class PrefixLevel:
 
 @dataclass(frozen=True, eq=False)
 class PrefixLevels:
-    """The segments of a batch as trees of shared prefixes, level by level.
+    """The segments of a batch as shared-prefix trees, level by level.
 
     inner: levels of roots and branches, which other segments continue, parents before children; leaves: levels of
-    segments that nothing continues; history: int64 [S, 3], the tokens before each segment's start, the nearest first,
-    -1: none.
+    segments that nothing continues; history: int64 [S, 3], indices of the tokens before each segment's start, the
+    nearest first, -1 if there is none.
     """
 
     inner: tuple[PrefixLevel, ...]
@@ -163,7 +164,7 @@ class PrefixLevels:
 
     @property
     def all(self) -> tuple[PrefixLevel, ...]:
-        """All levels in the order in which they are computed, which is that of the batch."""
+        """All levels in the order of computation, which is the batch's order."""
         return self.inner + self.leaves
 
 
@@ -171,12 +172,12 @@ _Batch = TypeVar("_Batch")
 
 
 def moved(batch: _Batch, device: torch.device | str) -> _Batch:
-    """The batch with all its tensors on a device; from pinned memory without waiting for them."""
+    """The batch with all its tensors on a device. Copies from pinned memory are not waited for."""
     return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def mapped(batch: _Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
-    """The batch with the function's value in the place of each tensor."""
+    """The batch with the function applied to each tensor."""
 
     def change(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -192,21 +193,24 @@ def mapped(batch: _Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> _
 
 
 def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device | str = "cpu") -> Packed:
-    """Packs token id sequences (each at least one token) in the order given."""
+    """Packs sequences of token ids, each of at least one token, in the given order."""
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     tokens = np.concatenate([np.asarray(sequence) for sequence in sequences]) if len(lengths) else lengths
     return pack_tokens(tokens, lengths, device)
 
 
 def pack_tokens(tokens: np.ndarray, lengths: np.ndarray, device: torch.device | str = "cpu") -> Packed:
-    """Packs sequences of these lengths (each at least one), int64 [S], that already lie end to end."""
+    """Packs sequences that are already end to end; lengths: int64 [S], each at least one.
+
+    Raises ValueError without a sequence, or for an empty one.
+    """
     if len(lengths) == 0 or lengths.min() == 0:
         raise ValueError("pack needs at least one sequence, and at least one token in each")
     starts = np.concatenate([[0], np.cumsum(lengths)])
 
     def move(array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        # From pinned memory, so that the CPU does not wait for what the GPU still has to do.
+        # From pinned memory, so that the CPU does not wait for the GPU's queued work.
         return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
     return Packed(
@@ -219,7 +223,7 @@ def pack_tokens(tokens: np.ndarray, lengths: np.ndarray, device: torch.device | 
 
 
 def layout(lengths: np.ndarray, device: torch.device | str = "cpu") -> Packed:
-    """Where sequences of these lengths, int64 [S], begin: a batch without tokens, positions and sequence numbers."""
+    """Where sequences of these lengths, int64 [S], start: a batch without tokens, positions and sequence numbers."""
     starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
     return _layout(starts.to(device, non_blocking=True), tuple(lengths.tolist()))
 
@@ -230,6 +234,6 @@ def _layout(starts: torch.Tensor, lengths: tuple[int, ...]) -> Packed:
 
 
 def places_of(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The places of all elements of ranges, one range behind the other, int64; starts and lengths int64 [ranges]."""
+    """The indices of all elements of ranges, range after range, int64; starts and lengths: int64 [ranges]."""
     ends = np.cumsum(lengths)
     return np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)

@@ -1,4 +1,4 @@
-"""Which device is computed on, and in which number format its matrix products run."""
+"""Which device computes, and the number format of its matrix products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16", "fp8"]
 def resolve_precision(wanted: Literal["auto"] | Precision, device: torch.device) -> Precision:
     """ "auto" is bf16 where the device has instructions for it (a GPU since Ampere, a CPU with AVX512-BF16 or AMX).
 
-    Raises UserError for fp8 where the device has no products of 8-bit floats.
+    Raises UserError for fp8 if the device cannot multiply 8-bit floats.
     """
     if wanted == "fp8" and not multiplies_float8(device):
         raise UserError(
@@ -36,20 +36,20 @@ def resolve_precision(wanted: Literal["auto"] | Precision, device: torch.device)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """A context in which matrix products run in this precision, over float32 weights.
+    """A context in which matrix products over float32 weights run in this precision.
 
-    For fp8 that of the products which have no 8-bit weights.
+    For fp8 it is bf16, for the products that have no 8-bit weights.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32")
 
 
 def device_name(device: torch.device) -> str:
-    """What people call it: a GPU's model, or CPU."""
+    """The name for people: a GPU's model, or CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def default_device() -> torch.device:
-    """A GPU if there is one, of several one that no other process of ours computes on; else the CPU."""
+    """A GPU if there is one, else the CPU. Of several GPUs it is one that no other process of ours uses."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if "LOCAL_RANK" in os.environ or torch.cuda.device_count() == 1:
@@ -60,9 +60,9 @@ def default_device() -> torch.device:
 
 
 def private_folder() -> Path:
-    """This user's folder for locks among the temporary files, which no other user can write to.
+    """This user's folder for locks, in the folder for temporary files. No other user can write to it.
 
-    Raises UserError where something of another user stands in its place.
+    Raises UserError if its path is not a private folder of this user.
     """
     folder = Path(tempfile.gettempdir(), f"ssmrank-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -74,18 +74,18 @@ def private_folder() -> Path:
 
 @cache
 def _own_gpu(count: int, folder: Path) -> int:
-    """The GPU of this process, the same whenever it asks."""
+    """The GPU of this process, the same at every call."""
     return free_gpu(count, folder)
 
 
 _held: list[int] = []
-"""Locks of this process: open files, which the system closes however it ends."""
+"""This process's locks: open files, which the system closes however the process ends."""
 
 
 def free_gpu(count: int, folder: Path) -> int:
-    """The first of `count` GPUs that no process has taken, taken until this one ends; any of them where all are.
+    """Takes the first of `count` GPUs that no process has taken, until this process ends; any if all are taken.
 
-    Jobs that a scheduler starts side by side so come to lie on different ones. Locks are files of `folder`.
+    So jobs that a scheduler starts side by side get different GPUs. The locks are files in `folder`.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-")
     for index in range(count):

@@ -1,9 +1,9 @@
-"""Sequences with a shared prefix: what several of them start with is computed once, layer by layer.
+"""Sequences with a shared prefix: each prefix is computed once, layer by layer.
 
-A causal model's state at the end of a text does not depend on what follows. So a batch can hold trees of segments: a
-root starts a sequence, a branch continues its parent and is continued itself, a leaf ends a sequence. A sequence is the
-path from a root to a leaf. All segments are in one packed batch, so that matrix products see all tokens at once. Only a
-layer's mixer looks at the tree, and no state leaves the layer.
+A causal model's state at the end of a text does not depend on what follows. So a batch can hold trees of segments. A
+root starts a sequence, a branch continues its parent and is continued itself, and a leaf ends a sequence. A sequence is
+the path from a root to a leaf. All segments are in one packed batch, so that matrix products see all tokens at once.
+Only a layer's mixer looks at the tree, and no state leaves the layer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ import torch
 from ssmrank.models.packing import Packed, PrefixLevel, PrefixLevels, PrefixPaths, layout, pack_tokens, places_of
 
 CONVOLUTION_REACH = 3
-"""Tokens before the present one that Mamba's convolution reads (its filters have four taps)."""
+"""How many earlier tokens Mamba's convolution reads (its filters have four taps)."""
 
 
 def pack_shared(tokens: np.ndarray, lengths: np.ndarray, parents: np.ndarray) -> tuple[Packed, np.ndarray]:
-    """Packs segments that lie end to end into a batch on the CPU.
+    """Packs segments into a batch on the CPU.
 
     Args:
-        tokens: ids of all segments.
-        lengths: int64 [S], of each segment, at least one.
-        parents: int64 [S], for each the place of the segment that it continues, which comes before it; -1: a root.
+        tokens: ids of all segments, end to end.
+        lengths: int64 [S], tokens of each segment, at least one.
+        parents: int64 [S], the index of the segment that each one continues, lower than its own; -1 for a root.
 
     Returns:
-        The batch, whose `last` are the last tokens of the leaves, and for each leaf its place among the segments.
-        Without any parent it is an ordinary batch.
+        The batch, whose `last` are the last tokens of the leaves, and the index of each leaf's segment. Without any
+        parent it is an ordinary batch.
+
+    Raises ValueError if a parent does not come before its segment.
     """
     if (parents < 0).all():
         return pack_tokens(tokens, lengths), np.arange(len(lengths))
@@ -38,7 +40,7 @@ def pack_shared(tokens: np.ndarray, lengths: np.ndarray, parents: np.ndarray) ->
         raise ValueError("a segment continues one that does not come before it")
     continued = np.zeros(len(lengths), dtype=bool)
     continued[parents[parents >= 0]] = True
-    # Inner segments by level, then sequences of one segment, then the other leaves; neighbours have one parent.
+    # Inner segments by level, then sequences of one segment, then the other leaves. Siblings are neighbours.
     kind = np.where(continued, _depths(parents), np.where(parents < 0, len(lengths), len(lengths) + 1))
     places, placed_above = _ordered(kind, parents)
     ordered = lengths[places]
@@ -68,7 +70,7 @@ def pack_shared(tokens: np.ndarray, lengths: np.ndarray, parents: np.ndarray) ->
 
 
 def _depths(parents: np.ndarray) -> np.ndarray:
-    """How many ancestors each segment has, int64 [S]."""
+    """The number of ancestors of each segment, int64 [S]."""
     depths, above = np.zeros(len(parents), dtype=np.int64), parents
     while (above >= 0).any():
         depths += above >= 0
@@ -77,7 +79,7 @@ def _depths(parents: np.ndarray) -> np.ndarray:
 
 
 def _ordered(kind: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segments by kind and, within one, by the new place of their parents; and these places (-1: none)."""
+    """The segments sorted by kind, then by their parent's new place; and these places of the parents (-1: none)."""
     new_places = np.full(len(parents), -1)
     order, above, count = [], [], 0
     for value in np.unique(kind):
@@ -92,7 +94,7 @@ def _ordered(kind: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _paths(starts: np.ndarray, parents: np.ndarray) -> dict[int, np.ndarray]:
-    """For each root and branch the tokens from the root to its own end."""
+    """For each root and branch, the tokens from the start of its root to its own end."""
     paths: dict[int, np.ndarray] = {}
     for parent in np.unique(parents[parents >= 0]).tolist():
         own, above = np.arange(starts[parent], starts[parent + 1]), int(parents[parent])

@@ -1,4 +1,4 @@
-"""Transformers without its reports and progress bars, which flood the logs of a pipeline."""
+"""Silences the reports and progress bars of transformers, which flood the logs of a pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside, transformers logs errors only and shows no progress bar; what the caller had set is restored."""
+    """Inside, transformers logs only errors and shows no progress bars; the caller's settings are restored."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

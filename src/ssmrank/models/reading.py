@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder, read by libraries that raise errors of many kinds."""
+"""Reads the files of a checkpoint folder, and turns the many errors of libraries into UserErrors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ssmrank.errors import UserError
 from ssmrank.models.quiet import quiet_transformers
 
 NO_CODE = {"trust_remote_code": False}
-"""For each of transformers' `from_pretrained`: Python files of a repository are refused, without a question."""
+"""For every `from_pretrained` of transformers: a repository's Python files are refused, without asking."""
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turns whatever a library raises inside into a UserError of one line that begins with `what`.
+    """Turns any error that a library raises inside into a UserError of one line that starts with `what`.
 
-    transformers and tokenizers raise some twenty kinds on damaged files, plain `Exception` among them.
+    transformers and tokenizers raise some twenty kinds of errors for damaged files, plain `Exception` among them.
     """
     try:
         with quiet_transformers():
@@ -40,13 +40,13 @@ def reading(what: str) -> Iterator[None]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises UserError where it is absent, damaged or of another format."""
+    """The tensors of a safetensors file. Raises UserError if it is absent, damaged or of another format."""
     with reading(f"{path}: is no whole safetensors file; get it again"):
         return load_file(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file. Raises UserError where it holds something else."""
+    """The object in a JSON file. Raises UserError if the file cannot be read or holds something else."""
     with reading(f"{path}: cannot be read as JSON; get it again"):
         values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_finite(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises UserError where a weight is NaN or infinite."""
+    """Raises UserError if a weight is NaN or infinite."""
     odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if odd:
         raise UserError(f"{folder}: {len(odd)} of its weights, such as {odd[0]}, hold NaN or infinity; get another one")

@@ -1,4 +1,4 @@
-"""A backbone with a linear layer that scores query and document."""
+"""A backbone with a linear layer that scores a query and a document."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 INPUT_FILE = "reranker_input.json"
-"""In a model's folder: the template and pooling that params.yaml sets for it, where they are not its kind's."""
+"""In a model's folder: the template and pooling that params.yaml sets, if they are not the defaults of its kind."""
 
 _WEIGHTS_FILE = "model.safetensors"
 _SHOWN = 60
-"""Characters of a query that a message shows."""
+"""How many characters of a query a message shows."""
 _BACKBONE, _HEAD = "backbone.", "head."
-"""What names of a reranker's weights begin with; no backbone has a part named head."""
+"""Prefixes of the names of a reranker's weights; no backbone has a part named head."""
 
 
 @dataclass(frozen=True)
 class RerankerSettings:
-    """What a reranker's checkpoint says beside the backbone's config.
+    """What a reranker's checkpoint stores besides the backbone's config.
 
-    kind: E, ED or D; max_length: tokens of a sequence; template: order of the input, by default the query first for E
-    and ED, the document for D; pooling: the token that is scored, by default the first for E and ED, the last for D.
+    kind: E, ED or D; max_length: limit of tokens in a sequence; template: order of the input, by default the query
+    first for E and ED and the document first for D; pooling: the token that is scored, or the mean of all, by default
+    the first for E and ED and the last for D.
     """
 
     kind: Kind
@@ -60,12 +61,12 @@ class RerankerSettings:
 
     @property
     def pooled(self) -> Pooling:
-        """The pooling that is used."""
+        """The pooling, or the default of the kind if none is set."""
         return self.pooling or ("last" if self.kind == "D" else "first")
 
 
 class Reranker(nn.Module):
-    """Scores pairs of query and document: the backbone's first or last token through a linear layer (Eq. 5 and 6)."""
+    """Scores pairs of query and document: a linear layer over the backbone's pooled state (Eq. 5 and 6)."""
 
     backbone: Any
 
@@ -86,30 +87,31 @@ class Reranker(nn.Module):
         self.template = Template.of(tokenizer, settings.kind, settings.template)
 
     def forward(self, packed: Packed) -> torch.Tensor:
-        """Scores, float32 [S], of packed sequences that `template.join` made."""
+        """Scores, float32 [S], of packed sequences from `template.join`."""
         return self.head(pooled_forward(self.backbone, packed, self.settings.pooled)).squeeze(-1).float()
 
     @torch.inference_mode()
     def scores(self, packed: Packed) -> torch.Tensor:
-        """As calling the reranker, without gradients and faster; takes shared prefixes where `can_share_prefixes`.
+        """The same scores as `forward`, without gradients and faster.
 
-        With shared prefixes R scores, one of each leaf.
+        If `can_share_prefixes`, the batch may have shared prefixes; there is then one score for each leaf.
         """
         states = scored_forward(self.backbone, packed, self.settings.pooled)
         with torch.autocast(states.device.type, enabled=False):
-            # In bfloat16, of which 128 numbers lie between 1 and 2, many of a query's documents would tie.
+            # bfloat16 has only 128 values between 1 and 2, so many of a query's documents would tie.
             return self.head(states.to(self.head.weight.dtype)).squeeze(-1).float()
 
     @property
     def can_share_prefixes(self) -> bool:
-        """Whether sequences can share the computation of a prefix: a causal model that scores the last token."""
+        """Whether sequences can share the computation of a prefix: if the model is causal and scores the last token."""
         return is_causal(self.backbone.config) and self.settings.pooled == "last"
 
     @torch.inference_mode()
     def score(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Scores of documents for a query, higher is more relevant; for many pairs use `ssmrank rerank`.
+        """Scores of documents for a query; higher is more relevant. For many pairs use `ssmrank rerank`.
 
-        A query that leaves no room for a document is cut, as there. Raises UserError where `documents` is one text.
+        A query that leaves no room for a document is cut, as in `ssmrank rerank`. Raises UserError if `documents` is
+        one text.
         """
         if isinstance(documents, str):
             raise UserError("score: documents is one text; give a list of texts, if only of one")
@@ -124,12 +126,12 @@ class Reranker(nn.Module):
         return self.scores(pack(sequences, next(self.parameters()).device)).tolist()
 
     def save(self, folder: str | Path) -> None:
-        """Writes weights (safetensors), config, tokenizer and settings: what `load_reranker` reads."""
+        """Writes weights (safetensors), config, tokenizer and settings, for `load_reranker`."""
         with atomic_directory(folder) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
-        """As `save`, into an existing folder.
+        """Like `save`, into an existing folder.
 
         The backbone's weights have transformers' names, so that `AutoModel.from_pretrained` finds them.
         """
@@ -141,9 +143,9 @@ class Reranker(nn.Module):
         (folder / TRAINED_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
 
     def read(self, folder: Path) -> None:
-        """Takes the weights that `write` wrote. Raises UserError where the file has others."""
+        """Loads the weights that `write` wrote. Raises UserError if names or shapes differ."""
         own = self._weights()
-        # Folders of earlier versions have the prefix in the file.
+        # Files of earlier versions have the prefix in their names.
         weights = {
             name if name.startswith((_BACKBONE, _HEAD)) else _BACKBONE + name: tensor
             for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()
@@ -156,15 +158,15 @@ class Reranker(nn.Module):
         self.load_state_dict(weights, strict=False)
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        # Parameters under more than one name (BART's embeddings) once; safetensors takes no shared memory.
+        # A parameter with several names (BART's embeddings) is taken once: safetensors allows no shared memory.
         names = {name for name, _ in self.named_parameters()} | {name for name, _ in self.named_buffers()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
 
 def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
-    """A reranker to be trained: a pretrained checkpoint folder's backbone and tokenizer, a new linear layer.
+    """A reranker to be trained: the backbone and tokenizer of a pretrained checkpoint folder, and a new linear layer.
 
-    A folder that `ssmrank train` wrote gives all its weights; `max_length` may be another.
+    From a folder that `ssmrank train` wrote, the linear layer is kept too; `max_length` may differ.
     """
     if (Path(folder) / TRAINED_FILE).is_file():
         trained = load_reranker(folder)
@@ -178,7 +180,7 @@ def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
 
 
 def ran_out_of_memory(folder: Path) -> bool:
-    """Whether this is the checkpoint of a model that did not fit into memory in training: it has no weights."""
+    """Whether the training of this checkpoint ran out of memory; it then has no weights."""
     outcome = folder / "outcome.json"
     return outcome.is_file() and json.loads(outcome.read_text(encoding="utf-8"))["status"] == "oom"
 

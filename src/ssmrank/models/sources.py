@@ -1,4 +1,4 @@
-"""Where backbones come from."""
+"""Writes checkpoint folders from a model's source: archive, folder, hub, random weights or a pretraining."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def write_model(
     pretrained_from: Path | None = None,
     seed: int = 42,
 ) -> None:
-    """Writes a checkpoint folder (config, weights, tokenizer) that `load_backbone` reads; complete or absent.
+    """Writes a checkpoint folder (config, weights, tokenizer) for `load_backbone`; it is complete or absent.
 
-    Weights are written as safetensors in transformers' layout whatever the source has. Raises UserError, which names
-    the source, where the model does not load, does not run or is not finite.
+    Weights are written as safetensors in transformers' layout, whatever the source has. Raises a UserError that names
+    the source if the model does not load, does not run or has weights or states that are not finite.
     """
     source = model.source
     with atomic_directory(output) as temporary, _named(temporary, _described(source, pretrained_from or output)):
@@ -97,7 +97,7 @@ def write_model(
 
 @contextmanager
 def _named(folder: Path, name: str) -> Iterator[None]:
-    """Puts the name of a model's source into messages in the place of the temporary folder that it was copied to."""
+    """Replaces the temporary folder in error messages by the name of the model's source."""
     try:
         yield
     except UserError as error:
@@ -122,7 +122,7 @@ def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives
             shutil.copy2(folder / name, target / name)
     elif isinstance(source, HubModel):
         hub.download(source, target, lambda names: wanted_files(names, weights))
-        shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's own notes
+        shutil.rmtree(target / ".cache", ignore_errors=True)  # the hub client's own records
     else:
         archive = fetch_archive(source, archives)
         unpacked = target / ".unpacked"
@@ -153,7 +153,7 @@ def _random(
 
 
 def _special_ids(tokenizer: Any) -> dict[str, int | None]:
-    # The defaults of transformers' configs are ids of other tokenizers.
+    # The default ids of transformers' configs belong to other tokenizers.
     return {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -177,7 +177,7 @@ def _to_safetensors(folder: Path) -> None:
     original = mamba_ssm_format.is_original(read_json(folder / "config.json"))
     if not original and select((file.name for file in folder.iterdir()), SAFE_WEIGHTS[:1]):
         return
-    # In float32 nothing is lost, whatever a file of transformers' layout holds and its config says of it.
+    # Weights in transformers' layout are read as float32, so that no stored dtype loses precision.
     backbone = mamba_ssm_format.load(folder, dtype="auto") if original else load_backbone(folder)
     _drop(folder, (*PICKLED_WEIGHTS, *SAFE_WEIGHTS, "config.json"))
     with quiet_transformers():

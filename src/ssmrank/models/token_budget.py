@@ -1,7 +1,7 @@
-"""Batches of a token budget.
+"""Batches within a token budget.
 
-Sequences are sorted by length, longest first: a batch that does not fit into memory fails at once, and the sequences of
-a batch are of about equal length.
+Sequences are sorted by length, longest first. So a batch that does not fit into memory fails at once, and the sequences
+of a batch have similar lengths.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 def budget_batches(
     lengths: Sequence[int] | np.ndarray, token_budget: int, costs: Sequence[int] | np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Batches of indices into `lengths`, int64, of at most `token_budget` tokens each; a longer sequence is one alone.
+    """Batches of indices into `lengths`, int64, of at most `token_budget` tokens each; a longer sequence is alone.
 
-    costs: tokens that each counts, where that is not its length.
+    costs: the tokens that each sequence counts as, if not its length.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     weights = np.asarray(lengths if costs is None else costs)[order].tolist()

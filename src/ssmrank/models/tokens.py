@@ -1,13 +1,13 @@
 """Documents as tokens, made once and memory-mapped.
 
-`token_store` gives the document side of `models.templates` for the texts of a `documents.jsonl`. Its files lie in a
-folder of the cache whose name is a digest of all that the tokens depend on: the tokenizer, the template, the file, the
-ids and the cut. So trainings of several models with one tokenizer share them, and a training that goes on after a kill
-finds them.
+`token_store` gives the document side of `models.templates` for the texts of a `documents.jsonl`. Its files are in a
+cache folder whose name is a digest of everything that the tokens depend on: tokenizer, template, file, ids and cut. So
+models with the same tokenizer share the files, and a training that resumes after a kill finds them.
 
-- `tokens.bin`, int32 [all tokens]: the documents one behind the other;
-- `offsets.npy`, int64 [N + 1]: where each starts;
-- `keys.npy`, uint64 [N], and `rows.npy`, uint32 [N]: a 64-bit hash of each id, ascending, and its document.
+- `tokens.bin`, int32 [all tokens]: the documents end to end;
+- `offsets.npy`, int64 [N + 1]: where each document starts;
+- `keys.npy`, uint64 [N]: a 64-bit hash of each id, ascending;
+- `rows.npy`, uint32 [N]: the document of each hash.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from ssmrank.models.templates import Template
 log = logging.getLogger(__name__)
 
 PARALLEL_FROM = 50_000
-"""Fewer texts are tokenized here: starting processes takes longer."""
+"""Fewer texts are tokenized in this process, because starting others takes longer."""
 
 _CHUNK = 2_000
 
 
 def limit_tokenizer_threads() -> None:
-    """Has this process start at most four threads of the tokenizer's own, unless the environment says how many.
+    """Limits the tokenizer to four threads in this process, unless the environment sets a number.
 
-    More of them slow down what a process does meanwhile, which is to hand batches to a GPU. They are counted when they
-    start, so a command calls this before it tokenizes.
+    More threads slow down the work beside them, which is to hand batches to a GPU. The tokenizer reads the number when
+    it starts its threads, so a command calls this before it tokenizes.
     """
     os.environ.setdefault("RAYON_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
 
 class TokenStore:
-    """`store[id]` is the document side of a document, int32 ids; `in` and `len` as of a mapping."""
+    """`store[id]` is the document side of a document, int32 ids; `in` and `len` work as in a mapping."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -82,16 +82,16 @@ def token_store(
     max_tokens: int | None = None,
     processes: int | None = None,
 ) -> TokenStore:
-    """The tokens of documents, from the cache's folder or made now by several processes (by default one a core).
+    """The tokens of documents, read from the cache or made now.
 
     Args:
         texts: a `documents.jsonl`, or its store.
-        template: of the model; its tokenizer is the one that counts.
-        cache: folder of folders, each complete or absent.
-        ids: the documents wanted; None: all of the file.
-        max_tokens: what is kept of each document. The `max_length` of a model is enough for it: a document of that
-            many tokens is cut anyway, and to the same tokens.
-        processes: None: one for each core; not many texts are tokenized by this process alone.
+        template: the model's template; its tokenizer is used.
+        cache: folder of token folders, each complete or absent.
+        ids: the wanted documents; None: the whole file.
+        max_tokens: how many tokens of each document are kept. A model's `max_length` is enough, because its template
+            cuts a document of that many tokens anyway, and to the same tokens.
+        processes: how many tokenize; None: one for each core, or this process alone below `PARALLEL_FROM` texts.
 
     Raises UserError for an id that the file does not have.
     """
@@ -99,7 +99,7 @@ def token_store(
     wanted = sorted(set(ids)) if ids is not None else list(store.ids())
     folder = Path(cache) / _digest(store, template, wanted if ids is not None else None, max_tokens)
     with one_at_a_time(folder):
-        # What another process is about to make is waited for.
+        # Another process may be making the same tokens: the lock waits for it.
         try:
             return TokenStore(folder)
         except (OSError, ValueError, EOFError, IndexError):  # absent or damaged
@@ -132,7 +132,7 @@ def _write(
 
 
 _Chunk = tuple[np.ndarray, np.ndarray]
-"""Tokens of some documents one behind the other, int32, and how many each has, int64."""
+"""Tokens of some documents end to end, int32, and how many each has, int64."""
 
 
 def _tokenize(
@@ -143,7 +143,7 @@ def _tokenize(
     if processes == 1:
         yield from (_tokenize_chunk(store, template, chunk, max_tokens) for chunk in chunks)
         return
-    # No fork: a copy of a process with running threads (torch's, the tokenizer's) may wait forever for one of them.
+    # Not fork: a forked copy of a process with running threads (torch's, the tokenizer's) may deadlock.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with context.Pool(processes, _start_worker, (myself(), store, template, max_tokens)) as pool:
@@ -181,7 +181,7 @@ def _digest(texts: TextStore, template: Template, ids: Sequence[str] | None, max
     tokenizer = template.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    # What the template puts around a text shows in what it makes of a few.
+    # The tokens of a few sample texts identify what the template puts around a text.
     shown = [tokens.tolist() for tokens in template.tokenize_documents(["", "a", "The 1st; text."])]
     chosen = None if ids is None else hashlib.sha256("\n".join(ids).encode()).hexdigest()
     facts = [type(tokenizer).__name__, described, template.kind, shown, texts.digest, chosen, max_tokens]
@@ -193,10 +193,10 @@ def _key(id: str) -> int:
 
 
 def _map(path: Path, tokens: int) -> np.ndarray:
-    """The tokens of a file; raises ValueError where it is not as long as they are."""
+    """Maps a file of int32 tokens. Raises ValueError if its size does not match their number."""
     if path.stat().st_size != 4 * tokens:
         raise ValueError(f"{path}: {path.stat().st_size} bytes where {4 * tokens} belong")
     if tokens == 0:
         return np.empty(0, dtype=np.int32)
-    # A plain view, because each slice of a np.memmap costs several times that of an ndarray.
+    # A plain view, because slicing an np.memmap costs several times as much as slicing an ndarray.
     return np.memmap(path, dtype=np.int32, mode="r").view(np.ndarray)

@@ -1,4 +1,4 @@
-"""The architectures that can be reranked with: a file each, which is imported when it is asked for."""
+"""The supported architectures, each in a file of its own that is imported on demand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 from ssmrank.errors import UserError
 from ssmrank.models.architecture import Architecture
 
-# Whole names of modules, so that jobs are known to depend on them.
+# Full module names, so that the provenance of jobs finds these dependencies.
 _FILES = (
     "ssmrank.models.architectures.bart",
     "ssmrank.models.architectures.bert",
@@ -22,11 +22,11 @@ _FILES = (
 )
 
 MODEL_TYPES = tuple(name.rpartition(".")[2] for name in _FILES)
-"""transformers' names of the architectures."""
+"""The names of the supported architectures in transformers."""
 
 
 def architecture_of(model_type: object) -> Architecture:
-    """What is known of an architecture, by transformers' name of it. Raises UserError where there is none."""
+    """The architecture of this name in transformers. Raises UserError if it is not supported."""
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UserError(f"model_type {model_type!r} has no packed forward; known: {', '.join(MODEL_TYPES)}")
     found = import_module(_FILES[MODEL_TYPES.index(model_type)]).ARCHITECTURE

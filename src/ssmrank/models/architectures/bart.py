@@ -1,11 +1,11 @@
-"""BART: Lewis et al. 2020. The packed forward of its encoder and decoder, and what its representation of a pair is.
+"""BART: Lewis et al. 2020. The packed forward of its encoder and decoder, and its representation of a pair.
 
-The decoder reads its own ids shifted right behind `decoder_start_token_id`, and the encoder's output through cross
-attention. The first position's state is what pooling the first token of transformers' `BartModel(input_ids)` gives.
-Self attention is causal, so that state depends on the start token and the encoder alone: one decoder token for each
-sequence is all that needs to be computed for it. It is also what RankMamba, the paper's predecessor, does with its
-encoder-decoder (T5, a decoder of one start token). The encoder's own first token would leave the decoder, over a third
-of the weights, out of the score.
+The decoder reads `decoder_start_token_id`, then the input ids shifted right, and the encoder's output through cross
+attention. The state of its first position is what pooling the first token of transformers' `BartModel(input_ids)`
+gives. Self attention is causal, so this state depends only on the start token and the encoder, and one decoder token
+for each sequence suffices to compute it. RankMamba, the paper's predecessor, does the same with its encoder-decoder (T5
+with one decoder start token). The encoder's own first token would leave the decoder, over a third of the weights, out
+of the score.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ssmrank.models.packing import Packed
 
 
 def _forward(backbone: Any, packed: Packed) -> torch.Tensor:
-    """The decoder's last hidden states [T, hidden size]; row t is what `BartModel` gives at token t."""
+    """The decoder's last hidden states [T, hidden size]; row t is the output of `BartModel` at token t."""
     shifted = packed.input_ids.roll(1)
     shifted[packed.first] = backbone.config.decoder_start_token_id
     return _decode(backbone, replace(packed, input_ids=shifted), packed)
 
 
 def _first(backbone: Any, packed: Packed) -> torch.Tensor:
-    """Rows `packed.first` of `_forward`, [S, hidden size], with one decoder token for each sequence."""
+    """Rows `packed.first` of `_forward`, [S, hidden size], computed with one decoder token for each sequence."""
     sequences = len(packed.lengths)
     numbers = torch.arange(sequences + 1, device=packed.input_ids.device)
     starts = torch.full_like(numbers[:-1], backbone.config.decoder_start_token_id)
@@ -57,7 +57,7 @@ def _embed(stack: Any, packed: Packed) -> torch.Tensor:
 
 ARCHITECTURE = Architecture(
     model_type="bart",
-    causal=False,  # its encoder is not
+    causal=False,  # because of the encoder
     forward=_forward,
     first_token=_first,
     learned_positions=True,

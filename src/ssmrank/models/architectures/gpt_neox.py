@@ -1,4 +1,4 @@
-"""GPT-NeoX: Black et al. 2022. Pythia (Biderman et al. 2023) is of this architecture."""
+"""GPT-NeoX: Black et al. 2022. Pythia (Biderman et al. 2023) has this architecture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssmrank.models.packing import Packed
 
 
 def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
-    """States [R, hidden size] of the tokens `wanted`, int64 [R], of a `GPTNeoXModel`."""
+    """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `GPTNeoXModel`."""
     positions = packed.position_ids[None]
     hidden = backbone.embed_in(packed.input_ids)[None]
     rotations = backbone.rotary_emb(hidden, position_ids=positions)

@@ -14,14 +14,14 @@ from ssmrank.models.packing import Packed
 
 
 class _RMSNorm(LlamaRMSNorm):
-    """Llama's norm in one kernel, not in seven."""
+    """Llama's norm in one kernel instead of seven."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
 def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
-    """States [R, hidden size] of the tokens `wanted`, int64 [R], of a `LlamaModel`."""
+    """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `LlamaModel`."""
     positions = packed.position_ids[None]
     hidden = backbone.embed_tokens(packed.input_ids)[None]
     rotations = backbone.rotary_emb(hidden, position_ids=positions)

@@ -11,7 +11,7 @@ ARCHITECTURE = Architecture(
     attention=False,
     replaced={},
     shards=projections,
-    # These project to and from step sizes: they are small, and an exponential would amplify their error.
+    # These project to and from step sizes. They are small, and an exponential would amplify their error.
     not_float8=frozenset({"x_proj", "dt_proj"}),
-    last_layer_float8=False,  # it projects the scored tokens alone
+    last_layer_float8=False,  # its parts are projected separately, some for the scored tokens alone
 )

@@ -20,6 +20,6 @@ ARCHITECTURE = Architecture(
     attention=False,
     replaced={},
     shards=projections,
-    last_layer_float8=False,  # it projects the scored tokens alone
+    last_layer_float8=False,  # its parts are projected separately, some for the scored tokens alone
     problem=_problem,
 )

@@ -1,4 +1,4 @@
-"""ModernBERT: Warner et al. 2024. Layers that attend to near tokens alternate with layers that attend to all."""
+"""ModernBERT: Warner et al. 2024. Layers with local attention alternate with layers that attend to all tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ssmrank.models.packing import Packed
 
 
 def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
-    """States [R, hidden size] of one token of each sequence, int64 [R], of a `ModernBertModel`."""
+    """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `ModernBertModel`."""
     last = backbone.layers[-1]
-    if last.attn.sliding_window is not None:  # the published models' last layer attends to all
+    if last.attn.sliding_window is not None:  # not in the published models, whose last layer attends to all tokens
         return attention_forward(backbone, packed).index_select(0, wanted)
     hidden, rotations = backbone.embeddings(packed.input_ids)[None], {}
     for kind in set(backbone.config.layer_types):

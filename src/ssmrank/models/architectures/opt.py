@@ -1,4 +1,4 @@
-"""OPT: Zhang et al. 2022. The word embeddings of OPT-350m are narrower than its layers, and so are its last states."""
+"""OPT: Zhang et al. 2022. OPT-350m has word embeddings and last hidden states that are narrower than its layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssmrank.models.packing import Packed
 
 
 def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
-    """States [R, output width] of the tokens `wanted`, int64 [R], of an `OPTModel`."""
+    """The last hidden states [R, output width] of the tokens `wanted`, int64 [R], in an `OPTModel`."""
     decoder = backbone.decoder
     hidden = decoder.embed_tokens(packed.input_ids)
     if decoder.project_in is not None:

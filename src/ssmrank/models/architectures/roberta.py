@@ -1,4 +1,4 @@
-"""RoBERTa: Liu et al. 2019. Its positions begin after the padding token's id."""
+"""RoBERTa: Liu et al. 2019. Its positions start after the padding token's id."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ ARCHITECTURE = Architecture(
     position_offset=_offset,
     options={"add_pooling_layer": False},
     replaced=norms(RobertaOutput, RobertaSelfOutput),
-    masked_head=BertPredictionHeadTransform,  # RoBERTa's own, which transformers joins with the embeddings
+    masked_head=BertPredictionHeadTransform,  # the same as RoBERTa's own, which transformers joins with the embeddings
 )
