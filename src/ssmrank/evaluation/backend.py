@@ -13,10 +13,12 @@ from ssmrank.errors import UserError
 def ranx_metrics() -> ModuleType:
     """The subpackage `ranx.metrics`, whose functions take arrays of numbers.
 
-    `import ranx` also loads pandas, SciPy's statistics, matplotlib, seaborn and ir_datasets, about six seconds of a
-    process that needs none of them. The subpackage is therefore imported beneath a `ranx` whose own `__init__` is not
-    run. Its modules keep their real names, because numba's cache on disk refers to them, and a later `import ranx`
-    finds a clean slate.
+    `import ranx` also loads pandas, SciPy's statistics, matplotlib, seaborn and ir_datasets, which takes about six
+    seconds, and none of them is needed. The subpackage is therefore imported below an empty `ranx`, whose `__init__`
+    does not run. Its modules keep their real names, because numba's cache on disk refers to them. The empty `ranx` is
+    removed afterwards, so that a later `import ranx` works as usual.
+
+    Raises UserError where ranx is not installed.
     """
     loaded = sys.modules.get("ranx.metrics")
     if loaded is not None:
@@ -31,7 +33,7 @@ def ranx_metrics() -> ModuleType:
         metrics = importlib.import_module("ranx.metrics")
     finally:
         del sys.modules["ranx"]
-    # As ranx's own __init__ does: the one threading layer that needs no library of the system.
+    # As ranx's own __init__ does: this is the only threading layer that needs no system library.
     numba = importlib.import_module("numba")
     numba.config.THREADING_LAYER = "workqueue"
     return metrics

@@ -22,7 +22,10 @@ FIELDS = (
 
 
 def compare(settings: SignificanceSettings, files: PerQueryFiles) -> list[dict[str, object]]:
-    """The lines of the file, in the order of columns, families and comparisons."""
+    """The lines of the comparisons' file, in the order of columns, families and comparisons.
+
+    Comparisons with a row that did not fit in memory are left out. Raises UserError where rows have other queries.
+    """
     lines = []
     for number, column in enumerate(settings.columns):
         rows = [row for row in _compared(settings) if settings.rows[row].has(number)]
@@ -61,7 +64,7 @@ def write_comparisons(path: Path, lines: Iterable[Mapping[str, object]]) -> None
 
 
 _OfTests = list[dict[str, float]]
-"""For each test of a column the value of each query."""
+"""For each test of a column, the value of each query."""
 
 
 def _compared(settings: SignificanceSettings) -> list[int]:

@@ -1,4 +1,4 @@
-"""The metrics of a run's file, as JSON files of means and of values of each query."""
+"""Evaluates a run file and writes the means and the per-query values as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_file(run: Path, qrels: Path, metrics: Sequence[str], *, mean: Path, per_query: Path) -> dict[str, Any]:
-    """Writes the means of metrics and the values of each query, logs the means, and returns what `mean` holds."""
+    """Writes the means to `mean` and the values of each query to `per_query`; logs and returns the means' record."""
     judgments = read_qrels(qrels)
     if is_out_of_memory(run):
         scores = None
@@ -31,7 +31,7 @@ def evaluate_file(run: Path, qrels: Path, metrics: Sequence[str], *, mean: Path,
 
 
 def summary(run_file: Path, scores: MetricValues | None, queries: int) -> dict[str, Any]:
-    """What the file of means holds; `scores` is None where the model did not fit in memory."""
+    """The record in the file of means; `scores` is None where the model did not fit in memory."""
     return {
         "run": run_file.as_posix(),
         "status": "ok" if scores else "oom",

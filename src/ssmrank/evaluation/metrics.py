@@ -1,13 +1,13 @@
-"""Metrics of a run by ranx, with trec_eval's rules where evaluation tools differ.
+"""Metrics of a run by ranx. Where evaluation tools differ, trec_eval's rules apply.
 
-- A document is relevant from grade 1, unless the metric names another; unjudged documents and lower grades count as
+- A document is relevant from grade 1 on, unless the metric names another grade. Unjudged documents and lower grades are
   not relevant (gain 0).
-- nDCG has linear gain, grade / log2(rank + 1), and the ideal ranking takes all relevant documents of the qrels:
-  trec_eval's `ndcg_cut`, not the exponential gain of Burges et al. 2005.
-- Documents are ordered as `sort_ranking` does: by score in single precision, ties by document id, descending, whatever
-  the ranks in the file.
-- Means are over every query of the qrels, as with trec_eval's `-c`: a query without results counts 0, and so does one
-  whose qrels name no relevant document. Queries that the qrels do not name are ignored.
+- nDCG is trec_eval's `ndcg_cut`: gain is linear, grade / log2(rank + 1), not exponential as in Burges et al. 2005, and
+  the ideal ranking has all relevant documents of the qrels.
+- Documents are ordered as by `sort_ranking`: by score in single precision, then by descending document id. Ranks in the
+  file are ignored.
+- Means are over every query of the qrels, as with trec_eval's `-c`. A query without results counts 0, and so does a
+  query without a relevant document. Queries that are not in the qrels are ignored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PADDING = -2
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of ranx (`function`) at a cutoff, 0 for the whole ranking; documents count from grade `relevant` on."""
+    """A metric of ranx (`function`) at a cutoff (0: none); documents are relevant from grade `relevant` on."""
 
     name: str
     function: str
@@ -46,7 +46,7 @@ class Metric:
 
     @classmethod
     def parse(cls, name: str) -> Metric:
-        """From a name such as nDCG@10; raises UserError that lists the known names."""
+        """Parses a name such as nDCG@10. Raises UserError, which lists the known names, for another one."""
         match = METRIC_PATTERN.fullmatch(name)
         if match is None:
             raise UserError(f"unknown metric {name!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
@@ -64,16 +64,16 @@ class MetricValues:
     queries_without_results: int
 
     def mean(self) -> dict[str, float]:
-        """For each metric the mean over all queries."""
+        """The mean of each metric over all queries."""
         return {name: float(np.mean(list(values.values()))) for name, values in self.per_query.items()}
 
 
 def evaluate(
     qrels: Qrels, run: Mapping[str, Iterable[tuple[str, float]]], metrics: Sequence[str], run_name: str = "the run"
 ) -> MetricValues:
-    """Computes `metrics` of a run (for each query its (document id, score) pairs, in any order).
+    """Computes `metrics` of a run, which gives each query's (document id, score) pairs in any order.
 
-    Raises UserError for an unknown metric, qrels without queries, and a run that shares no query with the qrels.
+    Raises UserError for an unknown metric, for qrels without queries, and for a run without a query of the qrels.
     """
     parsed = [Metric.parse(name) for name in metrics]
     if not qrels:
@@ -101,11 +101,11 @@ def mean_metric(qrels: Qrels, run: Run, metric: str, run_name: str = "the run") 
 
 
 def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]], level: int) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays that ranx's functions read, with documents from grade `level` on.
+    """The arrays that ranx's functions read, with documents of grade `level` and above as relevant.
 
     `judged` [queries, relevant, (number, grade)] and `retrieved` [queries, depth, (number, score)], float64, padded.
-    The relevant documents of a query are numbered from 0, best grade first; the others need no number of their own.
-    ranx reads only the order of `retrieved`, so its scores stay 0.
+    The relevant documents of a query are numbered from 0, best grade first; all others share one number. ranx reads
+    only the order of `retrieved`, so its scores stay 0.
     """
     relevant = [
         {document: number for number, (document, _) in enumerate(ordered)}

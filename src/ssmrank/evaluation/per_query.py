@@ -1,4 +1,4 @@
-"""Values of each query that `ssmrank evaluate` wrote, averaged over seeds."""
+"""Reads the per-query values that `ssmrank evaluate` wrote, and averages them over seeds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ssmrank.errors import UserError
 from ssmrank.io.plain import read_json
 
 PerQuery = dict[str, dict[str, float]]
-"""For each metric the value of each query; empty where the model did not fit in memory."""
+"""For each metric, the value of each query; empty where the model did not fit in memory."""
 
 
 def read_per_query(path: Path) -> PerQuery:
-    """Reads one file; raises UserError with its name where it is missing or is none of `ssmrank evaluate`."""
+    """Reads one file. Raises UserError where it is missing or not from `ssmrank evaluate`."""
     values = read_json(path, "run `ssmrank evaluate` to make it")
     if not all(isinstance(queries, dict) for queries in values.values()):
         raise UserError(f"{path}: holds no values of queries; delete it and run `ssmrank evaluate` again")
@@ -25,16 +25,16 @@ def read_per_query(path: Path) -> PerQuery:
 
 
 class PerQueryFiles:
-    """The files below a folder, each read once: TEST/RUN.json."""
+    """The files TEST/RUN.json below a folder; each is read once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read = cache(read_per_query)
 
     def of_seeds(self, test: str, runs: Sequence[str], metric: str) -> dict[str, float] | None:
-        """The mean over the runs for each query; None where one of them did not fit in memory.
+        """Each query's mean over the runs; None where the model of one of them did not fit in memory.
 
-        Raises UserError where a file lacks the metric or has other queries than the first.
+        Raises UserError where a file lacks the metric or has other queries than the first file.
         """
         paths = [self.folder / f"{test}/{run}.json" for run in runs]
         files = [self._read(path) for path in paths]
@@ -48,7 +48,7 @@ class PerQueryFiles:
 
 
 def check_same_queries(path: Path, queries: dict[str, float], other: Path, others: dict[str, float]) -> None:
-    """Raises UserError where two files are not of the same queries."""
+    """Raises UserError where two files have different queries."""
     odd = sorted(queries.keys() ^ others.keys())
     if odd:
         raise UserError(

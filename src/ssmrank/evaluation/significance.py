@@ -1,8 +1,8 @@
 """Paired tests of the difference between two systems on the same queries.
 
-A column of a table may be the mean over several collections, each counting the same. Its queries are those of all
-collections, and each weighs 1 / (collections x queries of its collection); with one collection that is the usual mean
-and the tests are the usual ones.
+A column of a table may be the mean over several collections, which count equally. Its queries are those of all
+collections, and a query weighs 1 / (collections x queries of its collection). With one collection, these are the usual
+mean and the usual tests.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from scipy.special import stdtr
 Values = NDArray[np.float64]
 
 _BLOCK = 1 << 23
-"""Signs held at a time."""
+"""Signs in memory at a time."""
 
 
 def randomization_test(differences: Sequence[Values], permutations: int, seed: int) -> Values:
     """Two-sided p values of Fisher's paired randomization test (Smucker, Allan and Carterette, CIKM 2007).
 
-    Under the null hypothesis each query's difference may as well have the other sign. Where there are no more than
-    `permutations` ways to set the signs, all are tried and p is exact; else as many are drawn, and p is
-    (b + 1) / (permutations + 1) for b means at least as far from 0 (Phipson and Smyth 2010), never 0.
+    Under the null hypothesis, each query's difference has either sign with the same probability. Where there are at
+    most `permutations` ways to set the signs, all are tried and p is exact. Otherwise `permutations` are drawn, and p
+    is (b + 1) / (permutations + 1), where b means are at least as far from 0 as the observed one (Phipson and Smyth
+    2010); it is never 0.
 
     Args:
-        differences: for each collection an array [comparisons, queries]; the same signs serve all comparisons.
+        differences: for each collection an array [comparisons, queries]; all comparisons use the same signs.
         permutations: how many are drawn.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         p of each comparison, [comparisons].
@@ -37,7 +38,7 @@ def randomization_test(differences: Sequence[Values], permutations: int, seed: i
     weighted = _weighted(differences)
     queries = weighted.shape[1]
     observed = np.abs(weighted.sum(axis=1))
-    # Sums of the same numbers in another order differ by rounding; such are equal.
+    # Sums of the same numbers in another order differ by rounding errors, and must count as equal.
     least = observed - 1e-12 * np.abs(weighted).sum(axis=1)
     exact = queries < 63 and 1 << queries <= permutations
     total = 1 << queries if exact else permutations
@@ -60,8 +61,8 @@ def randomization_test(differences: Sequence[Values], permutations: int, seed: i
 def t_test(differences: Sequence[Values]) -> Values:
     """Two-sided p values of Student's paired t-test.
 
-    Over several collections, t is the mean of the collections' means by its standard error, with the degrees of
-    freedom of Welch and Satterthwaite. A collection of one query has no variance, so nothing can be said: p is 1.
+    Over several collections, t is the mean of the collections' means divided by its standard error, with the
+    Welch-Satterthwaite degrees of freedom. A collection of one query has no variance estimate, so p is 1.
 
     Args:
         differences: for each collection an array [comparisons, queries].
@@ -79,12 +80,12 @@ def t_test(differences: Sequence[Values]) -> Values:
             [part**2 / (block.shape[1] - 1) for part, block in zip(parts, differences, strict=True)], axis=0
         )
         p = 2 * stdtr(freedom, -np.abs(means) / np.sqrt(variance))
-    # Differences that are all the same: no doubt where they are not 0, nothing to see where they are.
+    # Without variance t is infinite, or 0 / 0 where all differences are 0: p is 0 or 1.
     return np.where(variance > 0, p, np.where(means == 0, 1.0, 0.0))
 
 
 def holm(p: Values) -> Values:
-    """P values that may be compared with the level for all of a family at once (Holm 1979)."""
+    """Adjusts the p values of a family, [comparisons], so that each may be compared with the level (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(stepped)
@@ -93,10 +94,10 @@ def holm(p: Values) -> Values:
 
 
 def mean_difference(differences: Sequence[Values]) -> Values:
-    """The mean over the collections of the mean difference of each, [comparisons]."""
+    """The mean over collections of each collection's mean difference, [comparisons]."""
     return _weighted(differences).sum(axis=1)
 
 
 def _weighted(differences: Sequence[Values]) -> Values:
-    """Differences such that their sum is the mean, [comparisons, queries of all collections]."""
+    """Differences weighted so that their sum is the mean, [comparisons, queries of all collections]."""
     return np.concatenate([block / (block.shape[1] * len(differences)) for block in differences], axis=1)

@@ -1,1 +1,1 @@
-"""Fusion of runs: several rankings of the same queries become one."""
+"""Fusion of several runs of the same queries into one."""

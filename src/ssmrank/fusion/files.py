@@ -1,4 +1,4 @@
-"""Fusion of runs in files, and weights fitted on them."""
+"""Fuses run files and fits weights on them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 def fuse_files(
     settings: FuseSettings, runs: Sequence[Path], candidates: Path | None, weights_file: Path | None, output: Path
 ) -> None:
-    """Writes the fused run; where a run is that of a model that did not fit in memory, so is the fused one.
+    """Writes the fused run. If a model of one of the runs did not fit in memory, the fused run says OOM too.
 
-    candidates: see `pool_files`; weights_file: of `fit_files`, in place of the settings' weights.
+    candidates: see `pool_files`. weights_file: file of `fit_files`, used in place of the settings' weights.
     """
     if any(is_out_of_memory(path) for path in runs):
         with atomic_file(output) as stream:
@@ -42,9 +42,9 @@ def fuse_files(
 def fit_files(
     settings: FuseWeightsSettings, runs: Sequence[Path], candidates: Path | None, qrels: Path, output: Path
 ) -> float | None:
-    """Writes the best weights and the metric's mean with all that were tried; returns that mean.
+    """Writes the best weights, the metric's mean with them, and all weights that were tried; returns the mean.
 
-    Where a run is that of a model that did not fit in memory, weights and mean are null and None is returned.
+    If a model of one of the runs did not fit in memory, `weights` is null, the file has no mean, and None is returned.
     """
     found: dict[str, Any] = {"runs": [path.as_posix() for path in runs], "metric": settings.metric, "weights": None}
     if any(is_out_of_memory(path) for path in runs):
@@ -61,7 +61,7 @@ def fit_files(
 
 
 def check_runs(runs: Sequence[Path], weights: Sequence[float] | None) -> None:
-    """Raises UserError where nothing is fused, or weights are not one for each run."""
+    """Raises UserError for fewer than two runs, or another number of weights than runs."""
     if len(runs) < 2:
         raise UserError("--run: name at least two runs to fuse")
     if weights is not None and len(weights) != len(runs):
@@ -69,7 +69,7 @@ def check_runs(runs: Sequence[Path], weights: Sequence[float] | None) -> None:
 
 
 def read_weights(path: Path, runs: int) -> list[float]:
-    """The weights of so many runs that `ssmrank fuse weights` wrote; raises UserError where the file has none."""
+    """Reads the weights that `ssmrank fuse weights` wrote. Raises UserError where it has none for that many runs."""
     try:
         weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
         if weights is None or len(weights) != runs:

@@ -1,7 +1,7 @@
-"""Several runs of the same queries as one: weighted sums of normalised scores, or of reciprocal ranks.
+"""Fuses runs by weighted sums of normalised scores or of reciprocal ranks.
 
-What a run says of a document is worked out once (`pool_runs`); weights are applied to that, so that a grid of weights
-costs no second reading.
+`pool_runs` computes each run's term for each document once. Weights are applied to these terms, so a grid search over
+weights does not read the runs again.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ Rankings = dict[str, Ranking]
 
 @dataclass(frozen=True)
 class Pool:
-    """The documents of a query, and what each run adds to their sums before its weight, float64 [runs, documents]."""
+    """The documents of a query, and each run's terms for them before weighting, float64 [runs, documents]."""
 
     documents: list[str]
     terms: NDArray[np.float64]
 
     def fused(self, weights: NDArray[np.float64]) -> list[tuple[str, float]]:
-        """(document, sum) in the order of the documents, with one weight for each run.
+        """(document, weighted sum) in the order of the documents; weights are [runs].
 
-        Sums are rounded to single precision, which is what evaluation reads: the order in which they were added then
-        decides no tie.
+        Sums are rounded to single precision, which evaluation reads. Rounding errors that depend on the order of
+        addition then rarely decide the order of documents.
         """
         return list(zip(self.documents, (weights @ self.terms).astype(np.float32).tolist(), strict=True))
 
 
 @gc_paused()
 def read_rankings(path: Path, depth: int | None = None) -> Rankings:
-    """The first `depth` documents of each query; raises UserError for a score that is not finite."""
+    """Reads the first `depth` documents of each query. Raises UserError for a score that is not finite."""
     found: Rankings = {}
     for query, pairs in iterate_run(path, depth):
         documents, scores = zip(*pairs, strict=True)
@@ -68,9 +68,9 @@ def read_rankings(path: Path, depth: int | None = None) -> Rankings:
 
 
 def with_ties(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores, best first, as they were before ties were written one float32 apart (`io.trec.run_writer`).
+    """Restores the ties of scores, best first, that `io.trec.run_writer` wrote one float32 apart.
 
-    A tied document was written exactly one float32 below the one before it; both get one score again.
+    A tied document was written exactly one float32 below the document before it. Both get the same score again.
     """
     places = float32_places(scores.astype(np.float32))
     firsts = np.flatnonzero(np.diff(places, prepend=np.iinfo(np.int64).max) != -1)
@@ -78,10 +78,10 @@ def with_ties(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pool_files(settings: FuseSettings, runs: Sequence[Path], candidates: Path | None) -> dict[str, Pool]:
-    """The pool of each query of runs in files.
+    """The pool of each query of run files.
 
-    With `candidates`, a run, the first `depth` documents of each of its queries are fused and no others. Without, the
-    first `depth` documents of each query in each run are. Raises UserError where two runs have no query in common.
+    With `candidates` (a run), only the first `depth` documents of each of its queries are fused. Without it, the first
+    `depth` documents of each query in every run are. Raises UserError where two runs have no query in common.
     """
     own_depth = settings.depth if candidates is None else None
     rankings = [read_rankings(path, own_depth) for path in runs]
@@ -100,11 +100,11 @@ def pool_files(settings: FuseSettings, runs: Sequence[Path], candidates: Path | 
 def pool_runs(
     settings: FuseSettings, runs: Sequence[Mapping[str, Ranking]], candidates: Mapping[str, Ranking] | None = None
 ) -> dict[str, Pool]:
-    """The pool of each query: its candidates, or without those every document that a run has, in order of appearance.
+    """The pool of each query: its candidates, or without candidates all documents of the runs in order of appearance.
 
-    Scores are normalised over the pooled documents of the query that the run has. Those that it lacks get its lowest
-    normalised score of that query, 0 where it has no document of it at all. With `rrf` they get 0: a document of rank
-    r has 1 / (k + r), where only pooled documents are counted.
+    A run's scores are normalised over the pooled documents that it has. A document that it lacks gets its lowest
+    normalised score of the query, or 0 where it has none of the query's documents. With `rrf`, a document of rank r has
+    1 / (k + r), with ranks counted among pooled documents, and a document that the run lacks has 0.
     """
     queries = candidates or dict.fromkeys(query for run in runs for query in run)
     pools = {}
@@ -121,7 +121,7 @@ def pool_runs(
 def fuse(
     pools: Mapping[str, Pool], weights: Sequence[float], depth: int
 ) -> Iterable[tuple[str, list[tuple[str, float]]]]:
-    """For each query its first `depth` (document, score), best first; weights are as `settings` or a fit give them."""
+    """Yields each query's first `depth` (document, score) pairs, best first; `weights` has one weight for each run."""
     array = np.array(weights, dtype=np.float64)
     for query, pool in pools.items():
         yield query, sort_ranking(pool.fused(array))[:depth]
@@ -131,7 +131,7 @@ _EMPTY = Ranking([], np.zeros(0))
 
 
 def _terms(settings: FuseSettings, ranking: Ranking, places: Mapping[str, int]) -> NDArray[np.float64]:
-    """What the ranking of a run adds to each pooled document, float64 [documents]."""
+    """A run's term for each pooled document, float64 [documents]."""
     known = [number for number, document in enumerate(ranking.documents) if document in places]
     where = np.array([places[ranking.documents[number]] for number in known], dtype=np.int64)
     if settings.method == "rrf":

@@ -1,4 +1,4 @@
-"""Weights of fused runs, fitted by a grid search on judged queries."""
+"""Fits the weights of fused runs by a grid search on judged queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Weights = tuple[float, ...]
 
 
 class Fitted(NamedTuple):
-    """The best weights, the metric's mean with them, and that of each that was tried."""
+    """The best weights, the metric's mean with them, and the mean with all weights that were tried."""
 
     weights: Weights
     mean: float
@@ -25,19 +25,19 @@ class Fitted(NamedTuple):
 
 
 def grid(runs: int, steps: int) -> Iterator[Weights]:
-    """Every combination of weights out of 0, 1 / (steps - 1), ..., 1 that add up to 1."""
+    """Every combination of weights from 0, 1 / (steps - 1), ..., 1 that adds up to 1."""
     parts = steps - 1
-    # Bars between stars: where they stand cuts the parts into one share for each run.
+    # Stars and bars: the positions of the bars split the parts into a share for each run.
     for bars in combinations(range(parts + runs - 1), runs - 1):
         edges = (-1, *bars, parts + runs - 1)
         yield tuple((high - low - 1) / parts for low, high in pairwise(edges))
 
 
 def fit_weights(pools: Mapping[str, Pool], qrels: Qrels, metric: str, steps: int, name: str = "the run") -> Fitted:
-    """The weights of the grid with the highest mean of the metric; of equal ones those that are most alike.
+    """Finds the weights with the highest mean of the metric; of tied weights, the most even ones.
 
-    A query of the qrels without a pool counts 0, as in evaluation. Raises UserError where no query of the qrels has a
-    pool; `name` stands in that message.
+    A query of the qrels without a pool counts 0, as in evaluation. Raises UserError, which begins with `name`, where no
+    query of the qrels has a pool.
     """
     runs = len(next(iter(pools.values())).terms) if pools else 1
     tried = {}

@@ -1,1 +1,1 @@
-"""Negatives for training: documents of the first stage that are not judged relevant."""
+"""Negatives for training: documents of the first stage's run that are not judged relevant."""

@@ -1,4 +1,4 @@
-"""Negatives from a run's file, written as training groups."""
+"""Samples negatives from a run file and writes training groups."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def write_negatives(
     documents: Path,
     rivals: Path | None = None,
 ) -> Sample:
-    """Samples from a run's file and writes {"query", "positive", "negatives"} a line; returns the sample.
+    """Samples from the run file `ranking` and writes one {"query", "positive", "negatives"} a line; returns the sample.
 
-    documents: the collection's texts; rivals: the run that tells false negatives.
+    documents: the collection's texts. rivals: the run whose scores find false negatives.
+
+    Raises UserError where no group is left, or `false_negatives` is set without `rivals`.
     """
     judgments, rankings = read_qrels(qrels), iterate_run(ranking)
     try:
@@ -60,7 +62,7 @@ def _facts(settings: Negatives, documents: Path, rivals: Path | None) -> Facts:
 
 
 def _text_digests(store: TextStore) -> Callable[[str], bytes]:
-    """A digest of each document's text, with case and white space alike."""
+    """A function that gives the digest of a document's text, regardless of case and white space."""
 
     @cache
     def digest(document: str) -> bytes:

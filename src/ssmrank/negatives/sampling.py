@@ -1,4 +1,4 @@
-"""Draws the negatives of each relevant document from the first stage's run."""
+"""Draws negatives for each relevant document from the first stage's run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ssmrank.errors import UserError
 from ssmrank.io.trec import Qrels
 
 _RANDOM_TRIES = 1000
-"""Draws for each random negative before a collection counts as too small, or too full of equal texts."""
+"""Draws allowed for each random negative; after that the collection is too small or has too many equal texts."""
 
 
 class Group(NamedTuple):
-    """One relevant document and the documents that stand against it."""
+    """One relevant document and its negatives."""
 
     query: str
     positive: str
@@ -27,52 +27,52 @@ class Group(NamedTuple):
 
 
 class NoGroup(UserError):
-    """Run, judgments and settings leave nothing to train on."""
+    """Run, qrels and settings leave nothing to train on."""
 
 
 @dataclass
 class Sample:
-    """The groups, sorted by query and positive, and what was left out."""
+    """The groups, sorted by query and positive, and counts of what was left out."""
 
     groups: list[Group] = field(default_factory=list)
     positives: int = 0
     """Relevant documents in the qrels."""
     without_text: int = 0
-    """Positives that the collection lacks; left out."""
+    """Positives that the collection does not have; left out."""
     not_retrieved: int = 0
-    """Other positives outside the run's first `depth`; left out only where `positives` is `retrieved`."""
+    """Positives of the collection outside the run's first `depth`; left out only where `positives` is `retrieved`."""
     too_few_candidates: int = 0
     """Groups left out because fewer than `count` documents were left to draw from."""
     queries_without_positive: int = 0
     queries_not_in_run: int = 0
-    """Queries with a positive that the run does not have."""
+    """Queries that have a positive but are not in the run."""
     false_negatives: int = 0
-    """Candidates left out because their score comes near a positive's."""
+    """Candidates left out because their score is too near a positive's or above it."""
     repeated_texts: int = 0
-    """Candidates left out because a document of the group, or a candidate of a better rank, has the same text."""
+    """Candidates left out because the positive or a candidate of a better rank has the same text."""
     deepest: int = 0
-    """Documents of the query for which the run has most."""
+    """The most documents that the run has for a query."""
 
     def counts(self) -> dict[str, int]:
-        """All of it as numbers by name."""
+        """All counts by name, except `deepest`; `groups` is their number."""
         values = {name: value for name, value in vars(self).items() if name not in ("groups", "deepest")}
         return {"groups": len(self.groups)} | values
 
 
 class Facts(NamedTuple):
-    """What is known of a query's documents beside the run."""
+    """What is known of documents besides their ranks in the run."""
 
     rival_scores: Callable[[str], Mapping[str, float]] = lambda query: {}
-    """A query's document scores; a high one marks a false negative."""
+    """The scores of a query's documents by another system; a high one marks a false negative."""
 
     same_text: Callable[[str], Hashable] = lambda document: document
-    """Equal for documents of the same text."""
+    """A key for a document's text: equal for documents with the same text."""
 
     collection: Sequence[str] = ()
     """All ids of the collection, for random negatives."""
 
     texts: Container[str] | None = None
-    """Documents that the collection has; None: all."""
+    """Documents that the collection has; None: every document counts as known."""
 
 
 def sample_negatives(
@@ -80,19 +80,23 @@ def sample_negatives(
 ) -> Sample:
     """Draws `count` negatives for each positive, uniformly without replacement.
 
-    Candidates are the run's first `depth` documents of the query without those judged relevant (grade above 0);
-    documents judged 0 or not at all are candidates. Where `bands` are set, each gives its number of negatives from its
-    ranks; what a band has too few of comes from the other candidates. `false_negatives` and `distinct_texts` take
-    candidates away, for each positive its own. A group with fewer candidates than `count` is left out, since the loss
-    takes groups of one size. Each group has its own generator, seeded by (seed, query, positive), so that a group
-    depends on nothing but its query's ranking: not on other queries, their order, threads or Python's hash seed.
-    `random` of the negatives, the last ones, are drawn from all ids of the collection instead. Positives that the
-    collection lacks are left out.
+    Candidates are the run's first `depth` documents of the query, except those judged relevant (grade above 0).
+    Documents that are judged 0 or unjudged are candidates. The settings change this:
 
-    The rankings of a run are taken one after the other, so that it need not fit into memory.
+    - Each of the `bands` gives its number of negatives from its ranks. Where a band has too few candidates, the rest
+      comes from the query's other candidates.
+    - `false_negatives` and `distinct_texts` remove candidates, separately for each positive.
+    - `random` negatives, the last of a group, are drawn from all ids of the collection instead.
+
+    A group with too few candidates is left out, since the loss needs groups of one size. So is a positive that the
+    collection does not have. Each group has its own generator, seeded by (seed, query, positive). A group therefore
+    depends on its query's ranking only, not on other queries, their order, threads or Python's hash seed.
+
+    The run is read one ranking at a time, so it need not fit into memory.
 
     Raises:
-        NoGroup: where `count` exceeds `depth`, or no group is left.
+        NoGroup: where the negatives to draw from the run exceed `depth`, the collection is too small for random ones,
+            or no group is left.
     """
     facts = facts or Facts()
     if settings.count - settings.random > settings.depth:
@@ -124,7 +128,7 @@ def _groups_of(
     sample: Sample,
     facts: Facts,
 ) -> list[Group]:
-    """The groups of a query; what is left out is counted in `sample`."""
+    """The groups of a query; counts in `sample` what is left out."""
     relevant = _relevant(judged)
     sample.positives += len(relevant)
     ranked = [document for document, _ in ranking[: settings.depth]]
@@ -149,13 +153,13 @@ def _groups_of(
 
 
 _Candidates = list[str | None]
-"""A query's documents by rank; None where one is no candidate."""
+"""A query's documents by rank; None in place of a document that is no candidate."""
 
 
 def _without_false_negatives(
     candidates: _Candidates, positive: str, scores: Mapping[str, float], settings: Negatives, sample: Sample
 ) -> _Candidates:
-    """Drops candidates that score within the margin of the positive; keeps all where the positive has no score."""
+    """Drops candidates that score above the positive's score less the margin; keeps all if the positive has none."""
     if settings.false_negatives is None or positive not in scores:
         return candidates
     limit = scores[positive] - settings.false_negatives.margin
@@ -240,15 +244,15 @@ def _advice(sample: Sample, settings: Negatives) -> str:
 
 
 def _generator(seed: int, query: str, positive: str) -> random.Random:
-    """The group's own generator; JSON keeps ("a", "bc") apart from ("ab", "c")."""
+    """The group's own generator. The key is JSON so that ("a", "bc") and ("ab", "c") differ."""
     key = json.dumps([seed, query, positive]).encode("ascii")
     return random.Random(int.from_bytes(hashlib.sha256(key).digest()[:16], "big"))
 
 
 def _draw(candidates: Sequence[str], count: int, generator: random.Random) -> list[str]:
-    """`count` of the candidates, each ordered choice equally likely (the first steps of Fisher and Yates's shuffle).
+    """Draws `count` candidates, each ordered choice equally likely (the first steps of a Fisher-Yates shuffle).
 
-    Written out over `random()`, the one method whose sequence Python promises to keep for a given seed.
+    It uses only `random()`, the one method whose sequence Python promises not to change for a given seed.
     """
     pool = list(candidates)
     for position in range(count):

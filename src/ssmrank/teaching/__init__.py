@@ -1,1 +1,1 @@
-"""Scores of a teacher for the documents of training groups, which distillation losses learn."""
+"""A teacher's scores of the documents of training groups, as targets of distillation losses."""

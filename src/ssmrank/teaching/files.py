@@ -1,4 +1,4 @@
-"""A teaching from files: groups in, groups with scores out, and the state that a killed one goes on from."""
+"""Adds a teacher's scores to a file of groups; a job that was killed continues from its state."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ from ssmrank.training.groups import Group, read_groups
 log = logging.getLogger(__name__)
 
 _DECIMALS = 4
-"""Of a score in the file: a tenth of a thousandth of a standard deviation, at scale 1."""
+"""Decimals of a score in the file; at scale 1, the last is a ten-thousandth of a standard deviation."""
 
 
 @dataclass(frozen=True)
 class TeachFiles:
-    """What a teaching reads.
+    """What a teacher reads.
 
-    groups: of `ssmrank negatives`; collection: folder; split: of the groups' queries; pool: run over whose documents
-    scores are standardised; members: by name a run, a bi-encoder's folder and that of its vectors, or a reranker's
-    checkpoint.
+    groups: file of `ssmrank negatives`.
+    collection: folder of the collection.
+    split: split of the groups' queries.
+    pool: run; scores are standardised over its first documents.
+    members: paths of each member: a run; a bi-encoder's folder and its vectors' folder; or a reranker's checkpoint.
     """
 
     groups: Path
@@ -54,12 +56,12 @@ class TeachFiles:
 
 
 def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output: Path) -> dict[str, int]:
-    """Writes the groups with scores; returns the number of groups, and of those whose query the pool lacks.
+    """Writes the groups with scores; returns the number of groups, and of groups whose query is not in the pool.
 
-    state: folder of finished parts, which the caller removes.
+    state: folder of finished parts; the caller removes it.
     """
     groups = read_groups(files.groups, settings.negatives_count)
-    # The state's name says what it is of, so that no other inputs' parts are taken for these.
+    # The folder's name is a digest of the inputs, so that parts of other inputs are never used.
     state = state / _fingerprint(files, settings)
     members = [_member(name, settings, files.members[name], files, groups, state / name) for name in settings.members]
     weights = [settings.weights[name] for name in settings.members]
@@ -110,7 +112,7 @@ def _reranked(
     depth: int,
     state: Path,
 ) -> Path:
-    """The run of a reranker's scores of all documents of the groups."""
+    """Scores all documents of the groups with a reranker; returns the run's path. A finished run is used again."""
     from ssmrank.models.precision import default_device
     from ssmrank.models.reranker import load_reranker
     from ssmrank.reranking.pipeline import FileReranking, Files
@@ -140,5 +142,5 @@ def _fingerprint(inputs: TeachFiles, settings: TeachSettings) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Of a file, or of a folder's files with their names."""
+    """The digest of a file, or of a folder's files with their names."""
     return sha256(path) if path.is_file() else json.dumps(folder_digests(path))

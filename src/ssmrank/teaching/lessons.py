@@ -1,4 +1,4 @@
-"""The queries of training groups with the documents over which a teacher's scores are put on a common scale."""
+"""The queries of training groups, each with the pool of documents over which scores are standardised."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ Ranking = list[tuple[str, float]]
 
 
 class Lesson(NamedTuple):
-    """A query: its pool, which is the first documents of a run, and the documents of its groups, each once."""
+    """A query, its pool (the first documents of a run), and the documents of its groups, each once."""
 
     query: str
     pool: Ranking
     documents: list[str]
     groups: list[int]
-    """Numbers of its groups."""
+    """Indices of its groups."""
 
 
 class Marks(NamedTuple):
-    """A member's scores of a lesson, float64; NaN for a document that it does not know."""
+    """A member's scores of a lesson, float64; NaN for a document without a score."""
 
     pool: NDArray[np.float64]
-    """Of the documents over which it is put on a scale; none where it knows nothing of the query."""
+    """Scores of the pool; empty where the member knows nothing of the query."""
     documents: NDArray[np.float64]
-    """Of the lesson's documents."""
+    """Scores of the lesson's documents."""
 
     def standardised(self) -> NDArray[np.float64]:
-        """The documents' z-scores over the pool; an unknown document has the lowest score of the pool.
+        """The documents' z-scores over the pool; a document without a score gets the lowest score of the pool.
 
-        Zeros where the pool's scores are all equal, which say nothing.
+        Zeros where the pool's scores are all equal, since then they carry no information.
         """
         known = np.where(np.isnan(self.documents), self.pool.min(), self.documents)
         return standardised(known, self.pool)
 
 
 def lessons(groups: Sequence[Group], run: Path, depth: int) -> Iterator[Lesson]:
-    """The queries of groups in the order of the run, which is read once; what it lacks comes last, with no pool."""
+    """The lessons in the order of the run, which is read once. Queries not in the run come last, with an empty pool."""
     numbers: dict[str, list[int]] = {}
     for number, group in enumerate(groups):
         numbers.setdefault(group.query, []).append(number)

@@ -1,4 +1,4 @@
-"""What a teacher is made of: each member scores the documents of lessons."""
+"""The members of a teacher, each of which scores the documents of lessons."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ class Member(Protocol):
     """One member of a teacher."""
 
     def marks(self, lessons: Sequence[Lesson], /) -> list[Marks]:
-        """Its scores of each lesson; lessons come in their order, each once."""
+        """Its scores of each lesson. Over all calls, lessons come in their order and each once."""
         ...
 
     def skip(self, lessons: Sequence[Lesson], /) -> None:
-        """Passes over lessons that are done already."""
+        """Skips lessons that are finished already."""
         ...
 
 
 class RunMember:
-    """A run's own scores. A document of the pool that the run lacks has its lowest; no query, no pool."""
+    """The scores of a run. A pool document that it lacks gets its lowest score of the query.
+
+    Where the run lacks the query, the pool is empty.
+    """
 
     def __init__(self, run: Path, depth: int) -> None:
         self._rankings = RunReader(run, depth)
 
     def marks(self, lessons: Sequence[Lesson]) -> list[Marks]:
-        """Looks each document up; a document outside the run's first `depth` is unknown."""
+        """Looks documents up; a document outside the run's first `depth` has no score."""
         return [self._of(lesson) for lesson in lessons]
 
     def skip(self, lessons: Sequence[Lesson]) -> None:
-        """Reads on."""
+        """Reads past the lessons' rankings."""
         for lesson in lessons:
             self._rankings.take(lesson.query)
 
@@ -56,7 +59,7 @@ class RunMember:
 
 
 class EncoderMember:
-    """Inner products of a bi-encoder's vectors. Those of documents come from `ssmrank index vectors`."""
+    """Inner products of a bi-encoder's vectors. Document vectors come from `ssmrank index vectors`."""
 
     def __init__(self, encoder: BiEncoder, vectors: Path, store: TextStore, queries: Mapping[str, str]) -> None:
         self._encoder, self._store, self._queries = encoder, store, queries
@@ -66,7 +69,7 @@ class EncoderMember:
             raise UserError(f"{vectors}: of width {width}, but the model's vectors have {encoder.width}; encode again")
 
     def marks(self, lessons: Sequence[Lesson]) -> list[Marks]:
-        """Encodes the queries in one batch, and reads each document's vector once."""
+        """Encodes the queries together and reads each document's vector once."""
         names = [[*(document for document, _ in lesson.pool), *lesson.documents] for lesson in lessons]
         places = {document: place for place, document in enumerate(dict.fromkeys(d for own in names for d in own))}
         vectors = self._vectors.at(self._store.rows(list(places)))
@@ -78,18 +81,18 @@ class EncoderMember:
         return found
 
     def skip(self, lessons: Sequence[Lesson]) -> None:
-        """Nothing is read in an order."""
+        """Does nothing, since vectors can be read in any order."""
 
 
 class RerankerMember:
-    """A reranker's scores of the groups' documents, which are the pool too: it reads each pair, and a pool is deep."""
+    """A reranker's scores. Its pool is the documents of the query's groups, because scoring deep pools is expensive."""
 
     def __init__(self, run: Path) -> None:
         """Opens the run that holds the scores of all documents of all lessons."""
         self._rankings = RunReader(run)
 
     def marks(self, lessons: Sequence[Lesson]) -> list[Marks]:
-        """Looks each document up."""
+        """Looks the documents up."""
         found = []
         for lesson in lessons:
             scores = _scores(self._rankings, lesson)
@@ -98,13 +101,13 @@ class RerankerMember:
         return found
 
     def skip(self, lessons: Sequence[Lesson]) -> None:
-        """Reads on."""
+        """Reads past the lessons' rankings."""
         for lesson in lessons:
             self._rankings.take(lesson.query)
 
 
 def _scores(rankings: RunReader, lesson: Lesson) -> dict[str, float]:
-    """The scores of a query's documents in a run, as they were before ties were written one float32 apart."""
+    """The scores of a query's documents in a run, with ties restored (`with_ties`)."""
     ranking = rankings.take(lesson.query)
     scores = with_ties(np.array([score for _, score in ranking], dtype=np.float64))
     return dict(zip((document for document, _ in ranking), scores.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""A teacher's scores of all groups, kept part by part so that a killed job goes on."""
+"""A teacher's scores of all groups, saved part by part so that a job that was killed continues."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REPORT_SECONDS = 10.0
 
 
 class Weighing(NamedTuple):
-    """How members' z-scores become a teacher's scores."""
+    """How the members' z-scores are combined into the teacher's scores."""
 
     weights: Sequence[float]
     scale: float
@@ -32,7 +32,7 @@ class Weighing(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """Scores of all groups, float32 [groups, documents], and how many had no pool."""
+    """Scores of all groups, float32 [groups, documents], and how many groups had no pool."""
 
     scores: NDArray[np.float32]
     without_pool: int
@@ -41,10 +41,10 @@ class Taught(NamedTuple):
 def teach(
     lessons: Iterable[Lesson], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing, state: Path
 ) -> Taught:
-    """scale times the weighted mean of the members' z-scores, and the bonus for the relevant document.
+    """Scores documents: `scale` times the weighted mean of the members' z-scores, plus the bonus of the positive.
 
-    A query without a pool has zeros and the bonus. state: folder of finished parts, of the very same inputs;
-    whoever names it sees to that.
+    A query without a pool has zeros and the bonus. `state` is the folder of finished parts. The caller must give
+    different inputs different folders.
     """
     width = len(groups[0].documents)
     scores = np.zeros((len(groups), width), dtype=np.float32)
@@ -73,7 +73,7 @@ def teach(
 
 
 def _finished(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """A finished part; None where there is none, or it is damaged."""
+    """The scores of a finished part; None where the file is missing, damaged or of another shape."""
     try:
         values = np.load(path)
     except (OSError, ValueError, EOFError):

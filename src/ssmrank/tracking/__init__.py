@@ -1,10 +1,10 @@
-"""Experiment tracking: jobs write journals, and one writer at a time brings them into MLflow's store.
+"""Experiment tracking: jobs write journals, which one writer at a time copies to MLflow's store.
 
-Importing mlflow takes a small job's worth of seconds, and SQLite takes one writer at a time. A job therefore appends
-what it has to say to a file of its own; `ssmrank tracking-store` brings the journals of all jobs into the store when a
-workflow ends, and while a long training runs. Whoever comes first creates the store, alone, behind a lock. It is no
-output that jobs wait for: where it is missing, as in a fresh clone, that would make Snakemake train every model again.
-Whatever goes wrong on the way costs a warning, never the job.
+Importing mlflow takes as long as a small job, and SQLite allows one writer at a time. A job therefore appends its
+records to a file of its own, its journal. `ssmrank tracking-store` copies the journals of all jobs to the store when a
+workflow ends, and while a long training runs. The first process to need the store creates it while it holds a lock.
+The store is not an input of any job: if it were, Snakemake would train every model again where it is missing, as in a
+fresh clone. An error in tracking is logged as a warning and never fails the job.
 """
 
 from ssmrank.tracking.journal import Tracked, track

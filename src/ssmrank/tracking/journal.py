@@ -1,4 +1,4 @@
-"""The journal of a job: what MLflow shall know of it, one JSON object a line."""
+"""The journal of a job: its records for MLflow, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ from ssmrank.lifetime import myself
 log = logging.getLogger(__name__)
 
 URI = "MLFLOW_TRACKING_URI"
-"""Names MLflow's store; without it nothing is tracked."""
+"""Environment variable with the URI of MLflow's store; where it is not set, nothing is tracked."""
 
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 
 JOURNALS = "SSMRANK_TRACKING_JOURNALS"
-"""Folder whose journals somebody else brings into the store; without it each job does so when it ends."""
+"""Environment variable with the folder of journals that the workflow delivers.
+
+Where it is not set, each job delivers its own journal when it ends.
+"""
 
 LIVE_SECONDS = 300.0
-"""How often a long job has its journal brought into the store while it runs."""
+"""Seconds between deliveries to the store while a long job runs."""
 
 
 class Tracked:
-    """What a job says about itself. Without a journal (tracking is off) every method does nothing."""
+    """Records what a job reports about itself. Without a journal (tracking is off) every method does nothing."""
 
     def __init__(self, journal: Path | None = None, run_id: str | None = None) -> None:
         self.run_id = run_id
-        """Names the run for `track(resume=...)`: the run's tag `ssmrank.run` in MLflow."""
+        """The run's id for `track(resume=...)`; it is the tag `ssmrank.run` in MLflow."""
         self._journal = journal
         self._delivered = time.monotonic()
         self._delivery: subprocess.Popen | None = None
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers by name, at a step (of the optimizer, say) where they have one."""
+        """Records numbers by name, at a step (of the optimizer, for example) if they have one."""
         self._write("metrics", values={name: float(value) for name, value in values.items()}, step=step or 0)
         self._deliver_now_and_then()
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Settings by name; nested ones become dotted names."""
+        """Records settings by name; nested settings get dotted names."""
         self._write("params", values=dict(values))
 
     def artifact_path(self, name: str, path: str | Path) -> None:
-        """Where something that the job wrote lies; a tag, nothing is copied."""
+        """Records the path of an output as a tag; the output is not copied."""
         self._write("tags", values={name: str(path)})
 
     def _write(self, event: str, **fields: Any) -> None:
@@ -62,7 +65,7 @@ class Tracked:
             return
         line = json.dumps({"event": event, "time": int(time.time() * 1000), **fields}, default=str)
         try:
-            # The first line is there whole or not at all, so that every journal says what it is of.
+            # The first line is written atomically, so that every journal names its run.
             beginning = atomic_file(self._journal) if event == "start" else self._journal.open("a", encoding="utf-8")
             with beginning as stream:
                 stream.write(line + "\n")
@@ -97,9 +100,9 @@ def track(
 ) -> Iterator[Tracked]:
     """Tracks the job inside the `with` block as a run of MLflow.
 
-    `resume` is the `run_id` of an earlier `Tracked`, whose run goes on; where the store does not know it (a fresh
-    clone), a new run takes its place. Does nothing unless MLFLOW_TRACKING_URI is set. The run ends as FAILED where
-    the block raises.
+    `resume` is the `run_id` of an earlier `Tracked`, whose run continues. Where the store does not have that run (in a
+    fresh clone), a new run is created. Nothing is tracked unless MLFLOW_TRACKING_URI is set. The run ends as FAILED
+    where the block raises.
     """
     if not os.environ.get(URI):
         yield Tracked()
@@ -133,9 +136,9 @@ def track(
 
 
 def git_revision() -> str:
-    """Commit of the working folder, with `-dirty` where tracked files differ from it; "unknown" outside Git.
+    """The commit of the working folder, with `-dirty` where tracked files differ from it; "unknown" outside Git.
 
-    Where the workflow runs an installed release, that is named instead.
+    Where SSMRANK_RELEASE names an installed release, it is returned instead.
     """
     if release := os.environ.get("SSMRANK_RELEASE"):
         return release

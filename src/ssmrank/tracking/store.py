@@ -1,4 +1,4 @@
-"""MLflow's store: created once, written by one process at a time."""
+"""MLflow's store, which is created once and written by one process at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 RUN_TAG = "ssmrank.run"
 _MARK = ".delivered"
-"""Suffix of the file that says how much of a journal the store has."""
+"""Suffix of the file with the number of a journal's bytes that are in the store."""
 
 _STATES = ("FINISHED", "FAILED", "KILLED")
 _METRICS_IN_A_BATCH = 1000
@@ -37,16 +37,17 @@ _PARAM_LENGTH = 500
 
 
 def create(uri: str, experiment: str) -> None:
-    """Creates the store and the experiment where they do not exist. Raises UserError where that is impossible."""
+    """Creates the store and the experiment where they do not exist. Raises UserError where that fails."""
     with _exclusive(uri):
         _open(uri, experiment)
 
 
 def deliver(folder: str | Path, uri: str, experiment: str) -> int:
-    """Brings what is new in a folder's journals into the store; returns the number of journals that had news.
+    """Copies new records of a folder's journals to the store; returns the number of journals that had any.
 
-    A journal is deleted once it is delivered to its end, or its job is dead. One that makes no sense is set aside, with
-    a warning. Raises UserError where the store does not work; what it has not got stays.
+    A journal is deleted once its end is delivered, or its records are delivered and its job is dead. A malformed
+    journal is renamed, with a warning. Raises UserError where the store does not work; records that it does not have
+    yet stay in their journals.
     """
     folder = Path(folder)
     if not _journals(folder):
@@ -68,7 +69,7 @@ def _journals(folder: Path) -> list[Path]:
 
 @contextmanager
 def _exclusive(uri: str) -> Iterator[None]:
-    """One process at a time for a database in a file; a server looks after itself."""
+    """Locks a database file, so that one process at a time uses it; a server needs no lock."""
     if not uri.startswith("sqlite:///"):
         with _store_errors(uri):
             yield
@@ -86,7 +87,7 @@ def _exclusive(uri: str) -> Iterator[None]:
 
 
 def _check_database(database: Path) -> None:
-    """Raises UserError where a file is no sound database, which MLflow would try to open for an hour."""
+    """Raises UserError where a file is not a sound database of MLflow; MLflow would try to open it for an hour."""
     if not os.path.lexists(database):
         return
     open_file(database).close()
@@ -130,7 +131,7 @@ def _open(uri: str, experiment: str) -> tuple[MlflowClient, str]:
 
 @dataclass
 class _News:
-    """What a journal says beyond the part that was delivered before."""
+    """The records of a journal that have not been delivered."""
 
     start: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
@@ -140,7 +141,7 @@ class _News:
 
 
 class _Malformed(Exception):
-    """A journal that no job wrote so."""
+    """A journal that no job can have written."""
 
 
 def _set_aside(journal: Path, reason: str) -> None:
@@ -173,7 +174,7 @@ def _deliver_journal(journal: Path, client: MlflowClient, experiment_id: str) ->
 
 
 def _delivered(mark: Path) -> int:
-    """Bytes of a journal that were delivered before. To deliver some twice does no harm, as MLflow keeps them once."""
+    """Bytes of a journal that were delivered before. Records delivered twice do no harm: MLflow keeps them once."""
     try:
         return int(mark.read_text())
     except (OSError, ValueError):
@@ -181,7 +182,7 @@ def _delivered(mark: Path) -> int:
 
 
 def _news(text: bytes, offset: int) -> _News:
-    """What follows the first `offset` bytes."""
+    """The records after the first `offset` bytes."""
     try:
         return _read_news(text, offset)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -244,7 +245,8 @@ def _log(news: _News, client: MlflowClient, experiment_id: str) -> None:
         run = client.create_run(
             experiment_id, start_time=news.start["time"], tags={RUN_TAG: key}, run_name=news.start["name"]
         )
-    # A run keeps what its first job said of it: parameters cannot change, and an evaluation joins its training's run.
+    # MLflow's parameters cannot change. A later job of the same run, such as an evaluation in its training's run,
+    # therefore keeps the parameters and tags that are there.
     tags = [RunTag(_name(name), str(value)) for name, value in news.tags.items() if name not in run.data.tags]
     params = [
         Param(_name(name), value[:_PARAM_LENGTH])
@@ -271,7 +273,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _name(name: str) -> str:
-    """MLflow allows letters, digits and `_-. :/` in names: nDCG@10 becomes nDCG_at_10."""
+    """A name that MLflow allows (letters, digits and `_-. :/`): nDCG@10 becomes nDCG_at_10."""
     return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))
 
 
