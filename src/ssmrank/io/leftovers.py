@@ -1,4 +1,4 @@
-"""What killed processes leave in a folder, and its removal."""
+"""Removal of what killed processes leave in a folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ssmrank.io.atomic import ASIDE, PART
 from ssmrank.io.locks import abandoned
 
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}({re.escape(PART)}|{re.escape(ASIDE)})|\..+\.lock")
-"""Names that `ssmrank.io.atomic` gives: to what is being written, to what it takes the place of, and to locks."""
+"""Names that `ssmrank.io.atomic` gives to what is being written, to folders being replaced, and to locks."""
 
 
 def sweep(folder: Path, below: bool = True) -> list[Path]:
-    """Removes parts, and locks, that no live process holds; returns their paths.
+    """Removes partly written outputs and locks that no live process holds; returns their paths.
 
-    A folder that was put aside for a new one, which a kill kept from taking its place, is put back. `below`: also in
-    the folders inside. What may not be removed stays.
+    A folder that was put aside is put back if the process was killed before the new one replaced it. below: whether to
+    sweep the folders inside too. What cannot be removed remains.
     """
     swept = []
     for path in list(_leftovers(folder, below)):
@@ -29,7 +29,7 @@ def sweep(folder: Path, below: bool = True) -> list[Path]:
 
 
 def _leftovers(folder: Path, below: bool) -> Iterator[Path]:
-    """Leftovers in a folder, none inside another one; links are not followed."""
+    """The leftovers in a folder, but not those inside other leftovers; links are not followed."""
     try:
         children = sorted(folder.iterdir())
     except OSError:

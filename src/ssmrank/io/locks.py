@@ -1,4 +1,4 @@
-"""Locks on files and folders, which end with the process that holds them, however it ends."""
+"""Locks on files and folders, which are released when the process that holds them ends, however it ends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from filelock import FileLock, lock_descriptor
 
 
 def hold(descriptor: int, path: Path) -> bool:
-    """Locks an open file or folder without waiting; False where another process holds it or has removed it.
+    """Locks an open file or folder without waiting; False if another process holds the lock or has removed the path.
 
-    A file system without locks counts as free: nobody else can hold anything there either.
+    On a file system without locks this succeeds, because no other process can hold a lock there either.
     """
     try:
         if not lock_descriptor(descriptor, blocking=False):
@@ -24,7 +24,7 @@ def hold(descriptor: int, path: Path) -> bool:
 
 
 def is_same(descriptor: int, path: Path) -> bool:
-    """Whether the path still names what was opened."""
+    """Whether the path still names the open file or folder."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def is_same(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def abandoned(path: Path) -> Iterator[bool]:
-    """Whether no process holds a file or folder; inside, none can take it."""
+    """Yields whether no process holds a file or folder; if so, none can lock it within the context."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -51,9 +51,9 @@ def abandoned(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process, or thread, at a time is inside for this lock file; others wait. The last one removes it."""
+    """Lets one process or thread at a time in for a lock file; others wait. Each removes the file when it leaves."""
     with FileLock(path):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held: who waits sees that it is gone, and makes a new one
+            path.unlink(missing_ok=True)  # while it is held, so that a waiting process notices and makes a new one

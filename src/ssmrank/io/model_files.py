@@ -1,4 +1,4 @@
-"""Which files of a folder a model is read from."""
+"""The files of a folder from which a model is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 TRAINED_FILE = "reranker.json"
-"""In a folder with a reranker's weights: its settings."""
+"""The file with a reranker's settings, in the folder of its weights."""
 
 SAFE_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -15,12 +15,12 @@ GGUF_WEIGHTS = ("*.gguf",)
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
-"""How a bi-encoder makes one vector of a text's states (ssmrank/retrieval/encoder.py)."""
+"""The files that say how a bi-encoder pools the states of a text into a vector (ssmrank/retrieval/encoder.py)."""
 TOKENIZER_FILES = VOCABULARIES + TOKENIZER_SETTINGS
 
 
 def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
-    """The files of a checkpoint that are needed: tokenizer, and if wanted config and one format of weights."""
+    """The files of a checkpoint that are needed: the tokenizer; with `weights` also config and one weights format."""
     everything = list(names)
     names = [name for name in everything if "/" not in name]
     if not weights:
@@ -31,11 +31,11 @@ def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Files of a checkpoint's folder and of those in it."""
+    """The relative paths of the files in a checkpoint's folder and in its direct subfolders, sorted."""
     paths = [path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.is_file()]
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Those names that match one of the patterns."""
+    """The names that match one of the patterns."""
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]

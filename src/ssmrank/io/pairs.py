@@ -1,4 +1,4 @@
-"""A run as pairs of a query and a document, by columns: of millions of lines none is an object of its own."""
+"""A run as columns of query-document pairs, without a Python object for each of its millions of lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssmrank.io.trec import Run, float32_places, lines_of, of_places, read_run, 
 
 
 class Pair(NamedTuple):
-    """A query and a document by id."""
+    """The ids of a query and a document."""
 
     query: str
     document: str
@@ -24,9 +24,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P pairs, as numbers of ids of which each is in one of them.
+    """P pairs of a query and a document.
 
-    queries, documents: ids; query, document: int64 [P], number of each pair's query and document.
+    queries, documents: the distinct ids, each of which is in some pair. query, document: int64 [P], for each pair the
+    index of its query in `queries` and of its document in `documents`.
     """
 
     queries: list[str]
@@ -36,7 +37,7 @@ class Pairs:
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Pairs:
-        """Pairs from ids of queries and documents; numbers go by the order of first places."""
+        """Pairs from ids of queries and documents; ids are numbered in the order of their first occurrence."""
         pairs = list(pairs)
         queries, query = _numbered([query for query, _ in pairs])
         documents, document = _numbered([document for _, document in pairs])
@@ -54,12 +55,12 @@ class Pairs:
 
     @property
     def ranks(self) -> np.ndarray:
-        """Places of the pairs in their queries' rankings, int64 [P], from 0; the pairs of a query stand together."""
+        """The rank of each pair within its query, int64 [P], from 0. The pairs of a query must be adjacent."""
         begins = np.flatnonzero(np.diff(self.query, prepend=-1))
         return np.arange(len(self)) - np.repeat(begins, np.diff(begins, append=len(self)))
 
     def at(self, places: np.ndarray) -> Pairs:
-        """The pairs at these places, int64."""
+        """The pairs at these positions, int64."""
         queries, query = _those_used(self.queries, self.query[places])
         documents, document = _those_used(self.documents, self.document[places])
         return Pairs(queries, documents, query, document)
@@ -76,7 +77,7 @@ def pairs_of(run: Run, depth: int) -> Pairs:
 
 @gc_paused()
 def read_pairs(path: str | Path, depth: int | None = None) -> Pairs:
-    """The pairs of a run's file, as `pairs_of` what `read_run` reads; without a depth all of them.
+    """The pairs of a run file: the same as `pairs_of(read_run(path), depth)`; depth None: all pairs.
 
     Raises UserError as `read_run` does.
     """
@@ -87,7 +88,7 @@ def read_pairs(path: str | Path, depth: int | None = None) -> Pairs:
     query, document, scores = map(np.concatenate, zip(*parts, strict=True))
     lines = np.sort(query * len(documents) + document)
     if (lines[1:] == lines[:-1]).any():
-        read_run(path)  # names the line
+        read_run(path)  # raises the error that names the line
     names = list(documents)
     order = _ranked(query, single_precision(scores), document, names)
     query, document = query[order], document[order]
@@ -97,9 +98,10 @@ def read_pairs(path: str | Path, depth: int | None = None) -> Pairs:
 
 
 def with_remainder(pairs: Pairs, reranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores of all pairs, float32 [P], from those of the ones that are reranked, bool [P], in each query the first.
+    """The scores of all pairs, float32 [P], from the scores of the reranked ones.
 
-    The others stay in their order below them: each has the next smaller float32 of the one before it.
+    reranked: bool [P]; within a query the reranked pairs come first. scores: float32, one for each of them. The other
+    pairs keep their order below the reranked ones: each gets the float32 just below the score before it.
     """
     every = np.empty(len(pairs), dtype=np.float32)
     every[reranked] = scores
@@ -119,7 +121,7 @@ def with_remainder(pairs: Pairs, reranked: np.ndarray, scores: np.ndarray) -> np
 def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str) -> None:
     """Writes the run of pairs with these scores, float32 [P]; the bytes are those of `write_run`.
 
-    The pairs of a query stand together.
+    The pairs of a query must be adjacent.
     """
     order = _ranked(pairs.query, scores, pairs.document, pairs.documents)
     query, ordered = pairs.query[order], scores[order]
@@ -133,7 +135,7 @@ def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str) ->
 
 
 def _ranked(query: np.ndarray, scores: np.ndarray, document: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The order of lines, int64: by query, then as `sort_ranking`. scores: float32."""
+    """The order in which pairs are written, int64 [P]: by query, then as in `sort_ranking`. scores: float32 [P]."""
     if ((query[1:] > query[:-1]) | ((query[1:] == query[:-1]) & (scores[1:] < scores[:-1]))).all():
         return np.arange(len(query))
     order = np.argsort((query << 33) - float32_places(scores))
@@ -148,7 +150,7 @@ def _ranked(query: np.ndarray, scores: np.ndarray, document: np.ndarray, names: 
 
 
 class _Numbers(dict[str, int]):
-    """Numbers of names in the order in which they are first asked for."""
+    """Numbers names in the order in which they are first looked up."""
 
     def __missing__(self, name: str) -> int:
         self[name] = number = len(self)
@@ -160,14 +162,14 @@ class _Numbers(dict[str, int]):
 
 
 def _numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The different names in the order of their first places, and for each place the number of its name."""
+    """The distinct names in the order of first occurrence, and for each position the number of its name."""
     numbers = _Numbers()
     places = numbers.of(names)
     return list(numbers), places
 
 
 def _those_used(names: Sequence[str], numbers: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The names that numbers ask for, in their order, and the numbers that these then have."""
+    """The names that `numbers` refer to, in their order, and `numbers` changed to index these names alone."""
     used = np.zeros(len(names), dtype=bool)
     used[numbers] = True
     return [names[number] for number in np.flatnonzero(used).tolist()], (np.cumsum(used) - 1)[numbers]

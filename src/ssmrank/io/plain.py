@@ -1,7 +1,7 @@
-"""Values from JSON and YAML that anybody may have written: strict readers, and what may come out of them.
+"""Strict readers of JSON and YAML that anybody may have written, and checks of their values.
 
-Python's own readers take the last of two equal keys, follow anchors without end, and stop with errors of many kinds at
-deep brackets or long numbers. Here each of these is a UserError.
+Python's own readers take the last of two equal keys, expand anchors without limit, and fail with various exceptions at
+deep nesting or long numbers. Here each of these raises UserError.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ssmrank.errors import UserError, shown
 from ssmrank.io.files import read_text
 
 DEEPEST = 64
-"""Levels of lists and mappings that settings may have."""
+"""The most levels of lists and mappings in settings."""
 
 MOST = 200_000
-"""Values that settings may have, with what anchors stand for."""
+"""The most values in settings, with aliases expanded."""
 
 _LARGEST_FILE = 8 * 2**20
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML was built with it, is faster
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is faster, if PyYAML was built with it
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""Control characters but tab and line ends, and halves of surrogate pairs."""
+"""Control characters except tab and line ends, and lone surrogates."""
 
 
 # ---------------------------------------------------------------- JSON
@@ -49,10 +49,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def parse_json(text: str, where: str, advice: str = "") -> Any:
-    """The value of a JSON text; NaN and Infinity are numbers of it.
+    """The value of a JSON text; NaN and Infinity are accepted as numbers.
 
-    Raises UserError, which ends in `advice` where it is malformed, also for a key that stands twice in an object, for
-    brackets nested too deep for Python, and for whole numbers of more than 4,300 digits.
+    Raises UserError for malformed JSON or brackets nested too deep for Python (the message then ends in `advice`), for
+    a key that an object has twice, and for whole numbers of more than 4,300 digits.
     """
     try:
         return _DECODER.decode(text)
@@ -67,7 +67,7 @@ def parse_json(text: str, where: str, advice: str = "") -> Any:
 
 
 def read_json(path: str | Path, advice: str) -> dict[str, Any]:
-    """The object of a JSON file that a command wrote; raises UserError, which ends in `advice`, where there is none."""
+    """The object in a JSON file that a command wrote; raises UserError, which ends in `advice`, if there is none."""
     try:
         values = parse_json(read_text(path, 2**30), str(path))
     except UserError as error:
@@ -81,16 +81,16 @@ def read_json(path: str | Path, advice: str) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The value of a YAML file, None where it is empty; raises UserError that names the line."""
+    """The value of a YAML file, None if it is empty; raises UserError that names the line."""
     return parse_yaml(read_text(path, _LARGEST_FILE), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text, of the types that JSON has too.
+    """The value of a YAML text, with only the types that JSON has.
 
-    Raises UserError for what is malformed or two people would read differently: a key that stands twice, or is no
-    string, a date, a tag, a number with a leading zero (octal in YAML) or with colons (of base 60), and for an anchor
-    that holds itself or stands for too much.
+    Raises UserError for malformed YAML and for what two people would read differently: a repeated key, a key that is
+    not a string, a date, a tag, and a number with a leading zero (octal in YAML) or with colons (base 60). It also
+    raises UserError for an anchor that contains itself or expands to too many values.
     """
     try:
         _check_depth(text, where)
@@ -112,12 +112,15 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _place(where: str, mark: Any) -> str:
-    """File and line, where the mark names one."""
+    """File, and line if there is a mark."""
     return where if mark is None else f"{where}:{mark.line + 1}"
 
 
 def _check_depth(text: str, where: str) -> None:
-    """Before nodes are made of them, which libyaml does by a recursion that nothing stops."""
+    """Raises UserError for deep nesting.
+
+    It looks at events, because libyaml composes nodes by a recursion without limit.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -130,7 +133,7 @@ def _check_depth(text: str, where: str) -> None:
 
 
 def _nodes(root: yaml.Node | None, where: str) -> Iterator[yaml.Node]:
-    """Every node, as often as it is meant: what an anchor names comes again for each alias."""
+    """Every node; what an anchor names comes once for each alias. Raises UserError for too many or too deep ones."""
     waiting = [] if root is None else [(root, 0)]
     count = 0
     while waiting:
@@ -191,10 +194,10 @@ def _check_keys(node: yaml.MappingNode, where: str) -> None:
 
 
 def check_plain(values: Any, where: str) -> None:
-    """Raises UserError, naming the key, where values are none that every later step can write.
+    """Raises UserError, naming the key, for values that a later step may be unable to write.
 
-    That is of other types than JSON's, of whole numbers beyond 64 bits, of text that UTF-8 or a terminal cannot hold,
-    too deep, or too many.
+    These are values of types that JSON lacks, whole numbers beyond 64 bits, text with control characters or lone
+    surrogates, and values that are too deep or too many.
     """
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(values, ())]
     count = 0

@@ -1,4 +1,4 @@
-"""Folders that say what they hold: damage is found before other programs, which may not notice, read it."""
+"""Folders with digests of their files, so that damage is found before programs read it that would not notice."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SEAL = "digests.json"
 
 
 def seal(folder: Path) -> None:
-    """Writes down the SHA-256 of each file in a folder, when it is complete."""
+    """Writes the SHA-256 of each file of a complete folder into it."""
     (folder / _SEAL).write_text(json.dumps(folder_digests(folder), indent=2) + "\n", encoding="utf-8")
 
 
 def check_seal(folder: Path, advice: str) -> None:
-    """Raises UserError, which ends in `advice`, where a file is missing or is not as it was sealed."""
+    """Raises UserError, which ends in `advice`, if a sealed file is missing or has changed."""
     for name, digest in read_json(folder / _SEAL, advice).items():
         path = folder / name
         if not path.is_file():

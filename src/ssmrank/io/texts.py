@@ -1,13 +1,13 @@
 """Texts by id from a JSON lines file that stays on disk.
 
-Beside `documents.jsonl` lie three arrays, written with it and memory-mapped when read, so that a collection of
-millions of documents costs almost no memory:
+Three arrays beside `documents.jsonl` are written with it and memory-mapped when read, so that a collection of millions
+of documents takes almost no memory:
 
-- `documents.offsets.npy`, uint64 [N + 1]: where each line starts; the last element is the size of the file;
+- `documents.offsets.npy`, uint64 [N + 1]: the byte at which each line starts; the last element is the file's size;
 - `documents.keys.npy`, uint64 [N]: a 64-bit hash of each id, ascending;
 - `documents.rows.npy`, uint32 [N]: the line (from 0) of each key.
 
-Two ids may share a hash; a line is taken only where its own id is the one asked for.
+Two ids may share a hash, so the id of a line is compared before the line is returned.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Texts(Protocol):
 class UnknownId(UserError, KeyError):
     """No text has this id."""
 
-    __str__ = UserError.__str__  # KeyError would put the line in quotes
+    __str__ = UserError.__str__  # KeyError would put the message in quotes
 
 
 class DuplicateId(UserError):
-    """Two lines (rows, from 0) have the same id."""
+    """Two lines have the same id. first, second: their numbers, from 0."""
 
     def __init__(self, message: str, id: str, first: int, second: int) -> None:
         super().__init__(message)
@@ -57,9 +57,8 @@ def _key(id: str) -> int:
 class TextStore:
     """`store[id]` is the text of a document, read from disk at each call.
 
-    Takes the arrays beside the file where they fit it, else builds them in memory. Raises UserError where the file
-    is missing, empty or malformed, or an id stands twice in it. May be pickled (the path is) and read by several
-    threads.
+    Uses the arrays beside the file if they fit it, else builds them in memory. Raises UserError if the file is missing,
+    empty or malformed, or if an id occurs twice. Several threads may read from one store. Pickling keeps only the path.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -73,7 +72,7 @@ class TextStore:
         self._offsets, self._keys, self._rows = _scan(self.path) if arrays is None else arrays
 
     def __len__(self) -> int:
-        """Number of texts."""
+        """The number of texts."""
         return len(self._keys)
 
     def __contains__(self, id: object) -> bool:
@@ -81,23 +80,23 @@ class TextStore:
         return isinstance(id, str) and self._find(id) is not None
 
     def __getitem__(self, id: str) -> str:
-        """The text of an id; raises UnknownId."""
+        """The text of an id; raises UnknownId if there is none."""
         return self.record(id)["text"]
 
     def record(self, id: str) -> dict[str, Any]:
-        """The whole line of an id: `id`, `text`, and what the source keeps beside them, such as `url`."""
+        """The whole line of an id: `id`, `text` and what the source adds, such as `url`; raises UnknownId."""
         record = self._find(id)
         if record is None:
             raise self._unknown(id)
         return record
 
     def sizes(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Bytes of each id's line; raises UnknownId."""
+        """The bytes in each id's line, int64 [N]; raises UnknownId."""
         rows = self.rows(ids)
         return (self._offsets[rows + 1] - self._offsets[rows]).astype(np.int64)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """The line of each id, from 0; raises UnknownId."""
+        """The line of each id, from 0, int64 [N]; raises UnknownId. Ids are compared by hash alone."""
         keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
         places = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
         unknown = np.flatnonzero(self._keys[places] != keys)
@@ -119,7 +118,7 @@ class TextStore:
             yield self.at(row)["id"]
 
     def at(self, row: int) -> dict[str, Any]:
-        """The line of a number (from 0), as `record` gives it."""
+        """The line of this number (from 0), as `record` returns it; raises UserError if it is damaged."""
         line = self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])]
         try:
             return json.loads(line)
@@ -133,7 +132,7 @@ class TextStore:
     def _find(self, id: str) -> dict[str, Any] | None:
         try:
             key = np.uint64(_key(id))
-        except UnicodeEncodeError:  # a lone surrogate, which no file holds
+        except UnicodeEncodeError:  # a lone surrogate, which a UTF-8 file cannot hold
             return None
         position = int(np.searchsorted(self._keys, key))
         while position < len(self._keys) and self._keys[position] == key:
@@ -145,11 +144,11 @@ class TextStore:
 
 
 class StoreWriter:
-    """Writes a JSON lines file and the arrays of its `TextStore`, one record after the other.
+    """Writes a JSON lines file and the arrays of its `TextStore`, one record after another.
 
-    Holds 16 bytes for each record in memory. Write into an `atomic_directory`: the files are complete only after
-    `close`, which raises DuplicateId where an id stands twice; with `drop_repeated` a record that is there already
-    is dropped, and the error is that of one with another content.
+    Takes 16 bytes of memory for each record. Write into an `atomic_directory`, because the files are complete only
+    after `close`, which raises DuplicateId if two records have the same id. With `drop_repeated` it drops exact copies
+    of earlier records, and only records that differ raise.
     """
 
     def __init__(self, path: str | Path, drop_repeated: bool = False) -> None:
@@ -160,18 +159,18 @@ class StoreWriter:
         self._keys = array("Q")
 
     def __enter__(self) -> StoreWriter:
-        """The writer itself."""
+        """Returns the writer itself."""
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Closes; after an error without the arrays."""
+        """Closes the file; the arrays are written unless an error occurred."""
         if kind is None:
             self.close()
         else:
             self._stream.close()
 
     def __len__(self) -> int:
-        """Records written so far."""
+        """The number of records written so far."""
         return len(self._keys)
 
     def add(self, id: str, text: str, extra: Mapping[str, str] | None = None) -> None:
@@ -182,7 +181,7 @@ class StoreWriter:
         self._keys.append(_key(id))
 
     def close(self) -> None:
-        """Writes what is buffered, and the arrays."""
+        """Flushes the file and writes the arrays; raises DuplicateId."""
         self._stream.close()
         if self.drop_repeated:
             self._drop_repeated()
@@ -201,7 +200,7 @@ class StoreWriter:
         last = -1
         with self.path.open("rb") as stream:
             for place in np.flatnonzero(ascending[1:] == ascending[:-1]).tolist():
-                # Rows of one key stand together, the first of them before all others.
+                # The rows of one key are adjacent and in the order of the file.
                 rows = order[place : place + 2].tolist() if place != last else order[place + 1 : place + 2].tolist()
                 seen = set() if place != last else seen
                 last = place + 1
@@ -227,9 +226,9 @@ class StoreWriter:
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
-    """Text by id of a small JSON lines file ({"id", "text"}), in its order.
+    """The texts of a small JSON lines file ({"id", "text"}) by id, in its order.
 
-    Raises UserError, naming file and line, for a malformed line, a missing key, or an id that stands twice.
+    Raises UserError, naming file and line, for a malformed line, a missing key or a repeated id.
     """
     queries: dict[str, str] = {}
     for number, record in read_jsonl(path):
@@ -249,9 +248,9 @@ def _names(path: Path) -> list[Path]:
 
 
 def _load_arrays(path: Path, size: int) -> _Arrays | None:
-    """The arrays beside the file, or None where they are missing or were made for another file."""
+    """The arrays beside the file; None if they are missing, damaged or made for another file."""
     try:
-        # A plain view, because each element taken from a np.memmap costs several times that of an ndarray.
+        # A plain view, because access to an element of an np.memmap is several times slower than to one of an ndarray.
         arrays = [np.asarray(np.load(name, mmap_mode="r")).view(np.ndarray) for name in _names(path)]
     except (OSError, ValueError, EOFError):
         return None
@@ -259,7 +258,7 @@ def _load_arrays(path: Path, size: int) -> _Arrays | None:
     kinds = [(array.dtype, array.ndim) for array in arrays] == [(np.uint64, 1), (np.uint64, 1), (np.uint32, 1)]
     if not kinds or not len(offsets) == len(keys) + 1 == len(rows) + 1 or int(offsets[-1]) != size:
         return None
-    # Damaged within: what they say of the file would be wrong, so it is read again.
+    # Damaged arrays would point to wrong lines, so the file is scanned again.
     sound = (offsets[1:] > offsets[:-1]).all() and (keys[1:] >= keys[:-1]).all() and (rows < len(rows)).all()
     return (offsets, keys, rows) if sound else None
 
@@ -285,7 +284,7 @@ def _scan(path: Path) -> _Arrays:
 def _sorted(
     path: Path, offsets: NDArray[np.uint64], keys: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """Keys in ascending order and their rows; raises DuplicateId for the first line whose id was there before."""
+    """The keys in ascending order and their rows; raises DuplicateId for the first line with an earlier line's id."""
     rows = np.argsort(keys, kind="stable").astype(np.uint32)
     keys = keys[rows]
     same = np.flatnonzero(keys[1:] == keys[:-1])

@@ -22,16 +22,16 @@ from ssmrank.io.atomic import atomic_file
 from ssmrank.io.files import BYTE_ORDER_MARK, decode, lines_up_to, open_file
 
 Run = dict[str, list[tuple[str, float]]]
-"""For each query id its (document id, score) pairs, best first."""
+"""The (document id, score) pairs of each query id, best first."""
 
 Qrels = dict[str, dict[str, int]]
-"""For each query id the grade of each judged document."""
+"""The grade of each judged document, by query id and document id."""
 
 _BLOCK = 2**17
-"""Bytes of a run that are read at once: what is made of them stays in the processor's cache."""
+"""How many bytes of a run are read at once: few enough that what is made of them fits the processor's cache."""
 
 _MAGNITUDE = 2**31 - 1
-"""All bits of a float32 but the sign."""
+"""All bits of a float32 except the sign."""
 
 _INFINITY = 0x7F800000
 """The bits of infinity in float32."""
@@ -39,7 +39,7 @@ _INFINITY = 0x7F800000
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 LONGEST_LINE = 2**20
-"""Bytes that no line of a run or of judgments reaches."""
+"""Lines of a run or of qrels must have fewer bytes than this."""
 
 LARGEST_GRADE = 2**31 - 1
 
@@ -47,14 +47,14 @@ _WHOLE = re.compile(r"[-+]?[0-9]{1,10}")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf(inity)?|nan)", re.IGNORECASE)
 
 Ties = Literal["trec_eval", "file"]
-"""Which of two documents with equal scores comes first: the one with the greater id, or the one in the upper line."""
+"""Which of two documents with equal scores comes first: the one with the greater id, or the one in the earlier line."""
 
 OUT_OF_MEMORY = "# OOM"
-"""The only line of a run whose model did not fit into memory in training."""
+"""The only line of a run whose model did not fit into memory."""
 
 
 def is_out_of_memory(path: str | Path) -> bool:
-    """Whether the run stands for a model that could not be trained or run for lack of memory."""
+    """Whether the run is that of a model that could not be trained or run for lack of memory."""
     with open_file(path, "rerank or retrieve first") as stream:
         return stream.readline(100).strip() == OUT_OF_MEMORY.encode()
 
@@ -78,13 +78,13 @@ def sort_ranking(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]
 
 
 def single_precision(scores: np.ndarray) -> np.ndarray:
-    """Scores as trec_eval reads them, float32; what is too large becomes infinite."""
+    """Scores as trec_eval reads them, float32; values too large for it become infinite."""
     with np.errstate(over="ignore"):
         return scores.astype(np.float32)
 
 
 def strictly_decreasing(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The ranking in its order; a score that is not below the one before it becomes the next smaller float32."""
+    """The ranking in its order; a score that is not below its predecessor becomes the float32 just below that."""
     pairs = list(ranking)
     return list(zip((document for document, _ in pairs), _lowered(_scores(pairs)), strict=True))
 
@@ -94,11 +94,11 @@ def _scores(pairs: Sequence[tuple[str, float]]) -> np.ndarray:
 
 
 def _lowered(scores: np.ndarray) -> list[float]:
-    """Scores as `strictly_decreasing` has them."""
+    """Scores as `strictly_decreasing` returns them."""
     written = single_precision(np.concatenate([[np.inf], scores]))
     if (written[1:] < written[:-1]).all():
         return written[1:].tolist()
-    # As places they lie one apart: each is at most one less than the one before it.
+    # As places, neighbouring values differ by 1: each place has to be at least 1 below the one before it.
     values = float32_places(written)
     steps = np.arange(len(values))
     lowered = np.minimum.accumulate(values + steps) - steps
@@ -106,20 +106,20 @@ def _lowered(scores: np.ndarray) -> list[float]:
 
 
 def float32_places(values: np.ndarray) -> np.ndarray:
-    """float32 values as whole numbers, int64, of the same order, of which neighbouring values lie one apart."""
+    """float32 values as integers, int64, in the same order; neighbouring float32 values differ by 1."""
     bits = values.view(np.int32).astype(np.int64)
     return np.where(bits < 0, -(bits & _MAGNITUDE), bits)
 
 
 def of_places(places: np.ndarray) -> np.ndarray:
-    """float32 values of such whole numbers; below the least it is minus infinity."""
+    """The float32 values of such integers; integers below the lowest place give minus infinity."""
     places = np.maximum(places, -_INFINITY)
     return np.where(places < 0, -places | ~_MAGNITUDE, places).astype(np.int32).view(np.float32)
 
 
 @gc_paused()
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
-    """Writes a run, as `run_writer` does."""
+    """Writes a run as `run_writer` does."""
     with run_writer(path, tag) as write:
         for query, ranking in run.items():
             write(query, ranking)
@@ -127,11 +127,12 @@ def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], 
 
 @contextmanager
 def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[tuple[str, float]]], None]]:
-    """Yields a function that writes the ranking of a query; the file is complete or absent, no ranking is kept.
+    """Yields a function that writes the ranking of a query.
 
-    Rankings are sorted as `sort_ranking` does, with scores that strictly decrease: evaluation tools read scores in
-    single precision and break ties each in its own way. A score that is not below the one before it is therefore
-    written as the next smaller float32, so that every tool sees trec_eval's order.
+    The file is complete or absent, and no ranking is kept in memory. Rankings are sorted as `sort_ranking` does.
+    Evaluation tools read scores in single precision, and each breaks ties in its own way. A score that is not below its
+    predecessor is therefore written as the float32 just below that, so that every tool sees trec_eval's order. Raises
+    UserError for NaN.
     """
     with atomic_file(path) as stream:
 
@@ -148,8 +149,8 @@ def run_writer(path: str | Path, tag: str) -> Iterator[Callable[[str, Iterable[t
 
 
 def run_lines(query: str, documents: Sequence[str], scores: np.ndarray, tag: str) -> str:
-    """The lines of a query's sorted documents; scores as `run_writer` writes them."""
-    # One format for all lines takes half the time of one for each.
+    """The lines of a query's sorted documents, with scores as `run_writer` writes them."""
+    # One format for all lines takes half the time of one format for each line.
     line = f"{query} Q0 ".replace("%", "%%") + "%s %d %.9g" + f" {tag}\n".replace("%", "%%")
     values: list[str | float] = [0] * (3 * len(documents))
     values[0::3] = documents
@@ -160,9 +161,9 @@ def run_lines(query: str, documents: Sequence[str], scores: np.ndarray, tag: str
 
 @gc_paused()
 def read_run(path: str | Path, depth: int | None = None) -> Run:
-    """Reads a run, or the first `depth` documents of each query; order and ties as in `sort_ranking`.
+    """Reads a run, or the first `depth` documents of each query, sorted as `sort_ranking` does.
 
-    Raises UserError naming the file and line.
+    Raises UserError that names the file and line.
     """
     run: Run = {}
     for query, part, number in _rankings(path):
@@ -177,11 +178,10 @@ def read_run(path: str | Path, depth: int | None = None) -> Run:
 def iterate_run(
     path: str | Path, depth: int | None = None, *, ties: Ties = "trec_eval"
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """As `read_run`, one query after the other, of a run too large for memory.
+    """Reads a run that is too large for memory, one query at a time; otherwise as `read_run`.
 
-    ties: with `file`, documents of equal scores stay in the order of their lines.
-
-    Raises UserError also where the lines of a query do not stand together.
+    ties: "file": documents of equal scores keep the order of their lines. Raises UserError also if the lines of a query
+    are not adjacent.
     """
     seen: set[str] = set()
     for query, ranking, number in _rankings(path):
@@ -193,11 +193,11 @@ def iterate_run(
 
 
 _Ranking = tuple[str, list[tuple[str, float]], int]
-"""Of lines of one query that stand together: the query, (document id, score) pairs, and the number of the last line."""
+"""Adjacent lines of one query: the query, its (document id, score) pairs, and the number of the last line."""
 
 
 def _rankings(path: str | Path) -> Iterator[_Ranking]:
-    # Queries share documents: one string of each, not one a line, is a fraction of the memory.
+    # Queries share documents, so one string for each document takes a fraction of the memory of one for each line.
     names: dict[str, str] = {}
     ranking = _Lines(path)
     for first, queries, documents, scores in lines_of(path):
@@ -212,9 +212,9 @@ def _rankings(path: str | Path) -> Iterator[_Ranking]:
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[int, list[str], list[str], list[float]]]:
-    """The lines of a run, many or one at a time: the number of the first; queries, documents and scores of each.
+    """The lines of a run in blocks of one or many: the number of the first line, then queries, documents and scores.
 
-    Raises UserError naming the file and line, but not for documents that stand twice.
+    Raises UserError that names the file and line, but not for repeated documents.
     """
     infinite: set[tuple[str, bool]] = set()
     with _opened(path) as stream:
@@ -243,7 +243,7 @@ def lines_of(path: str | Path) -> Iterator[tuple[int, list[str], list[str], list
 
 
 class _Lines:
-    """The lines of one query that stand together, until one of another comes."""
+    """Collects the adjacent lines of one query until a line of another query comes."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
@@ -253,14 +253,14 @@ class _Lines:
         self._last = 0
 
     def begin(self, query: str | None) -> Iterator[_Ranking]:
-        """A line of this query comes, or none: gives the ranking that ends before it."""
+        """Tells that a line of this query comes, or none (None); yields the ranking that this ends, if any."""
         if query != self._query and self._query is not None:
             yield self._query, self._ranking, self._last
             self._ranking, self._documents = [], set()
         self._query = query
 
     def add(self, first: int, documents: Sequence[str], scores: Sequence[float]) -> None:
-        """Adds lines of the query, of which the first has this number."""
+        """Adds lines of the query; `first` is the number of the first one."""
         fresh = set(documents)
         if len(fresh) < len(documents) or not fresh.isdisjoint(self._documents):
             for number, document in enumerate(documents, first):
@@ -273,7 +273,7 @@ class _Lines:
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[tuple[int, bytes | IO[bytes]]]:
-    """Some whole lines, with the number of the first; of a compressed file all lines, one after the other."""
+    """Blocks of whole lines, each with the number of its first line; a compressed file is one block, its stream."""
     if not isinstance(stream, BufferedReader):
         yield 1, stream
         return
@@ -284,9 +284,10 @@ def _blocks(stream: IO[bytes]) -> Iterator[tuple[int, bytes | IO[bytes]]]:
 
 
 def _columns(block: bytes) -> tuple[list[str], list[str], list[float]] | None:
-    """Queries, documents and scores of a run's lines; None where not all of them are plain and right.
+    """The queries, documents and scores of a run's lines; None unless all lines are valid and plain.
 
-    Plain: ASCII, six fields with one blank or tab between them, a line feed after the last, finite scores.
+    Plain lines are ASCII. They have six fields with one blank or tab between, a line feed at the end, and a score that
+    is finite in single precision.
     """
     content = np.frombuffer(block, dtype=np.uint8)
     places = np.flatnonzero(content <= ord(" "))
@@ -296,14 +297,14 @@ def _columns(block: bytes) -> tuple[list[str], list[str], list[float]] | None:
     if not ((signs[:, :5] == ord(" ")) | (signs[:, :5] == ord("\t"))).all() or (signs[:, 5] != ord("\n")).any():
         return None
     fields = block.decode("ascii").split()
-    # Python takes the 1_000 of its own programs for a number too.
+    # Python's float accepts 1_000 too.
     if "_" in "".join(fields[4::6]):
         return None
     try:
         scores = list(map(float, fields[4::6]))
     except ValueError:
         return None
-    # A sum tells in no time that there is no NaN, nor infinities of both signs.
+    # The sum finds any NaN in almost no time; max and min find infinities.
     if math.isnan(sum(scores)) or max(scores) > _LARGEST_SCORE or min(scores) < -_LARGEST_SCORE:
         return None
     return fields[0::6], fields[2::6], scores
@@ -322,7 +323,7 @@ def _twice(path: str | Path, number: int, query: str, document: str) -> UserErro
 
 
 def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
-    """Writes qrels in the order given."""
+    """Writes qrels in the given order."""
     with atomic_file(path) as stream:
         for query, judged in qrels.items():
             for document, grade in judged.items():
@@ -330,7 +331,7 @@ def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> Non
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Reads qrels. Raises UserError naming the file and line."""
+    """Reads qrels. Raises UserError that names the file and line."""
     qrels: Qrels = {}
     with _opened(path) as stream:
         for number, (query, _, document, text) in _fields(path, stream, 1, "qid 0 docid grade"):
@@ -347,7 +348,7 @@ def read_qrels(path: str | Path) -> Qrels:
 
 
 def check_grade(grade: int, where: str) -> None:
-    """Raises UserError for a grade that no judge gives, and no table could hold the gain of."""
+    """Raises UserError for a grade beyond `LARGEST_GRADE` in magnitude, which no judge gives."""
     if abs(grade) > LARGEST_GRADE:
         raise UserError(f"{where} {grade:.3g} is beyond {LARGEST_GRADE:,}; grades are small whole numbers")
 
@@ -372,7 +373,7 @@ def _opened(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def _fields(path: str | Path, lines: IO[bytes], first: int, layout: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is not blank; the first line has this number."""
+    """The number and fields of each line that is not blank; `first` is the number of the first line."""
     count = len(layout.split())
     for number, raw in lines_up_to(lines, path, LONGEST_LINE, first):
         line = decode(raw, f"{path}:{number}")
