@@ -1,7 +1,7 @@
 """Attention within the sequences of a packed batch, as an attention implementation of transformers.
 
-On a GPU FlashAttention over variable lengths (flash-attn where it is installed, which is what the paper used, else
-torch's own); on a CPU scaled dot-product attention over groups of sequences of about equal length.
+On a GPU it is FlashAttention over variable lengths: flash-attn if it is installed, which the paper used, else torch's
+own. On a CPU, or in float32, it is scaled dot-product attention over groups of sequences of similar length.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ssmrank.models.packing import Packed, PrefixLevel
 NAME = "ssmrank_packed"
 
 _LONGEST_PRODUCT = 1024
-"""Keys up to which a CPU may hold all attention weights of a head at once."""
+"""The largest number of keys for which a CPU holds all attention weights of a head at once."""
 
 
 def backend(device: torch.device | str, precision: str) -> str:
-    """Name of what computes attention on this device in this precision, for the log."""
+    """The name, for the log, of the implementation that this device uses in this precision."""
     if torch.device(device).type != "cuda" or precision == "fp32":
         return "torch scaled_dot_product_attention by length"
     return "flash-attn" if is_available("flash_attn") else "torch varlen_attn (FlashAttention-2)"
@@ -42,12 +42,13 @@ def packed_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed batch; query [1, heads, T, head size], key and value may have fewer heads.
+    """Attention of a packed batch; query: [1, heads, T, head size], key and value may have fewer heads.
 
-    Returns [1, T, heads, head size]. Attention is causal where the module is. Where `packed` has a memory, attention
-    that is not causal is across: key and value are the memory's. With a sliding window, which only attention that is
-    not causal has here, a token attends to those fewer than `sliding_window` places away. Attention dropout is not
-    applied.
+    Returns [1, T, heads, head size]. Attention is causal if `module.is_causal`. If `packed` has a memory, attention
+    that is not causal is cross attention: key and value belong to the memory. With a sliding window a token attends to
+    tokens fewer than `sliding_window` positions away. Attention dropout is not applied.
+
+    Raises ValueError without `packed`, for a causal sliding window, and for shared prefixes without causal attention.
     """
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
@@ -56,7 +57,7 @@ def packed_attention(
         raise ValueError("a sliding window of causal attention is not supported")
     # Not `tensor[0]`: the gradient of an index is a copy into zeros.
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    # Under autocast rotary positions leave q and k in float32.
+    # Under autocast, rotary positions leave q and k in float32.
     q, k = q.to(v.dtype), k.to(v.dtype)
     if packed.prefix_levels is not None:
         if not causal:
@@ -74,7 +75,7 @@ def attend(
     scaling: float | None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Attention without shared prefixes: q [T, heads, head size], k and v may have fewer heads; as q."""
+    """Attention without shared prefixes; q and the result: [T, heads, head size], k and v may have fewer heads."""
     across = packed.memory is not None and not causal
     return _implementation(q)(q, k, v, packed, across, causal, scaling, window)
 
@@ -82,10 +83,10 @@ def attend(
 def last_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
 ) -> torch.Tensor:
-    """Attention of one token of each sequence to the whole of its sequence: q [R, heads, head size], as is returned.
+    """Attention of one token of each sequence to its whole sequence; q and the result: [R, heads, head size].
 
-    The token may be any where attention is not causal, and is the last where it is; with shared prefixes the R
-    sequences are the leaves.
+    In a causal model it must be the last token, else it may be any. With shared prefixes the R sequences are those of
+    the leaves.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
     if packed.prefix_levels is None:
@@ -102,7 +103,7 @@ def last_attention(
 def prefix_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
 ) -> torch.Tensor:
-    """Causal attention with shared prefixes: each segment attends to itself and its ancestors; as `attend`."""
+    """Causal attention with shared prefixes, shaped as in `attend`: segments attend to themselves and ancestors."""
     assert packed.prefix_levels is not None
     levels = packed.prefix_levels.all
     return torch.cat([_level_attention(q[level.tokens], k, v, level, level.packed, scaling) for level in levels])
@@ -111,7 +112,7 @@ def prefix_attention(
 def _level_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: PrefixLevel, queries: Packed, scaling: float | None
 ) -> torch.Tensor:
-    """Attention of a level's queries; k and v are the batch's."""
+    """Attention of a level's queries; k and v are those of the whole batch."""
     causal = queries is level.packed
     own = k[level.tokens], v[level.tokens]
     if level.paths is None:
@@ -120,8 +121,8 @@ def _level_attention(
     grouped = path.queries if causal else path.segments
     before = k.index_select(0, path.tokens), v.index_select(0, path.tokens)
     if _implementation(q) is _flash:
-        # What is continued is attended to without a mask, the segment itself causally; both are weighed by the sums of
-        # their exponentials.
+        # The ancestors are attended to without a mask, the segment itself causally. The sums of the exponentials weight
+        # both results.
         return _merge(
             _flash_part(q, *before, grouped, path.keys, False, scaling),
             _flash_part(q, *own, queries, level.packed, causal, scaling),
@@ -133,7 +134,7 @@ def _level_attention(
 
 
 def _implementation(q: torch.Tensor) -> Callable[..., torch.Tensor]:
-    # FlashAttention computes in half precision only, and reads heads in pieces of 16 bytes.
+    # FlashAttention computes only in half precision, and reads heads in units of 16 bytes.
     flash = q.device.type == "cuda" and q.dtype != torch.float32 and q.shape[-1] % 8 == 0
     return _flash if flash else _by_length
 
@@ -152,7 +153,7 @@ def _by_length(
     queries = packed.grid_along_memory if across else keys
     outputs = []
     for real, (qg, kg, vg) in zip(keys.real.split(_cells(keys)), _grids(q, k, v, queries, keys), strict=True):
-        # Padding stands behind the real tokens, so the causal mask alone hides it.
+        # Padding comes after the real tokens, so the causal mask alone hides it.
         mask = None if causal or keys.complete else real.view(kg.shape[0], 1, 1, kg.shape[2])
         if window is not None and kg.shape[2] > window:
             mask = _windowed(real.view(kg.shape[0], -1), window)
@@ -163,8 +164,8 @@ def _by_length(
 def _windowed(real: torch.Tensor, window: int) -> torch.Tensor:
     """Which keys each query attends to, bool [rows, 1, longest, longest]; `real`: bool [rows, longest].
 
-    Cells of padding are copies of a sequence's last token, and attend as that one does: a row without any key would
-    make NaN of their gradients.
+    Padding cells are copies of a sequence's last token and attend to the same keys, because a row without keys would
+    make their gradients NaN.
     """
     places = torch.arange(real.shape[1], device=real.device)
     own = torch.minimum(places, real.sum(1, keepdim=True) - 1)
@@ -175,7 +176,7 @@ def _windowed(real: torch.Tensor, window: int) -> torch.Tensor:
 def _grids(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: LengthGrid, keys: LengthGrid
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Queries, keys and values of the sequences of each matrix: [rows, heads, longest, head size]."""
+    """Yields each matrix's queries, keys and values: [rows, heads, longest, head size]."""
     parts = [
         [
             part.view(*shape, *part.shape[1:]).transpose(1, 2)
@@ -196,7 +197,8 @@ def _attend(
 ) -> torch.Tensor:
     """Attention of sequences of one length.
 
-    q, k, v: [rows, heads, length, head size]; mask: bool [rows, 1, 1 or length, keys], true where a query attends.
+    q, k, v: [rows, heads, length, head size]; mask: bool [rows, 1, 1 or length, keys], true for keys that are attended
+    to.
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= _LONGEST_PRODUCT:
         return _attend_by_products(q, k, v, mask, causal, scaling)
@@ -213,7 +215,7 @@ def _attend_by_products(
     causal: bool,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Two batched matrix products: in bf16 on a CPU, forward and backward, many times faster than torch's fused one."""
+    """Attention as two batched matrix products, in bf16 on a CPU many times faster than torch's fused kernel."""
     rows, heads, length, size = q.shape
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
@@ -228,10 +230,10 @@ def _attend_by_products(
 
 
 class _Products(NamedTuple):
-    """What several parts of one softmax are merged from.
+    """A part of a softmax, which can be merged with other parts.
 
-    weighted: exponentials of the scores less their maximum, times the values [T, heads, head size]; sums, largest: the
-    sum of these exponentials and the maximum, [T, heads, 1].
+    weighted: exponentials of the scores less their maximum, times the values, [T, heads, head size]; sums: the sum of
+    these exponentials, [T, heads, 1]; largest: the maximum, [T, heads, 1].
     """
 
     weighted: torch.Tensor
@@ -242,12 +244,12 @@ class _Products(NamedTuple):
 def _path_products(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed, scaling: float | None
 ) -> _Products:
-    """Each group's queries against all of its keys: one matrix product for a group and head."""
+    """Each group's queries against all of the group's keys, as one matrix product per group and key head."""
     parts: list[_Products] = []
     for qg, kg, vg in zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True):
         tokens, heads, size = qg.shape
         shared = heads // kg.shape[1]
-        # The heads that share keys are as many more queries.
+        # Heads that share keys count as further queries of one head.
         rows = qg.unflatten(1, (-1, shared)).permute(1, 2, 0, 3).reshape(-1, shared * tokens, size)
         parts.append(
             _Products(
@@ -267,8 +269,8 @@ def _own_products(
 ) -> _Products:
     """Each segment's queries against its own keys.
 
-    Causally short segments are taken several at once, with a mask between them: one larger product instead of many
-    small ones. One query of each segment is taken with the keys of segments of about equal length.
+    For causal attention, several short segments are computed at once with a mask between them: one larger product
+    instead of many small ones. For one query per segment, segments of similar length are computed at once.
     """
     causal = queries is level.packed
     keys = level.tiles.grid if causal else level.packed.grid
@@ -298,7 +300,7 @@ def _cells(grid: LengthGrid) -> list[int]:
 def _products(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor | None, scaling: float | None
 ) -> _Products:
-    """Of matrices [rows · heads, T, head size]; `hidden` [rows, T, keys]: which scores count as minus infinity."""
+    """The products of matrices [rows · heads, T, head size]; hidden: bool [rows, T, keys], true for masked scores."""
     scores = torch.bmm(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(1, 2)).float()
     if hidden is not None:
         scores.unflatten(0, (len(hidden), -1)).masked_fill_(hidden[:, None], float("-inf"))
@@ -322,7 +324,7 @@ def _flash_part(
     causal: bool,
     scaling: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention [T, heads, head size] and the logarithm of its weights' sum, float32 [T, heads]."""
+    """Attention [T, heads, head size] and the log of the sum of its exponentials, float32 [T, heads]."""
     bounds, longest = (queries.bounds, keys.bounds), (queries.longest, keys.longest)
     if is_available("flash_attn"):
         from flash_attn import flash_attn_varlen_func
@@ -337,15 +339,15 @@ def _flash_part(
     window = (-1, 0) if causal else (-1, -1)
     result = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=window, return_aux=AuxRequest(lse=True))
     assert isinstance(result, tuple)
-    # Its documentation says [T, heads], its kernels return [heads, T].
+    # The documentation says [T, heads], but the kernels return [heads, T].
     heads_first = result[1].shape[0] == q.shape[1]
     return result[0], result[1].transpose(0, 1) if heads_first else result[1]
 
 
 def _for_all_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """Keys or values [T, heads, head size], repeated where several heads share them: torch 2.11 has no enable_gqa."""
+    """Keys or values [T, heads, head size], repeated for heads that share them: torch 2.11 has no enable_gqa here."""
     repeats = heads // x.shape[1]
-    # repeat_interleave would bring the number from the CPU: the GPU waits, and a CUDA graph cannot hold it.
+    # repeat_interleave would copy the number from the CPU, which makes the GPU wait and cannot be in a CUDA graph.
     return x if repeats == 1 else x.unsqueeze(2).expand(-1, -1, repeats, -1).flatten(1, 2)
 
 
@@ -366,7 +368,7 @@ def _flash(
 ) -> torch.Tensor:
     memory = _memory(packed, across)
     bounds, longest = (packed.bounds, memory.bounds), (packed.longest, memory.longest)
-    reach = -1 if window is None else window - 1  # -1: to all
+    reach = -1 if window is None else window - 1  # -1: no limit
     if is_available("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 

@@ -1,6 +1,6 @@
 """Backbones of transformers on packed batches: loading, random weights, forward passes.
 
-transformers' models take seconds to import, so only the functions that make a backbone import them.
+transformers' models take seconds to import, so only functions that make a backbone import them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 Pooling = Literal["first", "last", "mean"]
 
 _OF_A_LAYER = re.compile(r"(^|\.)layers?\.[0-9]+\.(?!.*rotary_emb)")
-"""A weight that a model of more layers has; old Llamas keep tables of their rotations in each."""
+"""The name of a layer's weight. Old Llamas also store rotation tables in each layer, which may be left over."""
 
 
 def load_backbone(folder: str | Path) -> PreTrainedModel:
     """A checkpoint folder's backbone in float32, ready for `packed_forward`.
 
-    Reads transformers' layout and that of `mamba_ssm`. Raises UserError where weights are missing or of other shapes.
+    Reads the layouts of transformers and `mamba_ssm`. Raises UserError if weights are missing, left over or of other
+    shapes.
     """
     from transformers import AutoModel
 
@@ -57,7 +58,7 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
 
 
 def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """A backbone of this shape with random weights (transformers' own initialisation), from torch's generator."""
+    """A backbone of this shape with transformers' random initialisation, drawn from torch's generator."""
     from transformers import AutoModel
 
     _check_known(config, "config")
@@ -67,12 +68,15 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def unread_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """A backbone of this shape whose weights are yet to be read: none is drawn, which takes a large model seconds."""
+    """A backbone of this shape whose weights are yet to be read.
+
+    No weights are drawn, because that takes seconds for a large model.
+    """
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
         backbone = random_backbone(config)
-    backbone.tie_weights()  # is left out with the initialisation
+    backbone.tie_weights()  # skipped together with the initialisation
     return backbone
 
 
@@ -85,7 +89,7 @@ def _with_own_modules(backbone: PreTrainedModel) -> PreTrainedModel:
 
 
 def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
-    """The config of a checkpoint folder. Raises UserError where it is missing or of an unknown architecture."""
+    """The config of a checkpoint folder. Raises UserError if it is missing, damaged or not supported."""
     from transformers import AutoConfig
 
     from ssmrank.models import mamba_ssm_format
@@ -104,12 +108,12 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
 
 
 def packed_forward(backbone: Any, packed: Packed) -> torch.Tensor:
-    """Last hidden states [T, `output_width`] of a packed batch: equal to running each sequence alone."""
+    """Last hidden states [T, `output_width`] of a packed batch, the same as running each sequence alone."""
     return architecture_of(backbone.config.model_type).forward(backbone, packed)
 
 
 def pooled_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Tensor:
-    """One state for each sequence, [S, `output_width`]: its first or last token's, or the mean of all."""
+    """One state for each sequence, [S, `output_width`]: that of its first or last token, or the mean of all tokens."""
     first_token = architecture_of(backbone.config.model_type).first_token
     if pooling == "first" and first_token is not None:
         return first_token(backbone, packed)
@@ -122,9 +126,10 @@ def pooled_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Ten
 
 
 def scored_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Tensor:
-    """As `pooled_forward`, for inference: the last layer computes only the tokens that are pooled, where it can.
+    """Like `pooled_forward`, for inference: the last layer computes only the pooled tokens if it can.
 
-    With `packed.prefix_levels` (causal models, pooling the last token): one state for each leaf.
+    With `packed.prefix_levels` there is one state for each leaf. Raises ValueError if the model is then not causal or
+    does not pool the last token.
     """
     architecture = architecture_of(backbone.config.model_type)
     if packed.prefix_levels is not None and not (architecture.causal and pooling == "last"):
@@ -140,12 +145,12 @@ def output_width(config: PreTrainedConfig) -> int:
 
 
 def longest_input(config: PreTrainedConfig) -> int | None:
-    """Tokens that the position embeddings reach to; None for models without such (Llama, Mamba)."""
+    """The number of tokens that the position embeddings cover; None for models without them (Llama, Mamba)."""
     return architecture_of(config.model_type).longest_input(config)
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether a token's state depends on no later token, so that sequences can share a prefix."""
+    """Whether a token's state is independent of later tokens, so that sequences can share a prefix."""
     return architecture_of(config.model_type).causal
 
 

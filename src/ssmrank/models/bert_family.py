@@ -1,4 +1,4 @@
-"""What BERT and the models that are built like it (RoBERTa, ELECTRA) share."""
+"""What BERT, RoBERTa and ELECTRA share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssmrank.models.packing import Packed
 
 
 def encoder_token(backbone: Any, packed: Packed, wanted: Tensor, offset: int = 0) -> Tensor:
-    """States [R, hidden size] of one token of each sequence, int64 [R]; positions begin at `offset`."""
+    """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R]; positions start at `offset`."""
     hidden = backbone.embeddings(
         input_ids=packed.input_ids[None], position_ids=packed.position_ids[None] + offset, token_type_ids=None
     )
@@ -30,7 +30,7 @@ def encoder_token(backbone: Any, packed: Packed, wanted: Tensor, offset: int = 0
 
 
 class _AddNorm:
-    """BERT's layer norm of the sum of a sublayer's output and its input, with the addition inside the norm."""
+    """BERT's layer norm of a sublayer's output plus its input, with the addition fused into the norm."""
 
     dense: nn.Linear
     dropout: nn.Dropout
@@ -42,5 +42,5 @@ class _AddNorm:
 
 
 def norms(*outputs: type[nn.Module]) -> dict[type[nn.Module], type[nn.Module]]:
-    """The faster classes of layer norms and of the sublayers' `outputs`, which end in one."""
+    """Faster classes for layer norms and for the sublayers' `outputs`, which end in one."""
     return {nn.LayerNorm: LayerNorm} | {kind: type(f"_{kind.__name__}", (_AddNorm, kind), {}) for kind in outputs}

@@ -1,7 +1,7 @@
 """Projections of a trained backbone in 8-bit floats, for reranking.
 
-Each output channel of a weight has a scale, and so has each token of what is projected, found when it is. Mamba's norms
-put out the rounded rows themselves, so that the rounding costs no pass over memory.
+Each output channel of a weight has a scale, and so does each token of the input, whose scale is computed on the fly.
+Mamba's norms return their rows already rounded, so that rounding costs no extra pass over memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from ssmrank.models.architecture import Architecture
 
 
 class Float8Linear(nn.Module):
-    """A linear layer for inference, its weight of 8-bit floats.
+    """A linear layer for inference with a weight of 8-bit floats.
 
-    values: float8_e4m3fn [outputs, inputs], zeros added up to a multiple of 16 outputs; scales: float32 [outputs, 1].
+    values: float8_e4m3fn [outputs, inputs], its outputs padded with zeros to a multiple of 16; scales: float32
+    [outputs, 1].
     """
 
     values: Tensor
@@ -36,16 +37,16 @@ class Float8Linear(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor | Rows) -> Tensor:
-        """bfloat16 [..., outputs] of [..., inputs], or of rows that are rounded already."""
+        """From [..., inputs], or from rows that are already rounded, to bfloat16 [..., outputs]."""
         rows = x if isinstance(x, Rows) else quantized(x.reshape(-1, self.in_features))
         y = product(rows, Rows(self.values, self.scales), self.bias)[:, : self.out_features]
         return y if isinstance(x, Rows) else y.reshape(*x.shape[:-1], self.out_features)
 
 
 def to_float8(backbone: Any, architecture: Architecture) -> None:
-    """Changes the backbone's linear layers, once.
+    """Replaces the backbone's linear layers by `Float8Linear`, in place.
 
-    Layers with an odd number of inputs stay in bfloat16, and so do those that the backbone's architecture names.
+    Layers whose number of inputs is no multiple of 16 stay as they are, and so do those that the architecture excludes.
     """
     spared = set[nn.Module]() if architecture.last_layer_float8 else set(backbone.layers[-1].modules())
     for module in list(backbone.modules()):

@@ -1,9 +1,9 @@
 """Checkpoints in the layout of the `mamba_ssm` library (`state-spaces/mamba-*`, `state-spaces/mamba2-*`).
 
-Such a folder holds `config.json` with `d_model`, `n_layer`, `ssm_cfg` ... and `pytorch_model.bin` (or
-`model.safetensors`) with a language model's state dict. Names of weights differ from transformers' in the prefix, the
-word embeddings and the language model's head, which are the embeddings again (`tie_embeddings`) and which reranking
-leaves out; shapes and the order of the channels within them are the same.
+Such a folder holds a `config.json` with `d_model`, `n_layer`, `ssm_cfg` and others, and the state dict of a language
+model in `pytorch_model.bin` or `model.safetensors`. Three things differ from transformers' names: the prefix, the word
+embeddings, and the language model's head, which is tied to the embeddings (`tie_embeddings`) and not needed for
+reranking. Shapes and the order of channels are the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ State = dict[str, torch.Tensor]
 
 _WEIGHTS = "pytorch_model.bin"
 
-# ssm_cfg's names of settings and transformers'.
+# From the names of settings in ssm_cfg to those of transformers.
 _SHARED = {
     "d_state": "state_size",
     "d_conv": "conv_kernel",
@@ -39,7 +39,7 @@ _KEYS = {
     | {"dt_rank": "time_step_rank", "dt_init": "time_step_init_scheme", "dt_scale": "time_step_scale"},
     "Mamba2": _SHARED | {"headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size"},
 }
-# What mamba_ssm takes where ssm_cfg is silent and transformers' default is another.
+# Defaults of mamba_ssm that may differ from those of transformers.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Mamba1": {"d_state": 16},
     "Mamba2": {"d_state": 128, "headdim": 64, "ngroups": 1, "chunk_size": 256},
@@ -57,12 +57,12 @@ _NEOX_END_OF_TEXT = 0
 
 
 def is_original(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is one of `mamba_ssm`'s."""
+    """Whether a config.json comes from `mamba_ssm`."""
     return "model_type" not in config and {"d_model", "n_layer"} <= set(config)
 
 
 def to_transformers_config(config: Mapping[str, Any], where: str = "config") -> MambaConfig | Mamba2Config:
-    """transformers' config for one of `mamba_ssm`'s.
+    """Converts a config of `mamba_ssm` to one of transformers.
 
     Raises UserError for what transformers' Mamba cannot express: attention layers, MLPs, LayerNorm and some settings
     of Mamba-2's mixer.
@@ -101,7 +101,7 @@ def to_transformers_config(config: Mapping[str, Any], where: str = "config") -> 
 
 
 def from_transformers_config(config: Any) -> dict[str, Any]:
-    """`mamba_ssm`'s config for one of transformers'. The vocabulary counts as padded already."""
+    """Converts a config of transformers to one of `mamba_ssm`. The vocabulary is taken as already padded."""
     layer = "Mamba2" if config.model_type == "mamba2" else "Mamba1"
     ssm = {name: getattr(config, theirs) for name, theirs in _KEYS[layer].items()}
     return {
@@ -121,7 +121,7 @@ def from_transformers_config(config: Any) -> dict[str, Any]:
 
 
 def to_transformers_state(state: Mapping[str, torch.Tensor]) -> State:
-    """A backbone's weights under transformers' names."""
+    """The backbone's weights, renamed for transformers."""
     renamed = {}
     for name, tensor in state.items():
         if name.startswith("backbone."):
@@ -131,7 +131,7 @@ def to_transformers_state(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def from_transformers_state(state: Mapping[str, torch.Tensor]) -> State:
-    """The weights of `mamba_ssm`'s language model, its head tied to the embeddings."""
+    """The weights, renamed for `mamba_ssm`'s language model, whose head is tied to the embeddings."""
     renamed = {}
     for name, tensor in state.items():
         renamed["backbone." + ("embedding.weight" if name == "embeddings.weight" else name)] = tensor
@@ -140,13 +140,16 @@ def from_transformers_state(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def load(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
-    """The backbone of such a folder as transformers' model. Raises UserError where weights are missing or misshapen."""
+    """The backbone of such a folder as a model of transformers.
+
+    Raises UserError if weights are missing, left over or of other shapes.
+    """
     folder = Path(folder)
     config = to_transformers_config(json.loads((folder / "config.json").read_text()), f"{folder}/config.json")
     state = to_transformers_state(_read_weights(folder))
     if dtype != "auto":
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
-    with torch.device("meta"):  # the weights are put in below, so none need be drawn
+    with torch.device("meta"):  # the weights are assigned below, so none need be drawn
         backbone = Mamba2Model(config) if isinstance(config, Mamba2Config) else MambaModel(config)
     expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     missing = [name for name in expected if name not in state]
@@ -164,7 +167,7 @@ def load(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float3
 
 
 def save(backbone: PreTrainedModel, folder: str | Path) -> None:
-    """Writes config.json and pytorch_model.bin as `mamba_ssm` reads them into an existing folder."""
+    """Writes config.json and pytorch_model.bin for `mamba_ssm` into an existing folder."""
     folder = Path(folder)
     torch.save(from_transformers_state(backbone.state_dict()), folder / _WEIGHTS)
     text = json.dumps(from_transformers_config(backbone.config), indent=2)

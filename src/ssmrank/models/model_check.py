@@ -1,4 +1,4 @@
-"""What is wrong with a model's folder, found when it is fetched and not by a training."""
+"""Checks a model's folder when it is fetched, so that errors do not wait for a training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssmrank.models.templates import Template
 
 
 def check_tokenizer(folder: Path, model: Model) -> Template:
-    """Reads a folder's tokenizer and puts a text to it. Raises UserError where it is broken or lacks a token."""
+    """Reads a folder's tokenizer and tokenizes a text. Raises UserError if it is broken or lacks a special token."""
     tokenizer = load_tokenizer(folder)
     with reading(f"{folder}: its tokenizer is broken; get its files again"):
         template = Template.of(tokenizer, model.kind, model.template)
@@ -27,7 +27,7 @@ def check_tokenizer(folder: Path, model: Model) -> Template:
 
 
 def check_model(folder: Path, template: Template) -> None:
-    """Reads a folder's weights and runs two tokens. Raises UserError where they do not fit, or are not finite."""
+    """Reads a folder's weights and runs two tokens. Raises UserError if weights do not fit or values are not finite."""
     trained = load_reranker(folder) if (folder / TRAINED_FILE).is_file() else None
     backbone: Any = load_backbone(folder) if trained is None else trained.backbone
     check_finite(folder, (backbone if trained is None else trained).state_dict())
@@ -41,7 +41,7 @@ def check_model(folder: Path, template: Template) -> None:
 
 
 def _check_ids(folder: Path, template: Template, rows: int) -> None:
-    # A special token that no text and no template has may be beyond: tokenizers of some classes add their own.
+    # An unused special token may have a higher id, because some tokenizer classes add their own.
     tokenizer = template.tokenizer
     unused = {*tokenizer.all_special_ids} - {*template.before, *template.after}
     used = ((id, token) for token, id in tokenizer.get_vocab().items() if id not in unused)

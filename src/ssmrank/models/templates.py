@@ -1,12 +1,14 @@
 """How a query and a document become the tokens of one sequence (section 3 of the paper).
 
-Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Either can read the query
-on both sides instead, `query: {q}; document: {d}; query: {q};`, between the same special tokens: a recurrent state then
+Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Both can instead read the
+query on both sides, `query: {q}; document: {d}; query: {q};`, with the same special tokens. A recurrent state then
 knows what to keep of the document (Arora et al. 2024, "Just read twice"). Training and reranking build their sequences
-here. Query and document sides are tokenized apart, cut behind a `;`, which gives the tokens of
-the joint text; where the sequence would be too long the document loses its last tokens, the query none, unless it
-leaves no room for a document at all (`fit_queries`). Special tokens stand where the template has them and nowhere else:
-`</s>` within a text is read as these four characters.
+here.
+
+The query side and the document side are tokenized separately. They are split after a `;`, so the tokens are those of
+the joint text. If a sequence would be too long, the document loses its last tokens. The query is only cut if it leaves
+no room for a document at all (`fit_queries`). Special tokens come from the template alone: `</s>` within a text is read
+as these four characters.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ if TYPE_CHECKING:
 Kind = Literal["E", "ED", "D"]
 Order = Literal["query-first", "document-first", "query-document-query"]
 LongQueries = Literal["cut", "error"]
-"""What becomes of a query that leaves no room for a document: it is cut to half of the sequence, or an error."""
+"""How a query that leaves no room for a document is treated: cut to half of the sequence, or an error."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """Token ids around and between query and document, for one tokenizer and kind of model.
+    """The token ids around and between query and document, for one tokenizer and kind of model.
 
-    order: of the sides; before: ids at the start of every sequence; after: ids at its end; separator: ids of the `;`
-    that a document which was cut keeps where a query follows it.
+    order: order of the sides; before: ids at the start of every sequence; after: ids at its end; separator: ids of the
+    `;` that a cut document keeps if a query follows.
     """
 
     kind: Kind
@@ -45,10 +47,11 @@ class Template:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, kind: Kind, order: Order | None = None) -> Template:
-        """The template of this kind of model: the paper's, unless `order` is another.
+        """The template of this kind of model: the paper's, unless `order` says otherwise.
 
-        [EOS] is the tokenizer's end of sequence (BERT's: [SEP]), [CLS] its class token (BART's and RoBERTa's: <s>).
-        A decoder whose tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>) keeps it.
+        [EOS] is the tokenizer's end of sequence ([SEP] for BERT). [CLS] is its class token (<s> for BART and RoBERTa).
+        If a decoder's tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>), it is kept.
+        Raises UserError if the tokenizer lacks such a token.
         """
         before: tuple[int, ...]
         after: tuple[int, ...]
@@ -61,11 +64,11 @@ class Template:
             before, after = (_special(tokenizer, "cls", "bos"),), ()
         order = order or ("document-first" if kind == "D" else "query-first")
         if order == "query-document-query" and kind != "D":
-            before += separator  # elsewhere a part of the query side, which is the same at both places here
+            before += separator  # in other orders it is part of the query side, but here both query sides are the same
         return cls(kind, order, tokenizer, before, after, separator)
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The document side of each text, not cut: int32 ids."""
+        """The uncut document side of each text, int32 ids."""
         begin, end = "" if self.order == "document-first" else " ", ";" if self.query_follows else ""
         return self._tokenize([f"{begin}document: {text}{end}" for text in texts])
 
@@ -76,25 +79,25 @@ class Template:
 
     @property
     def readings(self) -> int:
-        """How often a sequence has the query side."""
+        """How many times a sequence contains the query side."""
         return 2 if self.order == "query-document-query" else 1
 
     def document_head(self) -> np.ndarray:
-        """What the document side begins with, whatever the text: int32 ids."""
+        """The tokens that start every document side, int32 ids."""
         return self._tokenize(["document:" if self.order == "document-first" else " document:"])[0]
 
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The query side of each text: int32 ids."""
+        """The query side of each text, int32 ids."""
         begin = " " if self.query_follows else "; "
         return self._tokenize([f"{begin}query: {text};" for text in texts])
 
     def fit_queries(
         self, queries: Sequence[np.ndarray], max_length: int, names: Sequence[str], long: LongQueries = "cut"
     ) -> list[np.ndarray]:
-        """The query sides; one that leaves no room for a document has the first tokens of half of `max_length`.
+        """The query sides. One that leaves no room for a document is cut to half of `max_length`.
 
-        Where the query is read twice, it has those of a quarter. The separator at its end stays. names: ids for
-        messages. Raises UserError where it may not, or cannot, be cut.
+        If the query is read twice, it is cut to a quarter. It keeps the separator at its end. names: ids for error
+        messages. Raises UserError if a query must not be cut (long: error), or if cutting does not help.
         """
         fitted = []
         for query, name in zip(queries, names, strict=True):
@@ -111,9 +114,9 @@ class Template:
         return sum(self._room(len(query), max_length) < self._least for query in queries)
 
     def join(self, query: np.ndarray, document: np.ndarray, max_length: int, query_id: str = "") -> np.ndarray:
-        """One sequence of at most `max_length` ids, the document cut to fit.
+        """One sequence of at most `max_length` ids, int32, with the document cut to fit.
 
-        Raises UserError where the query leaves no room for a token of the document.
+        Raises UserError if the query leaves no room for a token of the document.
         """
         room = self.room(len(query), max_length, query_id)
         if len(document) > room:
@@ -123,7 +126,7 @@ class Template:
         return np.concatenate([self.before, first, document, last, self.after]).astype(np.int32)
 
     def room(self, query_tokens: int, max_length: int, query_id: str = "") -> int:
-        """Tokens that a document may have beside a query of so many. Raises UserError where that is none."""
+        """How many tokens a document may have beside a query of `query_tokens`. Raises UserError if it has no room."""
         room = self._room(query_tokens, max_length)
         if room < self._least:
             raise UserError(
@@ -137,7 +140,7 @@ class Template:
 
     @property
     def _least(self) -> int:
-        """Tokens that a document has at least."""
+        """The least number of tokens of a document side."""
         return 1 + len(self.separator)
 
     def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
@@ -150,7 +153,7 @@ class Template:
             return []
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
-            # The same without the places of the tokens in the text, which take a third of the time.
+            # The fast method leaves out the tokens' offsets in the text, which take a third of the time.
             backend.no_truncation()
             backend.no_padding()
             backend.encode_special_tokens = True
