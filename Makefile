@@ -5,7 +5,7 @@ CORES ?= $(shell nproc 2>/dev/null || echo 2)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 TABLE := results/tables/table4
 
-# uv does not read pip's settings; a folder of wheels (with a CPU build of torch, say) or a certificate counts here too.
+# uv does not read pip's settings, so a folder of wheels (a CPU build of torch, say) and a certificate are passed on.
 comma := ,
 ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(subst $() ,$(comma),$(PIP_FIND_LINKS))
@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 UV = $(BIN)/uv
 
-# Workers take whole files of tests, as what several tests of a file share is made once; tests/projects.py says which first.
+# A worker runs whole files, so that fixtures of a file are made once. tests/projects.py decides which files come first.
 WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -93,12 +93,12 @@ tidy: .venv/main.stamp  ## remove half-written files and states of code that no 
 clean:  ## remove the environment; data and results stay
 	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache
 
-# torch and the CUDA packages that it names have a lock of their own: a CPU build has other digests and needs none of
-# them. Tests run Triton's kernels in its interpreter, so there it stays.
+# torch and its CUDA packages have a lock of their own, since a CPU build has other digests and needs no CUDA packages.
+# Triton stays in the tests' lock, because tests run its kernels in its interpreter.
 CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
     cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
-# For all Pythons and platforms, with digests. Without local wheels, whose version (2.13.0+cpu) would be locked for
-# everyone; without addresses, as any index that has these files serves.
+# For all Pythons and platforms, with digests. Local wheels are ignored, because their version (2.13.0+cpu) would be
+# locked for everyone. Addresses are left out, because any index that has these files will do.
 COMPILE = env -u UV_FIND_LINKS -u UV_TORCH_BACKEND $(UV) pip compile --quiet $(UPGRADE) --universal --generate-hashes \
     --python-version 3.11 --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
     -c requirements/pins.txt
@@ -118,9 +118,9 @@ FIND_PYTHON = PATH="$(CALLER_PATH)"; for python in python3.11 python3.12 python3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.lock
 	@touch $@
 
-# Nothing is installed whose digest is not in a lock, but a torch of another build: of UV_TORCH_BACKEND's index, or a
-# wheel in a folder of PIP_FIND_LINKS. TORCH_SHA256 has that one checked as well (a wheel by pip, as uv computes none).
-# The workflow's command `snakemake` comes last, as it takes the place of Snakemake's own.
+# Every installed package has its digest in a lock, except a torch of another build: from UV_TORCH_BACKEND's index, or a
+# wheel in a folder of PIP_FIND_LINKS. With TORCH_SHA256 that one is checked too (a wheel by pip, because uv does not
+# compute its digest). The workflow's command `snakemake` is installed last, because it replaces Snakemake's own.
 INSTALL = $(UV) pip install --quiet --no-build-isolation
 CHECKED = $(INSTALL) --no-deps --require-hashes
 TORCH := $(shell grep -om1 '^torch==[^ ;]*' requirements/torch.lock)
