@@ -1,1 +1,1 @@
-"""Pretraining of small language models of several architectures on the same text."""
+"""Pretraining of small language models of several architectures on the same texts."""

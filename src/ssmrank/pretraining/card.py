@@ -36,10 +36,13 @@ def model_card(
     outcome: Mapping[str, Any] | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """A README.md for a model's folder, from what its `pretraining.json` holds and the command that made it.
+    """The README.md of a model's folder.
 
-    `outcome`: of the training as a reranker (`outcome.json`), where there was one after the pretraining. `scores`: for
-    each metrics file that the settings name its means, from 0 to 1.
+    facts: contents of its `pretraining.json`.
+    card: what the settings add.
+    command: the command that made the model.
+    outcome: contents of `outcome.json`, if the model was then trained as a reranker.
+    scores: the means in each metrics file that the settings name, from 0 to 1.
     """
     settings, parameters = facts["settings"], facts["parameters"]
     masked = facts["objective"] == "masked tokens"
@@ -87,7 +90,7 @@ def model_card(
 
 
 def card_scores(card: CardSettings, scores: Mapping[str, Mapping[str, float]]) -> str:
-    """The section of scores, times 100; empty where there are none."""
+    """The section of scores, times 100; empty where the settings name none."""
     if not card.scores:
         return ""
     systems = list(card.scores[0].files)

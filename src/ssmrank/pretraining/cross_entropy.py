@@ -1,4 +1,4 @@
-"""Cross entropy over a vocabulary, without all its logits in memory at once."""
+"""Cross entropy over a vocabulary, without all logits in memory at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ssmrank.kernels.cross_entropy import slope_by_logits
 
 ROWS = 8192
-"""Rows whose logits are held at once."""
+"""Rows whose logits are in memory at once."""
 
 
 def vocabulary_cross_entropy(
@@ -17,9 +17,9 @@ def vocabulary_cross_entropy(
 ) -> torch.Tensor:
     """The sum over rows of -log softmax(hidden weightᵀ + bias)[target], float32.
 
-    hidden [M, d], weight [V, d], bias [V] or None, targets int64 [M]; rows of target IGNORED count nothing. Products
-    run in autocast's dtype, the softmax in float32. The gradients are computed with the loss, so the logits of a piece
-    of rows live only there.
+    hidden [M, d], weight [V, d], bias [V] or None, targets int64 [M]. Rows whose target is IGNORED do not count.
+    Matmuls run in autocast's dtype, the softmax in float32. The forward pass computes the gradients too, so the logits
+    of a piece of rows are freed before the next piece.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -1,4 +1,4 @@
-"""What a pretraining and a sweep of learning rates have in common: data and model."""
+"""A pretraining job, shared by pretraining proper and the sweep of learning rates."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 class Data:
     """What a model is pretrained and measured on.
 
-    pass_tokens: of all training texts together, with their special tokens; digest: of tokenizer and tokens.
+    texts: number of training texts. pass_tokens: tokens of all training texts, special tokens included. digest: digest
+    of tokenizer and tokens.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -78,7 +79,7 @@ def read_data(tokenizer_folder: Path, tokens: Path, settings: PretrainSettings) 
 
 
 class Job:
-    """A pretraining of a model that begins with random weights of the settings' seed."""
+    """Pretrains a model from random weights, drawn from the settings' seed."""
 
     def __init__(self, data: Data, settings: PretrainSettings, learning_rate: float, state: Path) -> None:
         self.data, self.settings, self.learning_rate = data, settings, learning_rate
@@ -90,13 +91,13 @@ class Job:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The model; trained once `run` has returned."""
+        """The model; it is trained after `run` has returned."""
         config = language_model_config(self.settings.config, self.data.tokenizer, self.settings.max_length)
         return new_language_model(config, self.settings.seed)
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Numbers of weights of the backbone."""
+        """Number of the backbone's weights, with and without embeddings."""
         return {
             "parameters": sum(parameter.numel() for parameter in self.model.backbone.parameters()),
             "non_embedding_parameters": non_embedding_parameters(self.model.backbone),
@@ -105,7 +106,10 @@ class Job:
     def run(
         self, rule: str, name: str, save_seconds: float, stop_seconds: float | None
     ) -> tuple[LossCurve, str | None]:
-        """Pretrains with losses tracked; the curve, and the id of MLflow's run if there is one."""
+        """Pretrains and tracks the losses; returns the curve and the tracked run's id (None without tracking).
+
+        `save_seconds` and `stop_seconds` are as in `pretrain`, and so are the errors.
+        """
         counts = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in self.parameters.items())
         log.info("%s: learning rate %g, %s, %s, %s", name, self.learning_rate, counts, self.device, self.precision)
         tags = {"model": name, "corpus": self.settings.corpus, "seed": str(self.settings.seed)}
@@ -131,7 +135,7 @@ class Job:
     def write(self, output: Path, curve: LossCurve, tracking_run: str | None) -> None:
         """Writes the checkpoint folder of the trained backbone and removes the state.
 
-        It has weights in bfloat16, config, tokenizer, and pretraining.json: settings, numbers, the curve.
+        The folder has weights in bfloat16, config, tokenizer, and pretraining.json with settings, counts and the curve.
         """
         facts = self._facts(curve)
         backbone = self.model.backbone.cpu().to(torch.bfloat16)

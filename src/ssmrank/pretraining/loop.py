@@ -28,13 +28,13 @@ from ssmrank.training.state import TrainingState
 log = logging.getLogger(__name__)
 
 CHECK_STEPS = 20
-"""Losses are read from the device, and checked, this often: each reading waits for the device."""
+"""Steps between readings of the losses, which are then checked; each reading waits for the device."""
 
 _REPORT_SECONDS = 10.0
 
 
 class Stopped(UserError):
-    """The time was up; the state was saved."""
+    """The job's time is up; the state was saved."""
 
 
 class Diverged(UserError):
@@ -43,10 +43,11 @@ class Diverged(UserError):
 
 @dataclass
 class LossCurve:
-    """What a pretraining did.
+    """The course of a pretraining.
 
-    train: (steps done, tokens read, mean loss of the steps since the last entry); held_out: (steps done, tokens read,
-    loss on held-out text); tokens and seconds of all steps, measurements of the loss not counted.
+    train: (steps done, tokens read, mean loss of the steps since the last entry).
+    held_out: (steps done, tokens read, loss on held-out text).
+    tokens, seconds: totals over all steps, without measurements on held-out text.
     """
 
     train: list[tuple[int, int, float]] = field(default_factory=list)
@@ -56,7 +57,7 @@ class LossCurve:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the steps alone."""
+        """Speed of the steps alone."""
         return self.tokens / max(self.seconds, 1e-9)
 
 
@@ -75,11 +76,12 @@ def pretrain(
 ) -> LossCurve:
     """Pretrains `model` in place on `device` and leaves it in evaluation mode.
 
-    AdamW over float32 weights, linear warm-up and decay, matrix products in the settings' precision. What is masked in
-    a step is drawn from (seed, step), so a training that goes on from `state` reads what it would have read.
-    `on_loss(name, steps done, loss)` is called for each entry of the curve, name "loss" or "held-out loss".
+    AdamW updates float32 weights with linear warm-up and decay; matmuls run in the settings' precision. The masks of a
+    step are drawn from (seed, step), so a training that resumes from `state` reads the same data as one that was never
+    interrupted. The state is saved every `save_seconds`. `on_loss(name, steps done, loss)` is called for each entry of
+    the curve; the name is "loss" or "held-out loss".
 
-    Raises Diverged where the loss is not finite, Stopped after `stop_seconds`.
+    Raises Diverged where the loss is not finite, and Stopped after `stop_seconds`, once the state is saved.
     """
     began = last_save = time.monotonic()
     model.to(device).train()
@@ -159,7 +161,7 @@ def pretrain(
 
 
 class HeldOut:
-    """The mean loss on held-out text: the same text, and for masked models the same tokens, each time."""
+    """The mean loss on held-out text. Text and masks are the same each time."""
 
     def __init__(self, steps: list[Step], objective: Objective, settings: LanguageModelling) -> None:
         self._tasks = [
@@ -171,7 +173,7 @@ class HeldOut:
 
     @torch.no_grad()
     def __call__(self, model: LanguageModel, precision: Precision, device: torch.device) -> float:
-        """Leaves the model in training mode."""
+        """The mean loss in nats a predicted token. Leaves the model in training mode."""
         model.eval()
         total = torch.zeros((), dtype=torch.float64, device=device)
         for task in self._tasks:

@@ -16,9 +16,9 @@ from ssmrank.pretraining.cross_entropy import vocabulary_cross_entropy
 
 
 class LanguageModel(nn.Module):
-    """A backbone with tied embeddings; a masked one has its architecture's head and a bias before the output layer.
+    """A backbone whose embeddings are also the output layer; a masked model adds its architecture's head and a bias.
 
-    What stands behind the backbone is there for pretraining alone and is dropped with it.
+    Head and bias are used in pretraining alone; the checkpoint does not have them.
     """
 
     def __init__(self, backbone: Any) -> None:
@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
             self.bias = nn.Parameter(torch.zeros(backbone.config.vocab_size))
 
     def forward(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The sum of the cross entropies at `places` (int64 [M]) of a packed batch against `targets`, float32."""
+        """The sum, float32, of the cross entropies at `places` of a packed batch against `targets`, both int64 [M]."""
         hidden = packed_forward(self.backbone, packed).index_select(0, places)
         if self.head is not None:
             hidden = self.head(hidden)
@@ -42,7 +42,7 @@ class LanguageModel(nn.Module):
 
 
 def new_language_model(config: PreTrainedConfig, seed: int) -> LanguageModel:
-    """Random weights, drawn from `seed`."""
+    """A model with random weights, drawn from `seed`."""
     torch.manual_seed(seed)
     return LanguageModel(random_backbone(config))
 
@@ -50,9 +50,9 @@ def new_language_model(config: PreTrainedConfig, seed: int) -> LanguageModel:
 def language_model_config(
     values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> PreTrainedConfig:
-    """The config of a backbone of this shape: the tokenizer's vocabulary and special tokens, no dropout.
+    """The config of a backbone: `values`, the tokenizer's vocabulary and special tokens, and no dropout.
 
-    Raises UserError where transformers does not know it.
+    Raises UserError where transformers cannot make such a config.
     """
     own = {
         "vocab_size": len(tokenizer),
@@ -61,7 +61,7 @@ def language_model_config(
         "eos_token_id": tokenizer.eos_token_id,
         "max_position_embeddings": max_length,
         "tie_word_embeddings": True,
-        # No text is read more than a few times, so there is little to guard against.
+        # No text is read more than a few times, so overfitting is no concern.
         **dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
     }
     try:
@@ -75,6 +75,6 @@ def language_model_config(
 
 
 def non_embedding_parameters(backbone: nn.Module) -> int:
-    """Weights of a backbone that are no embeddings, of words, positions or segments."""
+    """Number of a backbone's weights without the embeddings of words, positions and segments."""
     embeddings = {id(module.weight) for module in backbone.modules() if isinstance(module, nn.Embedding)}
     return sum(parameter.numel() for parameter in backbone.parameters() if id(parameter) not in embeddings)

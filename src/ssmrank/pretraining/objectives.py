@@ -1,4 +1,4 @@
-"""What language models learn to predict: the next token, or masked ones (Devlin et al. 2019, section 3.1)."""
+"""Objectives of language models: the next token, or masked tokens (Devlin et al. 2019, section 3.1)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from ssmrank.pretraining.steps import Step
 
 @dataclass(frozen=True)
 class Task:
-    """What is read and what is to be predicted of it.
+    """The tokens of a step, and what is predicted from them.
 
-    ids: int64 [T]; lengths: int64 [S]; places: int64 [M], ascending, whose hidden states predict; targets: int64 [M].
+    ids: int64 [T], sequences laid end to end.
+    lengths: int64 [S], of the sequences.
+    places: int64 [M], ascending, of the tokens whose hidden states predict.
+    targets: int64 [M], the ids to predict.
     """
 
     ids: np.ndarray
@@ -31,7 +34,7 @@ Objective = Callable[[Step, np.random.Generator], Task]
 
 
 def next_token(step: Step, generator: np.random.Generator) -> Task:
-    """Each token of a text predicts the next one; its last predicts nothing. Nothing is drawn."""
+    """Each token of a text predicts the next one, and the last predicts nothing. `generator` is not used."""
     ends = np.cumsum(step.lengths)
     predicts = np.ones(len(step.ids), dtype=bool)
     predicts[ends - 1] = False
@@ -42,19 +45,19 @@ def next_token(step: Step, generator: np.random.Generator) -> Task:
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """A share of the tokens, special ones never, is predicted from both sides.
+    """Predicts a share of the tokens from both sides; special tokens are never predicted.
 
-    Of these 80% are replaced by [MASK], 10% by any ordinary token and 10% stay.
+    Of the predicted tokens, 80% are replaced by [MASK], 10% by a random ordinary token, and 10% stay.
     """
 
     share: float
     special: int
-    """Ids below are special tokens."""
+    """Ids below this are special tokens."""
     mask: int
     vocabulary: int
 
     def __call__(self, step: Step, generator: np.random.Generator) -> Task:
-        """Draws which tokens, and what stands in their place."""
+        """Draws the tokens to predict and their replacements."""
         ordinary = np.flatnonzero(step.ids >= self.special)
         count = max(1, round(self.share * len(ordinary)))
         places = np.sort(generator.permutation(ordinary)[:count])
@@ -67,7 +70,7 @@ class MaskedTokens:
 
 
 def objective_of(model_type: str, share: float, special: int, mask: int, vocabulary: int) -> Objective:
-    """The objective of an architecture: a causal one predicts the next token, others masked ones.
+    """The objective of an architecture: causal ones predict the next token, others masked tokens.
 
     Raises UserError where the architecture has no masked language model.
     """
@@ -80,7 +83,10 @@ def objective_of(model_type: str, share: float, special: int, mask: int, vocabul
 
 
 def cut(task: Task, token_budget: int) -> list[Task]:
-    """The task in pieces of whole sequences of at most `token_budget` tokens each, those without a place left out."""
+    """Cuts a task into pieces of whole sequences, at most `token_budget` tokens each.
+
+    Pieces that predict nothing are left out.
+    """
     from ssmrank.training.sampler import micro_batches
 
     if len(task.ids) <= token_budget:
@@ -103,7 +109,7 @@ def cut(task: Task, token_budget: int) -> list[Task]:
 
 
 def on_device(task: Task, device: torch.device) -> tuple[Packed, torch.Tensor, torch.Tensor]:
-    """A task's packed batch, places and targets; to a GPU they go from pinned memory, and nothing waits for it."""
+    """A task's packed batch, places and targets. Copies to a GPU are asynchronous, from pinned memory."""
     starts = np.concatenate([[0], np.cumsum(task.lengths)])
     sequence_ids = np.repeat(np.arange(len(task.lengths), dtype=np.int32), task.lengths)
     position_ids = np.arange(len(task.ids)) - starts[sequence_ids]

@@ -1,8 +1,8 @@
 """Forward and backward passes of language models, on a GPU as CUDA graphs.
 
-Steps have equal numbers of tokens but not of texts. What a graph must know before it runs is made alike: the sequence
-of padding at a step's end is cut into as many as bring the number of sequences to a multiple, and places that predict
-nothing fill up those that do.
+Steps have the same number of tokens but not of texts, and a graph needs fixed shapes. The padding at a step's end is
+therefore cut into several sequences, so that the number of sequences is a multiple of a constant. The places that
+predict are filled up with places whose target is ignored.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from ssmrank.training.captured import CapturedPasses
 from ssmrank.training.graphs import round_up
 
 _SEQUENCES = 16
-"""Numbers of sequences are brought to a multiple of this."""
+"""The number of sequences is brought to a multiple of this."""
 
 
 class Passes:
-    """`passes(packed, places, targets, share)` adds the gradients of share times the sum of a piece's losses.
+    """`passes(packed, places, targets, share=...)` adds the gradients of `share` times the sum of a piece's losses.
 
-    Returns share times the sum, on the device. Where `uses_graphs`, gradients are set to zero between steps, not to
-    None.
+    It returns that product, on the device. Where `uses_graphs`, gradients must be set to zero between steps, not to
+    None, because the graphs write to the same tensors.
     """
 
     def __init__(
         self, model: LanguageModel, precision: Precision, device: torch.device, longest: int, *, graphs: bool = True
     ) -> None:
-        """longest: tokens of the longest text; graphs: False does without."""
+        """longest: tokens of the longest text. graphs: False to run without CUDA graphs."""
         self._model, self._precision, self._device, self._longest = model, precision, device, longest
-        # float32 attends by length.
+        # In float32, attention's kernels depend on the lengths of a step's sequences, which a graph would fix.
         wanted = graphs and device.type == "cuda" and precision == "bf16"
         self._captured = CapturedPasses(self._run, device) if wanted else None
 
     @property
     def uses_graphs(self) -> bool:
-        """Whether passes that come again are CUDA graphs."""
+        """Whether passes of a shape that repeats run as CUDA graphs."""
         return self._captured is not None
 
     def __call__(self, packed: Packed, places: torch.Tensor, targets: torch.Tensor, *, share: float) -> torch.Tensor:
-        """Adds the gradients of a piece; tensors as `LanguageModel` takes them, on the device."""
+        """Adds the gradients of a piece; the tensors are on the device, as `LanguageModel` takes them."""
         factor = torch.full((), share, device=self._device)
         if self._captured is None:
             return self._run(packed, places, targets, factor)
@@ -61,11 +61,11 @@ class Passes:
 
 
 def filled_up(task: Task) -> Task:
-    """The same task in one of a few shapes, its losses the same."""
+    """The same task, padded to one of a few shapes; its losses are the same."""
     lengths = task.lengths
     missing = -len(lengths) % _SEQUENCES
     predicting = task.places[-1] if len(task.places) else -1
-    # Only a last sequence that nothing is learned from may be cut.
+    # The last sequence is padding, and may be cut, only if it predicts nothing.
     padding = int(lengths[-1]) if predicting < len(task.ids) - lengths[-1] else 0
     if 0 < missing < padding:
         lengths = np.concatenate([lengths[:-1], np.full(missing, 1), [padding - missing]]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A pretrained model as a folder that can be given away, with its model card."""
+"""Writes a pretrained model as a folder to publish, with its model card."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ def publish(
 ) -> None:
     """Writes weights in bfloat16, config, tokenizer, pretraining.json, sweep.json and README.md.
 
-    pretrained: folder of `ssmrank pretrain run`; sweep: file that chose its learning rate; checkpoint: of the reranker
-    that it was trained to be, whose weights are then written; command: made it, as the card says.
+    pretrained: folder of `ssmrank pretrain run`.
+    sweep: file of the sweep that chose its learning rate.
+    checkpoint: of the reranker that was trained from it, whose weights are then written; None: the pretrained weights.
+    command: the command that made the model, for the card.
+
+    Raises UserError where a file cannot be read, or the reranker's training did not fit into memory.
     """
     facts = _read(pretrained / "pretraining.json")
     outcome = None if checkpoint is None else _read(checkpoint / "outcome.json")

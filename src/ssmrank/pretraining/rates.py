@@ -1,4 +1,4 @@
-"""Which learning rate a sweep chooses, and has chosen."""
+"""The choice of a learning rate by a sweep."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ssmrank.errors import UserError
 
 
 def choose_rate(losses: Mapping[float, float | None]) -> float:
-    """The learning rate of the lowest held-out loss, the lower rate of equals; None: the loss was not finite.
+    """The learning rate with the lowest held-out loss, the lower one of ties; a loss of None was not finite.
 
-    Raises ValueError where no rate has a loss.
+    Raises ValueError where no rate has a finite loss.
     """
     finite = {rate: loss for rate, loss in losses.items() if loss is not None and math.isfinite(loss)}
     if not finite:
@@ -22,7 +22,7 @@ def choose_rate(losses: Mapping[float, float | None]) -> float:
 
 
 def chosen_rate(path: Path) -> float:
-    """The learning rate that a file of `ssmrank pretrain sweep` chose."""
+    """Reads the learning rate that `ssmrank pretrain sweep` chose. Raises UserError where it is not such a file."""
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,8 +1,8 @@
 """What each optimizer step of a pretraining reads.
 
-The texts come in an order drawn for each pass from (seed, pass), the same for every model, and are laid end to end,
-each as `[CLS] text [SEP]`. A step takes as many whole texts as fit into its tokens; what is left is padding, a sequence
-of its own that nothing is learned from, so that all steps have the same number of tokens.
+The order of texts in each pass is drawn from (seed, pass), so it is the same for every model. Texts are laid end to
+end, each as `[CLS] text [SEP]`. A step takes as many whole texts as fit. The rest of the step is padding, a sequence of
+its own that predicts nothing, so all steps have the same number of tokens.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Step:
 
 
 class Steps:
-    """`steps[i]` is what step i reads; any step can be had without those before it."""
+    """`steps[i]` is what step i reads; steps can be read in any order."""
 
     def __init__(
         self, texts: CorpusTokens | Sequence[np.ndarray], special: tuple[int, int, int], step_tokens: int, seed: int
     ) -> None:
-        """`special`: ids of [CLS], [SEP] and [PAD]; no text may be longer than `step_tokens` - 2."""
+        """`special`: ids of [CLS], [SEP] and [PAD]. Raises ValueError for a text longer than `step_tokens` - 2."""
         self._texts, self._special, self._step_tokens, self._seed = texts, special, step_tokens, seed
         own = texts.lengths if isinstance(texts, CorpusTokens) else np.array([len(text) for text in texts])
         self._lengths = own + 2
@@ -48,11 +48,11 @@ class Steps:
         self._passes = 0
 
     def texts_of(self, step: int) -> np.ndarray:
-        """Indices of the texts of a step, in their order."""
+        """Indices of a step's texts, in the step's order."""
         while len(self._first) <= step + 1:
             start = self._first[-1]
             before = self._ends[start - 1] if start else 0
-            # The end of a step is known once the texts reach beyond it.
+            # A step's end is known only once the texts drawn so far reach beyond it.
             if not len(self._ends) or self._ends[-1] - before <= self._step_tokens:
                 self._add_pass()
                 continue
@@ -63,7 +63,7 @@ class Steps:
         return self._lay(self.texts_of(step), self._step_tokens)
 
     def one_pass(self, tokens: int) -> list[Step]:
-        """The first texts in their own order, about `tokens` tokens in all; the last step may be short."""
+        """Steps of the first texts in their original order, about `tokens` tokens in all; the last may be short."""
         steps = []
         ends = np.cumsum(self._lengths)
         start, last = 0, min(len(ends), int(np.searchsorted(ends, tokens)) + 1)
@@ -96,5 +96,5 @@ class Steps:
 
 
 def step_count(tokens: int, step_tokens: int) -> int:
-    """Steps that a training on `tokens` tokens takes."""
+    """Number of steps that read `tokens` tokens."""
     return math.ceil(tokens / step_tokens)

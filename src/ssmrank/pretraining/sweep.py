@@ -1,4 +1,4 @@
-"""Short pretrainings with several learning rates, and which of them is the best."""
+"""Compares learning rates by a short pretraining with each."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ def sweep_rates(
     save_seconds: float,
     stop_seconds: float | None,
 ) -> None:
-    """Pretrains with each learning rate, and writes which is the best, with the curve of each, to a JSON file.
+    """Pretrains with each learning rate; writes the best rate and each rate's curve to a JSON file.
 
-    state: folder that keeps finished trials and what a killed one goes on from; save_seconds: between two writings of
-    it; stop_seconds: after so long it is written and the process ends. Raises UserError where no rate stays finite.
+    state: folder of finished trials and of the state that a killed trial resumes from.
+    save_seconds: seconds between saves of that state.
+    stop_seconds: seconds after which the state is saved and `Stopped` is raised.
+
+    Raises UserError where no rate gives a finite loss.
     """
     began = time.monotonic()
     trials = []
@@ -60,7 +63,7 @@ def sweep_rates(
 
 
 def _finished_trial(path: Path, rate: float) -> dict[str, Any] | None:
-    """What `_trial` gave before a kill; None where the file is missing or holds something else."""
+    """What `_trial` returned in an earlier job; None where the file is missing or holds something else."""
     try:
         trial = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

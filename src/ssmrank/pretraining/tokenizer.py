@@ -1,8 +1,8 @@
-"""The one tokenizer of all models of a pretraining: byte-level BPE over lower-cased text.
+"""The tokenizer of all pretrained models: byte-level BPE over lower-cased text.
 
-Every text begins with [CLS] and ends with [SEP], for an encoder as for a decoder, so that all architectures read the
-same ids; they are also beginning and end of sequence. Case is dropped because a vocabulary of a few thousand entries
-is better spent on words than on their spellings at the start of a sentence.
+Every text begins with [CLS] and ends with [SEP], for decoders as well as encoders, so that all architectures read the
+same ids. The two are also the beginning and the end of sequence. Text is lower-cased because a vocabulary of a few
+thousand entries has no room for capitalized variants of words.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ssmrank.config.corpora import Corpus
 from ssmrank.errors import UserError
 
 PAD, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
-"""Special tokens; their ids are their places."""
+"""Special tokens; a token's id is its index here."""
 
 
 def first_texts(corpus: Corpus, count: int) -> list[str]:
-    """The first texts of a corpus that are not held out, `count` of them; raises UserError where there is none."""
+    """The first `count` texts of a corpus that are not held out. Raises UserError where there is none."""
     texts = list(islice(_training_texts(corpus), count))
     if not texts:
         raise UserError(f"{corpus.path}: every text is held out; lower held_out in section corpora")
@@ -30,7 +30,7 @@ def first_texts(corpus: Corpus, count: int) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of exactly `vocabulary` entries (at least 320: bytes, special tokens and a few merges)."""
+    """Trains a tokenizer with exactly `vocabulary` entries (at least 320: bytes, special tokens and a few merges)."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,7 +42,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # A small corpus has too few pairs to merge: what is missing is filled up, so that shapes do not depend on it.
+    # A small corpus has too few pairs to merge. Unused entries fill the vocabulary, so that the models' shapes do not
+    # depend on the corpus.
     missing = vocabulary - tokenizer.get_vocab_size()
     tokenizer.add_special_tokens([f"[UNUSED{number}]" for number in range(missing)])
     tokenizer.post_processor = processors.TemplateProcessing(

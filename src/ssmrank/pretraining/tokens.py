@@ -1,7 +1,9 @@
 """A corpus as tokens on disk, memory-mapped.
 
-A folder has two parts, `train` and `held-out`, each with `tokens.bin`, uint16 [all tokens], the texts one behind the
-other without special tokens, and `offsets.npy`, int64 [N + 1], where each starts.
+A folder has two parts, `train` and `held-out`. Each has two files:
+
+    tokens.bin    uint16 [all tokens], texts laid end to end, without special tokens
+    offsets.npy   int64 [texts + 1], where each text starts, and the number of tokens
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _CHUNK = 4096
 
 
 class CorpusTokens:
-    """`tokens[i]` are the ids of text i, uint16; `lengths`: of all texts, int64 [N]."""
+    """`tokens[i]` is the ids of text i, uint16; `lengths` is the texts' lengths, int64 [texts]."""
 
     def __init__(self, folder: Path, part: Part) -> None:
         try:
@@ -55,9 +57,10 @@ class CorpusTokens:
 
 
 def write_tokens(corpus: Corpus, tokenizer: Path, max_tokens: int, output: Path, processes: int | None = None) -> None:
-    """Tokenizes the corpus, a process for each file, at most `max_tokens` of each text.
+    """Tokenizes the corpus and keeps at most `max_tokens` of each text.
 
-    The order is that of the files and of the lines in each. Raises UserError where a part has no text.
+    Files are tokenized in parallel, by a process for each core or by `processes`. Texts keep the order of the files and
+    of the lines in each. Raises UserError where a part has no text.
     """
     files = corpus_files(corpus)
     cores = len(os.sched_getaffinity(0))
@@ -66,7 +69,7 @@ def write_tokens(corpus: Corpus, tokenizer: Path, max_tokens: int, output: Path,
     facts: dict[str, dict[str, int]] = {}
     with atomic_directory(output) as folder:
         jobs = [(file, corpus.held_out, tokenizer, max_tokens, folder / f"file{n}") for n, file in enumerate(files)]
-        # A fork would take along locks of threads that torch may have started.
+        # A fork would copy locks that threads of torch may hold.
         context = multiprocessing.get_context("spawn")
         with context.Pool(processes, _start_worker, (myself(), threads)) as pool:
             pool.starmap(_write_file, jobs, chunksize=1)
