@@ -1,1 +1,1 @@
-"""Tables of results: built once, written as LaTeX, CSV and Markdown."""
+"""Tables and figures of results. A table is built once and written as LaTeX, CSV, Markdown and HTML."""

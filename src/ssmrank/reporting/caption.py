@@ -1,4 +1,4 @@
-"""The sentences under a table of results: what was measured, and what each mark means."""
+"""The caption of a table of results: what was measured, and what each mark means."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TERMS = {
     "min-max": "scores from 0 to 1",
     "rrf": "reciprocal ranks, 1 / ({k} + rank),",
 }
-"""What each method of fusion adds up."""
+"""The terms that each method of fusion adds."""
 
 TEST_NAMES = {"randomization": "paired randomization test", "t": "paired t-test"}
 
 
 def caption_of(settings: TableSettings, results: Mapping[str, Result], table: ResultTable) -> str:
-    """The caption of a table that `build_table` made; raises UserError where two rows are over other queries."""
+    """The caption of a table from `build_table`. Raises UserError where rows have different numbers of queries."""
     return " ".join(_sentences(settings, results, table))
 
 
@@ -61,7 +61,7 @@ def _sentences(settings: TableSettings, results: Mapping[str, Result], table: Re
 
 
 def _depth(settings: TableSettings, said: bool) -> Iterable[str]:
-    """How many documents rerankers reorder, unless that is said, and what it means for metrics that count more."""
+    """How many documents rerankers reorder, unless `said` elsewhere, and what happens to the documents below."""
     if settings.depth is None or not any(row.prior for section in settings.sections for row in section.rows):
         return
     if settings.remainder == "kept":
@@ -157,7 +157,7 @@ def _paper(settings: TableSettings, table: ResultTable) -> Iterable[str]:
 
 
 def _means(settings: TableSettings, results: Mapping[str, Result]) -> str:
-    """What each column's values are means of; raises UserError where two rows of a column have other queries."""
+    """What the columns' values are means over. Raises UserError where rows of a column have different query counts."""
     rows = [row for section in settings.sections for row in section.rows if row.runs]
     counts: dict[str, str] = {}
     means: dict[str, str] = {}
@@ -186,13 +186,13 @@ def _means(settings: TableSettings, results: Mapping[str, Result]) -> str:
 
 
 def _of_columns(texts: Mapping[str, str], named: bool) -> str:
-    """What is said of columns, once where it is the same of all."""
+    """The texts of columns with their labels, or the text alone where it is the same for all and not `named`."""
     if len(set(texts.values())) == 1 and not named:
         return next(iter(texts.values()))
     return listed([f"{text} ({label})" for label, text in texts.items()])
 
 
 def listed(words: Iterable[str]) -> str:
-    """Words in a row: a, b and c."""
+    """Joins words: a, b and c."""
     words = list(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,4 +1,4 @@
-"""Marks of significance in a table, from what `ssmrank table significance` wrote."""
+"""Marks of significance in a table, from the file of `ssmrank table significance`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BETTER, WORSE = "↑", "↓"
 
 
 class Compared(NamedTuple):
-    """A comparison on one column; the difference is the row's value less the other's, p corrected after Holm."""
+    """A comparison of two rows on one column. `difference`: row less other. `p`: after Holm's correction."""
 
     column: int
     row: int
@@ -25,7 +25,7 @@ class Compared(NamedTuple):
 
 
 def read_comparisons(path: Path, test: Literal["randomization", "t"]) -> list[Compared]:
-    """Reads the CSV; raises UserError where it is missing or is another kind of file."""
+    """Reads the CSV. Raises UserError where it is missing or another kind of file."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return [
@@ -42,7 +42,7 @@ def read_comparisons(path: Path, test: Literal["randomization", "t"]) -> list[Co
 
 
 def letters_of(sections: Sequence[Sequence[int]]) -> dict[int, str]:
-    """A letter for each row, from `a` in every section (rows by number); raises UserError for more than 52."""
+    """A letter for each row number; each section starts at `a`. Raises UserError for a section of more than 52 rows."""
     letters: dict[int, str] = {}
     for rows in sections:
         if len(rows) > len(ascii_letters):
@@ -57,9 +57,9 @@ def letters_of(sections: Sequence[Sequence[int]]) -> dict[int, str]:
 def marks_of(
     comparisons: Sequence[Compared], alpha: float, letters: Mapping[int, str] | None
 ) -> dict[tuple[int, int], str]:
-    """For (row, column) the letters of rows that it is significantly better than; without letters an arrow.
+    """The marks of each (row, column): letters of the rows that the row is significantly better than.
 
-    An arrow says that the row is significantly better or worse than the baseline.
+    Where `letters` is None, the mark is an arrow: significantly better or worse than the baseline.
     """
     found: dict[tuple[int, int], list[str]] = defaultdict(list)
     for compared in comparisons:

@@ -1,4 +1,4 @@
-"""What rerankers cost, as columns of a table."""
+"""Costs of rerankers, as columns of a table."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from ssmrank.config.cost_settings import CostSettings
 from ssmrank.errors import UserError
 
 TITLES = ("Parameters", "Tokens", "Training")
-"""Of the columns: weights, tokens of pretraining, seconds of training."""
+"""Titles of the columns: number of weights, tokens of pretraining, seconds of training."""
 
 SPEED_TITLES = ("pairs/s", "whole")
-"""Of the columns of speed: with document reuse and without."""
+"""Titles of the columns of speed, with document reuse and without it."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Texts of rows by the name of their first run, and the sentence that explains them."""
+    """Texts of rows by the name of their first run, and the sentence that explains the columns."""
 
     rows: Mapping[str, tuple[str, ...]]
     sentence: str
     titles: tuple[str, ...]
 
     def of(self, runs: Sequence[str]) -> tuple[str, ...]:
-        """The texts of a row with these runs, empty ones for a row without costs."""
+        """The texts of a row with these runs; empty texts for a row without costs."""
         return self.rows.get(runs[0], ("",) * len(self.titles)) if runs else ("",) * len(self.titles)
 
 
 def gather_costs(settings: CostSettings) -> dict[str, Any]:
-    """Titles of columns, texts of the rows and the sentence of the caption, as `read_costs` reads them."""
+    """Column titles, texts of rows, and the caption's sentence, in the form that `read_costs` reads.
+
+    Raises UserError where a file of the settings cannot be read.
+    """
     rows, every_outcome, speeds = {}, [], []
     for row in settings.rows:
         pretraining = None if row.pretrained is None else _read(Path(row.pretrained) / "pretraining.json")
@@ -54,8 +57,9 @@ def cost_texts(
 ) -> tuple[str, ...]:
     """A row's texts.
 
-    pretraining: what `ssmrank pretrain run` wrote, None where it did not make the model; outcomes: of the trainings
-    with each seed, whose mean time is shown; speed: what `ssmrank measure speed` wrote, None where that is not shown.
+    pretraining: contents of `pretraining.json`; None where the model was not pretrained here.
+    outcomes: contents of `outcome.json` of the training with each seed; their mean time is shown.
+    speed: what `ssmrank measure speed` wrote; None where speed is not shown.
     """
     counts = pretraining["parameters"] if pretraining else None
     seconds = [outcome["seconds"] for outcome in outcomes if outcome["status"] == "ok"]
@@ -76,7 +80,7 @@ def cost_texts(
 
 
 def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]) -> str:
-    """What the columns are, and the devices that times were measured on."""
+    """The caption's sentence: what the columns are, and on which devices times were measured."""
     sentence = "Parameters: all, and without embeddings; Tokens: of pretraining"
     trained = " and ".join(sorted({outcome["device"] for outcome in outcomes}))
     if trained:
@@ -93,7 +97,7 @@ def cost_sentence(outcomes: Sequence[Mapping[str, Any]], speeds: Sequence[Mappin
 
 
 def read_costs(path: Path) -> Costs:
-    """What `ssmrank measure costs` wrote."""
+    """Reads what `ssmrank measure costs` wrote. Raises UserError where it is not such a file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         rows = {run: tuple(texts) for run, texts in values["rows"].items()}

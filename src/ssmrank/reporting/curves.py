@@ -1,4 +1,4 @@
-"""A figure of training curves: loss, and the metric of held-out queries where a training has it."""
+"""A figure of training curves: the loss, and the metric on held-out queries if the trainings have it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ssmrank.io.files import read_text
 from ssmrank.reporting.plotting import plotting, save
 
 _LARGEST = 2**28
-"""Bytes that no file of a training's course has."""
+"""Bytes of the largest outcome.json that is read; none of a training comes near."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a training's checkpoint says of its course; empty where memory ran out."""
+    """The course of a training: the loss of each step, and (step, metric) of validations; empty after OOM."""
 
     label: str
     loss: list[float]
@@ -26,7 +26,7 @@ class Curve:
 
 
 def read_curve(label: str, checkpoint: Path) -> Curve:
-    """From outcome.json; raises UserError where the folder is no checkpoint."""
+    """Reads a checkpoint's outcome.json. Raises UserError where the folder is no checkpoint."""
     path = checkpoint / "outcome.json"
     try:
         outcome = json.loads(read_text(path, _LARGEST))
@@ -37,7 +37,7 @@ def read_curve(label: str, checkpoint: Path) -> Curve:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """The mean over the last fiftieth of all steps at each step: a curve of losses is noise otherwise."""
+    """The moving mean over a window of a fiftieth of all steps; single losses are too noisy to show a trend."""
     window = max(1, len(values) // 50)
     sums = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)
@@ -46,7 +46,7 @@ def smoothed(values: list[float]) -> list[float]:
 
 
 def draw_curves(curves: list[Curve], title: str, outputs: list[Path]) -> None:
-    """A line for each training, in one panel for the loss and one for validation where there is any."""
+    """Draws a line for each training, in a panel for the loss and one for validation if any training has it."""
     validated = any(curve.validation for curve in curves)
     with plotting() as pyplot:
         colours = pyplot.get_cmap("tab10" if len(curves) <= 10 else "tab20").colors

@@ -1,4 +1,4 @@
-"""CSV of a table: one line a row, numbers as printed, without marks."""
+"""A table as CSV: one line for each row, numbers as printed, without marks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ssmrank.reporting.table import ResultTable
 def to_csv(table: ResultTable) -> str:
     """Header and rows (RFC 4180 quoting, lines end with \\n); an unknown number is an empty field.
 
-    After a column of ours stand its standard deviations and marks of significance where the table has any, after a
-    difference from the paper the verdict.
+    A column of ours is followed by its standard deviations and its marks of significance, a difference from the paper
+    by its verdict, each where the table has any.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -34,7 +34,7 @@ def to_csv(table: ResultTable) -> str:
 
 
 def _parts(table: ResultTable, place: int) -> dict[str, str]:
-    """For a column the fields that its cells have: what the header adds to its title, and the attribute."""
+    """The CSV columns of a table's column: what the header adds to its title, and the attribute of its cells."""
     cells = [row.cells[place] for section in table.sections for row in section.rows]
     optional = {"standard deviation": "spread", "significance": "significant", "verdict": "verdict"}
     shown = {name: field for name, field in optional.items() if any(getattr(cell, field) for cell in cells)}

@@ -1,4 +1,4 @@
-"""A figure of per-query differences: on how many queries a system is better than another, and by how much."""
+"""A figure of per-query differences: on how many queries a system is better than the baseline, and by how much."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssmrank.reporting.plotting import plotting, save
 
 @dataclass(frozen=True)
 class Panel:
-    """A system on a test set: its values less the baseline's for each query, greatest first."""
+    """A system on a test set: each query's value less the baseline's, float64 [queries], greatest first."""
 
     system: str
     test: str
@@ -25,10 +25,10 @@ class Panel:
 
 
 def panels_of(settings: TableSettings, files: PerQueryFiles) -> tuple[str, list[Panel]]:
-    """The name of the baseline, and a panel for each other row and column of one test set.
+    """The baseline's name, and a panel for each other row on each column of a single test set.
 
-    The baseline is the row that the table's tests compare with, else the first that is run. Values are averaged over
-    seeds. Rows that did not fit into memory have no panel. Raises UserError where no row is left.
+    The baseline is the one of the table's significance tests, else the first row that is run. Values are averaged over
+    seeds. Rows that did not fit into memory have no panel. Raises UserError where no panel is left.
     """
     rows = [row for section in settings.sections for row in section.rows if row.runs]
     columns = [(number, column) for number, column in enumerate(settings.columns) if len(column.tests) == 1]
@@ -47,7 +47,7 @@ def panels_of(settings: TableSettings, files: PerQueryFiles) -> tuple[str, list[
 
 
 def draw_differences(baseline: str, panels: list[Panel], outputs: list[Path]) -> None:
-    """Rows are systems, columns test sets; queries by difference, better ones first, with their numbers."""
+    """Draws the panels: a row for each system, a column for each test set, with counts of better and worse queries."""
     systems = list(dict.fromkeys(panel.system for panel in panels))
     tests = list(dict.fromkeys(panel.test for panel in panels))
     with plotting() as pyplot:

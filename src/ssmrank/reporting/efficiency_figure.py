@@ -1,4 +1,4 @@
-"""The efficiency figure: a reranker's quality against its speed, with document reuse and without."""
+"""The efficiency figure: quality of rerankers against speed, with document reuse and without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssmrank.reporting.results import read_result
 
 _COLOUR, _TEXT = "C0", "0.25"
 _MARK = 5.0
-"""Points (1/72 inch) of a mark."""
+"""Diameter of a mark in points (1/72 inch)."""
 
 
 class _Way(BaseModel):
@@ -36,7 +36,7 @@ class _Speed(BaseModel):
 
 @dataclass(frozen=True)
 class Point:
-    """A reranker: its metric's mean, its pairs a second without reuse, and with it where it can."""
+    """A reranker: the metric's mean, and pairs per second without reuse (`whole`) and with it (None: it cannot)."""
 
     label: str
     quality: float
@@ -45,12 +45,15 @@ class Point:
 
     @property
     def speeds(self) -> list[float]:
-        """The speeds that are known."""
+        """The speeds that it has."""
         return [self.whole] if self.reuse is None else [self.whole, self.reuse]
 
 
 def read_speed(path: Path) -> tuple[float, float | None, str]:
-    """Pairs a second without and with reuse, and where they were measured; raises UserError where that fails."""
+    """Reads pairs per second without and with reuse, and the "device, precision" of the measurement.
+
+    Raises UserError where it is no file of `ssmrank measure speed`.
+    """
     values = read_json(path, "run `ssmrank measure speed` to make it")
     speed = check(_Speed, values, str(path))
     reuse = None if speed.reuse is None else speed.reuse.pairs_per_second
@@ -58,9 +61,9 @@ def read_speed(path: Path) -> tuple[float, float | None, str]:
 
 
 def read_points(settings: EfficiencySettings) -> tuple[list[Point], str]:
-    """The points of the rerankers that did not run out of memory, and the caption, which says where they were measured.
+    """The points of the rerankers that did not run out of memory, and the caption with title, devices and precisions.
 
-    Raises UserError where metrics lack the settings' metric.
+    Raises UserError where a metrics file lacks the settings' metric.
     """
     points, places = [], set()
     for row in settings.rows:
@@ -76,7 +79,7 @@ def read_points(settings: EfficiencySettings) -> tuple[list[Point], str]:
 
 
 def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path) -> None:
-    """A line from each reranker's speed without reuse (hollow) to that with it (filled), its name beside it."""
+    """Draws for each reranker a line from its speed without reuse (hollow) to that with it (filled), with its name."""
     with plotting() as pyplot:
         from matplotlib.ticker import LogLocator
 
@@ -102,8 +105,8 @@ def draw_efficiency(points: list[Point], metric: str, caption: str, output: Path
 
 
 def _label(figure: Any, axes: Any, points: list[Point]) -> None:
-    """Writes each point's name at its faster end, with a thin line where it stands apart."""
-    figure.draw_without_rendering()  # only then is known where the points are
+    """Writes each point's name at its faster end, with a thin line to it where the two are far apart."""
+    figure.draw_without_rendering()  # the layout, and so the points' pixels, are not known before
     figure.set_layout_engine("none")
     ends = [axes.transData.transform([(speed, point.quality) for speed in point.speeds]) for point in points]
     style = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7, "color": _TEXT}

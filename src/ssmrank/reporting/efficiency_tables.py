@@ -1,4 +1,4 @@
-"""Table 5 (inference speed) and Table 6 (complexity) from the benchmark's CSV, beside what the paper has."""
+"""Table 5 (inference speed) and Table 6 (complexity), from the benchmark's CSV and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PaperSpeed(Section):
 
 
 class Complexity(Section):
-    """A row of Table 6: costs in sequences of L tokens and states of size N."""
+    """A row of Table 6: costs in terms of L, the tokens of a sequence, and N, the size of a state."""
 
     name: str
     models: list[str]
@@ -59,7 +59,7 @@ class PaperEfficiency(Section):
 
 @dataclass(frozen=True)
 class Timing:
-    """A line of the benchmark: so many pairs of at most `length` tokens in so many seconds; None: out of memory."""
+    """A line of the benchmark: `pairs` pairs of at most `length` tokens took `seconds`; None: out of memory."""
 
     model: str
     batch: str
@@ -92,7 +92,7 @@ class PlainTable:
         return "\n".join([self.caption, "", first, rule, *rows]) + "\n"
 
     def to_html(self) -> str:
-        """A page of its own."""
+        """A complete HTML page."""
         head, *rows = (
             "".join(f"<{tag}>{html_escape(text)}</{tag}>" for text in line)
             for tag, line in [("th", self.header), *(("td", row) for row in self.rows)]
@@ -103,7 +103,7 @@ class PlainTable:
         return page(self.label, [caption, f'<div class="wide">{table}</div>'])
 
     def to_latex(self) -> str:
-        """A `table` environment that asks for nothing but booktabs."""
+        """A `table` environment that needs only the package booktabs."""
         lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
         lines += [f"  \\begin{{tabular}}{{@{{}}l{'r' * (len(self.header) - 1)}@{{}}}}", "    \\toprule"]
         lines += [f"    {' & '.join(map(_latex, self.header))} \\\\", "    \\midrule"]
@@ -112,7 +112,7 @@ class PlainTable:
         return "\n".join([*lines, f"  \\label{{{self.label}}}", "\\end{table}"]) + "\n"
 
     def write(self, paths: Sequence[Path]) -> None:
-        """Writes each file in the form that its suffix names; raises UserError, before the first, for another one."""
+        """Writes files in the format of their suffix. Raises UserError, before it writes any, for an unknown suffix."""
         for path in paths:
             if path.suffix not in FORMS:
                 raise UserError(f"--output {path}: the name must end in one of {', '.join(FORMS)}")
@@ -127,18 +127,18 @@ FORMS = {
     ".md": PlainTable.to_markdown,
     ".html": PlainTable.to_html,
 }
-"""What writes a table in the form that a suffix names."""
+"""The method that writes a table in the format of a suffix."""
 
 
 @cache
 def paper_efficiency() -> PaperEfficiency:
-    """The numbers of `paper_efficiency.yaml`."""
+    """Reads `paper_efficiency.yaml`."""
     path = Path(__file__).with_name("paper_efficiency.yaml")
     return check(PaperEfficiency, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
 
 
 def read_timings(path: Path, suite: str) -> list[Timing]:
-    """Our own lines of one suite; raises UserError where a column is missing or malformed, or there are none."""
+    """Reads ssmrank's lines of a suite. Raises UserError where there are none, or a column is missing or malformed."""
     advice = f"make it with benchmarks/reranking.py --suite {suite}"
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -164,7 +164,7 @@ def read_timings(path: Path, suite: str) -> list[Timing]:
 
 
 def speed_table(timings: list[Timing]) -> PlainTable:
-    """Queries per second of each model and length: ours, and the paper's where it has them."""
+    """Table 5: queries per second of each model and length, ours and the paper's."""
     paper = {(speed.model.lower(), speed.length): speed.queries_per_second for speed in paper_efficiency().speeds}
     ours = {(timing.model.lower(), timing.length): timing for timing in timings}
     names = {timing.model.lower(): timing.model for timing in timings}
@@ -188,7 +188,7 @@ def speed_table(timings: list[Timing]) -> PlainTable:
 
 
 def complexity_table(timings: list[Timing]) -> PlainTable:
-    """The costs in theory, and the exponent of the length that the measured time of a sequence has."""
+    """Table 6: costs in theory, and the measured exponent of the length in a sequence's time."""
     exponents = measured_exponents(timings)
     rows = []
     for kind in paper_efficiency().complexities:
@@ -210,7 +210,7 @@ def complexity_table(timings: list[Timing]) -> PlainTable:
 
 
 def measured_exponents(timings: list[Timing]) -> dict[str, float]:
-    """By model the slope of log seconds a sequence over log length, by least squares over at least two lengths."""
+    """For each model with at least two lengths, the least-squares slope of log seconds per sequence over log length."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for timing in timings:
         if timing.seconds is not None:
@@ -226,7 +226,7 @@ def measured_exponents(timings: list[Timing]) -> dict[str, float]:
 
 
 def _two_digits(value: float) -> str:
-    """With two digits behind the point, or as many as show two that count."""
+    """Formats with two decimals, or with two significant digits below 0.1."""
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 

@@ -1,4 +1,4 @@
-"""Figures."""
+"""Figure 1: training throughput against batch size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINES = {"ssmrank": "-", "transformers": "--"}
 
 @dataclass(frozen=True)
 class Throughput:
-    """A point of Figure 1: tokens of training a second at a batch size, None where memory ran out."""
+    """A point of Figure 1: training tokens per second at a batch size; None where memory ran out."""
 
     model: str
     implementation: str
@@ -26,9 +26,9 @@ class Throughput:
 
 
 def read_throughput(path: Path) -> tuple[list[Throughput], str]:
-    """The points of a benchmark's CSV, and what it ran on ("device, precision").
+    """Reads the points of a benchmark's CSV, and what it ran on ("device, precision").
 
-    Raises UserError where a column or the batch size is missing.
+    Raises UserError where there is no line, a column is missing, or a number is malformed.
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -43,7 +43,7 @@ def read_throughput(path: Path) -> tuple[list[Throughput], str]:
     points = []
     for line, row in enumerate(rows, start=2):
         if row.get("benchmark", "figure1") != "figure1":
-            continue  # another suite's, in one file
+            continue  # a line of another suite in the same file
         batch, speed = row["batch"].split(" x ")[0], row["tokens_per_second"]
         try:
             points.append(Throughput(row["model"], row["implementation"], int(batch), float(speed) if speed else None))
@@ -53,7 +53,7 @@ def read_throughput(path: Path) -> tuple[list[Throughput], str]:
 
 
 def draw_throughput(points: list[Throughput], caption: str, output: Path) -> None:
-    """Training throughput against batch size, a line for each model, OOM written where memory ran out; as PDF."""
+    """Draws training throughput against batch size, a line for each model, with "OOM" where memory ran out."""
     lines: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
     for point in sorted(points, key=lambda point: point.batch):
         lines[point.model, point.implementation].append(point)

@@ -1,4 +1,4 @@
-"""A table of results as a page of its own, with where each number comes from under it."""
+"""A table of results as an HTML page, followed by the origin of each number."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ details { margin-top: 1.5rem; } details table { font-size: .85em; } summary { cu
 
 
 class Origin(NamedTuple):
-    """Where a number of the table comes from; the mean is not rounded, None where memory ran out."""
+    """Where a number of the table comes from. `mean` is not rounded; None where memory ran out."""
 
     system: str
     column: str
@@ -46,7 +46,7 @@ class Origin(NamedTuple):
 
 
 def origins_of(settings: TableSettings, results: Mapping[str, Result]) -> list[Origin]:
-    """For each row, column, seed and collection the metrics file and the run that it was computed from."""
+    """The origin of each number, one for each row, column, seed and test set."""
     found = []
     for section in settings.sections:
         for row in section.rows:
@@ -63,13 +63,13 @@ def origins_of(settings: TableSettings, results: Mapping[str, Result]) -> list[O
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A page that needs nothing from elsewhere."""
+    """A complete HTML page that loads no other file."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>\n{STYLE}\n</style>'
     return "\n".join([f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>', *body, "</body></html>"]) + "\n"
 
 
 def to_html(table: ResultTable, origins: Iterable[Origin], title: str) -> str:
-    """The page; cells carry the same marks as in LaTeX."""
+    """The page of a table; cells have the same marks as in LaTeX."""
     return page(title, [f'<p class="caption">{escape(table.caption)}</p>', *_table(table), *_origins(origins)])
 
 

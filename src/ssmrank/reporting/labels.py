@@ -1,4 +1,4 @@
-"""Labels of lines in figures, as command lines give them."""
+"""Parses LABEL=FOLDER arguments, which label lines in figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ssmrank.errors import UserError
 
 
 def labelled_folder(word: str, option: str) -> tuple[str, Path]:
-    """The two sides of LABEL=FOLDER; a label may hold an equals sign, a folder may not."""
+    """Splits LABEL=FOLDER at the last equals sign. Raises UserError, which names `option`, for another form."""
     label, separator, folder = word.rpartition("=")
     if not separator or not folder:
         raise UserError(f"{option} {word!r}: write it as LABEL=FOLDER")

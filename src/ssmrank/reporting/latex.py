@@ -1,4 +1,4 @@
-"""LaTeX of a table, with booktabs and nothing else beyond the LaTeX kernel."""
+"""A table as LaTeX. It needs booktabs, and graphicx where the table is wide."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ _MARKS = {
 
 
 def escape(text: str) -> str:
-    """Plain text as LaTeX: no command, no ligature, one line."""
+    """Escapes plain text for LaTeX: no command, no ligature, one line."""
     escaped = "".join(_ESCAPES.get(sign, sign) for sign in " ".join(text.split()))
-    # Two hyphens would become a dash; ?` and !` cannot occur any more.
+    # Two hyphens would become a dash. The ligatures ?` and !` cannot occur, since the backtick is escaped.
     return re.sub("-(?=-)", "-{}", escaped)
 
 
 def to_latex(table: ResultTable) -> str:
-    """A `table` environment for \\input, which asks for the package booktabs; a wide one is scaled, by graphicx."""
+    """A `table` environment for \\input, which needs the package booktabs; a wide one is scaled with graphicx."""
     fixed = ["Model", *table.facts, *map(escape, table.costs)]
     columns = len(fixed) + len(table.columns)
     packages = "booktabs,graphicx" if table.is_wide else "booktabs"
     lines = [f"% Needs \\usepackage{{{packages}}}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
-    # Marks take no width, so that the numbers stay in line; the space after the last column is theirs. Letters take
-    # theirs: there may be many.
+    # Marks take no width, so that the numbers stay aligned; the space after the last column is for them. Letters do
+    # take width, because a cell may have many.
     values = ("l" if _has_letters(table) else "r") * len(table.columns)
     about = "l" * (1 + len(table.facts)) + "r" * len(table.costs)
     alignment = f"{about}{values}@{{\\hspace{{1.2em}}}}"
@@ -82,7 +82,7 @@ def to_latex(table: ResultTable) -> str:
 
 
 def _header(table: ResultTable, fixed: Sequence[str]) -> list[str]:
-    """Up to three lines: test sets, their metrics where these are not the names themselves, ours and the paper's."""
+    """Up to three header lines: test sets; metrics, if some are not the label itself; ours, paper's and difference."""
     groups: list[list[Column]] = []
     for column in table.columns:
         if column.origin != "ours":
@@ -107,7 +107,7 @@ def _header(table: ResultTable, fixed: Sequence[str]) -> list[str]:
 
 
 def _rules(groups: list[list[Column]], place: int) -> list[str]:
-    """Lines over groups of columns, of which the first stands at `place`."""
+    """Rules over groups of columns; `place` is the number of the first column."""
     rules = []
     for group in groups:
         if len(group) > 1:
@@ -133,7 +133,7 @@ def _row(row: Row, table: ResultTable) -> str:
 
 def _cell(cell: Cell, letters: bool) -> str:
     text = f"\\textbf{{{cell.text}}}" if cell.bold else cell.text
-    # A minus, not a hyphen.
+    # In math mode, the sign is a minus and not a hyphen.
     text = f"${text}$" if text.startswith(("+", "-")) else text
     text += f"{{\\scriptsize$\\pm${cell.spread}}}" if cell.spread else ""
     text += ("\\," if cell.text else "") + f"{{\\tiny {cell.verdict}}}" if cell.verdict else ""

@@ -1,4 +1,4 @@
-"""Markdown of a table, for people who look before they typeset."""
+"""A table as Markdown, for a look without LaTeX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ssmrank.reporting.table import Cell, ResultTable
 
 
 def escape(text: str) -> str:
-    """Plain text as Markdown: no markup, no cell separator, one line."""
+    """Escapes plain text for Markdown: no markup, no cell separator, one line."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", " ".join(text.split()))
 
 

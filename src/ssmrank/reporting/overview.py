@@ -1,4 +1,4 @@
-"""Tables about models and trainings: texts in rows under titles, as LaTeX, CSV, Markdown and HTML."""
+"""Tables of text about models and trainings, as LaTeX, CSV, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssmrank.reporting.markdown import escape as escape_markdown
 
 
 def counted(settings: OverviewSettings, models: Path) -> OverviewSettings:
-    """The settings with the number of parameters added to rows that ask for it; models are folders of `models`."""
+    """Adds the number of parameters to the rows that ask for it; `models` is the folder of models' folders."""
     sections = []
     for section in settings.sections:
         rows = [
@@ -30,7 +30,10 @@ def counted(settings: OverviewSettings, models: Path) -> OverviewSettings:
 
 
 def parameters(folder: Path) -> int:
-    """Numbers in a checkpoint's safetensors files, read from their headers; weights that are tied stand there once."""
+    """The number of weights in a checkpoint's safetensors files, from their headers; tied weights are there once.
+
+    Raises UserError where there is no such file or one is malformed.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: holds no safetensors file; make it with `ssmrank download model`")
@@ -45,7 +48,7 @@ def parameters(folder: Path) -> int:
 
 
 def to_latex(settings: OverviewSettings) -> str:
-    """A `table` environment for \\input, which asks for nothing but the package booktabs."""
+    """A `table` environment for \\input, which needs only the package booktabs."""
     alignment = "l" * len(settings.columns)
     lines = ["% Needs \\usepackage{booktabs}.", "\\begin{table}[t]", "  \\centering", "  \\small"]
     lines += [f"  \\begin{{tabular}}{{@{{}}{alignment}@{{}}}}", "    \\toprule"]
@@ -69,7 +72,7 @@ def to_csv(settings: OverviewSettings) -> str:
 
 
 def to_html(settings: OverviewSettings) -> str:
-    """A page of its own."""
+    """A complete HTML page."""
     lines = [f'<p class="caption">{escape_html(settings.caption)}</p>', '<div class="wide"><table><thead><tr>']
     lines += [f"<th>{escape_html(name)}</th>" for name in settings.columns]
     lines.append("</tr></thead>")

@@ -1,4 +1,4 @@
-"""The paper's own numbers (`paper.yaml`), which tables print beside ours."""
+"""The paper's numbers (`paper.yaml`), which tables print beside ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PaperColumn(Section):
 
 
 class PaperRow(Section):
-    """What is known of one system; values in per cent."""
+    """The known values of one system, in per cent, by test set."""
 
     model: str
     length: int | None = None
@@ -39,7 +39,7 @@ class PaperBlock(Section):
 
 
 class PaperNumber(Section):
-    """One number with where it comes from."""
+    """A number and its source."""
 
     value: float | Literal["OOM"]
     substitute: bool = Field(description="from another source than the paper")
@@ -54,13 +54,13 @@ class Paper(Section):
     blocks: list[PaperBlock]
 
     def column(self, name: str) -> PaperColumn:
-        """A test set by name; raises UserError that lists the known ones."""
+        """A test set by name. Raises UserError, which lists the known ones, for another name."""
         if name not in self.columns:
             raise UserError(f"paper: {name!r} is no test set of the paper; known: {', '.join(self.columns)}")
         return self.columns[name]
 
     def number(self, column: str, model: str, length: int | None) -> PaperNumber | None:
-        """The number of a model at a length in tokens, or None where it is not known; the paper's before others'."""
+        """The number of a model at a length in tokens; None if unknown. The paper's own number has precedence."""
         for status in ("certain", "substitute"):
             for block in self.blocks:
                 for row in block.rows:

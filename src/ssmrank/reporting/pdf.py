@@ -1,4 +1,4 @@
-"""Tables in LaTeX as pages."""
+"""Compiles LaTeX tables to PDF pages."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TABLES
 
 
 def compile_pages(tables: Mapping[Path, str], folder: Path) -> bytes:
-    """The PDF of the tables, each on a page; equal tables give equal bytes.
+    """The PDF of the tables, each on its own page; equal tables give equal bytes. `folder` is a scratch folder.
 
-    Raises UserError where latexmk is missing, or with LaTeX's first error and the table that it is in.
+    Raises UserError where latexmk is missing or LaTeX fails; the message has its first error and the table's path.
     """
     latexmk = shutil.which("latexmk")
     if latexmk is None:
@@ -37,7 +37,7 @@ def compile_pages(tables: Mapping[Path, str], folder: Path) -> bytes:
     inputs = []
     for number, (path, text) in enumerate(tables.items()):
         (folder / f"input{number}.tex").write_text(text, encoding="utf-8")
-        # table4.tex shows itself as Table 4.
+        # table4.tex gets the number 4.
         shown = re.search(r"([1-9][0-9]?)$", path.stem)
         counter = f"\\setcounter{{table}}{{{int(shown[1]) - 1}}}" if shown else ""
         shows = f"{counter}\\input{{input{number}}}\\clearpage"
@@ -46,7 +46,7 @@ def compile_pages(tables: Mapping[Path, str], folder: Path) -> bytes:
     finished = subprocess.run(
         [latexmk, "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error", "page.tex"],
         cwd=folder,
-        # A fixed date, so that the file depends on the table alone.
+        # The date is fixed, so that the bytes depend on the tables alone.
         env={**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Matplotlib without a screen, and figures whose bytes depend on nothing but what they show."""
+"""Matplotlib without a display; a figure's bytes depend only on what it shows."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 
 _FORMATS = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
-"""What is left out of each format, so that equal figures are equal files."""
+"""Metadata that each format must leave out, so that equal figures give equal files."""
 
 
 @contextmanager
 def plotting() -> Iterator[Any]:
-    """Matplotlib's pyplot; figures made inside are closed at the end."""
+    """Gives Matplotlib's pyplot; closes all figures at the end."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # Texts stay texts, with their dollar signs, and the ids in an SVG come from this salt instead of a random one.
+    # Text in an SVG stays text, dollar signs are no math, and the fixed salt makes an SVG's ids reproducible.
     with matplotlib.rc_context({"svg.hashsalt": "ssmrank", "svg.fonttype": "none", "text.parse_math": False}):
         try:
             yield pyplot
@@ -31,7 +31,7 @@ def plotting() -> Iterator[Any]:
 
 
 def save(figure: Any, outputs: Iterable[Path]) -> None:
-    """Writes a figure to files .svg, .pdf or .png."""
+    """Writes a figure to .svg, .pdf or .png files. Raises UserError for another suffix."""
     for output in outputs:
         if output.suffix not in _FORMATS:
             raise UserError(f"{output}: figures are written as {', '.join(_FORMATS)}; choose one of them")

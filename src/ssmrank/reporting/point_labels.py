@@ -1,4 +1,4 @@
-"""Labels beside the points of a figure, none on another one or on a point."""
+"""Places labels beside the points of a figure so that they cover neither points nor each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _GAP = 9.0
 """Pixels between a point's centre and a label beside it."""
 
 _RINGS = 40
-"""How far from its point a label may go, in halves of its height."""
+"""Steps of half its height that are tried for a label above and below its point."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Box:
     top: float
 
     def overlaps(self, other: Box) -> bool:
-        """Whether they share an area."""
+        """Whether the two share an area."""
         return (
             self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
         )
 
     def inside(self, frame: Box) -> bool:
-        """Whether all of it is in the frame."""
+        """Whether the box is completely in the frame."""
         return (
             self.left >= frame.left
             and self.right <= frame.right
@@ -41,16 +41,16 @@ class Box:
 def place_labels(
     anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], marks: Sequence[Box], frame: Box
 ) -> list[Box]:
-    """A box for each label, in pixels; the same for the same arguments.
+    """A box for each label, in pixels; deterministic.
 
-    Labels are placed from the lowest anchor to the highest, each at the free place that is nearest to its anchor.
-    Where no place is free a label covers something, at the first place in the frame.
+    Labels are placed from the lowest anchor to the highest, each at the first free place of `_places` in the frame.
+    Where no place is free, a label takes the first place in the frame and covers something.
 
     Args:
-        anchors: the point (x, y) that each label belongs to.
-        sizes: width and height of each label.
-        marks: what labels do not cover: points and lines.
-        frame: where they stay.
+        anchors: (x, y) of the point that each label belongs to.
+        sizes: (width, height) of each label.
+        marks: points and lines that labels must not cover.
+        frame: the box in which labels must stay.
     """
     taken = list(marks)
     placed: dict[int, Box] = {}
@@ -63,7 +63,7 @@ def place_labels(
 
 
 def _places(anchor: tuple[float, float], size: tuple[float, float]) -> Iterator[Box]:
-    """Places around an anchor, near ones first; of equally near ones the right before the left."""
+    """Places around an anchor: near before far, and at the same distance right before left."""
     (x, y), (width, height) = anchor, size
     for ring in range(_RINGS):
         for rise in dict.fromkeys((ring * height / 2, -ring * height / 2)):
@@ -79,5 +79,5 @@ def nearest(box: Box, point: tuple[float, float]) -> tuple[float, float]:
 
 
 def is_far(box: Box, point: tuple[float, float]) -> bool:
-    """Whether a label stands so far from its point that a line has to lead there."""
+    """Whether a label is so far from its point that it needs a line to it."""
     return math.dist(nearest(box, point), point) > 2 * _GAP

@@ -1,4 +1,4 @@
-"""The figure of pretrainings: loss on held-out text against tokens, a line for each model."""
+"""The figure of pretrainings: loss on held-out text against tokens read, a line for each model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ssmrank.reporting.plotting import plotting, save
 
 
 def read_curves(models: Iterable[tuple[str, Path]]) -> dict[str, list[tuple[int, float]]]:
-    """(tokens read, loss) of each model of (label, folder); raises UserError for what is no pretraining's folder."""
+    """Reads the (tokens read, loss) pairs of each model, given as (label, folder), by label.
+
+    Raises UserError where a folder is not from `ssmrank pretrain run`.
+    """
     curves = {}
     for label, folder in models:
         path = folder / "pretraining.json"
@@ -25,7 +28,7 @@ def read_curves(models: Iterable[tuple[str, Path]]) -> dict[str, list[tuple[int,
 
 
 def draw_curves(curves: Mapping[str, Sequence[tuple[int, float]]], output: Path) -> None:
-    """Loss (nats a predicted token) against millions of tokens read, a line for each label; as PDF."""
+    """Draws loss (nats a predicted token) against millions of tokens read, a line for each label."""
     with plotting() as pyplot:
         figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
         for label, points in curves.items():

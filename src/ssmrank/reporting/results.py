@@ -14,7 +14,7 @@ from ssmrank.io.plain import read_json
 
 
 class _File(BaseModel):
-    """What `ssmrank evaluate` writes, as far as tables need it."""
+    """The part of the file of `ssmrank evaluate` that tables need."""
 
     status: Literal["ok", "oom"]
     queries: int
@@ -24,23 +24,23 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Result:
-    """The means of one run."""
+    """A run's means over its queries."""
 
     path: Path
     status: Literal["ok", "oom"]
     queries: int
     mean: dict[str, float]
     run: str = ""
-    """Path of the run."""
+    """Path of the run file."""
 
 
 def read_result(path: Path) -> Result:
-    """Reads one file; raises UserError with its name where it is missing or is no metrics file."""
+    """Reads one file. Raises UserError where it is missing or is no metrics file."""
     values = read_json(path, "run `ssmrank evaluate` to make it")
     record = check(_File, values, str(path))
     return Result(path, record.status, record.queries, record.mean, record.run)
 
 
 def read_results(folder: Path, keys: Iterable[str]) -> dict[str, Result]:
-    """The files KEY.json below a folder of metrics, by key."""
+    """Reads the files KEY.json below a folder of metrics; returns them by key."""
     return {key: read_result(folder / f"{key}.json") for key in keys}

@@ -1,4 +1,4 @@
-"""A table of results before it is LaTeX, CSV, Markdown or HTML: rows, cells and marks."""
+"""A table of results, independent of its format: rows, cells and marks."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ Verdict = Literal["", "OK", "OKish", "FAIL"]
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one column of a row; an empty text where the value is not known.
+    """One column of a row; the text is empty where the value is not known.
 
-    `significant`: the letters of rows that this one is better than, or an arrow against a baseline. `verdict`: of a
-    difference from the paper.
+    spread: standard deviation over seeds.
+    significant: letters of the rows that this row is better than, or an arrow against a baseline.
+    verdict: of a difference from the paper.
     """
 
     text: str = ""
@@ -46,14 +47,14 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """The signs after the number, but for those of significance."""
+        """The signs after the number, except those of significance."""
         signs = ((self.best_overall, BEST_OVERALL), (self.best_ours, BEST_OURS), (self.substitute, SUBSTITUTE))
         return "".join(sign for shown, sign in signs if shown)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of values: ours, or for the same test set the paper's, or the difference of the two."""
+    """A column of values of a test set: ours, the paper's, or the difference of the two."""
 
     label: str
     metric: str
@@ -61,16 +62,17 @@ class Column:
 
     @property
     def title(self) -> str:
-        """One line that names the column."""
+        """The column's name on one line."""
         name = self.label if self.metric == self.label else f"{self.label} {self.metric}"
         return name if self.origin == "ours" else f"{name} ({self.origin})"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A system with one cell for each column; a letter where every pair of a section is compared.
+    """A system with a cell for each column.
 
-    costs: what it costs, a text for each of the table's `costs`.
+    letter: the row's letter in marks of significance, where all pairs of a section are compared.
+    costs: a text for each of the table's `costs`.
     """
 
     label: str
@@ -97,7 +99,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """All that a rendering prints."""
+    """A whole table, as each format prints it. `costs`: titles of the columns of costs."""
 
     caption: str
     label: str
@@ -113,17 +115,17 @@ class ResultTable:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it has more columns of values than a page takes beside four others."""
+        """Whether it has more columns of values than fit on a page beside four other columns."""
         return len(self.columns) > _NARROW
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """Titles of the columns about the rows: those that say something, in a wide table something of their own."""
+        """Titles of the columns about the rows that have any text; in a wide table, at least two different texts."""
         return tuple(name for name in _FACTS if len(self._texts(name)) > self.is_wide)
 
     @property
     def common_facts(self) -> dict[str, str]:
-        """The texts in which all rows agree and which have no column."""
+        """The facts without a column of their own whose text is the same in all rows that have one, by title."""
         return {name: text for name in _FACTS if name not in self.facts for text in self._texts(name)}
 
     def _texts(self, fact: str) -> set[str]:
@@ -142,10 +144,12 @@ def build_table(
     comparisons: Sequence[Compared] = (),
     costs: Costs | None = None,
 ) -> ResultTable:
-    """The table without its caption; `results` by the keys of `settings.metric_keys()`.
+    """Builds the table without its caption; `results` has the keys of `settings.metric_keys()`.
 
-    Best values are found among the numbers as printed: two equal numbers of which only one is bold would look like
-    an error, and what rounding hides is noise at these numbers of queries.
+    Best values are chosen among the numbers as printed. Two equal numbers of which one is bold would look like an
+    error, and differences that rounding hides are noise at these numbers of queries.
+
+    Raises UserError where a metric is missing or is not the paper's, or a section has more rows than letters.
     """
     _check_metrics(settings, paper)
     numbered = _numbered(settings)
@@ -199,7 +203,7 @@ def build_table(
 
 
 def verdict(difference: Decimal, tolerance: Tolerance) -> Verdict:
-    """OK, OKish or FAIL by how far we are from the paper's number, to either side."""
+    """OK, OKish or FAIL by the absolute difference from the paper's number."""
     if abs(difference) <= Decimal(str(tolerance.ok)):
         return "OK"
     return "OKish" if abs(difference) <= Decimal(str(tolerance.okish)) else "FAIL"
@@ -215,7 +219,7 @@ def _check_metrics(settings: TableSettings, paper: Paper) -> None:
 
 
 def _numbered(settings: TableSettings) -> list[list[int]]:
-    """Numbers of the rows of each section, from 0 through all of them."""
+    """Row numbers of each section; rows are numbered from 0 through the whole table."""
     numbered, first = [], 0
     for section in settings.sections:
         numbered.append(list(range(first, first + len(section.rows))))
@@ -229,7 +233,7 @@ def _values(row: ResultRow, settings: TableSettings, results: Mapping[str, Resul
 
 
 def _best(rows: Iterable[list[Value | None]], columns: int) -> list[Decimal | None]:
-    """For each column the greatest number, None where no row has one."""
+    """The greatest number of each column; None where no row has one."""
     found: list[list[Decimal]] = [[] for _ in range(columns)]
     for row in rows:
         for numbers, value in zip(found, row, strict=True):
@@ -238,7 +242,7 @@ def _best(rows: Iterable[list[Value | None]], columns: int) -> list[Decimal | No
 
 
 def _published(paper: Paper, column: ResultColumn, row: ResultRow) -> Value | None:
-    """The published number of a row that is not run here, which may be the best of the table."""
+    """The published number of a row that is not run here; it competes for the best overall."""
     known = None if column.paper is None else paper.number(column.paper, row.label, row.max_length)
     return None if known is None or known.value == OOM else Value(one_decimal(float(known.value)))
 
@@ -251,7 +255,7 @@ def _paper_cell(known: PaperNumber | None, best_overall: bool) -> Cell:
 
 
 def _difference(ours: Cell, known: PaperNumber | None, tolerance: Tolerance) -> Cell:
-    """Of the numbers as printed. Where memory ran out for both, that is reproduced; for us alone, it is not."""
+    """The difference of the numbers as printed. OOM on both sides is a reproduction; OOM on ours alone is a failure."""
     if known is None or not ours.text:
         return Cell()
     if ours.text == OOM:

@@ -1,4 +1,4 @@
-"""Numbers as they are printed, from metrics files."""
+"""Numbers of metrics files, rounded as tables print them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from ssmrank.reporting.results import Result
 
 @dataclass(frozen=True)
 class Value:
-    """A mean, and its standard deviation over seeds where there are several."""
+    """A mean, and the standard deviation over seeds if there are several."""
 
     mean: Decimal
     spread: Decimal | None = None
 
 
 def percent(value: float) -> Decimal:
-    """A value between 0 and 1 as printed: times 100, one decimal, halves away from zero.
+    """A value between 0 and 1 as printed: times 100, to one decimal, halves rounded away from zero.
 
-    Computed on the shortest decimal that reads back as `value`, so that 0.4745 is printed 47.5 and not, as the binary
-    number would have it, 47.4.
+    It rounds the shortest decimal that reads back as `value`, so 0.4745 is printed as 47.5. Its binary value, which is
+    a little smaller, would give 47.4.
     """
     return (Decimal(repr(value)) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
 
 
 def one_decimal(value: float) -> Decimal:
-    """A number in per cent as printed."""
+    """A number in per cent as printed: to one decimal, halves rounded away from zero."""
     return Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_UP)
 
 
 def value_of(row: ComparedRow, column: ComparedColumn, results: Mapping[str, Result]) -> Value | None:
-    """The value of a row that has runs: the mean over its seeds of the mean over the column's tests.
+    """The value of a row that has runs: the mean over seeds of the mean over the column's test sets.
 
-    The standard deviation is that of a sample (n - 1). None where one of the runs did not fit in memory.
+    The standard deviation is that of a sample (n - 1). None where the model of one of the runs did not fit in memory.
     """
     values = []
     for run in row.runs:
@@ -51,7 +51,7 @@ def value_of(row: ComparedRow, column: ComparedColumn, results: Mapping[str, Res
 
 
 def queries_of(row: ComparedRow, column: ComparedColumn, results: Mapping[str, Result]) -> list[Result]:
-    """For each test of the column the result whose number of queries the row's means are over."""
+    """The results of the row's first run, one for each test set of the column; they have the number of queries."""
     return [results[f"{test}/{row.runs[0]}"] for test in column.tests]
 
 
