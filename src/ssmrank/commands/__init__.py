@@ -1,1 +1,1 @@
-"""The subcommands of `ssmrank`, a module each: they parse arguments, and call the package that does the work."""
+"""The subcommands of `ssmrank`, one module each. They parse arguments and call the package that does the work."""

@@ -1,4 +1,4 @@
-"""`ssmrank evaluate`: the metrics of a TREC run as JSON, means and values of each query."""
+"""`ssmrank evaluate`: computes the metrics of a TREC run, as means and for each query, and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _track(arguments: argparse.Namespace, settings: Evaluation, tags: dict[str, 
     resume = None
     if arguments.mlflow_run is not None and arguments.mlflow_run.exists():
         resume = arguments.mlflow_run.read_text(encoding="utf-8").strip() or None
-    # A continued run keeps its own name, tags and parameters; one without a training is a run of its own.
+    # A resumed MLflow run keeps its name, tags and parameters. Without a training there is none, so a new one starts.
     parameters = {} if resume else {"metrics": ", ".join(settings.metrics)}
     prefix = f"{arguments.prefix.rstrip('/')}/" if arguments.prefix else ""
     with track("evaluate", str(record["run"]), tags, parameters, resume=resume) as tracked:

@@ -1,4 +1,4 @@
-"""`ssmrank negatives`: training groups as JSON lines."""
+"""`ssmrank negatives`: samples training groups and writes them as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank rank`: the lines of a file, or of standard input, ranked for a query."""
+"""`ssmrank rank`: ranks the lines of a file or of standard input for a query."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints score and text, with a tab between, best first; of JSONL the objects, each with its `score`."""
+    """Prints score and text, separated by a tab, best first; for JSONL it prints the objects with their `score`."""
     objects, texts = _read(arguments.file, arguments.jsonl or arguments.file.endswith(".jsonl"))
     reranker = Reranker.from_pretrained(arguments.model, device=arguments.device, precision=arguments.precision)
     for ranked in reranker.rank(arguments.query, texts, arguments.top_k):
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _read(file: str, jsonl: bool) -> tuple[list[dict[str, Any]], list[str]]:
-    """Objects, where the lines are some, and texts; blank lines are left out."""
+    """The objects (empty unless `jsonl`) and the texts; blank lines are left out."""
     name = "standard input" if file == "-" else file
     objects, texts = [], []
     with sys.stdin.buffer if file == "-" else open_file(file) as stream:

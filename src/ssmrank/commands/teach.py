@@ -1,4 +1,4 @@
-"""`ssmrank teach`: training groups with a teacher's scores of their documents."""
+"""`ssmrank teach`: adds a teacher's scores of the documents to training groups."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the groups with scores."""
+    """Writes the groups with the scores."""
     limit_tokenizer_threads()
     settings = read_settings(TeachSettings, arguments.settings)
     members = _members(arguments.member, settings)

@@ -1,4 +1,4 @@
-"""`ssmrank tracking-store`: creates MLflow's store, and brings the journals of jobs into it."""
+"""`ssmrank tracking-store`: creates MLflow's store and copies the journals of jobs into it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Creates the store that MLFLOW_TRACKING_URI names, and delivers journals where a folder is given."""
+    """Creates the store that MLFLOW_TRACKING_URI names, or delivers the journals of a given folder to it."""
     uri = os.environ.get(URI)
     if not uri:
         raise UserError(f"{URI} is not set; set it, for example to sqlite:///mlflow.db")

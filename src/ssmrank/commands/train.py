@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains and writes the checkpoint; a model too large for the device leaves outcome.json with status oom."""
+    """Trains and writes the checkpoint; for a model too large for the device, outcome.json with status oom."""
     limit_tokenizer_threads()
     settings = read_settings(TrainSettings, arguments.settings)
     if settings.threads is not None:

@@ -1,4 +1,4 @@
-"""Archives of packages, which collections and models are taken from."""
+"""Package archives, from which collections and models are taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of what gathers costs and speeds: for each reranker the files that its numbers are read from."""
+"""Settings of the subcommands that gather costs and speeds: for each reranker the files with its numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ssmrank.config.section import Section
 
 
 class CostRow(Section):
-    """Where the costs of a row are: folders of checkpoints (one a seed) and of the pretraining, file of the speed."""
+    """Where the costs of a row are: folders of its checkpoints (one per seed) and pretraining, file of its speed."""
 
     run: str
     checkpoints: list[str]
@@ -15,13 +15,13 @@ class CostRow(Section):
 
 
 class CostSettings(Section):
-    """What `ssmrank measure costs` is given: the rows of a table that have costs."""
+    """The input of `ssmrank measure costs`: the rows of a table that have costs."""
 
     rows: list[CostRow]
 
 
 class EfficiencyRow(Section):
-    """A reranker: its label, and the files of its metrics and its speed."""
+    """A reranker: its label and the files with its metrics and its speed."""
 
     label: str
     metrics: str
@@ -29,7 +29,7 @@ class EfficiencyRow(Section):
 
 
 class EfficiencySettings(Section):
-    """What `ssmrank figure efficiency` is given: what the figure shows."""
+    """The input of `ssmrank figure efficiency`: what the figure shows."""
 
     title: str
     metric: str

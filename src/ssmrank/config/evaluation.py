@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from ssmrank.config.section import Section
 
 METRICS = ("nDCG@k", "MRR@k", "MAP@k", "P@k", "Recall@k", "R@k", "nDCG", "MRR", "MAP")
-"""The known metrics; k stands for a cutoff of 1 or more. All but nDCG may say from which grade a document counts as
-relevant, as in Recall(rel=2)@1000 (trec_eval's -l 2); without it that is 1."""
+"""The known metrics, where k is a cutoff of at least 1. All except nDCG may set the lowest grade that counts as
+relevant, as in Recall(rel=2)@1000 (trec_eval's -l 2). The default is 1."""
 
 METRIC_PATTERN = re.compile(
     r"(?P<graded>nDCG)(?:@(?P<k0>[1-9][0-9]{0,8}))?"
@@ -20,7 +20,7 @@ METRIC_PATTERN = re.compile(
 
 
 def check_metric(metric: str) -> str:
-    """The metric; raises ValueError where it is unknown."""
+    """Returns the metric; raises ValueError if it is unknown."""
     if not METRIC_PATTERN.fullmatch(metric):
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
     return metric

@@ -1,4 +1,4 @@
-"""Section fusions: how runs become one, and what the commands that fuse are given."""
+"""Section fusions: how runs are fused, and the settings of the subcommands that fuse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FittedWeights(Section):
     steps: int = Field(11, ge=2, le=101, description="values of a weight from 0 to 1; all weights add up to 1")
 
     def fitted_on(self, collection: str) -> tuple[str, str]:
-        """Collection and split that the weights of a run of this collection are fitted on."""
+        """The collection and split on which the weights for runs of this collection are fitted."""
         return self.collection or collection, self.split
 
     @field_validator("metric")
@@ -75,11 +75,11 @@ class FusionMethod(Section):
 
     @property
     def how(self) -> dict[str, Any]:
-        """The method, and k as it is used."""
+        """The method and k, with its default filled in."""
         return {"method": self.method, "k": 60 if self.k is None else self.k}
 
     def check_weights(self, names: list[str]) -> None:
-        """Raises ValueError unless there is a weight for each of the fused runs, and one is above 0."""
+        """Raises ValueError if weights are given but not one for each fused run, or none of them above 0."""
         if not isinstance(self.weights, list):
             return
         if len(self.weights) != len(names):
@@ -111,7 +111,7 @@ class Fusion(FusionMethod):
 
 
 class FuseSettings(Section):
-    """What `ssmrank fuse run` is given."""
+    """The settings of `ssmrank fuse run`."""
 
     method: Literal["z-score", "min-max", "rrf"]
     k: int = 60
@@ -120,7 +120,7 @@ class FuseSettings(Section):
 
 
 class FuseWeightsSettings(FuseSettings):
-    """What `ssmrank fuse weights` is given."""
+    """The settings of `ssmrank fuse weights`."""
 
     metric: str
     steps: int

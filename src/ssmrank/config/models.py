@@ -16,8 +16,8 @@ from ssmrank.errors import shown
 ARCHITECTURES = tuple(
     sorted(file.stem for file in Path(ssmrank.__file__).with_name("models").glob("architectures/[!_]*.py"))
 )
-"""transformers' names of the architectures: of the files in `ssmrank.models.architectures`, which takes seconds to
-import."""
+"""transformers' names of the architectures. They are the names of the files in `ssmrank.models.architectures`, because
+importing that package takes seconds."""
 
 
 class ModelArchive(PackageArchive):
@@ -64,7 +64,7 @@ class PretrainedModel(Section):
 
 
 def check_architecture(config: dict[str, Any]) -> dict[str, Any]:
-    """The transformers config; raises ValueError where its architecture is unknown."""
+    """Returns the transformers config; raises ValueError if its architecture is unknown."""
     found = unsupported(config)
     if found:
         raise ValueError(found)
@@ -72,7 +72,7 @@ def check_architecture(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsupported(config: Mapping[str, Any]) -> str:
-    """What is wrong with the architecture that a transformers config names; empty where nothing is."""
+    """What is wrong with the architecture that a transformers config names; empty if nothing is."""
     model_type = config.get("model_type")
     if model_type is None or model_type in ARCHITECTURES:
         return ""

@@ -1,4 +1,4 @@
-"""Section negatives: documents that stand against relevant ones in training."""
+"""Section negatives: how the negatives of training groups are sampled."""
 
 from __future__ import annotations
 

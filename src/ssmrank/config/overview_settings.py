@@ -1,4 +1,4 @@
-"""Settings of tables about models and trainings: every name of params.yaml resolved to what is printed for it."""
+"""Settings of tables of models and trainings: every name from params.yaml is resolved to what is printed for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ssmrank.config.section import Section
 
 
 class OverviewRow(Section):
-    """One line: what is printed in each column; a model whose parameters are counted, by its name, or none."""
+    """One line: the text of each column, and the name of the model whose parameters are counted, if any."""
 
     cells: list[str]
     counted: str | None = None
@@ -20,7 +20,7 @@ class OverviewSection(Section):
 
 
 class OverviewSettings(Section):
-    """What `ssmrank table overview` is given; a counted row has one cell less than there are columns."""
+    """The settings of `ssmrank table overview`. A counted row has one cell fewer than there are columns."""
 
     caption: str
     label: str = ""

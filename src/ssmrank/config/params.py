@@ -52,15 +52,15 @@ class Params(Section):
         return self
 
     def defined_table(self, name: str) -> Table:
-        """The section of a table; raises ValueError with a near name where there is none."""
+        """The section of a table; raises ValueError that suggests a similar name if there is none."""
         References(self).defined("tables", name, "table")
         return self.tables[name]
 
     def seeded(self, training: str) -> list[str]:
-        """The names of a training's runs, one for each seed.
+        """The names of a training with each of its seeds.
 
-        The seed that its key `seed` names has the training's own name, so that further seeds leave what is there as
-        it is; another seed N has TRAINING@seedN. No training has no seeds.
+        With the seed of the key `seed` it has the training's own name, so that added seeds change nothing that exists.
+        With another seed N its name is TRAINING@seedN. `NO_TRAINING` has this one name.
         """
         if training == NO_TRAINING:
             return [NO_TRAINING]
@@ -71,14 +71,14 @@ class Params(Section):
         ]
 
     def training(self, name: str) -> Training:
-        """The section of a training, or of one of its seeds (`seeded`), with that seed."""
+        """The section of a training by one of the names that `seeded` gives, with that seed."""
         training, sign, seed = name.partition(SEED_SIGN)
         values = dict(self.trainings[training]) | ({"seed": int(seed)} if sign else {})
         del values["seeds"]
-        return Training.model_construct(**values)  # all of it has been checked
+        return Training.model_construct(**values)  # all values have been validated
 
     def fused_names(self, fusion: FusionMethod) -> list[str]:
-        """Labels of the runs that a fusion names, in the order of their weights."""
+        """The labels of the runs that a fusion names, in the order of their weights."""
         rerankers = fusion.rerankers if isinstance(fusion, Fusion) else []
         return [
             *(self.retrievers[name].label for name in fusion.retrievers),
@@ -86,32 +86,32 @@ class Params(Section):
         ]
 
     def fusion_label(self, name: str) -> str:
-        """What tables add to a reranker's name."""
+        """What tables append to the name of a fused reranker."""
         fusion = self.fusions[name]
         return fusion.label or f"+ {' + '.join(self.fused_names(fusion))}"
 
     def with_seed_of(self, training: str, other: str) -> str:
-        """The run (`seeded`) of training `other` that has the seed of this run of a training; no training has none."""
+        """The name (`seeded`) of training `other` with the seed of `training`; with `NO_TRAINING` its first name."""
         if NO_TRAINING in (training, other):
             return self.seeded(other)[0]
         seed = self.training(training).seed
         return other if self.trainings[other].seed == seed else f"{other}{SEED_SIGN}{seed}"
 
     def start(self, name: str) -> str | None:
-        """The training, or one of its seeds, that a training, or one of its seeds, goes on from; None: the model."""
+        """The name (`seeded`) of the training that this one starts from, with the same seed; None: the model itself."""
         section = self.training(name)
         if section.start is None:
             return None
         return self.with_seed_of(name, section.start)
 
     def published_model(self, pretraining: str, model: str) -> str:
-        """The name in section models of a pretrained model."""
+        """The name that a pretrained model has in section models."""
         wanted = PretrainedModel(kind="pretrained", pretraining=pretraining, model=model)
         return next(name for name, entry in self.models.items() if entry.source == wanted)
 
 
 def read_params(*paths: str | Path) -> Params:
-    """Reads params.yaml and overlays with the same keys; later files win, key by key."""
+    """Reads params.yaml and overlays with the same keys; later files override earlier ones key by key."""
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_sections(path))

@@ -1,4 +1,4 @@
-"""Section pretraining: language models of several architectures, and what the commands about them are given."""
+"""Section pretraining: language models of several architectures, and the settings of `ssmrank pretrain`."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class Pretraining(LanguageModelling):
 
 
 class PretrainSettings(LanguageModelling):
-    """A section of pretraining for one model: what `ssmrank pretrain run` is given."""
+    """The settings of `ssmrank pretrain run`: a section of pretraining for one model."""
 
     config: dict[str, Any]
 
 
 class CardScores(Section):
-    """A row of a model card's scores: one test, and the metrics files of the systems that stand side by side."""
+    """A row of a model card's scores: one test, and the metrics files of the systems compared on it."""
 
     test: str
     metric: str
@@ -88,7 +88,7 @@ class CardScores(Section):
 
 
 class CardSettings(Section):
-    """What a model card says beside what the trainings wrote: what `ssmrank pretrain publish` is given."""
+    """The settings of `ssmrank pretrain publish`: what a model card says in addition to what the trainings wrote."""
 
     label: str
     corpus: str

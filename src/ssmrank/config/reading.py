@@ -1,4 +1,4 @@
-"""Files and texts of settings, read and checked."""
+"""Reads and validates settings from files and from the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ssmrank.errors import UserError, shown
 from ssmrank.io.plain import check_plain, parse_json, read_yaml
 
 _CODE_KEY = "__use_yte__"
-"""In a file that Snakemake reads as `--configfile`, it makes expressions in the values be run as Python."""
+"""In a file that Snakemake reads as `--configfile`, this key makes it run expressions in the values as Python."""
 
 S = TypeVar("S", bound=BaseModel)
 
 
 def check(kind: type[S], values: Mapping[str, Any], where: str) -> S:
-    """Validates `values`; raises UserError with one line that names the first wrong key and what to do."""
+    """Validates `values`; raises UserError with one line that names the first wrong key and says what to do."""
     check_plain(values, where)
     try:
         return kind.model_validate(values)
@@ -28,14 +28,14 @@ def check(kind: type[S], values: Mapping[str, Any], where: str) -> S:
 
 
 def read_settings(kind: type[S], text: str) -> S:
-    """Settings from inline JSON, or from a YAML or JSON file whose path is given."""
+    """Settings from inline JSON, or from a YAML or JSON file if `text` is its path."""
     if text.lstrip().startswith("{"):
         return check(kind, parse_json(text, "--settings"), "--settings")
     return check(kind, read_sections(text), text)
 
 
 def read_sections(path: str | Path) -> dict[str, Any]:
-    """The mapping of a YAML file, unchecked but for what no file of settings may hold."""
+    """The mapping in a YAML file. It is checked only for what no file of settings may contain."""
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no keys; see params.yaml for the sections")
@@ -49,7 +49,7 @@ def read_sections(path: str | Path) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of both, key by key at every depth; those of the overlay win."""
+    """The values of both, merged key by key at every depth; those of the overlay win."""
     merged = dict(base)
     for key, value in overlay.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -58,7 +58,7 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _explain(kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError) -> str:
-    # An unknown key is the likeliest cause of the other complaints (its right spelling is then missing).
+    # An unknown key is the likeliest cause of the other errors: a misspelt key is also reported as missing.
     details = error.errors()
     first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
     location = first["loc"]
@@ -77,14 +77,14 @@ def _explain(kind: type[BaseModel], values: Mapping[str, Any], error: Validation
 
 
 def _key(location: tuple[int | str, ...], values: Any) -> str:
-    """Dotted path of an error; names that pydantic adds for the members of a union are left out."""
+    """The dotted path of an error, without the names that pydantic adds for members of a union."""
     parts: list[str] = []
     union: Any = None
     for part in location:
         if isinstance(values, Mapping) and values is not union and values.get("kind") == part:
             union = values
             continue
-        if str(part).startswith("("):  # which of several forms a key has
+        if str(part).startswith("("):  # the tag of one of several forms that a value can have
             continue
         name = str(part)[:60]
         parts.append(f"[{name}]" if isinstance(part, int) else f".{name}" if parts else name)
@@ -96,7 +96,7 @@ def _key(location: tuple[int | str, ...], values: Any) -> str:
 
 
 def _siblings(kind: type[BaseModel], location: tuple[int | str, ...], values: Any) -> list[str]:
-    """Keys that the section which holds the wrong key knows."""
+    """The known keys of the section that has the wrong key."""
     schema = kind.model_json_schema()
     node: Any = schema
     for part in location[:-1]:

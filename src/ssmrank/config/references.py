@@ -1,4 +1,4 @@
-"""Whether the names by which sections of params.yaml refer to one another are defined, and make sense together."""
+"""Checks that the names by which sections of params.yaml refer to one another are defined and fit together."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class References:
-    """Checks of a whole params.yaml; each raises ValueError with the key that is wrong and what to do."""
+    """Checks of a whole params.yaml; each raises ValueError that names the wrong key and says what to do."""
 
     def __init__(self, params: Params) -> None:
         self._params = params
 
     def check(self) -> None:
-        """Looks at every section."""
+        """Checks every section."""
         self._check_pretraining()
         self._check_collections()
         self._check_first_stages()
@@ -37,13 +37,13 @@ class References:
         self._check_overviews()
 
     def defined(self, section: str, name: str, where: str) -> None:
-        """The section has this name."""
+        """Raises ValueError unless the section has this name."""
         known = getattr(self._params, section)
         if name not in known:
             raise ValueError(f"{where}: {name!r} is not defined in section {section}{suggest(name, known)}")
 
     def defined_split(self, collection: str, split: str, where: str) -> None:
-        """The collection is there and has this split."""
+        """Raises ValueError unless the collection is defined and has this split."""
         self.defined("collections", collection, f"{where}.collection")
         splits = self._params.collections[collection].splits
         if split not in splits:
@@ -214,7 +214,7 @@ class References:
                 self._check_row(here, member.model, member.training)
 
     def _check_lessons(self) -> None:
-        """No training learns, through others, from itself._params."""
+        """Raises ValueError if a training learns from itself through others."""
         for first in self._params.trainings:
             waiting, seen = self._learns_from(first), set[str]()
             while waiting:
@@ -226,7 +226,7 @@ class References:
                     waiting += self._learns_from(name)
 
     def _learns_from(self, training: str) -> list[str]:
-        """The trainings whose checkpoints a training goes on from, or is taught by."""
+        """The trainings whose checkpoints a training starts from or is taught by."""
         section = self._params.trainings[training]
         rerankers = self._params.teachers[section.teacher].rerankers if section.teacher is not None else []
         taught = [member.training for member in rerankers]
@@ -239,7 +239,11 @@ class References:
             self.defined_split(fusion.weights.collection, fusion.weights.split, f"{where}.weights")
 
     def _check_fused_rows(self, where: str, table: Table) -> None:
-        """Each fused row is of different runs, with the same seeds, and its weights are not fitted on a shown test."""
+        """Checks fused rows.
+
+        Raises ValueError if two fusions have one label, a row is fused with itself, a fused training lacks a seed of
+        the row, or weights are fitted on a test that the table shows.
+        """
         labels: dict[str, str] = {}
         for number, section in enumerate(table.sections):
             tests = table.tests_of(section)
@@ -266,7 +270,7 @@ class References:
                 self._check_fitted(where, f"retrievers.{name}.weights", retriever.weights, table, table.tests)
 
     def _first_stages_of(self, table: Table) -> list[str]:
-        """Names of the retrievers that rows of a table are, rerank or are fused with."""
+        """The retrievers of a table: its own rows, those that are reranked and those that rows are fused with."""
         rows = [row for section in table.sections for row in section.rerankers]
         names = [name for section in table.sections for name in section.retrievers]
         names += [self._params.rerankings[table.reranking].retriever] if rows else []
@@ -278,7 +282,7 @@ class References:
     def _check_fitted(
         self, where: str, key: str, weights: list[float] | FittedWeights | None, table: Table, tests: list[TestSet]
     ) -> None:
-        """Raises ValueError where weights for these tests are fitted on a test of the table, or on no split at all."""
+        """Raises ValueError if weights for these tests are fitted on a test of the table or on an undefined split."""
         if not isinstance(weights, FittedWeights):
             return
         reported = {(collection, test.split) for test in table.tests for collection in test.collections}

@@ -12,20 +12,20 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
 """A name that becomes part of file names: letters, digits, dots and dashes."""
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""What every generator of random numbers takes: torch's, NumPy's, FAISS's."""
+"""A seed that all random number generators accept: torch's, NumPy's and FAISS's."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Section(BaseModel):
-    """Settings that reject keys they do not know and are not changed once read."""
+    """The base of all settings: unknown keys are errors, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _no_boolean_is_a_number(cls, values: Any) -> Any:
-        # In YAML yes and on are true, which Python takes for 1.
+        # YAML reads yes and on as true, which Python would accept as 1.
         for name, value in values.items() if isinstance(values, Mapping) else ():
             field = cls.model_fields.get(name)
             if field is not None and _holds_boolean(value) and _takes_numbers_alone(field.annotation):
@@ -34,7 +34,7 @@ class Section(BaseModel):
 
 
 class NoNumber(ValueError):
-    """The field of this name holds a boolean."""
+    """A field for numbers has a boolean; the message is the field's name."""
 
 
 def _holds_boolean(value: Any) -> bool:
@@ -42,7 +42,7 @@ def _holds_boolean(value: Any) -> bool:
 
 
 def _takes_numbers_alone(annotation: Any) -> bool:
-    """Whether a field takes numbers, or lists of them, and no boolean."""
+    """Whether a field accepts numbers, or lists of numbers, but no booleans."""
     parts = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return _takes_numbers_alone(parts[0])
@@ -50,7 +50,7 @@ def _takes_numbers_alone(annotation: Any) -> bool:
 
 
 def suggest(name: str, known: Any) -> str:
-    """What an error about an unknown name ends with: a near one, or all that are known."""
+    """The end of an error about an unknown name: a similar name, or all known ones."""
     close = difflib.get_close_matches(name, list(known), n=1)
     if close:
         return f"; did you mean {close[0]!r}?"

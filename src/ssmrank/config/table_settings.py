@@ -1,4 +1,4 @@
-"""Settings of tables: every name of params.yaml resolved to what is printed for it and where its values are."""
+"""Settings of tables: every name from params.yaml is resolved to what is printed for it and where its values are."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from ssmrank.config.tables import Tests, Tolerance
 
 
 class ComparedColumn(Section):
-    """A metric on one test set, or its mean over several that count the same; a test is COLLECTION/SPLIT."""
+    """A metric on one test set, or its unweighted mean over several. A test is COLLECTION/SPLIT."""
 
     metric: str
     tests: list[str] = Field(min_length=1)
 
 
 class ComparedRow(Section):
-    """A system: RETRIEVER or RERANKING/TRAINING/MODEL, or that with /FUSION, one for each seed.
+    """The runs of a system, one for each seed.
 
-    There is none where only published numbers are shown.
-
-    The metrics of a run on a test are in TEST/RUN.json below the folder of metrics, the values of each query in
-    TEST/RUN.json below another.
+    A run is RETRIEVER, RERANKING/TRAINING/MODEL or RERANKING/TRAINING/MODEL/FUSION. A row with only published numbers
+    has no runs. The metrics of a run on a test are in TEST/RUN.json below the folder of metrics. The values of each
+    query are in TEST/RUN.json below the folder of per-query values.
     """
 
     runs: list[str]
     columns: list[int] | None = Field(None, description="numbers of the columns that it is run on; null: all")
 
     def has(self, column: int) -> bool:
-        """Whether it has runs on the column of this number."""
+        """Whether the row has runs for the column of this number."""
         return bool(self.runs) and (self.columns is None or column in self.columns)
 
 
@@ -43,7 +42,7 @@ class ResultColumn(ComparedColumn):
 
 
 class RowFusion(Section):
-    """How the runs of a row became one."""
+    """How the runs of a row were fused."""
 
     label: str = Field(description="what the row's name says of it")
     method: Literal["z-score", "min-max", "rrf"]
@@ -55,7 +54,7 @@ class RowFusion(Section):
 
 
 class ResultRow(ComparedRow):
-    """What is printed of a system beside its values."""
+    """What is printed about a system in addition to its values."""
 
     label: str
     kind: Literal["E", "ED", "D", ""] = Field("", description="superscript; empty for a first stage")
@@ -75,7 +74,7 @@ class ResultSection(Section):
 
 
 class TableSettings(Section):
-    """What `ssmrank table results` is given: all that is printed but the values, and nothing else."""
+    """The settings of `ssmrank table results`: everything that is printed except the values."""
 
     caption: str
     label: str = ""
@@ -95,14 +94,14 @@ class TableSettings(Section):
 
 
 class Comparison(Section):
-    """Two rows of a table that are compared on each of its columns; rows are counted from 0 through all sections."""
+    """Two rows of a table that are compared on each column; rows are numbered from 0 through all sections."""
 
     row: int
     other: int
 
 
 class SignificanceSettings(Tests):
-    """What `ssmrank table significance` is given: rows, columns, and for each section the pairs of rows to compare."""
+    """The settings of `ssmrank table significance`: rows, columns and the pairs of rows to compare in each section."""
 
     columns: list[ComparedColumn]
     rows: list[ComparedRow]

@@ -13,7 +13,7 @@ from ssmrank.config.trainings import RerankerRow
 class TestSet(Section):
     """A column of a table."""
 
-    __test__ = False  # not a class of tests, whatever its name says to pytest
+    __test__ = False  # otherwise pytest would take it for a class of tests
 
     collection: Name | Annotated[list[Name], Field(min_length=2)] = Field(
         description="several: the mean of their means, each counting the same"
@@ -27,7 +27,7 @@ class TestSet(Section):
 
     @property
     def collections(self) -> list[str]:
-        """The collections, one or several."""
+        """The one or several collections."""
         return [self.collection] if isinstance(self.collection, str) else self.collection
 
 
@@ -140,12 +140,12 @@ class Table(Section):
         return self
 
     def tests_of(self, section: TableSection) -> list[TestSet]:
-        """The tests that the rows of a section are run on."""
+        """The tests on which the rows of a section are run."""
         return [test for test in self.tests if not section.tests or test.label in section.tests]
 
     @property
     def baseline_row(self) -> int | None:
-        """The number of the baseline's row, from 0 through all sections; None where none is named or no row is that."""
+        """The number of the baseline's row, from 0 through all sections; None if the table has none."""
         if self.significance is None or self.significance.baseline is None:
             return None
         rows: list[Baseline | None] = []

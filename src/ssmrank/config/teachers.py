@@ -1,4 +1,4 @@
-"""Section teachers: whose scores a distillation loss learns."""
+"""Section teachers: the systems whose scores a distillation loss learns."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ class Teacher(Section):
 
     @property
     def runs(self) -> list[RunTeacher]:
-        """Members that are first stages."""
+        """The members that are first-stage runs."""
         return [member for member in self.members.values() if isinstance(member, RunTeacher)]
 
     @property
     def encoders(self) -> list[EncoderTeacher]:
-        """Members that are bi-encoders."""
+        """The members that are bi-encoders."""
         return [member for member in self.members.values() if isinstance(member, EncoderTeacher)]
 
     @property
     def rerankers(self) -> list[RerankerTeacher]:
-        """Members that are rerankers."""
+        """The members that are rerankers."""
         return [member for member in self.members.values() if isinstance(member, RerankerTeacher)]
 
 
 class TeachSettings(Section):
-    """A teacher with what its members are: what `ssmrank teach` is given."""
+    """The settings of `ssmrank teach`: a teacher with the sections of its members."""
 
     members: dict[Name, RunTeacher | Encoder | Reranking]
     weights: dict[Name, float]

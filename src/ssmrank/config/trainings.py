@@ -15,10 +15,10 @@ LOSS_NAMES = ("cross_entropy", "ranknet", "lambda_loss", "margin_mse", "kl_diver
 """Keys of `ssmrank.training.loss.LOSSES`."""
 
 SEED_SIGN = "@seed"
-"""Between a training's name and a seed: `firstp@seed43` is the training firstp with seed 43. No name holds an @."""
+"""Separates a training's name from a seed: `firstp@seed43` is firstp with seed 43. Names cannot contain an @."""
 
 NO_TRAINING = "none"
-"""In place of a training's name: the model's checkpoint, a trained reranker, is used as it is."""
+"""Used in place of a training's name if the model's checkpoint is a trained reranker that is used as it is."""
 
 
 class Validation(Section):
@@ -109,7 +109,7 @@ class SeededTraining(Training):
 
 
 class TrainSettings(Training):
-    """A training section with a model's overrides applied: what `ssmrank train` is given."""
+    """The settings of `ssmrank train`: a training section with a model's overrides applied."""
 
     negatives_count: int = Field(ge=1)
 

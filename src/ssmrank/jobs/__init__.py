@@ -1,6 +1,6 @@
-"""What each job of the workflow is handed: the settings of one command, taken from the whole of params.yaml.
+"""The settings that each job of the workflow is handed: those of one subcommand, taken from the whole params.yaml.
 
-A job depends on exactly what it is handed, so settings name nothing that cannot change what the job makes.
+A job depends on exactly what it is handed. Settings therefore contain nothing that cannot change the job's outputs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands that gather costs and speeds are handed."""
+"""Settings of the subcommands that gather costs and speeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssmrank.jobs.places import Places
 
 
 def cost_settings(params: Params, table: str, places: Places) -> CostSettings:
-    """For `ssmrank measure costs`: the rerankers of a table; none where it shows no costs."""
+    """For `ssmrank measure costs`: the rerankers of a table; no rows if the table shows no costs."""
     section = params.tables[table]
     if section.costs is None:
         return CostSettings(rows=[])
@@ -22,7 +22,7 @@ def cost_settings(params: Params, table: str, places: Places) -> CostSettings:
         trainings = params.seeded(row.training)
         run = f"{section.reranking}/{trainings[0]}/{row.model}"
         speed = None
-        # What a model's speed is does not depend on how it was trained: its first row stands for all.
+        # A model's speed does not depend on how it was trained, so only its first row is timed.
         if timed is not None and row.model not in timed_models:
             timed_models.add(row.model)
             speed = places.speed_of(f"{timed.collection}/{timed.split}/{run}")

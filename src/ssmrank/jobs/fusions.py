@@ -1,4 +1,4 @@
-"""What the commands that fuse runs are handed."""
+"""Settings of the subcommands that fuse runs."""
 
 from __future__ import annotations
 

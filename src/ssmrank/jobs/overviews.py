@@ -1,4 +1,4 @@
-"""What tables of models and of trainings are made from."""
+"""Settings of tables of models and of trainings."""
 
 from __future__ import annotations
 

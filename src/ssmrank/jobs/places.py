@@ -1,4 +1,4 @@
-"""Where a job finds files that its settings name; the workflow knows the paths."""
+"""Paths of files that settings name; the workflow knows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 class Places(Protocol):
     """Paths of the workflow's outputs.
 
-    A run is COLLECTION/SPLIT/RETRIEVER, or COLLECTION/SPLIT/RERANKING/TRAINING/MODEL, or that with /FUSION.
+    A run is COLLECTION/SPLIT/RETRIEVER, COLLECTION/SPLIT/RERANKING/TRAINING/MODEL, or the latter followed by /FUSION.
     """
 
     def checkpoint_of(self, training: str, model: str, /) -> str:
@@ -18,7 +18,7 @@ class Places(Protocol):
         """The folder of a pretrained language model."""
 
     def metrics_of(self, run: str, /) -> str:
-        """The file of a run's metrics."""
+        """The file with a run's metrics."""
 
     def speed_of(self, run: str, /) -> str:
-        """The file of the speed at which a run was made."""
+        """The file with the speed at which a run was made."""

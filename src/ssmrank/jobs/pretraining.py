@@ -1,4 +1,4 @@
-"""What pretrainings, and the commands that publish their models, are handed."""
+"""Settings of pretrainings and of the publication of their models."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ssmrank.jobs.places import Places
 
 
 def pretrain_settings(params: Params, pretraining: str, model: str) -> PretrainSettings:
-    """For `ssmrank pretrain run`: the section of pretraining for one of its models."""
+    """For `ssmrank pretrain run`: a section of pretraining for one of its models."""
     section = params.pretraining[pretraining]
     shared = section.model_dump(exclude={"sweep", "models", "published"})
     return PretrainSettings(**shared, config=section.models[model].config)
 
 
 def card_settings(params: Params, pretraining: str, model: str, places: Places) -> CardSettings:
-    """For `ssmrank pretrain publish`: what the model's card says of it and its data, and the scores of tables."""
+    """For `ssmrank pretrain publish`: what the card says about the model and its data, and scores from tables."""
     section = params.pretraining[pretraining]
     corpus = params.corpora[section.corpus]
     return CardSettings(
@@ -43,7 +43,7 @@ def _training_in_words(params: Params, name: str) -> str:
 
 
 def _teacher_in_words(params: Params, name: str) -> str:
-    """The systems whose scores a teacher adds, such as BM25 and MiniLM-L6."""
+    """The systems whose scores a teacher adds up, such as "BM25 and MiniLM-L6"."""
     labels = []
     for member in params.teachers[name].members.values():
         if isinstance(member, RunTeacher):
@@ -55,7 +55,7 @@ def _teacher_in_words(params: Params, name: str) -> str:
 
 
 def _card_scores(params: Params, pretraining: str, model: str, places: Places) -> list[CardScores]:
-    """What tables show of the published reranker: each test with the first stage, alone and fused."""
+    """What tables show about the published reranker: for each test the first stage, the reranker and its fusions."""
     training = params.pretraining[pretraining].published
     if training is None:
         return []

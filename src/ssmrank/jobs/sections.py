@@ -1,6 +1,6 @@
-"""Settings that are a section of params.yaml as it is, but for what only tables print.
+"""Settings that are sections of params.yaml, without what only tables print.
 
-Labels, titles and the like are replaced by the section's name, so that a new label does not train a model again.
+Labels and titles are replaced by the section's name, or emptied, so that a new label does not make outputs again.
 """
 
 from __future__ import annotations

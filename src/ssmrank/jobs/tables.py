@@ -1,4 +1,4 @@
-"""What tables, and the tests between their rows, are made from."""
+"""Settings of tables of results and of the tests between their rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssmrank.config.tables import Table, TableReranker, TableSection, TestSet
 
 
 def table_settings(params: Params, name: str) -> TableSettings:
-    """For `ssmrank table results`: what table `name` prints, every name resolved to what is printed for it."""
+    """For `ssmrank table results`: what table `name` prints, with every name resolved to what is printed for it."""
     table = params.defined_table(name)
     sections = [ResultSection(title=section.title, rows=_rows(params, table, section)) for section in table.sections]
     rows = [row for section in sections for row in section.rows]
@@ -46,7 +46,7 @@ def table_settings(params: Params, name: str) -> TableSettings:
 
 
 def significance_settings(params: Params, name: str) -> SignificanceSettings:
-    """For `ssmrank table significance`: what is compared in table `name`, which asks for tests."""
+    """For `ssmrank table significance`: what is compared in table `name`, which must ask for tests."""
     table = params.defined_table(name)
     assert table.significance is not None
     baseline = table.baseline_row
@@ -69,7 +69,7 @@ def significance_settings(params: Params, name: str) -> SignificanceSettings:
 
 
 def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow]:
-    """The rows of a section: published ones, retrievers, rerankers."""
+    """The rows of a section: published ones, then retrievers, then rerankers."""
     reranking = params.rerankings[table.reranking]
     prior = f"{params.retrievers[reranking.retriever].label} top-{reranking.depth}"
     own = table.tests_of(section)

@@ -1,4 +1,4 @@
-"""What trainings and their teachers are handed."""
+"""Settings of trainings and of their teachers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssmrank.config.trainings import TrainSettings
 
 
 def train_settings(params: Params, training: str, model: str) -> TrainSettings:
-    """For `ssmrank train`: the training section, or that of one of its seeds, with the model's overrides."""
+    """For `ssmrank train`: the section of a training, or of a training with a seed, with the model's overrides."""
     section = params.training(training)
     overrides = params.models[model].training.model_dump(exclude_none=True)
     count = params.negatives[section.negatives].count
@@ -18,7 +18,7 @@ def train_settings(params: Params, training: str, model: str) -> TrainSettings:
 
 
 def teach_settings(params: Params, teacher: str, negatives: str) -> TeachSettings:
-    """For `ssmrank teach`: the teacher section for groups of these negatives, with what its members are."""
+    """For `ssmrank teach`: the section of a teacher, with those of its members, for groups of these negatives."""
     section = params.teachers[teacher]
     members: dict[str, RunTeacher | Encoder | Reranking] = {}
     for name, member in section.members.items():

@@ -1,1 +1,1 @@
-"""`ssmrank download`: fetch what an experiment starts from."""
+"""`ssmrank download`: fetches collections and models."""

@@ -1,4 +1,4 @@
-"""`ssmrank download collection`: fetch a collection and write it in canonical form."""
+"""`ssmrank download collection`: fetches a collection and writes it in canonical form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank download model`: a checkpoint folder from an archive, a folder, the hub, or random weights."""
+"""`ssmrank download model`: writes a checkpoint folder from an archive, a folder, the hub or random weights."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`ssmrank figure`: figures."""
+"""`ssmrank figure`: draws figures."""

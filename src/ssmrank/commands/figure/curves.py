@@ -1,4 +1,4 @@
-"""`ssmrank figure curves`: a figure of training curves."""
+"""`ssmrank figure curves`: draws training curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank figure differences`: a figure of per-query differences of a table's rows."""
+"""`ssmrank figure differences`: draws the per-query differences between the rows of a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank figure efficiency`: quality against speed, with document reuse and without."""
+"""`ssmrank figure efficiency`: draws quality against speed, with document reuse and without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draws the figure; a reranker that ran out of memory is not on it."""
+    """Draws the figure without rerankers that ran out of memory."""
     settings = read_settings(EfficiencySettings, arguments.settings)
     points, caption = read_points(settings)
     with track("efficiency", arguments.output.stem, {}) as tracked:

@@ -1,4 +1,4 @@
-"""`ssmrank figure pretraining`: loss on held-out text against tokens, a line for each model."""
+"""`ssmrank figure pretraining`: draws loss on held-out text against tokens, one line for each model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank figure throughput`: training throughput against batch size from a benchmark's CSV."""
+"""`ssmrank figure throughput`: draws training throughput against batch size, from a benchmark's CSV."""
 
 from __future__ import annotations
 

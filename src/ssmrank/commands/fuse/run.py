@@ -1,4 +1,4 @@
-"""`ssmrank fuse run`: one TREC run from several."""
+"""`ssmrank fuse run`: fuses several TREC runs into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank fuse weights`: weights for `ssmrank fuse run`, fitted on runs of judged queries."""
+"""`ssmrank fuse weights`: fits the weights for `ssmrank fuse run` on runs of judged queries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the best weights and the metric's mean with all that were tried."""
+    """Writes the best weights, and the mean of the metric for all weights that were tried."""
     settings = read_settings(FuseWeightsSettings, arguments.settings)
     output, runs = arguments.output, arguments.runs
     check_runs(runs, None)

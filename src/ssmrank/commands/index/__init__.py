@@ -1,1 +1,1 @@
-"""`ssmrank index`: index a collection."""
+"""`ssmrank index`: indexes a collection."""

@@ -1,4 +1,4 @@
-"""`ssmrank index faiss`: an approximate index of vectors."""
+"""`ssmrank index faiss`: builds an approximate index of vectors."""
 
 from __future__ import annotations
 

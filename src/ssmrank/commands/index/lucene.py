@@ -1,4 +1,4 @@
-"""`ssmrank index lucene`: a Lucene index of a collection."""
+"""`ssmrank index lucene`: builds a Lucene index of a collection."""
 
 from __future__ import annotations
 

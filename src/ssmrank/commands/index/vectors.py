@@ -1,4 +1,4 @@
-"""`ssmrank index vectors`: vectors of a collection's documents."""
+"""`ssmrank index vectors`: encodes a collection's documents as vectors."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`ssmrank measure`: what rerankers cost."""
+"""`ssmrank measure`: measures and gathers what rerankers cost."""

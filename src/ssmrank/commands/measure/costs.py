@@ -1,4 +1,4 @@
-"""`ssmrank measure costs`: what the rerankers of a table cost, gathered from what made and measured them."""
+"""`ssmrank measure costs`: gathers the costs of a table's rerankers from the files of trainings and measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the texts of the rows and the sentence of the caption."""
+    """Writes the texts for the rows and the sentence for the caption."""
     result = gather_costs(read_settings(CostSettings, arguments.settings))
     tags = {"table": arguments.output.stem}
     with track("costs", tags["table"], tags, {"rows": len(result["rows"])}), atomic_file(arguments.output) as stream:

@@ -1,4 +1,4 @@
-"""`ssmrank measure speed`: pairs a second with document reuse and without, one beside the other."""
+"""`ssmrank measure speed`: measures pairs per second with document reuse and without."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes pairs, tokens and seconds of both ways; `reuse` is null where the model cannot.
+    """Writes pairs, tokens and seconds with reuse and without; `reuse` is null if the model cannot reuse documents.
 
-    Of a model that did not fit into memory in training, only that is written.
+    For a model that did not fit into memory in training it writes only {"status": "oom"}.
     """
     limit_tokenizer_threads()
     settings = read_settings(Reranking, arguments.settings)

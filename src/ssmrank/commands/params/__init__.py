@@ -1,1 +1,1 @@
-"""`ssmrank params`: check and describe params.yaml."""
+"""`ssmrank params`: checks and describes params.yaml."""

@@ -1,4 +1,4 @@
-"""`ssmrank params check`: an experiment's files, read as data alone."""
+"""`ssmrank params check`: checks params.yaml and overlays, read as data alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Says that the files are an experiment; raises UserError where they are none, or hold code."""
+    """Prints that the files are valid together; raises UserError if they are not, or contain code."""
     files = list(dict.fromkeys([arguments.params, *arguments.files]))
     read_params(*files)
     print(f"{' + '.join(files)}: no code, no unknown key, no value out of range")

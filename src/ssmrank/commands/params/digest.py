@@ -1,4 +1,4 @@
-"""`ssmrank params digest`: what params.yaml wants to know of a file."""
+"""`ssmrank params digest`: prints the path and SHA-256 of files, as params.yaml takes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints a line for each file, as a section of `kind: run` takes it."""
+    """Prints a line for each file in the form that retrievers of `kind: run` take."""
     for file in arguments.files:
         if not Path(file).is_file():
             raise UserError(f"{file}: no such file; give the paths of files that are there")

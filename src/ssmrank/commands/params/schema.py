@@ -1,4 +1,4 @@
-"""`ssmrank params schema`: the JSON schema of params.yaml."""
+"""`ssmrank params schema`: prints the JSON schema of params.yaml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ssmrank.config.schema import schema_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """Adds no options."""
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`ssmrank pretrain`: pretraining of language models, and the options that its members share."""
+"""`ssmrank pretrain`: pretrains language models; here are the options that its subcommands share."""
 
 from __future__ import annotations
 

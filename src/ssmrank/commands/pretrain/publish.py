@@ -1,4 +1,4 @@
-"""`ssmrank pretrain publish`: a pretrained model as a folder that can be given away, with its model card."""
+"""`ssmrank pretrain publish`: writes a pretrained model as a folder for publication, with a model card."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes weights in bfloat16, config, tokenizer and pretraining.json: settings, numbers, the curve."""
+    """Writes weights in bfloat16, config, tokenizer and pretraining.json (settings, stats and the loss curve)."""
     settings = read_settings(PretrainSettings, arguments.settings)
     learning_rate = arguments.learning_rate or chosen_rate(arguments.sweep)
     data = read_data(arguments.tokenizer, arguments.tokens, settings)

@@ -1,4 +1,4 @@
-"""`ssmrank pretrain sweep`: short pretrainings with several learning rates, and which of them is the best."""
+"""`ssmrank pretrain sweep`: runs short pretrainings with several learning rates and chooses the best rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the chosen rate, and for each its curve and last held-out loss (null where it did not stay finite)."""
+    """Writes the chosen rate, and for each rate its curve and last held-out loss (null if it did not stay finite)."""
     sweep = read_settings(Sweep, arguments.sweep)
     settings = read_settings(PretrainSettings, arguments.settings).model_copy(update={"tokens": sweep.tokens})
     data = read_data(arguments.tokenizer, arguments.tokens, settings)

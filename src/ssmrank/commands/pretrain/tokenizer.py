@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains on texts that are not held out, and writes the folder."""
+    """Trains on texts that are not held out and writes the folder."""
     corpus = read_settings(Corpus, arguments.corpus)
     texts = first_texts(corpus, arguments.texts)
     tokenizer = train_tokenizer(texts, arguments.vocabulary, arguments.max_length)

@@ -1,4 +1,4 @@
-"""`ssmrank retrieve`: first-stage retrieval, and the option that its members share."""
+"""`ssmrank retrieve`: first-stage retrieval; here is the option that its subcommands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_own_document(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of collections whose queries are documents of theirs."""
+    """Adds the option for collections whose queries are also documents."""
     parser.add_argument(
         "--leave-out-own-document", action="store_true", help="the document with a query's id is no answer to it"
     )

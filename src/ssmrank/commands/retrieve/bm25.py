@@ -1,4 +1,4 @@
-"""`ssmrank retrieve bm25`: first-stage retrieval to a TREC run."""
+"""`ssmrank retrieve bm25`: retrieves with BM25 and writes a TREC run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank retrieve dense`: first-stage retrieval by a bi-encoder."""
+"""`ssmrank retrieve dense`: retrieves with a bi-encoder and writes a TREC run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank retrieve import`: a TREC run from elsewhere as first stage."""
+"""`ssmrank retrieve import`: imports a TREC run from elsewhere as a first stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the run in the form of all others."""
+    """Writes the run in the same form as other first-stage runs."""
     settings = read_settings(FileRetriever, arguments.settings)
     collection, output = arguments.collection, arguments.output
     file = run_file_of(settings, collection, arguments.split)

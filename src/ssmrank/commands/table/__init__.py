@@ -1,1 +1,1 @@
-"""`ssmrank table`: tables of results, models and speed."""
+"""`ssmrank table`: writes tables of results, models and speed."""

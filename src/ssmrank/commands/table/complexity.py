@@ -1,4 +1,4 @@
-"""`ssmrank table complexity`: complexity with measured exponents, from the benchmark's CSV (Table 6)."""
+"""`ssmrank table complexity`: writes complexities with measured exponents, from the benchmark's CSV (Table 6)."""
 
 from __future__ import annotations
 

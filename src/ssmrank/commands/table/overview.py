@@ -1,4 +1,4 @@
-"""`ssmrank table overview`: a table of models or of trainings in LaTeX, CSV, Markdown and HTML."""
+"""`ssmrank table overview`: writes a table of models or of trainings in LaTeX, CSV, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes what was asked for, after the whole table is known to be good."""
+    """Writes the table in each requested form."""
     outputs = {name: path for name in _RENDERINGS if (path := getattr(arguments, name)) is not None}
     if not outputs:
         raise UserError("nothing to write; give --tex, --csv, --markdown or --html")

@@ -1,4 +1,4 @@
-"""`ssmrank table pdf`: tables of `ssmrank table results` as pages."""
+"""`ssmrank table pdf`: typesets the LaTeX tables of `ssmrank table results` as PDF pages."""
 
 from __future__ import annotations
 

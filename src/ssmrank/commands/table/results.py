@@ -1,4 +1,4 @@
-"""`ssmrank table results`: a table of results in LaTeX, CSV, Markdown and HTML, from metrics files."""
+"""`ssmrank table results`: writes a table of results in LaTeX, CSV, Markdown and HTML, from metrics files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes what was asked for, after the whole table is known to be good."""
+    """Writes the requested files, once the whole table has been rendered without error."""
     outputs = {name: path for name in _KINDS if (path := getattr(arguments, name)) is not None}
     if not outputs:
         raise UserError("nothing to write; give --tex, --csv, --markdown or --html")

@@ -1,4 +1,4 @@
-"""`ssmrank table significance`: paired tests between the rows of a table, as CSV."""
+"""`ssmrank table significance`: computes paired tests between the rows of a table and writes them as CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes a line for each comparison and column; a row of a model that did not fit in memory has none."""
+    """Writes a line for each comparison and column, except for rows of models that did not fit into memory."""
     settings = read_settings(SignificanceSettings, arguments.settings)
     name = arguments.output.stem
     with track("significance", name, {"table": name}, settings.model_dump(include={"test", "alpha"})):

@@ -1,4 +1,4 @@
-"""`ssmrank table speed`: inference speed beside the paper's, from the benchmark's CSV (Table 5)."""
+"""`ssmrank table speed`: writes inference speed beside the paper's, from the benchmark's CSV (Table 5)."""
 
 from __future__ import annotations
 
