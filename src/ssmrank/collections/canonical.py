@@ -236,7 +236,7 @@ def _check_length(text: str, source: Source, part: Part, number: int, split: str
 
 
 def _encodable(text: str) -> str:
-    """The text with lone surrogates, which JSON can hold but UTF-8 cannot, replaced by U+FFFD."""
+    """The text with U+FFFD in place of lone surrogates, which JSON can hold but UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

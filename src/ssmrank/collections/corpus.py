@@ -23,7 +23,7 @@ class Text(NamedTuple):
 
 
 def corpus_files(corpus: Corpus) -> list[Path]:
-    """The corpus's files. Raises UserError where one is missing."""
+    """The files of the corpus. Raises UserError if one is missing."""
     folder = Path(corpus.path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the corpus there, or correct its path in section corpora")

@@ -114,7 +114,7 @@ def _load(id: str, part: str) -> Any:
 
 
 def _like(id: str, part: str) -> str:
-    """The id most like this one that has such a part."""
+    """The most similar id that has this part, quoted, or a hint if there is none."""
     import ir_datasets
 
     # Close names first: asking each of several hundred ids whether it has the part would load them all.

@@ -79,7 +79,7 @@ class FusionMethod(Section):
         return {"method": self.method, "k": 60 if self.k is None else self.k}
 
     def check_weights(self, names: list[str]) -> None:
-        """Raises ValueError if weights are given but not one for each fused run, or none of them above 0."""
+        """Raises ValueError if given weights are not one for each fused run, or are all 0."""
         if not isinstance(self.weights, list):
             return
         if len(self.weights) != len(names):

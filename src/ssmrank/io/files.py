@@ -63,7 +63,7 @@ def decode(content: bytes, where: str) -> str:
 
 
 def lines_up_to(stream: IO[bytes], path: str | Path, longest: int, first: int = 1) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream with their numbers, which begin with `first`.
+    """Yields (number, line) for each line of a stream; the first line has the number `first`.
 
     Raises UserError for a line of `longest` bytes or more.
     """

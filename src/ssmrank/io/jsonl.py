@@ -30,7 +30,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def parse_line(path: str | Path, number: int, raw: bytes) -> dict[str, Any] | None:
-    """The object that a line's bytes hold, None for a blank line; errors as in `read_jsonl`."""
+    """The object in the bytes of a line, None for a blank line; raises UserError as `read_jsonl` does."""
     line = decode(raw, f"{path}:{number}").rstrip()
     if not line:
         return None

@@ -112,7 +112,7 @@ def float32_places(values: np.ndarray) -> np.ndarray:
 
 
 def of_places(places: np.ndarray) -> np.ndarray:
-    """The float32 values of such integers; integers below the lowest place give minus infinity."""
+    """The float32 values at the places that `float32_places` gives; below the lowest place it is minus infinity."""
     places = np.maximum(places, -_INFINITY)
     return np.where(places < 0, -places | ~_MAGNITUDE, places).astype(np.int32).view(np.float32)
 

@@ -18,7 +18,7 @@ def train_settings(params: Params, training: str, model: str) -> TrainSettings:
 
 
 def teach_settings(params: Params, teacher: str, negatives: str) -> TeachSettings:
-    """For `ssmrank teach`: the section of a teacher, with those of its members, for groups of these negatives."""
+    """For `ssmrank teach`: a teacher's section with the sections of its members, for groups of these negatives."""
     section = params.teachers[teacher]
     members: dict[str, RunTeacher | Encoder | Reranking] = {}
     for name, member in section.members.items():
