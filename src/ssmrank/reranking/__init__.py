@@ -1,1 +1,1 @@
-"""Reranking: a planner that decides which tokens are computed, an engine that computes them."""
+"""Reranking: a planner decides which tokens are computed, and an engine computes them."""

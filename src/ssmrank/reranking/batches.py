@@ -1,4 +1,4 @@
-"""The batches of a reranking: which sequences are run together, and the packed batch of them."""
+"""The batches of a reranking: which sequences run together, and how they are packed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ssmrank.reranking.tree_builder import PrefixTreeBuilder
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pairs that are run at once: some alone, int64, others in trees that share a document.
+    """Pairs that run at once: some alone, int64, others in shared-prefix trees.
 
-    sequences: those of all pairs; cost: tokens that are computed, and states that segments continue, as tokens.
+    sequences: those of all pairs of the work; cost: computed tokens, plus the tokens that stand for kept states.
     """
 
     sequences: PairSequences
@@ -35,17 +35,17 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are computed."""
+        """How many tokens are computed."""
         return int(self.sequences.lengths[self.alone].sum()) + sum(tree.tokens for tree in self.trees)
 
     def pack(self) -> tuple[Packed, np.ndarray]:
-        """The packed batch on the CPU, and the pair of each score that it gives, int64."""
+        """The packed batch on the CPU, and the pair of each of its scores, int64."""
         sequences = self.sequences
         alone, sizes = len(self.alone), np.array([len(tree.segments) for tree in self.trees], dtype=np.int64)
         segments = np.concatenate([whole_segments(sequences, self.alone), *(tree.segments for tree in self.trees)])
         documents = np.array([tree.document for tree in self.trees], dtype=np.int64)
         documents = np.concatenate([sequences.document[self.alone], np.repeat(documents, sizes)])
-        # A tree counts its segments from 0: its numbers are shifted to the place where it begins in the batch.
+        # A tree numbers its segments from 0, so its parents are shifted by the tree's start in the batch.
         begins = alone + np.cumsum(sizes) - sizes
         parents = segments[:, PARENT].copy()
         parents[alone:] += np.where(parents[alone:] < 0, 0, np.repeat(begins, sizes))
@@ -60,10 +60,10 @@ class Batch:
 def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> list[Batch]:
     """Batches of at most `token_budget` tokens that hold every pair once, the longest sequences first.
 
-    A longer sequence is a batch of its own. With `share` (causal models, document first) a document's pairs compute
-    their shared prefix once. The states that branches keep count as tokens, so the budget bounds a batch's memory
-    whatever the number of queries per document. A document with very many queries is spread over several batches, each
-    of which runs the document again.
+    A longer sequence is a batch of its own. With `share` (causal models, document first) the shared prefix of a
+    document's pairs is computed once. The states of roots and branches count as tokens, so the budget limits a batch's
+    memory for any number of queries per document. A document with very many queries is spread over several batches,
+    each of which computes the document again.
     """
     trees: list[PrefixTree] = []
     if share:
@@ -73,7 +73,7 @@ def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> li
 
 
 def divided(batch: Batch) -> list[Batch]:
-    """The batch as smaller ones of at most half the cost, for a device that lacks memory; itself if it is one pair."""
+    """The batch as batches of at most half its cost, for a device that lacks memory; a single pair stays as it is."""
     if batch.size == 1:
         return [batch]
     budget = max(1, batch.cost // 2)
@@ -83,7 +83,7 @@ def divided(batch: Batch) -> list[Batch]:
 
 
 def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[PrefixTree], budget: int) -> list[Batch]:
-    """Batches of pairs, int64, which are run alone where no tree has them."""
+    """Batches of the pairs, int64; pairs that are in no tree run alone."""
     apart = np.zeros(len(sequences), dtype=bool)
     apart[pairs] = True
     for tree in trees:

@@ -1,4 +1,4 @@
-"""A run from a run: plans what is computed, computes it and puts the scores where they belong."""
+"""Reranks a run: plans what is computed, computes it, and assigns the scores to the pairs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 _REPORT_SECONDS = 10.0
 
 _FIRST_BATCHES = 2
-"""Batches of a part that are made ready before the next part is planned: the device has them the sooner."""
+"""How many batches of a part are packed before the next part is planned, so that the device gets work early."""
 
 
 @dataclass(frozen=True)
 class PassageWindows:
-    """Windows of `length` tokens, `stride` apart, of which the best one counts."""
+    """Windows of `length` tokens whose starts are `stride` tokens apart. The best one gives the score."""
 
     length: int
     stride: int
@@ -47,9 +47,9 @@ class PassageWindows:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """All that is computed for some pairs.
+    """Everything that is computed for some pairs.
 
-    owners: int64, for each of the sequences the pair that it belongs to.
+    owners: int64, the pair that each sequence belongs to.
     """
 
     pairs: Pairs
@@ -59,17 +59,17 @@ class Work:
 
     @cached_property
     def tokens(self) -> int:
-        """Tokens that are computed."""
+        """How many tokens are computed."""
         return sum(batch.tokens for batch in self.batches)
 
     @property
     def all_tokens(self) -> int:
-        """Tokens of all sequences, each whole."""
+        """How many tokens all sequences have without sharing."""
         return int(self.sequences.lengths.sum())
 
 
 class Part(NamedTuple):
-    """Work for some of a run's pairs; places: int64, where these stand in the run; state: of finished batches."""
+    """Work for some of a run's pairs; places: int64, their indices in the run; state: finished batches."""
 
     work: Work
     places: np.ndarray
@@ -87,11 +87,11 @@ def plan_work(
     share: bool = True,
     long_queries: LongQueries = "cut",
 ) -> Work:
-    """What is to be computed for the pairs; the same for the same arguments.
+    """Plans what is computed for the pairs; the same arguments give the same plan.
 
-    documents: the documents' tokens, as `Template.tokenize_documents` gives them; share: compute once what the
-    sequences of a document begin with, where the model can; long_queries: what becomes of those that leave no room for
-    a document. Raises UserError for a query that `queries` lacks.
+    documents: tokens from `Template.tokenize_documents`; share: whether the shared prefix of a document's sequences is
+    computed once, if the model allows it; long_queries: how a query that leaves no room for a document is treated.
+    Raises UserError for a query that `queries` lacks.
     """
     template = reranker.template
     asked, owners = pairs, np.arange(len(pairs))
@@ -112,13 +112,13 @@ def score(
     process: int = 0,
     processes: int = 1,
 ) -> np.ndarray:
-    """Scores of the work's pairs, float32, as `score_parts` gives them."""
+    """Scores of the work's pairs, float32, as in `score_parts`."""
     part = Part(work, np.arange(len(work.pairs)), state)
     return score_parts(reranker, [part], len(work.pairs), precision, device, process, processes).values
 
 
 class TimedScores(NamedTuple):
-    """Scores of a run's pairs, float32; seconds: from the first batch's launch to the last score."""
+    """Scores of a run's pairs, float32; seconds: time from the first batch's launch to the last score."""
 
     values: np.ndarray
     seconds: float
@@ -133,11 +133,11 @@ def score_parts(
     process: int = 0,
     processes: int = 1,
 ) -> TimedScores:
-    """Scores of a run's `count` pairs, in batches as planned; takes the model over.
+    """Scores of a run's `count` pairs, batch by batch as planned. The model's weights are converted in place.
 
-    A thread asks for the next part soon after the first batches of one are made ready; the device goes from one to the
-    next without a pause. With a state, finished batches are written there and not computed again. Of several processes
-    each computes its share; the scores that are missing to this one are then NaN.
+    A thread plans the next part once the first batches of the current one are packed, so that the device goes on
+    without a pause. With a state, finished batches are stored and not computed again. Each of several processes
+    computes its share of the batches; scores of pairs that this process did not compute are NaN.
     """
     in_progress: list[_PartInProgress] = []
     numbers: list[tuple[_PartInProgress, int]] = []
@@ -170,7 +170,7 @@ def score_parts(
 
 
 def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
-    """Scores of a run's `count` pairs, float32, from the states of its parts; those that are missing are NaN."""
+    """Scores of a run's `count` pairs, float32, from the states of its parts; missing scores are NaN."""
     scores = np.full(count, np.nan, dtype=np.float32)
     for work, places, state in parts:
         found = np.full(len(work.sequences), np.nan, dtype=np.float32)
@@ -181,7 +181,7 @@ def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
 
 
 class _PartInProgress:
-    """A part that is being scored; left: numbers of the batches that this process had to compute when it started."""
+    """A part that is being scored; left: the batches that this process had to compute when it started."""
 
     def __init__(self, part: Part, process: int, processes: int) -> None:
         self.work, self.places, self._state = part
@@ -196,21 +196,21 @@ class _PartInProgress:
         self.left = [number for number in range(process, len(self.work.batches), processes) if number not in done]
 
     def finish(self, number: int, sequences: np.ndarray, scores: np.ndarray) -> None:
-        """Takes the scores, float32, of a batch's sequences, int64."""
+        """Stores the scores, float32, of a batch's sequences, int64."""
         if self._state is not None:
             self._state.add(self._process, number, sequences, scores)
         self.scores[sequences] = scores
 
 
 def scores_of_pairs(work: Work, scores: np.ndarray) -> np.ndarray:
-    """Scores of the work's pairs, float32, from those of its sequences."""
+    """Scores of the work's pairs, float32, from the scores of its sequences."""
     if len(work.pairs) == len(work.sequences):
         return scores
     return best_passage(scores, work.owners, len(work.pairs))
 
 
 def check_scores(pairs: Pairs, scores: np.ndarray) -> None:
-    """Raises UserError where a pair's score is no number."""
+    """Raises UserError if a pair's score is NaN or infinite."""
     odd = np.flatnonzero(~np.isfinite(scores))
     if len(odd):
         pair, value = pairs[odd[0]], scores[odd[0]]
@@ -219,9 +219,9 @@ def check_scores(pairs: Pairs, scores: np.ndarray) -> None:
 
 @gc_paused()
 def reranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:
-    """The run with the scores of its pairs; queries and documents in the run's order.
+    """The run with the scores of its pairs; queries and documents keep the run's order.
 
-    Raises UserError as `check_scores`.
+    Raises UserError if a score is NaN or infinite.
     """
     check_scores(pairs, scores)
     documents = zip(map(pairs.documents.__getitem__, pairs.document.tolist()), scores.tolist(), strict=True)
@@ -230,7 +230,7 @@ def reranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:
 
 
 def fingerprint(work: Work, *facts: str) -> str:
-    """Names what is computed: the plan, and what else the scores depend on."""
+    """A digest of the plan and of `facts`: all that the scores depend on."""
     digest = hashlib.sha256()
     for part in (*facts, *work.sequences.queries, *work.sequences.documents):
         digest.update(part.encode() + b"\0")
@@ -252,7 +252,7 @@ def rerank(
     passages: PassageWindows | None = None,
     share: bool = True,
 ) -> Run:
-    """All of the above for texts in memory: the run with new scores. Raises UserError as these do."""
+    """Reranks a run of texts in memory: the run with new scores. Raises UserError as `plan_work` and `reranked` do."""
     pairs = pairs_of(run, depth)
     texts = reranker.template.tokenize_documents([documents[id] for id in pairs.documents])
     tokens = dict(zip(pairs.documents, texts, strict=True))
@@ -261,9 +261,9 @@ def rerank(
 
 
 class _Progress:
-    """Logs pairs per second and the time left, which goes by tokens: the longest sequences come first.
+    """Logs pairs per second and the time left. The time left is based on tokens, because long sequences come first.
 
-    count: pairs of the run. Those of parts of which no batch is finished count as what the others have on average.
+    count: pairs of the run. Parts without a finished batch are assumed to be like the other parts on average.
     """
 
     def __init__(self, count: int) -> None:
@@ -273,7 +273,7 @@ class _Progress:
         self._last_report = time.perf_counter()
 
     def count(self, part: _PartInProgress, number: int, start: float) -> None:
-        """Takes a finished batch; start: when the first one was launched."""
+        """Counts a finished batch; start: when the first batch was launched."""
         batches = part.work.batches
         if part not in self._parts:
             self._parts.add(part)

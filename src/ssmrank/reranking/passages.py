@@ -1,7 +1,7 @@
 """MaxP: a document is scored as the best of its passages (Dai & Callan 2019).
 
-A passage is a window over the document's tokens, in the template as a whole document would be. The windows lie a stride
-apart, and the last one ends where the document does.
+A passage is a window over the document's tokens, and takes the place of the document in the template. Windows start a
+stride apart, and the last one ends where the document ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ssmrank.reranking.sequences import Tokens
 
 
 class PassageTokens:
-    """The document sides of passages, by ids that `id_of` makes of a document's id and the passage's number."""
+    """The document sides of passages, int32 ids, by the passage ids that `id_of` makes."""
 
     def __init__(self, template: Template, documents: Tokens, length: int, stride: int) -> None:
         self._documents, self._length, self._stride = documents, length, stride
@@ -23,7 +23,7 @@ class PassageTokens:
         self._tail = np.asarray(template.separator if template.query_follows else (), dtype=np.int32)
 
     def count(self, document: str) -> int:
-        """How many passages a document has, at least one."""
+        """The number of passages of a document, at least one."""
         return len(self._starts(document))
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -37,7 +37,7 @@ class PassageTokens:
         return np.concatenate([self._head, body, self._tail])
 
     def expand(self, pairs: Pairs) -> tuple[Pairs, np.ndarray]:
-        """The pairs of the documents' passages, and of each the place in `pairs` that it belongs to, int64."""
+        """The pairs of all passages, and for each the index of its document's pair in `pairs`, int64."""
         counts = np.array([self.count(document) for document in pairs.documents], dtype=np.int64)
         passages = [
             id_of(id, n) for id, count in zip(pairs.documents, counts.tolist(), strict=True) for n in range(count)
@@ -55,7 +55,7 @@ class PassageTokens:
         return [*range(0, size - self._length, self._stride), size - self._length]
 
     def _body(self, tokens: np.ndarray) -> tuple[int, int]:
-        """Where the text's own tokens begin and end."""
+        """Where the text's own tokens start and end."""
         return min(len(self._head), len(tokens)), max(len(tokens) - len(self._tail), 0)
 
 
@@ -65,9 +65,9 @@ def id_of(document: str, passage: int) -> str:
 
 
 def best_passage(scores: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
-    """The highest score of each of `count` documents, float32; `owners` says whose each score is."""
+    """The highest score of each of `count` pairs, float32; owners: int64, the pair of each score."""
     best = np.full(count, -np.inf, dtype=np.float32)
     np.maximum.at(best, owners, scores)
-    # A score that is no number stays visible.
+    # NaN must stay visible, so that `check_scores` finds it.
     best[owners[np.isnan(scores)]] = np.nan
     return best

@@ -1,4 +1,4 @@
-"""From a first-stage run to the reranked one, as files: parts are planned while earlier ones are scored."""
+"""Reranks a first-stage run from and to files. Parts are planned while earlier ones are scored."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Files:
-    """What a reranking reads, and where it keeps what it has finished.
+    """The inputs of a reranking, and the folders for its state and tokens.
 
-    run: of the first stage; collection: folder; split: whose queries are asked; state: folder, gone when the reranked
-    run is written; tokens: folder of tokenized texts, which rerankings may share.
+    run: the first stage's run; collection: folder; split: the split with the queries; state: folder, removed after the
+    reranked run is written; tokens: folder of tokenized texts, which rerankings may share.
     """
 
     run: Path
@@ -65,10 +65,10 @@ class Files:
 
 @dataclass
 class RerankingStats:
-    """What a reranking was, in numbers.
+    """The stats of a reranking.
 
-    tokens: that are computed; all_tokens: of all sequences, each whole; before, scoring, writing: seconds until the
-    first batch is handed to the device, from then to the last score, and from there to the run.
+    tokens: computed tokens; all_tokens: tokens of all sequences without sharing; before: seconds until the first batch
+    is launched; scoring: seconds from there to the last score; writing: seconds from there until the run is written.
     """
 
     pairs: int = 0
@@ -80,7 +80,7 @@ class RerankingStats:
     writing: float = 0.0
 
     def add(self, work: Work) -> None:
-        """Adds what a part is."""
+        """Adds the counts of a part's work."""
         self.pairs += len(work.pairs)
         self.tokens += work.tokens
         self.all_tokens += work.all_tokens
@@ -89,8 +89,8 @@ class RerankingStats:
 class FileReranking:
     """A run from files, reranked by a model.
 
-    model: names it for the state. Raises UserError as what it calls does, also for what goes wrong while a part is
-    planned; the output is then not written.
+    model: names the model in the state's fingerprint. Errors in files and settings raise UserError, also while a part
+    is planned; the output is then not written.
     """
 
     def __init__(self, files: Files, settings: Reranking, reranker: Reranker, device: torch.device, model: str) -> None:
@@ -98,7 +98,7 @@ class FileReranking:
         self.precision = resolve_precision(settings.precision, device)
 
     def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> RerankingStats:
-        """Writes the reranked run. launch: starts processes that each `score_share`, and waits for them."""
+        """Writes the reranked run. launch: starts processes that each call `score_share`, and waits for them."""
         start = time.perf_counter()
         stats = RerankingStats()
         given = read_pairs(self.files.run, self.settings.depth if self.settings.remainder == "dropped" else None)
@@ -122,14 +122,14 @@ class FileReranking:
         return stats
 
     def score_share(self, process: int, processes: int) -> None:
-        """Computes the share of one of several processes; the one that started them has made the states ready."""
+        """Computes the share of one of several processes. The process that started them has made the states ready."""
         pairs = read_pairs(self.files.run, self.settings.depth)
         self._scored(self._parts(pairs), len(pairs), process, processes)
 
     def _long_queries(self, pairs: Pairs) -> int:
-        """Logs and gives the number of queries that are cut.
+        """Logs and returns the number of queries that are cut.
 
-        Raises UserError, before anything is scored, where one may not be.
+        Raises UserError if one must not be cut, before anything is scored.
         """
         template, max_length = self.reranker.template, self.reranker.settings.max_length
         texts = read_queries(self.files.queries)
@@ -148,11 +148,11 @@ class FileReranking:
         return score_parts(self.reranker, parts, count, self.precision, self.device, process, processes)
 
     def _parts(self, pairs: Pairs, stats: RerankingStats | None = None) -> Iterator[Part]:
-        """The parts, each planned when it is asked for; with stats these are added to, and the states made ready."""
+        """Yields the parts, each planned on demand. With `stats`, counts are added and the states are made ready."""
         files, settings, reranker = self.files, self.settings, self.reranker
         texts, queries = TextStore(files.documents), read_queries(files.queries)
         passages = PassageWindows(settings.passages.length, settings.passages.stride) if settings.passages else None
-        # Passages reach to a document's end.
+        # Passages cover the whole document.
         max_tokens = None if passages else reranker.settings.max_length
         facts = [settings.model_dump_json(exclude={"processes"}), device_name(self.device), self.model]
         facts += [texts.digest, sha256(files.run), sha256(files.queries)]
@@ -181,9 +181,9 @@ class FileReranking:
 
 
 def open_reranking(files: Files, settings: Reranking, checkpoint: Path, device: torch.device) -> FileReranking:
-    """A reranking by the checkpoint of a folder, whose digest names it."""
+    """A reranking with the checkpoint of a folder, whose digest names the model."""
     with ThreadPoolExecutor(1) as pool:
-        # Both take as long as reading the checkpoint does, once from the disk.
+        # In parallel, both take only as long as reading the checkpoint from disk once.
         model = pool.submit(_digest, checkpoint)
         reranker = load_reranker(checkpoint)
     return FileReranking(files, settings, reranker, device, model.result())

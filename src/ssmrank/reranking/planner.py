@@ -1,6 +1,6 @@
-"""The parts of a run: a large run is planned part by part, each with other documents.
+"""The parts of a run. A large run is planned part by part, each with different documents.
 
-The first part is small and soon planned; the others are planned while the device scores.
+The first part is small, so it is planned quickly. The others are planned while the device scores.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import numpy as np
 from ssmrank.io.pairs import Pairs
 
 FIRST_PART = 2**19
-"""Bytes of text of a run's first part: they are tokenized and planned in a twentieth of a second."""
+"""Bytes of text in a run's first part, which take a twentieth of a second to tokenize and plan."""
 
 GROWTH = 3
-"""How many times the bytes of a part the next one has: scoring a part takes longer than planning as much again."""
+"""How many times larger each next part is. Scoring a part still takes longer than planning the next one."""
 
 
 def parts_of(pairs: Pairs, sizes: np.ndarray) -> list[np.ndarray]:
-    """The places of the pairs of each part, int64; sizes: int64, bytes of each document.
+    """The indices of each part's pairs, int64; sizes: int64, bytes of each document.
 
-    The documents of the first part are the longest. What would not fill another part is the last one's; few bytes are
-    one part.
+    The first part has the longest documents. A rest that would not fill another part belongs to the last part, and a
+    small run is one part.
     """
     order = np.argsort(-sizes, kind="stable")
     ends = np.cumsum(sizes[order])

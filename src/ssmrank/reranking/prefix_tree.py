@@ -1,8 +1,8 @@
-"""Trees of sequences that share a document as their prefix; trees of two levels are made for many documents at once.
+"""Shared-prefix trees of sequences with the same document. Two-level trees are made for many documents at once.
 
-All queries of most documents read the document whole or cut it at the same place: one root holds the document, and each
-pair is a leaf. Such trees are made without a loop over documents. Planning then holds Python's lock for less time; the
-thread that launches the GPU's work needs it too.
+For most documents, all queries read the document whole or cut it at the same place. One root then holds the document,
+and each pair is a leaf. Such trees are made without a loop over documents, so that planning holds Python's global lock
+for less time. The thread that launches the GPU's work needs that lock too.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ssmrank.reranking.segments import CUT, END, PARENT, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
 
 BRANCH_TOKENS = 24
-"""What a segment that others continue costs beside its tokens, as tokens: its state is stored and read.
+"""The extra cost, in tokens, of a segment that others continue: its state is stored and read.
 
-The state is a megabyte a layer for a Mamba-2 of 370M.
+In a Mamba-2 of 370M parameters, the state takes a megabyte per layer.
 """
 
 _AT_ONCE = 2**16
-"""Documents whose queries are compared at once, which bounds the memory."""
+"""How many groups of queries are compared at once, which limits the memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class PrefixTree:
-    """The sequences of a document's pairs.
+    """The sequences of a document's pairs, as a tree of segments.
 
     document: its number; segments: int64 [N, 7] (see `segments`), parents before children; leaves: int64 [P], the
-    segment that ends each pair's sequence; pairs: int64 [P]; tokens: number of tokens that are computed.
+    segment that ends each pair's sequence; pairs: int64 [P]; tokens: how many tokens are computed.
     """
 
     document: int
@@ -41,14 +41,14 @@ class PrefixTree:
 
     @property
     def cost(self) -> int:
-        """Tokens, with those that stand for the states of the root and the branches."""
+        """The computed tokens, plus `BRANCH_TOKENS` for the state of each root and branch."""
         return self.tokens + BRANCH_TOKENS * (len(self.segments) - len(self.leaves))
 
 
 def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> list[PrefixTree | None]:
-    """For each document's pairs (several, in the order of `PrefixTreeBuilder.groups`) a root with a leaf for each pair.
+    """A tree for each document: one root, and a leaf for each pair of `PrefixTreeBuilder.groups`.
 
-    None where some pairs read more of the document than others, or where sharing would not save what it costs.
+    It is None if some pairs read more of the document than others, or if sharing would cost more than it saves.
     """
     if not groups:
         return []
@@ -65,7 +65,7 @@ def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> l
     common = common_tokens(sequences, sequences.query[first], sequences.query[last])
     queries, shared = sequences.query[pairs], np.repeat(common, sizes)
     endings = sequences.ending_lengths[queries]
-    # Each tree has a row for its root, then one for each pair.
+    # Each tree has a row for its root, followed by one for each pair.
     bounds = np.concatenate([[0], np.cumsum(sizes + 1)])
     roots = bounds[:-1]
     is_leaf = np.ones(bounds[-1], dtype=bool)
@@ -90,17 +90,18 @@ def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> l
 
 
 def common_tokens(sequences: PairSequences, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """How many tokens the endings of groups of queries have in common, int64 [N]; each ending keeps its last token.
+    """How many first tokens the endings of each group of queries share, int64 [N].
 
-    first, last: int64 [N], the first and the last query of each group in the order of `PrefixTreeBuilder.groups`. In
-    this order all queries between the two have at least as much in common as the two have.
+    The last token of an ending is never shared, so that each leaf has a token. first, last: int64 [N], the first and
+    the last query of each group in the order of `PrefixTreeBuilder.groups`. In this order, all queries between the two
+    share at least what the two share.
     """
     found = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(first), _AT_ONCE):
         pair = [query[start : start + _AT_ONCE] for query in (first, last)]
         most = np.minimum(*(sequences.ending_lengths[query] for query in pair)) - 1
         columns = np.arange(int(most.max()) + 1)
-        # Places after the end of the shorter ending count as different.
+        # Places from the shorter ending's last token on count as different.
         places = np.minimum(columns, most[:, None])
         one, other = (sequences.all_endings[sequences.ending_starts[query][:, None] + places] for query in pair)
         found.append(((one != other) | (columns >= most[:, None])).argmax(1))

@@ -25,7 +25,7 @@ from ssmrank.reranking.batches import Batch, divided
 log = logging.getLogger(__name__)
 
 _PREFETCHED = 3
-"""Batches that are made ready while the GPU works."""
+"""How many batches are packed in advance while the GPU works."""
 
 
 class Scored(NamedTuple):
@@ -44,29 +44,29 @@ class _Ready(NamedTuple):
 
 
 class _Launched:
-    """Scores that the device computes, on their way to the host."""
+    """Scores that the device is computing and copying to the host."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
         self._scores = scores
         if scores.is_cuda:
-            # The copy stands behind this batch, not behind the next one, for which the GPU then has its orders already.
+            # The copy is queued now, so that it does not wait for the next batch, which is launched before it is read.
             self._scores = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
             self._scores.copy_(scores, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
     def fetched(self) -> np.ndarray:
-        """The scores, float32, when they have arrived."""
+        """Waits for the scores, float32."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._scores.numpy()
 
 
 class Scorer:
-    """Scores batches with a model on a device; takes the model over.
+    """Scores batches with a model on a device. The model is moved and its weights are converted in place.
 
-    began: when the first batch was handed to the device, by `time.perf_counter`.
+    began: when the first batch was launched, by `time.perf_counter`; infinity before.
     """
 
     def __init__(self, reranker: Reranker, precision: Precision, device: torch.device) -> None:
@@ -80,10 +80,10 @@ class Scorer:
             _halve_matrices(reranker)
 
     def run(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[Scored]:
-        """Scores of numbered batches, in their order.
+        """Yields the scores of numbered batches, in order.
 
-        Where a GPU's memory does not suffice for a batch, it and all later ones are run in halves, or halves of these.
-        Raises UserError where one pair alone is too much.
+        If a batch does not fit into the device's memory, the limit falls to half its cost, and larger batches are
+        divided from then on. Raises UserError if a single pair does not fit.
         """
         waiting: tuple[_Ready, _Launched] | None = None
         for ready in self._made_ready(batches):
@@ -99,7 +99,7 @@ class Scorer:
                     waiting = None
                 yield self._in_parts(ready)
                 continue
-            # The device already has this batch to work on while the scores of the last one are waited for.
+            # The device already works on this batch while this thread waits for the scores of the last one.
             if waiting is not None:
                 yield _fetched(*waiting)
             waiting = ready, scores
@@ -108,12 +108,12 @@ class Scorer:
 
     @torch.inference_mode()
     def _launch(self, packed: Packed) -> _Launched | None:
-        """The batch's scores, soon; None where memory does not suffice."""
+        """Launches a batch; None if memory does not suffice."""
         try:
             with autocast(self.precision, self.device):
                 return _Launched(self.reranker.scores(moved(packed, self.device)))
         except torch.OutOfMemoryError:
-            pass  # what the failed pass holds is freed only outside of this clause
+            pass  # the error holds the failed pass's tensors until this clause ends
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -164,7 +164,7 @@ def _fetched(ready: _Ready, launched: _Launched) -> Scored:
 
 
 def _halve_matrices(reranker: Reranker) -> None:
-    """Stores what matrix products read as bf16, once; norms and Mamba's own parameters stay float32."""
+    """Converts linear layers to bf16 once, except the head. Norms and Mamba's own parameters stay float32."""
     for module in reranker.modules():
         if isinstance(module, nn.Linear) and module is not reranker.head:
             module.to(torch.bfloat16)

@@ -1,6 +1,6 @@
-"""Parts of sequences, as numbers: which pieces of a document and of a query stand in them.
+"""Segments of sequences as tables of numbers, which say what part of a document and of a query each one holds.
 
-Tables of numbers take the place of token arrays until a batch is packed, which then reads all tokens at once.
+The tables stand for token arrays until a batch is packed; packing then reads all tokens at once.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from ssmrank.models.packing import places_of
 from ssmrank.reranking.sequences import PairSequences
 
 PARENT, FROM, TO, CUT, QUERY, START, END = range(7)
-"""Columns of segments: what it continues (-1: it begins anew); tokens FROM to TO of the document, the separator where
-CUT, tokens START to END of the ending of a query. Where the query comes first, its tokens before START do too."""
+"""Columns of a segment: PARENT is the segment that it continues, -1 if none. It holds the document's tokens FROM to TO,
+the separator if CUT, and the tokens START to END of the ending of QUERY. With the order query-first, the ending's
+tokens before START precede the document; with query-document-query, the whole query precedes it."""
 
 
 def whole_segments(sequences: PairSequences, pairs: np.ndarray) -> np.ndarray:
-    """The sequences of pairs, int64 [P], each as one segment: int64 [P, 7]."""
+    """The whole sequences of pairs, int64 [P], each as one segment, int64 [P, 7]."""
     query = sequences.query[pairs]
     segments = np.zeros((len(pairs), 7), dtype=np.int64)
     segments[:, PARENT], segments[:, QUERY] = -1, query
@@ -31,9 +32,9 @@ def whole_segments(sequences: PairSequences, pairs: np.ndarray) -> np.ndarray:
 def segment_tokens(
     sequences: PairSequences, documents: np.ndarray, segments: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The token ids of N segments end to end, int32, and how many each has, int64 [N].
+    """The token ids of N segments end to end, int32, and the length of each, int64 [N].
 
-    documents: int64 [N], of each the document's number; segments: int64 [N, 7].
+    documents: int64 [N], the document of each segment; segments: int64 [N, 7].
     """
     template = sequences.template
     before, separator = (np.asarray(ids, dtype=np.int32) for ids in (template.before, template.separator))

@@ -1,4 +1,4 @@
-"""The token sequences of pairs, put together only when they are run."""
+"""The token sequences of pairs, which are assembled only when they run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ssmrank.models.templates import LongQueries, Template
 
 
 class Tokens(Protocol):
-    """The document side of documents by id, int32 ids: a `TokenStore`, or a dict."""
+    """Document sides by document id, int32 ids: a `TokenStore` or a dict."""
 
     def __getitem__(self, key: str, /) -> np.ndarray: ...
 
 
 class PairSequences:
-    """The sequences that `Template.join` makes of P pairs, each query and document tokenized once.
+    """The sequences that `Template.join` makes of P pairs, with each query and document tokenized once.
 
     queries, documents, query, document: the pairs' ids and numbers, as in `Pairs`; lengths: int64 [P], tokens of each
-    sequence; whole: of them int64 [P], those of the document; cut: bool [P], whether the document lost any; endings:
-    for each of Q queries what stands behind the document (and, where the query comes first, the query), int32 ids;
-    all_endings: they end to end; ending_lengths, ending_starts: int64 [Q], how many each has and where in `all_endings`
-    it begins.
+    sequence; whole: int64 [P], how many of them are the document's own, without the separator that a cut one keeps;
+    cut: bool [P], whether the document is cut; endings: for each of Q queries its tokens and those after it, int32 ids,
+    which end the sequence if the query follows the document; all_endings: the endings end to end; ending_lengths,
+    ending_starts: int64 [Q], each ending's length and its start in `all_endings`.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class PairSequences:
         return len(self.query)
 
     def __getitem__(self, pair: int) -> np.ndarray:
-        """The whole sequence of a pair, int32 ids."""
+        """A pair's sequence, int32 ids."""
         query = self.query[pair]
         return self.template.join(
             self._asked[query], self.text(self.document[pair]), self.max_length, self.queries[query]
         )
 
     def text(self, document: int) -> np.ndarray:
-        """The document side of a document by number, not cut."""
+        """The uncut document side of a document, by number, int32 ids."""
         return self._tokens[self.documents[document]]

@@ -1,4 +1,4 @@
-"""Pairs a second with document reuse and without, one beside the other."""
+"""Measures pairs per second with and without document reuse."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ssmrank.reranking.engine import plan_work, score
 log = logging.getLogger(__name__)
 
 REPEATS = 3
-"""Measurements of each, in turns after one that is not counted; their median is taken."""
+"""How often each way is measured, taking turns, after a first time that is not counted. The median is taken."""
 
 
 def measure(
     settings: Reranking, checkpoint: Path, collection: Path, split: str, run: Path, count: int | None = None
 ) -> dict[str, Any]:
-    """Pairs, tokens and seconds with document reuse and without; `reuse` is None where the model cannot.
+    """Pairs, tokens and seconds with and without document reuse; `reuse` is None if the model cannot reuse documents.
 
-    count: of pairs, about so many of the run's first queries; None: all.
+    count: about how many pairs are taken, from the run's first queries; None: all.
     """
     device = default_device()
     precision = resolve_precision(settings.precision, device)
@@ -84,5 +84,5 @@ def measure(
 
 
 def _first(first_stage: Run, depth: int, pairs: int | None) -> Run:
-    """The first queries, as many as have about so many pairs."""
+    """The run's first queries, which have about `pairs` pairs; None: all queries."""
     return first_stage if pairs is None else dict(islice(first_stage.items(), max(1, pairs // depth)))

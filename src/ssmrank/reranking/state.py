@@ -1,8 +1,8 @@
-"""Finished parts of a reranking, from which it goes on after it was killed.
+"""Finished batches of a reranking, from which it resumes after a kill.
 
-Each process appends the scores of every batch that it has finished to a file of its own: a header of four int64 (mark,
-number of the batch, pairs, CRC-32 of what follows), the pairs as int64, their scores as float32. What a kill has left
-half-written at a file's end is dropped.
+Each process appends the scores of every finished batch to a file of its own. A record has a header of four int64 (mark,
+number of the batch, number of pairs, CRC-32 of what follows), the pairs as int64 and their scores as float32. A record
+at a file's end that a kill left half-written is dropped.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ _HEADER = 4
 class RerankingState:
     """The folder of a reranking's finished batches.
 
-    `fingerprint` names the inputs and settings: parts of another fingerprint are not taken, and are removed by
-    `begin`.
+    fingerprint: names the inputs and settings. `begin` removes batches of another fingerprint.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
 
     def begin(self) -> None:
-        """Makes the folder ready; one process does it before the others look."""
+        """Makes the folder ready. One process calls this before the others read the folder."""
         name = self.folder / "fingerprint"
         if not name.is_file() or name.read_bytes() != self.fingerprint.encode():
             if self.folder.exists():
@@ -44,7 +43,7 @@ class RerankingState:
                 stream.write(self.fingerprint)
 
     def finished(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """By the batch's number its pairs, int64, and their scores, float32."""
+        """For each finished batch, by number, its pairs, int64, and their scores, float32."""
         found = {}
         for path in sorted(self.folder.glob("*.scores")):
             for number, pairs, scores, _ in _records(path):
@@ -52,7 +51,7 @@ class RerankingState:
         return found
 
     def finished_into(self, scores: np.ndarray) -> set[int]:
-        """Puts the finished batches' scores where they belong, float32; gives the batches' numbers."""
+        """Puts the finished batches' scores into `scores`, float32, and returns the batches' numbers."""
         finished = self.finished()
         for pairs, found in finished.values():
             scores[pairs] = found
@@ -67,7 +66,7 @@ class RerankingState:
             stream.write(header.tobytes() + body)
 
     def mend(self, process: int) -> None:
-        """Drops what is half-written at the end of the process's file."""
+        """Removes a half-written record at the end of the process's file."""
         path = self.folder / f"{process}.scores"
         if path.is_file():
             end = max((end for *_, end in _records(path)), default=0)
@@ -77,7 +76,7 @@ class RerankingState:
 
 
 def _records(path: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
-    """(number, pairs, scores, end in bytes) of each sound record up to the first that is not."""
+    """Yields (number, pairs, scores, end in bytes) of each record, up to the first damaged one."""
     content = path.read_bytes()
     place, head = 0, 8 * _HEADER
     while place + head <= len(content):

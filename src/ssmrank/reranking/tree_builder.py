@@ -1,10 +1,10 @@
-"""Which tokens are computed where several queries ask for one document.
+"""Builds shared-prefix trees for documents that several queries ask for.
 
-A causal model that reads the document first computes the same for all of its queries up to the document's end, and on
-through the tokens that the queries start with (" query:"). So the sequences of a document become a tree of segments
-with a shared prefix (`models.prefix_sharing`). Queries of different lengths may cut the document at different places:
-the document is then a chain of a root and branches, with a branch point at each such place. The tree consists of the
-sequences' own tokens, so a path from the root to a leaf is exactly what `Template.join` gives.
+A causal model that reads the document first computes the same states for all queries up to the document's end, and
+through the tokens that all queries start with (" query:"). So a document's sequences become a shared-prefix tree of
+segments (`models.prefix_sharing`). Queries of different lengths may cut the document at different places. The document
+is then a chain of a root and branches, with a branch point at each of these places. The tree consists of the sequences'
+own tokens, so a path from the root to a leaf is exactly the sequence from `Template.join`.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from ssmrank.reranking.segments import CUT, END, FROM, QUERY, START, TO
 from ssmrank.reranking.sequences import PairSequences
 
 MOST_LEVELS = 4
-"""Branch points along a document: each is one more step of a layer's mixer for the whole batch."""
+"""The most branch points along a document. Each costs the whole batch one more step in every layer's mixer."""
 
 
 class PrefixTreeBuilder:
-    """Builds the trees of documents."""
+    """Builds the shared-prefix trees of documents."""
 
     def __init__(self, sequences: PairSequences) -> None:
         self.sequences = sequences
-        # In this order the first and the last of some endings have no more in common than all of them.
+        # Lexicographic order: in a range of endings, what the first and the last have in common, all have in common.
         order = sorted(range(len(sequences.endings)), key=lambda q: sequences.endings[q].astype(">i4").tobytes())
         self._rank = np.empty(len(order), dtype=np.int64)
         self._rank[order] = np.arange(len(order))
 
     def groups(self) -> list[np.ndarray]:
-        """The pairs of each document that has several, in the order that `trees` expects."""
+        """The pairs of each document with several pairs, int64, in the order that `trees` expects."""
         sequences = self.sequences
         order = np.lexsort((self._rank[sequences.query], sequences.whole, sequences.document))
         bounds = np.flatnonzero(np.diff(sequences.document[order], prepend=-1, append=-1))
         return [order[low:high] for low, high in pairwise(bounds.tolist()) if high - low > 1]
 
     def trees_of(self, groups: Sequence[np.ndarray], budget: int) -> list[PrefixTree]:
-        """The trees of groups of pairs, as `trees`; pairs that gain nothing by sharing are in none."""
+        """The trees of groups of pairs, each within the budget as in `trees`."""
         trees: list[PrefixTree] = []
         for pairs, tree in zip(groups, two_level_trees(self.sequences, groups), strict=True):
             trees += [tree] if tree is not None and tree.cost <= budget else self.trees(pairs, budget)
         return trees
 
     def trees(self, pairs: np.ndarray, budget: int) -> list[PrefixTree]:
-        """Trees of a document's pairs, each of at most the budget's cost: several where one tree would cost more.
+        """Trees of a document's pairs, each with a cost within the budget; several if one tree would cost more.
 
-        Pairs that gain nothing by sharing are in none of them.
+        Pairs that gain nothing from sharing are in no tree.
         """
         tree = self._tree(pairs)
         if tree is None:
@@ -72,7 +72,7 @@ class PrefixTreeBuilder:
             cost *= 2
 
     def _branched(self, pairs: np.ndarray, points: list[int]) -> PrefixTree:
-        """The tree with branch points after these numbers of the document's tokens."""
+        """The tree that branches after these numbers of document tokens."""
         sequences, template = self.sequences, self.sequences.template
         whole, asked = sequences.whole[pairs], sequences.query[pairs]
         bounds = np.flatnonzero(np.diff(whole, prepend=-1, append=-1))
@@ -94,7 +94,7 @@ class PrefixTreeBuilder:
             parent, begin = branch, [reached, kept, cut]
             separators = len(template.separator) * cut
             if fresh and high == len(pairs) and reached == kept:
-                # Nothing else continues this branch, so it goes on as far as all its sequences agree.
+                # Nothing else continues this branch, so it also takes the tokens that its queries share.
                 branch_row[0, [CUT, QUERY, END]] = cut, queries[0], common
                 begin = [0, 0, 0]
             elif (len(queries) - 1) * (kept - reached + separators + common) > BRANCH_TOKENS:
@@ -118,9 +118,10 @@ class PrefixTreeBuilder:
 
 
 def _branch_points(whole: np.ndarray, before: int, cost: int) -> list[int] | None:
-    """After how many tokens of the document the tree branches; whole: how many each sequence reads, ascending.
+    """The numbers of document tokens after which the tree branches; None if sharing does not pay at all.
 
-    A branch point has to save more than its cost. None where the first one does not.
+    whole: int64, how many document tokens each sequence reads, ascending; before: tokens before the document; cost: a
+    branch point must save more tokens than this.
     """
     if (len(whole) - 1) * (before + int(whole[0])) <= cost:
         return None
