@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
-PHASES = ["download", "index", "retrieve", "negatives", "train", "rerank", "evaluate", "tables"]
+PHASES = ["download", "index", "retrieve", "negatives", "train", "rerank", "evaluate", "throughput", "tables"]
 LEARNING_RATE = ("learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
 ONE_LEARNING_RATE = (
     "    size: 5K\n    source: {kind: folder",
@@ -17,6 +18,7 @@ ONE_LEARNING_RATE = (
 )
 TRAININGS = {"train": 2, "rerank": 2, "evaluate": 2, "table": 1}
 FROM_COLLECTION = {"download_collection": 1, "index": 1, "retrieve": 2, "negatives": 1, "evaluate_first_stage": 1}
+FIGURES = {"differences": 1, "training_curves": 1}
 EVERYTHING = {"download_model": 2, **FROM_COLLECTION, **TRAININGS}
 
 
@@ -56,9 +58,29 @@ def commit(project) -> None:
     project.run("git", "commit", "--quiet", "--message", "A version")
 
 
+def test_each_output_of_a_rule_belongs_to_one_stage(fresh) -> None:
+    (fresh.folder / "rules.smk").write_text(
+        'import json\n\ninclude: "Snakefile"\n\n'
+        "print('rules ' + json.dumps({rule.name: [str(path) for path in rule.output] for rule in workflow.rules}))\n"
+    )
+    printed = fresh.run("snakemake", "--snakefile", "rules.smk", "--list-rules").stdout
+    rules = json.loads(next(line for line in printed.splitlines() if line.startswith("rules ")).removeprefix("rules "))
+    stages = yaml.safe_load((fresh.folder / "dvc.yaml").read_text())["stages"]
+    owned = [(stage, path) for stage, facts in stages.items() for entry in _outputs(facts) for path in entry]
+    outputs = {output for made in rules.values() for output in made}
+    assert len(outputs) > 40
+    owners = {output: [stage for stage, path in owned if f"{output}/".startswith(f"{path}/")] for output in outputs}
+    assert {output: found for output, found in owners.items() if len(found) != 1} == {}
+
+
+def _outputs(stage: dict) -> list[dict]:
+    """Each a mapping of one path to what DVC does with it."""
+    return [*stage.get("outs", []), *stage.get("metrics", [])]
+
+
 def test_repro_on_sources_alone_builds_everything_once(first_run) -> None:
     project, printed = first_run
-    assert project.jobs(printed) == EVERYTHING
+    assert project.jobs(printed) == EVERYTHING | FIGURES
     assert project.planned() == {}
     assert "Tiny BERT" in (project.folder / "results/tables/table4.md").read_text()
 
@@ -135,7 +157,7 @@ def test_inputs_of_another_version_do_not_count(pulled) -> None:
 
 def test_metrics_of_a_row_that_is_gone_are_not_shown(pulled) -> None:
     pulled.edit("params.yaml", "          - {model: tiny-mamba2, training: firstp}\n", "")
-    assert pulled.built("dvc", "repro", "--pull") == {"table": 1}
+    assert pulled.built("dvc", "repro", "--pull") == {"table": 1} | FIGURES
     shown = pulled.run("dvc", "metrics", "show").stdout
     assert shown.count("results/metrics/tiny/test/") == 2
     assert "tiny-mamba2" not in shown
@@ -159,7 +181,7 @@ def test_an_overlay_is_versioned(pulled) -> None:
 def test_versions_that_alternate(pulled) -> None:
     before = pulled.files()
     pulled.edit("params.yaml", *ONE_LEARNING_RATE)
-    assert pulled.built("dvc", "repro") == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
+    assert pulled.built("dvc", "repro") == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1} | FIGURES
     after = pulled.files()
     changed = {name for name, content in after.items() if before.get(name) != content}
     assert "results/checkpoints/firstp/tiny-bert/model.safetensors" in changed

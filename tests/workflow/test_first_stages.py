@@ -87,7 +87,7 @@ def test_the_paper_s_grid_plans_without_data(fresh, root: Path) -> None:
         "table": 6,
         "overview": 3,
     }
-    pages = fresh.planned("--configfile", "paper-models.yaml", "paper.yaml", "--", "results/tables.pdf")
+    pages = fresh.planned("--configfile", "paper-models.yaml", "paper.yaml", "--", "results/tables/tables.pdf")
     assert {rule: pages[rule] for rule in ("table", "overview", "table5", "table6", "inference_speed")} == {
         "table": 6,
         "overview": 3,

@@ -3,6 +3,12 @@ rule all_rerank:
         fill(paths.RERANKED_RUN, targets.reranked),
 
 
+# Speeds that tables show among their costs; those of other rerankers are targets of their own.
+rule all_speed:
+    input:
+        targets.timed,
+
+
 RERANK_STATE = state_of("rerank")
 
 

@@ -131,6 +131,9 @@ rule overview:
         " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"
 
 
+ruleorder: tables_pdf > table_pdf
+
+
 rule tables_pdf:
     input:
         expand(f"{paths.TABLE}.tex", table=targets.numbered_tables),

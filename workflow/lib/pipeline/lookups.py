@@ -10,6 +10,7 @@ from pipeline import paths
 from pipeline.items import Embedded, FirstStage, Fused, Index, Pretrained, Reranked, Sample, Taught, VectorIndex, fill
 from ssmrank import jobs
 from ssmrank.config.collections import CollectionSource, CorpusQueries, FolderCollection, TitlesCollection
+from ssmrank.config.cost_settings import CostRow
 from ssmrank.config.fusions import FittedWeights, FusionMethod
 from ssmrank.config.models import ModelFolder, PretrainedModel, RandomModel
 from ssmrank.config.overviews import ModelsOverview
@@ -368,10 +369,13 @@ class Lookups:
         """The file of a table's costs, where it shows them."""
         return [paths.COSTS.format(table=table)] if self.params.tables[table].costs is not None else []
 
+    def cost_rows(self, table: str) -> list[CostRow]:
+        """The rows of a table that have costs."""
+        return jobs.cost_settings(self.params, table, paths).rows
+
     def cost_inputs(self, table: str) -> list[str]:
         """Files and folders that a table's costs are read from."""
-        rows = jobs.cost_settings(self.params, table, paths).rows
-        files = [path for row in rows for path in (*row.checkpoints, row.pretrained, row.speed)]
+        files = [path for row in self.cost_rows(table) for path in (*row.checkpoints, row.pretrained, row.speed)]
         return list(dict.fromkeys(path for path in files if path is not None))
 
     def efficiency_inputs(self) -> list[str]:

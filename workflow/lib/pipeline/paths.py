@@ -42,7 +42,7 @@ PER_QUERY = "results/per-query"
 TABLE = "results/tables/{table}"
 SIGNIFICANCE = "results/tables/significance/{table}.csv"
 COSTS = "results/tables/costs/{table}.json"
-TABLES_PDF = "results/tables.pdf"
+TABLES_PDF = "results/tables/tables.pdf"
 THROUGHPUT = "results/throughput/{suite}.csv"
 
 DIFFERENCES = "results/figures/differences/{table}"

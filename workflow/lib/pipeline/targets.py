@@ -65,6 +65,12 @@ class Targets:
         return sorted(names, key=lambda name: (int("".join(re.findall(r"[0-9]+$", name)) or 0), name))
 
     @cached_property
+    def timed(self) -> list[str]:
+        """Files of the speeds that tables show among their costs."""
+        rows = [row for table in self.tables for row in self._lookups.cost_rows(table)]
+        return list(dict.fromkeys(row.speed for row in rows if row.speed is not None))
+
+    @cached_property
     def training_names(self) -> list[str]:
         """Names of the trainings in use, without seeds."""
         return list(dict.fromkeys(name.partition(SEED_SIGN)[0] for name, _ in self.trained))
