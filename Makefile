@@ -41,6 +41,7 @@ report: .venv/main.stamp  ## results/report.html: tables, figures, times and pro
 	$(BIN)/snakemake all all_figures --report results/report.html
 
 ui: .venv/main.stamp  ## compare the runs in MLflow's web page
+	@echo 'Trainings and their metrics: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=metrics&workflowType=machine_learning'
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote

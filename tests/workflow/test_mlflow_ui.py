@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ssmrank.tracking import track
+from ssmrank.tracking import first_stage, track
 from ssmrank.tracking.store import deliver
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -114,7 +114,7 @@ def stop(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three trainings, each with the evaluation that joined its run, as the workflow's jobs log them."""
+    """Three trainings, each with the evaluation that joined its run, and a first stage, as jobs log them."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
@@ -128,6 +128,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
                 training.artifact_path("checkpoint", f"results/checkpoints/firstp/{model}")
             with track("evaluate", f"{model} firstp", tags, resume=training.run_id) as evaluation:
                 evaluation.metrics({"toy/test/nDCG@10": ndcg})
+        with track("evaluate", "bm25", resume=first_stage("bm25"), began=time.time() - 60) as evaluation:
+            evaluation.metrics({"toy/test/nDCG@10": 0.25})
         deliver(folder / "journals", uri, EXPERIMENT)
     return uri
 
@@ -189,13 +191,13 @@ def see(browser: Browser, url: str, expected: list[str], screenshot: Path) -> st
 
 def test_a_training_and_its_evaluation_are_one_run(store: str) -> None:
     _, runs = experiment_and_runs(store)
-    assert set(runs) == {f"{model} firstp" for model in NDCG}
+    assert set(runs) == {*(f"{model} firstp" for model in NDCG), "bm25"}
 
 
 def test_the_page_lists_the_runs(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
     experiment, runs = experiment_and_runs(store)
     text = see(browser, f"{page}/#/experiments/{experiment}/runs", [*runs], tmp_path / "runs.png")
-    assert "3 matching runs" in text
+    assert "4 matching runs" in text
 
 
 def test_the_page_charts_metrics(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
@@ -222,3 +224,12 @@ def test_the_page_of_a_run_shows_metrics_and_checkpoint(
     expected = ["toy/test/nDCG_at_10", str(NDCG["minilm"]), "loss", "0.36", "results/checkpoints/firstp/minilm"]
     url = f"{page}/#/experiments/{experiment}/runs/{runs['minilm firstp']}"
     see(browser, url, expected, tmp_path / "run.png")
+
+
+def test_the_view_of_metrics_has_trainings_first(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
+    # Last, as the page keeps the view.
+    experiment, runs = experiment_and_runs(store)
+    url = f"{page}/#/experiments/{experiment}/runs?viewStateShareKey=metrics&workflowType=machine_learning"
+    expected = ["Trainings and their metrics", "toy/test/nDCG_at_10", *runs, *map(str, NDCG.values()), "0.25"]
+    text = see(browser, url, expected, tmp_path / "view.png")
+    assert all(text.index(f"{model} firstp") < text.index("bm25") for model in NDCG)

@@ -1,4 +1,4 @@
-"""`ssmrank evaluate`: computes the metrics of a TREC run, as means and for each query, and writes them as JSON."""
+"""`ssmrank evaluate`: the metrics of a TREC run as JSON, means and values of each query."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssmrank.config.evaluation import Evaluation
 from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.files import evaluate_file
-from ssmrank.tracking import track
+from ssmrank.tracking import first_stage, run_of, track, untrained
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     record = evaluate_file(
         arguments.run_file, arguments.qrels, settings.metrics, mean=arguments.output, per_query=arguments.per_query
     )
-    _track(arguments, settings, tags, record)
+    _track(arguments, tags, record)
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -51,12 +51,14 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _track(arguments: argparse.Namespace, settings: Evaluation, tags: dict[str, str], record: dict[str, Any]) -> None:
-    resume = None
-    if arguments.mlflow_run is not None and arguments.mlflow_run.exists():
-        resume = arguments.mlflow_run.read_text(encoding="utf-8").strip() or None
-    # A resumed MLflow run keeps its name, tags and parameters. Without a training there is none, so a new one starts.
-    parameters = {} if resume else {"metrics": ", ".join(settings.metrics)}
+def _track(arguments: argparse.Namespace, tags: dict[str, str], record: dict[str, Any]) -> None:
+    run, model = str(record["run"]), tags.get("model")
+    if arguments.mlflow_run is not None:
+        resume = run_of(arguments.mlflow_run) or (untrained(model) if model else None)
+    else:
+        resume = first_stage(model) if model else None
+    # A first stage is as old as its run, so that trainings, which come later, are above it in MLflow's list.
+    began = arguments.run_file.stat().st_mtime if arguments.mlflow_run is None else None
     prefix = f"{arguments.prefix.rstrip('/')}/" if arguments.prefix else ""
-    with track("evaluate", str(record["run"]), tags, parameters, resume=resume) as tracked:
+    with track("evaluate", model or run, tags, resume=resume, began=began) as tracked:
         tracked.metrics({prefix + name: value for name, value in record["mean"].items()})

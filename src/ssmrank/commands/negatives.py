@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.collections.layout import names_of_split
 from ssmrank.config.negatives import Negatives
 from ssmrank.config.reading import read_settings
 from ssmrank.negatives.files import write_negatives
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the groups."""
     settings = read_settings(Negatives, arguments.settings)
-    output = arguments.output
-    tags = names_of_split(arguments.qrels) | {"seed": str(settings.seed)}
-    with track("negatives", str(output), tags, settings.model_dump()) as tracked:
-        sample = write_negatives(
-            settings,
-            ranking=arguments.ranking,
-            qrels=arguments.qrels,
-            output=output,
-            documents=arguments.collection / "documents.jsonl",
-            rivals=arguments.rivals,
-        )
-        tracked.metrics(sample.counts())
-        tracked.artifact_path("negatives_path", output)
+    write_negatives(
+        settings,
+        ranking=arguments.ranking,
+        qrels=arguments.qrels,
+        output=arguments.output,
+        documents=arguments.collection / "documents.jsonl",
+        rivals=arguments.rivals,
+    )

@@ -1,4 +1,4 @@
-"""`ssmrank rerank`: reranks a TREC run of a collection with a checkpoint."""
+"""`ssmrank rerank`: a TREC run from a TREC run, a checkpoint and a collection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ssmrank.models.precision import default_device
 from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.reranking.pipeline import Files, open_reranking
-from ssmrank.tracking import track
+from ssmrank.tracking import run_of, track, untrained
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     collection = arguments.collection
     tags = {"collection": collection.name, "model": arguments.checkpoint.name}
     # The MLflow run of the training is resumed.
-    trained_by = arguments.checkpoint / "mlflow_run_id"
-    run_id = trained_by.read_text().strip() if trained_by.is_file() else None
-    with track("rerank", str(arguments.output), tags, {"reranking": settings.model_dump()}, run_id) as tracked:
+    model = arguments.checkpoint.name
+    run_id = run_of(arguments.checkpoint / "mlflow_run_id") or untrained(model)
+    with track("rerank", model, tags, {"reranking": settings.model_dump()}, run_id) as tracked:
         reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, default_device())
         name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
         processes = settings.processes or 1
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             "tokens_computed": found.tokens,
             "tokens_of_all_sequences": found.all_tokens,
         }
-        if found.scoring:  # 0 if a killed reranking had already scored all batches
+        if found.scoring:  # else a killed reranking had finished all batches
             speed["pairs_per_second"] = found.pairs / found.scoring
         tracked.metrics({f"{collection.name}/{arguments.split}/{name}": value for name, value in speed.items()})
         if own_state:

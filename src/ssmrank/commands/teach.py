@@ -13,7 +13,6 @@ from ssmrank.config.teachers import TeachSettings
 from ssmrank.errors import UserError
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.teaching.files import TeachFiles, teach_files
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(TeachSettings, arguments.settings)
     members = _members(arguments.member, settings)
     files = TeachFiles(arguments.groups, arguments.collection, arguments.split, arguments.pool, members)
-    tags = {"collection": arguments.collection.name, "split": arguments.split}
-    with track("teach", str(arguments.output), tags, settings.model_dump()) as tracked:
-        tracked.metrics(teach_files(settings, files, arguments.state, arguments.output))
-        tracked.artifact_path("teaching_path", arguments.output)
-        shutil.rmtree(arguments.state, ignore_errors=True)
+    teach_files(settings, files, arguments.state, arguments.output)
+    shutil.rmtree(arguments.state, ignore_errors=True)
 
 
 def _members(given: Sequence[Sequence[str]], settings: TeachSettings) -> dict[str, list[Path]]:

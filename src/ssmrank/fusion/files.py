@@ -41,10 +41,10 @@ def fuse_files(
 
 def fit_files(
     settings: FuseWeightsSettings, runs: Sequence[Path], candidates: Path | None, qrels: Path, output: Path
-) -> float | None:
-    """Writes the best weights, the metric's mean with them, and all weights that were tried; returns the mean.
+) -> None:
+    """Writes the best weights, the metric's mean with them, and all weights that were tried.
 
-    If a model of one of the runs did not fit in memory, `weights` is null, the file has no mean, and None is returned.
+    If a model of one of the runs did not fit in memory, `weights` is null and the file has no mean.
     """
     found: dict[str, Any] = {"runs": [path.as_posix() for path in runs], "metric": settings.metric, "weights": None}
     if any(is_out_of_memory(path) for path in runs):
@@ -57,7 +57,6 @@ def fit_files(
         log.info("%s: weights %s, %s %.4f", output, fitted.weights, settings.metric, fitted.mean)
     with atomic_file(output) as stream:
         stream.write(json.dumps(found, indent=2) + "\n")
-    return found.get("mean")
 
 
 def check_runs(runs: Sequence[Path], weights: Sequence[float] | None) -> None:

@@ -53,11 +53,6 @@ class Sample:
     deepest: int = 0
     """The most documents that the run has for a query."""
 
-    def counts(self) -> dict[str, int]:
-        """All counts by name, except `deepest`; `groups` is their number."""
-        values = {name: value for name, value in vars(self).items() if name not in ("groups", "deepest")}
-        return {"groups": len(self.groups)} | values
-
 
 class Facts(NamedTuple):
     """What is known of documents besides their ranks in the run."""

@@ -55,8 +55,8 @@ class TeachFiles:
         return self.collection / "splits" / self.split / "queries.jsonl"
 
 
-def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output: Path) -> dict[str, int]:
-    """Writes the groups with scores; returns the number of groups, and of groups whose query is not in the pool.
+def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output: Path) -> None:
+    """Writes the groups with scores.
 
     state: folder of finished parts; the caller removes it.
     """
@@ -74,7 +74,6 @@ def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output:
         )
     write_jsonl(output, _records(groups, taught.scores.tolist()))
     log.info("%s: %d groups", output, len(groups))
-    return {"groups": len(groups), "groups_without_pool": taught.without_pool}
 
 
 def _records(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> Iterator[dict]:

@@ -97,12 +97,13 @@ def track(
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     resume: str | None = None,
+    began: float | None = None,
 ) -> Iterator[Tracked]:
     """Tracks the job inside the `with` block as a run of MLflow.
 
-    `resume` is the `run_id` of an earlier `Tracked`, whose run continues. Where the store does not have that run (in a
-    fresh clone), a new run is created. Nothing is tracked unless MLFLOW_TRACKING_URI is set. The run ends as FAILED
-    where the block raises.
+    `began`: when the thing that is evaluated was made, in seconds since 1970; by default now. `resume` is the `run_id`
+    of an earlier `Tracked`, whose run continues. Where the store does not have that run (in a fresh clone), a new run
+    is created. Nothing is tracked unless MLFLOW_TRACKING_URI is set. The run ends as FAILED where the block raises.
     """
     if not os.environ.get(URI):
         yield Tracked()
@@ -116,6 +117,7 @@ def track(
         return
     run_id = resume or uuid.uuid4().hex
     tracked = Tracked(folder / f"{int(time.time() * 1000)}-{rule}-{uuid.uuid4().hex[:8]}.jsonl", run_id)
+    when = {} if began is None else {"time": int(began * 1000)}
     tracked._write(
         "start",
         run=run_id,
@@ -124,15 +126,34 @@ def track(
         params=dict(params or {}),
         host=socket.gethostname(),
         process=myself(),
+        **when,
     )
     status = "FAILED"
     try:
         yield tracked
         status = "FINISHED"
     finally:
-        tracked._write("end", status=status)
+        tracked._write("end", status=status, **when)
         if not shared:
             _deliver(folder)
+
+
+def run_of(file: Path) -> str | None:
+    """For `resume`: the run that a checkpoint's file `mlflow_run_id` names; None where its training was not tracked."""
+    try:
+        return file.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def untrained(model: str) -> str:
+    """For `resume`: the one run of a reranker that was not trained here."""
+    return f"untrained {model}"
+
+
+def first_stage(retriever: str) -> str:
+    """For `resume`: the one run of a first stage."""
+    return f"first stage {retriever}"
 
 
 def git_revision() -> str:

@@ -30,6 +30,12 @@ RUN_TAG = "ssmrank.run"
 _MARK = ".delivered"
 """Suffix of the file with the number of a journal's bytes that are in the store."""
 
+_VIEW = "metrics"
+"""Names the view of the page that shows metrics."""
+
+_MEAN = re.compile(r"/(nDCG|MRR|MAP|P|Recall|R)(_at_|_|$)[^/]*$")
+"""Metrics of evaluations among all that are logged."""
+
 _STATES = ("FINISHED", "FAILED", "KILLED")
 _METRICS_IN_A_BATCH = 1000
 _PARAMS_IN_A_BATCH = 100
@@ -60,7 +66,39 @@ def deliver(folder: str | Path, uri: str, experiment: str) -> int:
                 delivered += _deliver_journal(journal, client, experiment_id)
             except _Malformed as error:
                 _set_aside(journal, str(error))
+        if delivered:
+            _describe(client, experiment_id)
     return delivered
+
+
+def _describe(client: MlflowClient, experiment_id: str) -> None:
+    """Has MLflow's page show trainings with their metrics: a shared view with a column for each, and a link to it.
+
+    By itself the page opens on an empty overview of another use of MLflow, and its list of runs has no metrics.
+    """
+    runs = client.search_runs([experiment_id], max_results=1000)
+    columns = sorted({name for run in runs for name in run.data.metrics if _MEAN.search(name)})
+    tags = sorted({"collection", "seed"} & {name for run in runs for name in run.data.tags})
+    view = {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "selectedColumns": [*(f"metrics.`{name}`" for name in columns), *(f"tags.`{name}`" for name in tags)],
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsExpanded": {},
+    }
+    link = f"#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view))
+    known = client.get_experiment(experiment_id).tags
+    for key, value in (
+        ("mlflow.experimentKind", "custom_model_development"),
+        ("mlflow.note.content", f"[Trainings and their metrics]({link})"),
+    ):
+        if key not in known:  # a person may have written another note
+            client.set_experiment_tag(experiment_id, key, value)
 
 
 def _journals(folder: Path) -> list[Path]:

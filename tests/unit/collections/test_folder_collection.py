@@ -88,26 +88,6 @@ def test_command(beir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(TextStore(tmp_path / "out/documents.jsonl")) == 3  # what was there stays
 
 
-def test_command_is_tracked(beir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///unused.db")
-    monkeypatch.setenv("SSMRANK_TRACKING_JOURNALS", str(tmp_path / "journals"))
-    settings = {"title": "T", "source": {"kind": "folder", "path": str(beir.path)}, "splits": ["test"]}
-    options = ["--settings", json.dumps(settings), "--archives", str(tmp_path / "a"), "--output", str(tmp_path / "out")]
-    assert main(["download", "collection", *options]) == 0
-    (journal,) = (tmp_path / "journals").iterdir()
-    events = {event["event"]: event for event in map(json.loads, journal.read_text().splitlines())}
-    assert events["start"]["tags"]["collection"] == "out"
-    assert events["metrics"]["values"] == {
-        "documents": 3,
-        "documents_empty": 0,
-        "test/queries": 2,
-        "test/judgments": 4,
-        "test/relevant": 3,
-        "test/judgments_without_text": 0,
-    }
-    assert events["end"]["status"] == "FINISHED"
-
-
 def test_text_fields(beir, tmp_path: Path) -> None:
     beir.corpus([{"_id": 7, "title": None, "text": " a ", "keywords": ["b", "c"], "year": 1999}, {"_id": "d2"}][:1])
     beir.qrels("q1\t7\t1\n")

@@ -13,7 +13,7 @@ import pytest
 
 from ssmrank import cli
 from ssmrank.errors import UserError
-from ssmrank.tracking import track
+from ssmrank.tracking import first_stage, track
 from ssmrank.tracking.store import create, deliver
 
 EXPERIMENT = "tests"
@@ -76,6 +76,32 @@ def test_an_evaluation_whose_run_is_unknown_makes_one(uri: str, journals: Path) 
         tracked.metrics({"nDCG@10": 0.25})
     deliver(journals, uri, EXPERIMENT)
     assert run_of(uri, "0" * 32).data.metrics == {"nDCG_at_10": 0.25}
+
+
+def test_evaluations_of_a_first_stage_are_one_run_as_old_as_it_is(uri: str, journals: Path) -> None:
+    for split, value in (("dl19", 0.5), ("dl20", 0.4)):
+        with track("evaluate", "bm25", resume=first_stage("bm25"), began=1000.0) as tracked:
+            tracked.metrics({f"tiny/{split}/nDCG@10": value})
+    deliver(journals, uri, EXPERIMENT)
+    run = run_of(uri, first_stage("bm25"))
+    assert run.data.metrics == {"tiny/dl19/nDCG_at_10": 0.5, "tiny/dl20/nDCG_at_10": 0.4}
+    assert (run.info.run_name, run.info.start_time, run.info.end_time) == ("bm25", 1_000_000, 1_000_000)
+
+
+def test_the_page_has_a_view_of_metrics(uri: str, journals: Path) -> None:
+    with track("train", "firstp/mini", {"collection": "tiny"}, resume="view") as tracked:
+        tracked.metrics(
+            {"loss": 1.0, "tiny/test/pairs": 5, "tiny/test/bm25/MAP": 0.5, "tiny/test/bm25/R(rel=2)@10": 0.5}
+        )
+    deliver(journals, uri, EXPERIMENT)
+    experiment = client(uri).get_experiment_by_name(EXPERIMENT)
+    columns = json.loads(experiment.tags["mlflow.sharedViewState.metrics"])["selectedColumns"]
+    assert {"metrics.`tiny/test/bm25/MAP`", "metrics.`tiny/test/bm25/R_rel_2__at_10`", "tags.`collection`"} <= {
+        *columns
+    }
+    assert not {"metrics.`loss`", "metrics.`tiny/test/pairs`"} & {*columns}
+    link = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=metrics"
+    assert link in experiment.tags["mlflow.note.content"]
 
 
 def test_a_running_job_is_delivered_in_parts(uri: str, journals: Path) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ssmrank.collections.canonical import write_collection
 from ssmrank.collections.opening import open_source
 from ssmrank.config.collections import Collection
 from ssmrank.config.corpora import Corpus
 from ssmrank.config.reading import read_settings
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,17 +25,5 @@ def run(arguments: argparse.Namespace) -> None:
     """Fetches the collection and writes it."""
     settings = read_settings(Collection, arguments.settings)
     corpus = None if arguments.corpus is None else read_settings(Corpus, arguments.corpus)
-    name = arguments.output.name
-    with track("download-collection", name, {"collection": name}, settings.model_dump()) as tracked:
-        source = open_source(settings, arguments.archives, corpus, arguments.texts)
-        statistics = write_collection(source, settings.splits, arguments.output, settings.expected)
-        tracked.metrics({key: statistics[key] for key in ("documents", "documents_empty")} | _counts(statistics))
-        tracked.artifact_path("collection_path", arguments.output)
-
-
-def _counts(statistics: dict[str, Any]) -> dict[str, int]:
-    return {
-        f"{split}/{key}": counts[key]
-        for split, counts in statistics["splits"].items()
-        for key in ("queries", "judgments", "relevant", "judgments_without_text")
-    }
+    source = open_source(settings, arguments.archives, corpus, arguments.texts)
+    write_collection(source, settings.splits, arguments.output, settings.expected)

@@ -8,7 +8,6 @@ from pathlib import Path
 from ssmrank.config.models import Model
 from ssmrank.config.reading import read_settings
 from ssmrank.models.sources import write_model
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the checkpoint folder."""
-    model, name = read_settings(Model, arguments.settings), arguments.output.name
-    tags = {"model": name, "seed": str(arguments.seed)}
-    with track("download-model", name, tags, model.source.model_dump()) as tracked:
-        write_model(
-            model,
-            output=arguments.output,
-            archives=arguments.archives,
-            tokenizer_from=arguments.tokenizer_from,
-            embeddings_from=arguments.embeddings_from,
-            pretrained_from=arguments.pretrained_from,
-            seed=arguments.seed,
-        )
-        tracked.artifact_path("model_path", arguments.output)
+    write_model(
+        read_settings(Model, arguments.settings),
+        output=arguments.output,
+        archives=arguments.archives,
+        tokenizer_from=arguments.tokenizer_from,
+        embeddings_from=arguments.embeddings_from,
+        pretrained_from=arguments.pretrained_from,
+        seed=arguments.seed,
+    )

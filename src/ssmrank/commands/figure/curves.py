@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ssmrank.reporting.curves import draw_curves, read_curve
 from ssmrank.reporting.labels import labelled_folder
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +26,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the figure in each format."""
     curves = [read_curve(*labelled_folder(word, "--checkpoints")) for word in arguments.checkpoints]
-    name = arguments.output[0].stem
-    with track("curves", name, {"training": name}) as tracked:
-        draw_curves(curves, arguments.title, arguments.output)
-        tracked.artifact_path("figure", arguments.output[0])
+    draw_curves(curves, arguments.title, arguments.output)

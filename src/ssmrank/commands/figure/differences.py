@@ -9,7 +9,6 @@ from ssmrank.config.reading import read_settings
 from ssmrank.config.table_settings import TableSettings
 from ssmrank.evaluation.per_query import PerQueryFiles
 from ssmrank.reporting.differences import draw_differences, panels_of
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +23,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the figure in each format."""
     settings = read_settings(TableSettings, arguments.settings)
-    name = arguments.output[0].stem
-    with track("differences", name, {"table": name}) as tracked:
-        draw_differences(*panels_of(settings, PerQueryFiles(arguments.per_query)), arguments.output)
-        tracked.artifact_path("figure", arguments.output[0])
+    draw_differences(*panels_of(settings, PerQueryFiles(arguments.per_query)), arguments.output)

@@ -8,7 +8,6 @@ from pathlib import Path
 from ssmrank.config.cost_settings import EfficiencySettings
 from ssmrank.config.reading import read_settings
 from ssmrank.reporting.efficiency_figure import draw_efficiency, read_points
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +20,4 @@ def run(arguments: argparse.Namespace) -> None:
     """Draws the figure without rerankers that ran out of memory."""
     settings = read_settings(EfficiencySettings, arguments.settings)
     points, caption = read_points(settings)
-    with track("efficiency", arguments.output.stem, {}) as tracked:
-        draw_efficiency(points, settings.metric, caption, arguments.output)
-        tracked.artifact_path("figure_path", arguments.output)
+    draw_efficiency(points, settings.metric, caption, arguments.output)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ssmrank.reporting.labels import labelled_folder
 from ssmrank.reporting.pretraining import draw_curves, read_curves
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +25,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Draws the figure."""
     curves = read_curves([labelled_folder(word, "--models") for word in arguments.models])
-    with track("pretraining-figure", arguments.output.stem, {}) as tracked:
-        draw_curves(curves, arguments.output)
-        tracked.artifact_path("figure_path", arguments.output)
+    draw_curves(curves, arguments.output)

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ssmrank.reporting.figures import draw_throughput, read_throughput
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +18,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draws the figure."""
-    with track("figure1", arguments.output.stem, {}) as tracked:
-        points, caption = read_throughput(arguments.csv)
-        draw_throughput(points, caption, arguments.output)
-        tracked.artifact_path("figure_path", arguments.output)
+    points, caption = read_throughput(arguments.csv)
+    draw_throughput(points, caption, arguments.output)

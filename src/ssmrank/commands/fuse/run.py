@@ -9,7 +9,6 @@ from ssmrank.commands.fuse import add_runs
 from ssmrank.config.fusions import FuseSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.fusion.files import check_runs, fuse_files
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +24,4 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(FuseSettings, arguments.settings)
     output, runs = arguments.output, arguments.runs
     check_runs(runs, settings.weights)
-    with track("fuse", str(output), {}, settings.model_dump() | {"runs": [str(path) for path in runs]}) as tracked:
-        fuse_files(settings, runs, arguments.candidates, arguments.weights, output)
-        tracked.artifact_path("run_path", output)
+    fuse_files(settings, runs, arguments.candidates, arguments.weights, output)

@@ -9,7 +9,6 @@ from ssmrank.commands.fuse import add_runs
 from ssmrank.config.fusions import FuseWeightsSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.fusion.files import check_runs, fit_files
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +22,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the best weights, and the mean of the metric for all weights that were tried."""
     settings = read_settings(FuseWeightsSettings, arguments.settings)
-    output, runs = arguments.output, arguments.runs
-    check_runs(runs, None)
-    params = settings.model_dump() | {"runs": [path.as_posix() for path in runs]}
-    with track("fuse-weights", str(output), {}, params) as tracked:
-        mean = fit_files(settings, runs, arguments.candidates, arguments.qrels, output)
-        if mean is not None:
-            tracked.metrics({settings.metric: mean})
+    check_runs(arguments.runs, None)
+    fit_files(settings, arguments.runs, arguments.candidates, arguments.qrels, arguments.output)

@@ -11,7 +11,6 @@ from ssmrank.config.retrievers import FlatIndex, VectorIndex
 from ssmrank.errors import UserError
 from ssmrank.retrieval.vector_index import build_index
 from ssmrank.retrieval.vectors import Vectors
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +30,4 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--settings: {reason}; give the section index of a dense retriever") from error
     if isinstance(settings, FlatIndex):
         raise UserError("--settings: kind flat compares every vector and has no index; nothing to build")
-    tags = {"collection": arguments.output.parent.name}
-    with track("vector-index", str(arguments.output), tags, settings.model_dump()) as tracked:
-        build_index(settings, Vectors(arguments.vectors), arguments.output, arguments.threads)
-        tracked.artifact_path("index_path", arguments.output)
+    build_index(settings, Vectors(arguments.vectors), arguments.output, arguments.threads)

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ssmrank.retrieval.index import build_index
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +18,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Builds the index."""
-    collection, stemmer = arguments.collection, arguments.stemmer
-    name = f"{collection.name}/{stemmer}"
-    with track("index", name, {"collection": collection.name}, {"stemmer": stemmer}) as tracked:
-        description = build_index(collection, arguments.output, stemmer=stemmer, threads=arguments.threads)
-        tracked.metrics({"documents": description.documents, "documents_without_text": description.without_text})
-        tracked.artifact_path("index_path", arguments.output)
+    build_index(arguments.collection, arguments.output, stemmer=arguments.stemmer, threads=arguments.threads)

@@ -9,7 +9,6 @@ from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
 from ssmrank.retrieval.encoder import BiEncoder, fingerprint
 from ssmrank.retrieval.vectors import encode_collection
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Encodes the documents."""
     settings = read_settings(Encoder, arguments.settings)
     documents = arguments.collection / "documents.jsonl"
-    tags = {"collection": arguments.collection.name, "model": arguments.model.name}
-    with track("encode", str(arguments.output), tags, settings.model_dump()) as tracked:
-        encoder = BiEncoder(arguments.model, settings)
-        description = encode_collection(
-            *(encoder, documents, arguments.output, arguments.state),
-            *(settings.shard_documents, fingerprint(encoder, arguments.model, documents), settings.vectors),
-        )
-        tracked.metrics({"documents": description.documents, "width": description.width})
-        tracked.artifact_path("vectors_path", arguments.output)
+    encoder = BiEncoder(arguments.model, settings)
+    encode_collection(
+        *(encoder, documents, arguments.output, arguments.state),
+        *(settings.shard_documents, fingerprint(encoder, arguments.model, documents), settings.vectors),
+    )

@@ -10,7 +10,6 @@ from ssmrank.config.cost_settings import CostSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.costs import gather_costs
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +21,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the texts for the rows and the sentence for the caption."""
     result = gather_costs(read_settings(CostSettings, arguments.settings))
-    tags = {"table": arguments.output.stem}
-    with track("costs", tags["table"], tags, {"rows": len(result["rows"])}), atomic_file(arguments.output) as stream:
+    with atomic_file(arguments.output) as stream:
         stream.write(json.dumps(result, indent=2) + "\n")

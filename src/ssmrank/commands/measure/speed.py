@@ -12,7 +12,7 @@ from ssmrank.io.atomic import atomic_file
 from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.reranking.speed import measure
-from ssmrank.tracking import track
+from ssmrank.tracking import run_of, track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
             stream.write(json.dumps({"status": "oom"}) + "\n")
         return
     result = measure(settings, checkpoint, collection, arguments.split, arguments.run, arguments.pairs)
-    tags = {"collection": collection.name, "model": checkpoint.name}
-    with track("rerank-speed", str(arguments.output), tags, {"reranking": settings.model_dump()}) as tracked:
-        with atomic_file(arguments.output) as stream:
-            stream.write(json.dumps(result, indent=2) + "\n")
+    with atomic_file(arguments.output) as stream:
+        stream.write(json.dumps(result, indent=2) + "\n")
+    if run_id := run_of(checkpoint / "mlflow_run_id"):
         ways = [name for name in ("reuse", "whole") if result[name] is not None]
-        tracked.metrics({f"{name} pairs per second": result[name]["pairs_per_second"] for name in ways})
+        with track("measure", checkpoint.name, resume=run_id) as tracked:
+            place = f"{collection.name}/{arguments.split}"
+            tracked.metrics({f"{place}/pairs_per_second_{name}": result[name]["pairs_per_second"] for name in ways})

@@ -8,7 +8,6 @@ from pathlib import Path
 from ssmrank.config.pretraining import CardSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.pretraining.publish import publish
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes weights in bfloat16, config, tokenizer, pretraining.json, sweep.json and README.md."""
     settings = read_settings(CardSettings, arguments.settings)
-    with track("publish-model", str(arguments.output), {"model": settings.label}):
-        publish(
-            settings, arguments.pretrained, arguments.sweep, arguments.checkpoint, arguments.command, arguments.output
-        )
+    publish(settings, arguments.pretrained, arguments.sweep, arguments.checkpoint, arguments.command, arguments.output)

@@ -11,7 +11,6 @@ from ssmrank.config.reading import read_settings
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.pretraining.tokenizer import first_texts, train_tokenizer
-from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
     corpus = read_settings(Corpus, arguments.corpus)
     texts = first_texts(corpus, arguments.texts)
     tokenizer = train_tokenizer(texts, arguments.vocabulary, arguments.max_length)
-    tags, params = {"corpus": corpus.title}, {"vocabulary": arguments.vocabulary, "texts": arguments.texts}
-    with track("corpus-tokenizer", str(arguments.output), tags, params) as tracked:
-        with atomic_directory(arguments.output) as folder, quiet_transformers():
-            tokenizer.save_pretrained(folder)
-        tracked.metrics({"entries": len(tokenizer)})
+    with atomic_directory(arguments.output) as folder, quiet_transformers():
+        tokenizer.save_pretrained(folder)
     log.info("%d entries from %d texts", len(tokenizer), len(texts))

@@ -8,7 +8,6 @@ from pathlib import Path
 from ssmrank.config.corpora import Corpus
 from ssmrank.config.reading import read_settings
 from ssmrank.pretraining.tokens import write_tokens
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the folder."""
     corpus = read_settings(Corpus, arguments.corpus)
-    params = {"max_length": arguments.max_length}
-    with track("corpus-tokens", str(arguments.output), {"corpus": corpus.title}, params) as tracked:
-        write_tokens(corpus, arguments.tokenizer, arguments.max_length - 2, arguments.output, arguments.processes)
-        tracked.artifact_path("tokens_path", arguments.output)
+    write_tokens(corpus, arguments.tokenizer, arguments.max_length - 2, arguments.output, arguments.processes)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.collections.layout import names_of_split
 from ssmrank.commands.retrieve import add_own_document
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Bm25
 from ssmrank.retrieval.retrieve import retrieve
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the run."""
     settings = read_settings(Bm25, arguments.settings)
-    output = arguments.output
-    tags = names_of_split(arguments.queries)
-    with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
-        written = retrieve(
-            settings,
-            arguments.index,
-            arguments.queries,
-            output,
-            threads=arguments.threads,
-            leave_out_own=arguments.leave_out_own_document,
-        )
-        tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
-        tracked.artifact_path("run_path", output)
+    retrieve(
+        settings,
+        arguments.index,
+        arguments.queries,
+        arguments.output,
+        threads=arguments.threads,
+        leave_out_own=arguments.leave_out_own_document,
+    )

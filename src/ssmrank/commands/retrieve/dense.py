@@ -11,7 +11,6 @@ from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
 from ssmrank.retrieval.dense import DenseFiles, retrieve_dense
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +37,14 @@ def run(arguments: argparse.Namespace) -> None:
     if not isinstance(settings.index, FlatIndex) and arguments.index is None:
         raise UserError(f"the settings' index of kind {settings.index.kind} needs --index")
     collection, output = arguments.collection, arguments.output
-    tags = {"collection": collection.name, "split": arguments.split}
-    with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
-        written = retrieve_dense(
-            settings,
-            read_settings(Encoder, arguments.encoder),
-            DenseFiles(
-                *(arguments.model, collection, arguments.split),
-                *(arguments.vectors, arguments.index, arguments.candidates),
-            ),
-            output,
-            threads=arguments.threads,
-            leave_out_own=arguments.leave_out_own_document,
-        )
-        tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
-        tracked.artifact_path("run_path", output)
+    retrieve_dense(
+        settings,
+        read_settings(Encoder, arguments.encoder),
+        DenseFiles(
+            *(arguments.model, collection, arguments.split),
+            *(arguments.vectors, arguments.index, arguments.candidates),
+        ),
+        output,
+        threads=arguments.threads,
+        leave_out_own=arguments.leave_out_own_document,
+    )

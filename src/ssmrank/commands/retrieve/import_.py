@@ -9,7 +9,6 @@ from ssmrank.commands.retrieve import add_own_document
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import FileRetriever
 from ssmrank.retrieval.run_file import import_run, run_file_of
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +25,5 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(FileRetriever, arguments.settings)
     collection, output = arguments.collection, arguments.output
     file = run_file_of(settings, collection, arguments.split)
-    tags = {"collection": collection.name, "split": arguments.split}
-    with track("retrieve", str(output), tags, settings.model_dump()) as tracked:
-        own = arguments.leave_out_own_document
-        written = import_run(settings, file, collection, arguments.split, output, leave_out_own=own)
-        tracked.metrics({"queries_with_hits": written.queries, "hits": written.hits})
-        tracked.artifact_path("run_path", output)
+    own = arguments.leave_out_own_document
+    import_run(settings, file, collection, arguments.split, output, leave_out_own=own)

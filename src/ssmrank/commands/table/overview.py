@@ -10,7 +10,6 @@ from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.overview import counted, to_csv, to_html, to_latex, to_markdown
-from ssmrank.tracking import track
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown, "html": to_html}
 
@@ -31,9 +30,6 @@ def run(arguments: argparse.Namespace) -> None:
     if not outputs:
         raise UserError("nothing to write; give --tex, --csv, --markdown or --html")
     settings = counted(read_settings(OverviewSettings, arguments.settings), arguments.models)
-    name = next(iter(outputs.values())).stem
-    with track("overview", name, {"table": name}) as tracked:
-        for kind, path in outputs.items():
-            with atomic_file(path) as stream:
-                stream.write(_RENDERINGS[kind](settings))
-            tracked.artifact_path(path.suffix.removeprefix("."), path)
+    for kind, path in outputs.items():
+        with atomic_file(path) as stream:
+            stream.write(_RENDERINGS[kind](settings))

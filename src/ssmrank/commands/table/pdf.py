@@ -8,7 +8,6 @@ from pathlib import Path
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file, scratch_directory
 from ssmrank.reporting.pdf import compile_pages
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
             tables[path] = path.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank table results` first") from error
-    tags = {"table": ", ".join(path.stem for path in tables)}
-    tracked = track("pdf", arguments.output.name, tags)
-    with tracked, scratch_directory() as folder:
+    with scratch_directory() as folder:
         pdf = compile_pages(tables, folder)
         with atomic_file(arguments.output, "wb") as stream:
             stream.write(pdf)

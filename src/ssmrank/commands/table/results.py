@@ -20,7 +20,6 @@ from ssmrank.reporting.markdown import to_markdown
 from ssmrank.reporting.paper import read_paper
 from ssmrank.reporting.results import read_results
 from ssmrank.reporting.table import build_table
-from ssmrank.tracking import track
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
 _KINDS = (*_RENDERINGS, "html")
@@ -50,17 +49,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("the settings ask for tests; give --significance, the file of `ssmrank table significance`")
     name = next(iter(outputs.values())).stem
     keys = settings.metric_keys()
-    with track("table", name, {"table": name}, {"metrics": len(keys)}) as tracked:
-        results = read_results(arguments.metrics, keys)
-        comparisons = read_comparisons(arguments.significance, settings.test) if arguments.significance else []
-        costs = read_costs(arguments.costs) if arguments.costs else None
-        table = build_table(settings, results, read_paper(), comparisons, costs)
-        caption = caption_of(settings, results, table)
-        table = replace(table, caption=f"{caption} {costs.sentence}" if costs else caption)
-        texts = {path: _RENDERINGS[kind](table) for kind, path in outputs.items() if kind != "html"}
-        if arguments.html is not None:
-            texts[arguments.html] = to_html(table, origins_of(settings, results), name)
-        for path, text in texts.items():
-            with atomic_file(path) as stream:
-                stream.write(text)
-            tracked.artifact_path(path.suffix.removeprefix("."), path)
+    results = read_results(arguments.metrics, keys)
+    comparisons = read_comparisons(arguments.significance, settings.test) if arguments.significance else []
+    costs = read_costs(arguments.costs) if arguments.costs else None
+    table = build_table(settings, results, read_paper(), comparisons, costs)
+    caption = caption_of(settings, results, table)
+    table = replace(table, caption=f"{caption} {costs.sentence}" if costs else caption)
+    texts = {path: _RENDERINGS[kind](table) for kind, path in outputs.items() if kind != "html"}
+    if arguments.html is not None:
+        texts[arguments.html] = to_html(table, origins_of(settings, results), name)
+    for path, text in texts.items():
+        with atomic_file(path) as stream:
+            stream.write(text)

@@ -10,7 +10,6 @@ from ssmrank.config.reading import read_settings
 from ssmrank.config.table_settings import SignificanceSettings
 from ssmrank.evaluation.comparisons import compare, write_comparisons
 from ssmrank.evaluation.per_query import PerQueryFiles
-from ssmrank.tracking import track
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +26,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes a line for each comparison and column, except for rows of models that did not fit into memory."""
     settings = read_settings(SignificanceSettings, arguments.settings)
-    name = arguments.output.stem
-    with track("significance", name, {"table": name}, settings.model_dump(include={"test", "alpha"})):
-        lines = compare(settings, PerQueryFiles(arguments.per_query))
-        write_comparisons(arguments.output, lines)
+    lines = compare(settings, PerQueryFiles(arguments.per_query))
+    write_comparisons(arguments.output, lines)
     log.info("%s: %d comparisons", arguments.output, len(lines))

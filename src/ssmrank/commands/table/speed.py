@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ssmrank.reporting.efficiency_tables import FORMS, read_timings, speed_table
-from ssmrank.tracking import track
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +17,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the table in each form."""
     table = speed_table(read_timings(arguments.csv, "table5"))
-    name = arguments.output[0].stem
-    with track("table5", name, {"table": name}) as tracked:
-        table.write(arguments.output)
-        tracked.artifact_path("table_path", arguments.output[0])
+    table.write(arguments.output)
