@@ -1,7 +1,7 @@
-"""CUDA graphs of passes: all launches of a forward and backward pass in one.
+"""Runs passes as CUDA graphs: one launch for all kernels of a forward and backward pass.
 
-A pass of a few thousand tokens is thousands of kernels of some microseconds, which a CPU starts slower than a GPU runs
-them. A graph holds them all and is started at once. It is captured for a shape, and reads the same tensors each time.
+A pass over a few thousand tokens has thousands of kernels of some microseconds each, which a CPU launches slower than a
+GPU runs them. A graph launches them all at once. It is captured for one shape and reads the same tensors each time.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ssmrank.models.packing import Packed
 log = logging.getLogger(__name__)
 
 _SPARE = 1.2
-"""A graph keeps what its pass needs, which may lie less densely than in the pass before."""
+"""A graph keeps its pass's memory, times this factor because it may be allocated less densely than before."""
 
 Tensors = tuple[torch.Tensor | None, ...]
 
 
 class CapturedPasses:
-    """Runs passes, those of shapes that come again as CUDA graphs.
+    """Runs passes; a shape that comes again is captured as a CUDA graph.
 
-    `run(packed, *tensors)` adds gradients and returns a loss. The gradients are added in place: they must be the same
-    tensors from the second pass on (`zero_grad(set_to_none=False)`). Where a capture fails, all runs on without, with a
-    warning; `active` then is False.
+    `run(packed, *tensors)` adds gradients and returns a loss. Gradients are added in place, so they must be the same
+    tensors from the second pass on (`zero_grad(set_to_none=False)`). If a capture fails, a warning is logged, `active`
+    becomes False, and new shapes run without graphs.
     """
 
     def __init__(self, run: Callable[..., torch.Tensor], device: torch.device) -> None:
@@ -38,9 +38,9 @@ class CapturedPasses:
         self.active = True
 
     def __call__(self, shape: Hashable, longest: int, packed: Packed, *tensors: torch.Tensor | None) -> torch.Tensor:
-        """The loss of a pass, on the device; passes of equal `shape` have as many sequences, tokens and so on.
+        """The loss of a pass, on the device. Passes of equal `shape` have tensors of equal shapes.
 
-        longest: tokens of the longest sequence that a pass of this shape may have.
+        longest: the most tokens that a sequence of this shape may have.
         """
         if shape in self._graphs:
             return self._graphs[shape].replay(packed, tensors)
@@ -63,7 +63,7 @@ class CapturedPasses:
             return self._run(packed, *tensors)
         graph = _Graph(packed, tensors, longest)
         try:
-            # Another thread may prepare the next batch meanwhile.
+            # Another thread may prepare the next batch in the meantime.
             with torch.cuda.graph(graph.graph, pool=self._pool, capture_error_mode="thread_local"):
                 graph.loss = self._run(graph.packed, *graph.tensors)
         except RuntimeError as error:
@@ -85,7 +85,7 @@ class _Graph:
 
     def __init__(self, packed: Packed, tensors: Tensors, longest: int) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        # Kernels are launched for the longest sequence that may come.
+        # The captured kernels are launched for the longest sequence that may come.
         self.packed = packed.clone(lengths=(longest,) * len(packed.lengths))
         self.tensors = tuple(None if tensor is None else tensor.clone() for tensor in tensors)
 

@@ -29,10 +29,10 @@ class OutOfMemory(Exception):
 
 @dataclass
 class Accumulator:
-    """Adds up the gradients of steps; `budget`, the tokens of a micro-batch, falls where memory runs out.
+    """Sums the gradients of a step. `budget`, the tokens of a micro-batch, is halved when memory runs out.
 
-    `may_recompute`: before a single group is given up, all layers are recomputed in the backward pass. After
-    `use_graphs` passes that come again are CUDA graphs, for as long as memory suffices.
+    may_recompute: whether all layers may recompute their activations if a single group does not fit. After
+    `use_graphs`, passes of a shape that comes again are CUDA graphs, as long as memory suffices.
     """
 
     reranker: Reranker
@@ -47,22 +47,23 @@ class Accumulator:
         self.graphs: Graphs | None = None
 
     def use_graphs(self, group_size: int, groups: int, longest: int) -> None:
-        """Lets micro-batches of at most so many groups, of sequences of at most `longest` tokens, be CUDA graphs."""
+        """Allows CUDA graphs for micro-batches of at most `groups` groups; longest: the most tokens of a sequence."""
         self.graphs = Graphs(self._run, group_size, groups, longest, self.device)
 
     @property
     def drops_gradients(self) -> bool:
-        """Whether gradients may be set to None between steps, not only to zero: graphs and workers keep the tensors."""
+        """Whether gradients may be set to None between steps. Not if graphs or workers need the same tensors again."""
         return self.graphs is None and not self.workers.keeps_gradients
 
     def __call__(
         self, groups: Sequence[list[np.ndarray]], step_groups: int, teacher: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Adds the gradients of the mean loss over the step's `step_groups` groups, of which these are this process's.
+        """Adds the gradients of the step's mean loss, and returns this loss, on the device.
 
-        On a full device the micro-batch halves and the step is done again with the same result. Returns the step's
-        mean loss, on the device; loss and gradients are of all processes' groups. Raises OutOfMemory, in every
-        process, where a single group does not fit.
+        groups: this process's groups of the step; step_groups: the number of groups of all processes, over which loss
+        and gradients are averaged. If memory runs out, the step is repeated with smaller micro-batches and the same
+        result. Raises OutOfMemory, in every process, if a single group does not fit. Raises UserError if memory runs
+        out where a process cannot repeat its step (fsdp2).
         """
         lengths = [sum(len(sequence) for sequence in group) for group in groups]
         random_state = randomness.snapshot(self.device)
@@ -76,7 +77,7 @@ class Accumulator:
                         f"process {self.workers.rank} ran out of memory; with parallel: fsdp2 set a lower token_budget "
                         "or activation_checkpointing: full"
                     ) from error
-                self.graphs = None  # their memory is wanted
+                self.graphs = None  # frees their memory
                 self.reranker.zero_grad(set_to_none=self.drops_gradients)
                 if not self._use_less(lengths):
                     break
@@ -93,7 +94,7 @@ class Accumulator:
         batches = micro_batches(lengths, self.budget)
         rounds = self.workers.rounds(len(batches))
         for number in range(rounds):
-            # Where processes go through the layers together, one that is done early goes along with weight 0.
+            # If processes go through the layers together, one that is done early takes part with weight 0.
             batch, weight = (batches[number], 1.0) if number < len(batches) else (batches[-1], 0.0)
             sequences = [sequence for index in batch for sequence in groups[index]]
             weights = [weight / step_groups] * len(batch)
@@ -106,7 +107,7 @@ class Accumulator:
         return total
 
     def _run(self, packed: Packed, weights: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
-        """Adds the gradients of groups with these weights; sequences behind theirs count nothing."""
+        """Adds the gradients of groups with these weights. Sequences after theirs only fill up the shape."""
         with autocast(self.precision, self.device):
             scores = self.reranker(packed)
         group_size = len(scores) // len(weights) if self.graphs is None else self.graphs.group_size
@@ -116,7 +117,7 @@ class Accumulator:
         return loss.detach()
 
     def _use_less(self, lengths: list[int]) -> bool:
-        """Halves the micro-batch, or recomputes all layers; False where neither would use less memory."""
+        """Halves the micro-batch, or makes all layers recompute. False if neither would save memory."""
         if len(micro_batches(lengths, self.budget)) < len(lengths):
             self.budget //= 2
             log.warning("out of memory: the step is done again with micro-batches of %d tokens", self.budget)

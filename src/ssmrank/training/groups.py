@@ -22,7 +22,7 @@ _LARGEST_SCORE = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class Group:
-    """A query, a relevant document and its negatives, by id; a teacher's scores of these documents, if there are."""
+    """The ids of a query, a relevant document and its negatives, with a teacher's scores of the documents, if any."""
 
     query: str
     documents: tuple[str, ...]
@@ -30,10 +30,10 @@ class Group:
 
 
 def read_groups(path: str | Path, negatives: int, distils: bool = False) -> list[Group]:
-    """The groups of a negatives file; with `distils` each with its teacher's scores.
+    """The groups of a negatives file. With `distils`, each group has its teacher's scores.
 
-    Raises UserError for a line without the keys, with another number of negatives, or with scores that are not one
-    finite number for each document.
+    Raises UserError for a file without groups, and for a line that lacks a key, has another number of negatives, or
+    does not have one finite score for each document.
     """
     groups = []
     for number, record in read_jsonl(path):
@@ -73,10 +73,10 @@ def _teacher_scores(record: Mapping[str, Any], documents: int, where: str) -> tu
 
 
 class GroupSequences:
-    """Token sequences of groups; each text is tokenized once, ahead of the loop.
+    """Token sequences of groups; each text is tokenized once, before the loop.
 
-    `sequences[i]` gives group i's 1 + negatives sequences, the relevant document first. `documents` are texts, or
-    tokens that `token_store` made of them.
+    `sequences[i]` gives the 1 + negatives sequences of group i, the relevant document first. `documents` are texts, or
+    their tokens from `token_store`. Raises UserError for a query that `queries` lacks, or that must not be cut.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class GroupSequences:
             raise UserError(f"query {missing}: named by the training groups, unknown to the collection's split")
         asked = template.tokenize_queries([queries[query] for query in query_ids])
         self.queries_cut = template.count_long(asked, max_length)
-        """How many queries leave no room for a document, and so are cut."""
+        """How many queries are cut because they leave no room for a document."""
         self._queries = dict(
             zip(query_ids, template.fit_queries(asked, max_length, query_ids, long_queries), strict=True)
         )
@@ -121,17 +121,17 @@ class GroupSequences:
         ]
 
     def teacher(self, indices: Sequence[int]) -> torch.Tensor | None:
-        """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None where they have none."""
+        """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
         scores = [self.groups[index].scores for index in indices]
         return None if any(row is None for row in scores) else torch.tensor(scores)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each group, int64 [groups]; looks at every group."""
+        """The number of tokens of each group, int64 [groups]. The first access goes through all groups."""
         return np.array([self.length(index) for index in range(len(self))], dtype=np.int64)
 
     def length(self, index: int) -> int:
-        """Tokens of a group."""
+        """The number of tokens of a group."""
         group = self.groups[index]
         around = len(self._template.before) + len(self._queries[group.query]) + len(self._template.after)
         return sum(min(self._max_length, around + len(self._documents[document])) for document in group.documents)

@@ -1,4 +1,4 @@
-"""A training from files: what it reads, its state, and the checkpoint folder that it writes."""
+"""A training from files: its inputs, its state, and the checkpoint folder that it writes."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _HeldOut = tuple[Run, Qrels]
 
 @dataclass(frozen=True)
 class TrainFiles:
-    """What a training reads, and where it keeps what it goes on from.
+    """The inputs of a training, and the folders for its state and tokens.
 
-    model: checkpoint folder to start from, of an encoder (E), encoder-decoder (ED) or decoder (D); collection: folder;
-    split: whose queries are trained on; negatives: groups of `ssmrank negatives`; state: folder, gone when the
-    checkpoint is written; tokens: folder of tokenized texts, which trainings may share; validation_run and
-    validation_qrels: of the split that settings' validation names.
+    model: checkpoint folder to start from; kind: encoder (E), encoder-decoder (ED) or decoder (D); collection: folder;
+    split: the split with the training queries; negatives: groups from `ssmrank negatives`; state: folder, removed after
+    the checkpoint is written; tokens: folder of tokenized texts, which trainings may share; validation_run,
+    validation_qrels: run and qrels of the validation's split.
     """
 
     model: Path
@@ -71,7 +71,7 @@ class TrainFiles:
 
 
 class Job:
-    """A training in this process, one of `workers`. Raises UserError as what it reads does."""
+    """A training in this process, which is one of `workers`. Errors in files and settings raise UserError."""
 
     def __init__(
         self,
@@ -81,16 +81,16 @@ class Job:
         workers: Workers,
         mean: Callable[[Qrels, Run], float] | None = None,
     ) -> None:
-        """Reads everything, and puts the model into its state before the first step.
+        """Reads all inputs, and makes the model as it is before the first step.
 
-        mean: the metric that settings' validation names, of a run against qrels.
+        mean: computes the validation's metric of a run against qrels.
         """
         self.files, self.settings, self.device, self.workers = files, settings, device, workers
         self.precision = resolve_precision(settings.precision, device)
         torch.manual_seed(settings.seed)
         self.reranker = self._new_reranker()
         if workers.rank > 0:
-            torch.manual_seed(settings.seed + workers.rank)  # each process its own dropout, after the same weights
+            torch.manual_seed(settings.seed + workers.rank)  # the same weights, but other dropout in each process
         groups = _groups(files.negatives, settings)
         held_out = _held_out(files, settings)
         documents = self._tokens(groups, held_out)
@@ -125,10 +125,10 @@ class Job:
         on_step: Callable[[int, float], None],
         on_validation: Callable[[int, str, float], None],
     ) -> dict[str, Any]:
-        """Trains, or goes on from the state; the outcome, whose status is oom where the model does not fit.
+        """Trains, or resumes from the state, and returns the outcome. Its status is oom if the model does not fit.
 
-        save_seconds: between two writings of the state; on_step: gets step and loss; on_validation: step, the metric's
-        name and its value.
+        save_seconds: time between two saves of the state; on_step: takes step and loss; on_validation: takes step, the
+        metric's name and its value.
         """
         settings, metric = self.settings, self.settings.validation.metric if self.settings.validation else ""
 
@@ -159,7 +159,7 @@ class Job:
         return outcome
 
     def write(self, output: Path, outcome: dict[str, Any], tracking_run: str | None) -> None:
-        """Writes the checkpoint folder and removes the state; `tracking_run` names MLflow's run for what follows."""
+        """Writes the checkpoint folder and removes the state. tracking_run: id of the MLflow run, for later jobs."""
         with atomic_directory(output) as folder:
             if outcome["status"] == "ok":
                 self.reranker.cpu().write(folder)
@@ -195,7 +195,7 @@ class Job:
         )
 
     def _tokens(self, groups: Sequence[Group], held_out: _HeldOut | None) -> TokenStore:
-        """Tokens of all documents that are read; the first process makes them, the others find them."""
+        """The tokens of all documents that are read. The first process makes them, the others find them."""
         ids = {document for group in groups for document in group.documents}
         if held_out is not None:
             ids.update(document for ranking in held_out[0].values() for document, _ in ranking)
@@ -208,13 +208,13 @@ class Job:
 
 
 def write_out_of_memory(model: Path, output: Path) -> None:
-    """Writes the outcome of a training whose model to start from is one that did not fit into memory."""
+    """Writes the outcome of a training that starts from a model whose own training ran out of memory."""
     with atomic_directory(output) as folder:
         shutil.copy2(model / "outcome.json", folder)
 
 
 def fingerprint(files: TrainFiles, settings: TrainSettings) -> str:
-    """Names a training by its settings and the content of all that it reads."""
+    """A digest of the training's settings and of the content of everything that it reads."""
     splits = {settings.split, *([settings.validation.split] if settings.validation else [])}
     texts = [files.documents, *(files.queries(split) for split in sorted(splits))]
     model = sorted(path for path in files.model.rglob("*") if path.is_file())

@@ -29,17 +29,17 @@ from ssmrank.training.state import TrainingState
 log = logging.getLogger(__name__)
 
 _CHECK_STEPS = 10
-"""Losses are read from the device, and checked, this often: each reading waits for the device."""
+"""Losses are read from the device and checked only this often, because each read waits for the device."""
 
 
 class Validator(Protocol):
-    """Measures a model, left as it was, on held-out queries: higher is better."""
+    """Measures a model on held-out queries without changing it; higher is better."""
 
     every_steps: int
     patience: int | None
 
     def __call__(self, reranker: Reranker, workers: Workers) -> float:
-        """The metric, in every process."""
+        """The metric, the same in every process."""
         ...
 
 
@@ -55,14 +55,14 @@ def train(
     validator: Validator | None = None,
     workers: Workers | None = None,
 ) -> History:
-    """Fine-tunes `reranker` in place and leaves it in evaluation mode on `device`, with its best weights if validated.
+    """Fine-tunes `reranker` in place, and leaves it on `device` in evaluation mode, with its best weights if validated.
 
-    float32 weights, matrix products in the settings' precision; gradients of a step are summed over processes and
-    micro-batches of at most `token_budget` tokens, which changes nothing but the order of summation. Goes on from
-    `state` where a training with the same fingerprint was stopped. `on_step(step, loss)` is called for each step, some
-    steps late, `on_validation(step, value)` for each validation.
+    Weights are float32; matrix products run in the settings' precision. A step's gradients are summed over processes
+    and micro-batches of at most `token_budget` tokens, which only changes the order of summation. If a training with
+    the same fingerprint was stopped, this one resumes from its `state`. `on_step(step, loss)` is called for each step,
+    some steps late, and `on_validation(step, value)` for each validation.
 
-    Raises UserError where the loss is not finite, OutOfMemory where a single group does not fit.
+    Raises UserError if the loss is not finite, OutOfMemory if a single group does not fit.
     """
     workers = workers or Workers()
     if settings.batch_groups < workers.size:
@@ -129,18 +129,22 @@ def train(
 
 
 def _may_use_graphs(reranker: Reranker, precision: Precision, device: torch.device, workers: Workers) -> bool:
-    """Not where layers recompute, or processes wait for each other, within a pass; float32 attends by length."""
+    """Whether passes may be CUDA graphs.
+
+    They may not if layers recompute or processes wait for each other within a pass, nor in float32, whose attention
+    depends on the sequences' lengths.
+    """
     recomputes = recomputed_layers(reranker.backbone) > 0
     return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
 
 
 def make_optimizer(reranker: torch.nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices alone, not on biases, norms and Mamba's A and D."""
+    """AdamW with weight decay only on matrices, not on biases, norms and Mamba's A and D."""
     return torch.optim.AdamW(decay_groups(reranker, settings.weight_decay), lr=settings.learning_rate, fused=True)
 
 
 class _Saver:
-    """Writes and reads what a killed training goes on from; the first process writes, all read."""
+    """Writes and reads the state that a killed training resumes from. The first process writes, all read."""
 
     def __init__(
         self,
@@ -157,7 +161,7 @@ class _Saver:
         self.last = time.monotonic()
 
     def resume(self) -> int:
-        """Restores the newest sound state; the number of steps done, 0 where there is none."""
+        """Restores the newest undamaged state and returns its number of steps, or 0 if there is none."""
         if self.workers.rank == 0:
             self.state.remove_unfinished()
         loaded = self.state.load()
@@ -182,7 +186,7 @@ class _Saver:
         self.last = time.monotonic()
 
     def keep_if_best(self, step: int) -> None:
-        """Keeps the weights where the last validation is the best."""
+        """Keeps the weights if the last validation is the best."""
         if self.history.best is None or self.history.best[0] != step:
             return
         weights = self.workers.weights(self.reranker)
@@ -190,11 +194,11 @@ class _Saver:
             self.state.save_best(step, weights)
 
     def take_best(self) -> None:
-        """Takes the kept weights, unless they are the last ones anyway."""
+        """Loads the best weights, unless they are the last ones anyway."""
         best = self.history.best
         if best is None or best[0] == len(self.history.loss):
             return
-        self.workers.wait()  # no process reads before the first has written
+        self.workers.wait()  # no process may read before the first has written
         self.workers.take_weights(self.reranker, self.state.load_best(best[0]))
         log.info(
             "the weights after step %d, the best of %d validations, are kept", best[0], len(self.history.validation)
@@ -202,7 +206,7 @@ class _Saver:
 
 
 class _Losses:
-    """Losses that lie on the device until they are read."""
+    """Losses that stay on the device until they are read."""
 
     def __init__(self, data: GroupSequences, history: History, on_step: Callable[[int, float], None]) -> None:
         self.data, self.history, self.on_step = data, history, on_step
@@ -210,15 +214,15 @@ class _Losses:
 
     @property
     def waiting(self) -> int:
-        """Number of losses not read yet."""
+        """The number of losses that are not read yet."""
         return len(self._taken)
 
     def take(self, step: int, indices: list[int], loss: torch.Tensor) -> None:
-        """Takes the loss of a step on these groups."""
+        """Adds the loss of a step on the groups `indices`."""
         self._taken.append((step, indices, loss))
 
     def read(self) -> None:
-        """Brings the losses into the history; raises UserError for one that is not finite."""
+        """Moves the losses to the history. Raises UserError for a loss that is not finite."""
         for step, indices, loss in self._taken:
             value = loss.item()
             if not math.isfinite(value):

@@ -1,7 +1,7 @@
-"""Which layers keep their activations for the backward pass, and which compute them again.
+"""Which layers keep their activations for the backward pass, and which recompute them.
 
-Recomputing a layer costs its forward once more and saves all it keeps but its input, so only as many layers do it as
-memory asks for, spread evenly.
+Recomputing a layer costs a second forward pass of the layer, and saves all its activations except its input. So only as
+many layers recompute as memory requires, evenly spread.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ssmrank.training import randomness
 log = logging.getLogger(__name__)
 
 MARGIN = 1.25
-"""Memory asked for over what is kept for the backward pass: its own temporaries, and fragments."""
+"""The memory required divided by what is kept for the backward pass: temporaries and fragmentation need some too."""
 
 _OPTIMIZER_BYTES = 12
-"""For each float32 weight: gradient and AdamW's two moments."""
+"""Bytes for each float32 weight: its gradient and AdamW's two moments."""
 
 
 def layers_of(backbone: nn.Module) -> list[Any]:
-    """The layers (GradientCheckpointingLayer) of a backbone of transformers, in order."""
+    """The layers (GradientCheckpointingLayer) of a transformers backbone, in order."""
     return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def recompute_layers(backbone: nn.Module, share: float) -> None:
-    """Lets this share of the layers, rounded up and evenly spread, recompute their activations in training."""
+    """Makes this share of the layers, rounded up and evenly spread, recompute their activations in training."""
     layers = layers_of(backbone)
     count = math.ceil(share * len(layers))
     for number, layer in enumerate(layers):
@@ -53,14 +53,14 @@ def recomputed_layers(backbone: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes that a forward pass keeps for the backward pass: `fixed` ones, and so many for each token."""
+    """Bytes that a forward pass keeps for the backward pass: `fixed`, plus `per_token` for each token."""
 
     fixed: float
     per_token: float
 
 
 def measure_kept(reranker: Reranker, precision: Precision, device: torch.device, tokens: int = 256) -> Kept:
-    """What the model keeps, from two forward passes of `tokens` and twice as many tokens; weights are not counted."""
+    """What the model keeps besides its weights, measured by forward passes of about `tokens` and twice as many."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in reranker.parameters()}
     length = min(tokens, reranker.settings.max_length)
     random_state = randomness.snapshot(device)
@@ -68,12 +68,12 @@ def measure_kept(reranker: Reranker, precision: Precision, device: torch.device,
     for sequences in (math.ceil(tokens / length), 2 * math.ceil(tokens / length)):
         storages: dict[int, torch.UntypedStorage] = {}
 
-        # Nothing is handed back: a node that keeps its own output so would never be freed, nor would the nodes of the
-        # weights, which must be made anew for a CUDA graph to hold them.
+        # Returns nothing for autograd to save. Else a node that saves its own output would never be freed, nor would
+        # the nodes of the weights, which must be new when a CUDA graph is captured.
         def keep(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage] = storages) -> None:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
-                storages[storage.data_ptr()] = storage  # held, so that no other takes its address
+                storages[storage.data_ptr()] = storage  # kept alive, so that no other storage gets its address
 
         packed = pack([np.ones(length, dtype=np.int32)] * sequences, device)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing), autocast(precision, device):
@@ -86,10 +86,10 @@ def measure_kept(reranker: Reranker, precision: Precision, device: torch.device,
 
 
 def share_to_recompute(kept: Kept, layers: int, width: int, tokens: int, free: float) -> float:
-    """The least share of `layers` to recompute so that `tokens` fit into `free` bytes; 1 where none suffices.
+    """The least share of `layers` to recompute so that `tokens` fit into `free` bytes; 1 if no share suffices.
 
-    `width`: of the layers' input, which a recomputed layer keeps (float32). What is computed again lives for one layer
-    at a time.
+    width: of a layer's input, which a recomputed layer keeps in float32. Recomputed activations live for one layer at a
+    time.
     """
     for count in range(layers + 1):
         one_layer = kept.per_token / layers
@@ -102,9 +102,10 @@ def share_to_recompute(kept: Kept, layers: int, width: int, tokens: int, free: f
 def choose_recomputation(
     reranker: Reranker, setting: str, precision: Precision, device: torch.device, tokens: int
 ) -> None:
-    """Sets what the settings' activation_checkpointing says; call it before the optimizer has its state.
+    """Applies the setting activation_checkpointing; call this before the optimizer has its state.
 
-    "auto" keeps everything on a CPU; on a GPU it recomputes as little as lets micro-batches of `tokens` fit.
+    On a CPU, "auto" recomputes nothing. On a GPU it recomputes as few layers as possible so that micro-batches of
+    `tokens` fit.
     """
     backbone = reranker.backbone
     if setting == "full":

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of an optimizer: decay on matrices alone, not on biases, norms and Mamba's A and D."""
+    """Parameter groups of an optimizer: only matrices decay, not biases, norms and Mamba's A and D."""
     decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and not n.endswith("A_log")]
     kept = {id(p) for p in decayed}
     others = [p for p in model.parameters() if id(p) not in kept]

@@ -1,7 +1,7 @@
 """One training in several processes, each with a part of every step's groups.
 
-`Workers` is what the loop asks of the others; the plain class is a training in one process. Loss and gradients are
-those of one process at the same global batch: sums over processes, never means of means.
+`Workers` is the loop's interface to the other processes; the class itself is a training in one process. Loss and
+gradients are the same as in one process with the same global batch: sums over processes, never means of means.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from ssmrank.training.memory import layers_of
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others; a process that dies is seen at once by whoever started it."""
+"""How long a process waits for the others. The launcher notices at once if a process dies."""
 
 _ALIGNED = 64
-"""Elements to a multiple of which each gradient begins, so that kernels read it in whole vectors."""
+"""Each gradient starts at a multiple of this many elements, so that kernels read it in whole vectors."""
 
 
 class Workers:
@@ -48,21 +48,21 @@ class Workers:
     rank = 0
     size = 1
     may_repeat = True
-    """Whether a process may do its part of a step again by itself."""
+    """Whether a process may repeat its part of a step without the others."""
     gradient_scale = 1.0
-    """Factor of the loss whose gradients are summed."""
+    """A factor of the loss in the backward pass, so that gradients are sums over processes."""
     keeps_gradients = False
-    """Whether gradients are the same tensors in all steps, to be set to zero between them, not to None."""
+    """Whether gradients are the same tensors in all steps, which are set to zero between steps, not to None."""
 
     def prepare(self, reranker: Reranker) -> None:
-        """Readies the model, on its device, before the optimizer is made."""
+        """Prepares the model, which is already on its device, before the optimizer is made."""
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's part of a step."""
         return list(items[self.rank :: self.size])
 
     def rounds(self, own: int) -> int:
-        """How many micro-batches each process goes through."""
+        """How many micro-batches this process goes through; own: how many it has."""
         return own
 
     def any(self, flag: bool) -> bool:
@@ -70,7 +70,7 @@ class Workers:
         return flag
 
     def add_up(self, reranker: Reranker, loss: torch.Tensor) -> torch.Tensor:
-        """Sums the gradients over all processes; returns the sum of the losses."""
+        """Sums the gradients over all processes, and returns the sum of the losses."""
         return loss
 
     def first_decides(self, flag: bool) -> bool:
@@ -78,46 +78,46 @@ class Workers:
         return flag
 
     def gather(self, value: T) -> list[T]:
-        """Each process's value."""
+        """The values of all processes, by rank."""
         return [value]
 
     def sum(self, array: torch.Tensor) -> torch.Tensor:
-        """Sum over all processes of a tensor on the CPU."""
+        """The sum over all processes of a tensor on the CPU."""
         return array
 
     def snapshot(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Whole weights and optimizer state; complete in the first process, all must call."""
+        """Whole weights and optimizer state, complete in the first process. All processes must call this."""
         return {"model": reranker.state_dict(), "optimizer": optimizer.state_dict()}
 
     def restore(self, saved: dict[str, Any], reranker: Reranker, optimizer: torch.optim.Optimizer) -> None:
-        """Takes a `snapshot`."""
+        """Restores weights and optimizer state from a `snapshot`."""
         reranker.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
 
     def weights(self, reranker: Reranker) -> dict[str, torch.Tensor]:
-        """Whole weights, on the CPU; complete in the first process, all must call."""
+        """Whole weights on the CPU, complete in the first process. All processes must call this."""
         return {name: tensor.detach().cpu() for name, tensor in reranker.state_dict().items()}
 
     def take_weights(self, reranker: Reranker, weights: dict[str, torch.Tensor]) -> None:
-        """Takes `weights`."""
+        """Loads whole weights, as from `weights`."""
         reranker.load_state_dict(weights)
 
     def whole(self, reranker: Reranker, new: Callable[[], Reranker]) -> Reranker:
-        """The model with whole weights in the first process; `new` makes one of the same shape."""
+        """The model, with whole weights in the first process. `new` makes a model of the same shape."""
         return reranker
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have called this."""
         self.gather(None)
 
 
 class Replicated(Workers):
-    """Every process holds the whole model (data parallelism, as DDP).
+    """Every process holds the whole model (data parallelism like DDP).
 
-    Gradients are summed once a step, behind the last micro-batch, not during the backward pass as
-    DistributedDataParallel does it: so a process that runs out of memory halves its micro-batches and does its part
-    again while the others wait, the number of micro-batches may differ, and a pass can be a CUDA graph. They lie end to
-    end in one tensor from the beginning, which is summed where it is: nothing is copied.
+    Gradients are summed once a step, after the last micro-batch. DistributedDataParallel sums them during the backward
+    pass. Here a process that runs out of memory can halve its micro-batches and repeat its part while the others wait,
+    processes may have different numbers of micro-batches, and a pass can be a CUDA graph. All gradients are views of
+    one tensor, which is summed in place, so nothing is copied.
     """
 
     keeps_gradients = True
@@ -166,10 +166,10 @@ class Replicated(Workers):
     def _others(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # what gloo and NCCL raise alike
+        except RuntimeError as error:  # both gloo and NCCL raise it
             if LAUNCHED in os.environ:
-                raise SystemExit(LOST) from error  # who started the processes says which one has ended, and how
-            # Without the file of their source before it, and the advice behind.
+                raise SystemExit(LOST) from error  # the launcher reports which process ended, and how
+            # Drops the source file at the start of the message, and the advice after the first sentence.
             reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
             raise UserError(
                 f"process {self.rank} of {self.size}: another process of this training has ended or did not answer "
@@ -180,8 +180,8 @@ class Replicated(Workers):
 class Sharded(Replicated):
     """Every process holds a part of each layer's weights, gradients and optimizer state (FSDP2).
 
-    The processes go through the layers together, so their number of micro-batches is the same and none can do its
-    part again by itself.
+    The processes go through the layers together, so they have the same number of micro-batches, and none can repeat its
+    part alone.
     """
 
     may_repeat = False
@@ -245,7 +245,10 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @contextmanager
 def workers_of(parallel: str, device: torch.device) -> Iterator[Workers]:
-    """The workers of the settings' `parallel`, in a process that torchrun (or `ssmrank train` itself) started."""
+    """The workers for the setting `parallel`, in a process that torchrun or `ssmrank train` itself started.
+
+    Raises UserError if several processes were started but `parallel` is none.
+    """
     if parallel == "none":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("several processes were started, but trainings say parallel: none; set ddp or fsdp2")
@@ -260,9 +263,9 @@ def workers_of(parallel: str, device: torch.device) -> Iterator[Workers]:
 
 
 def _loopback_only() -> dict[str, Any]:
-    """For processes of one host: gloo and NCCL are told to listen on loopback alone; arguments of the process group.
+    """Makes gloo and NCCL listen only on loopback if all processes are on one host; returns process group arguments.
 
-    By themselves they listen on the host's address, and the store where they find one another on all addresses.
+    By default they listen on the host's address, and the store that connects the processes listens on all addresses.
     """
     environment = os.environ
     loopback = environment.get("MASTER_ADDR") in ("127.0.0.1", "localhost")
@@ -271,7 +274,7 @@ def _loopback_only() -> dict[str, Any]:
     for library in ("GLOO", "NCCL"):
         environment.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     if not loopback or environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return {}  # torchrun has a store already
+        return {}  # torchrun already has a store
     rank, size, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     listening = None
     if rank == 0:
@@ -285,6 +288,6 @@ def _loopback_only() -> dict[str, Any]:
 
 
 def _units(backbone: Any) -> list[nn.Module]:
-    """The modules that are gathered one at a time."""
+    """The modules that FSDP gathers one at a time."""
     shards = architecture_of(backbone.config.model_type).shards
     return [unit for layer in layers_of(backbone) for unit in shards(layer)]

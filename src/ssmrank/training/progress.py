@@ -1,4 +1,4 @@
-"""What a training has done so far, and how the log is told."""
+"""What a training has done so far, and its log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REPORT_SECONDS = 10.0
 
 @dataclass
 class History:
-    """What a training did: mean loss of each step, tokens and seconds in all, (step, metric) of each validation."""
+    """What a training did: each step's mean loss, total tokens and seconds, and (step, metric) of each validation."""
 
     loss: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -22,11 +22,11 @@ class History:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The validation of the highest metric, the first of equals."""
+        """The validation with the highest metric; the first of several."""
         return max(self.validation, key=lambda entry: (entry[1], -entry[0]), default=None)
 
     def validations_since_best(self) -> int:
-        """How many validations in a row, up to the last one, have brought nothing better."""
+        """How many validations came after the best one."""
         return sum(1 for step, _ in self.validation if self.best is not None and step > self.best[0])
 
 
@@ -39,20 +39,20 @@ class Progress:
         self.start_tokens = history.tokens
 
     def count(self, tokens: int) -> None:
-        """Takes a step's tokens."""
+        """Counts a step's tokens, and the seconds since the last count."""
         now = time.monotonic()
         self.history.tokens += tokens
         self.history.seconds += now - self.last_count
         self.last_count = now
 
     def pause(self) -> None:
-        """Leaves the seconds since the last count out: they went to something else than steps."""
+        """Leaves out the seconds since the last count, because they were not spent on steps."""
         now = time.monotonic()
         self.start += now - self.last_count
         self.last_count = now
 
     def report(self, last: bool) -> None:
-        """Logs, unless that was done some seconds ago."""
+        """Logs progress if this is the last step or the last report was some seconds ago."""
         now = time.monotonic()
         if not last and now - self.last_report < _REPORT_SECONDS:
             return

@@ -1,4 +1,4 @@
-"""The state of torch's random generators, on which dropout depends."""
+"""The states of torch's random generators, which dropout depends on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def snapshot(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of the generators of the CPU and of `device`."""
+    """The states of the generators of the CPU and of `device`."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -14,7 +14,7 @@ def snapshot(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Puts the generators back into the state of a `snapshot`."""
+    """Restores the generators' states from a `snapshot`."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,4 +1,4 @@
-"""Which groups each step takes, and how a step is cut to the memory."""
+"""Which groups each step takes, and how a step is split into micro-batches."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 POOL_STEPS = 32
-"""Length-grouped sampling sorts this many steps' groups at a time: the larger, the evener the steps, the less random
-their groups."""
+"""Length-grouped sampling sorts the groups of this many steps at a time. With more, the groups of a step are more alike
+in length, but less random."""
 
 
 def step_indices(
@@ -19,10 +19,10 @@ def step_indices(
     total_steps: int,
     lengths: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[list[int]]:
-    """The groups of each optimizer step from `first_step` on.
+    """Yields the groups of each optimizer step from `first_step` on.
 
-    Each pass over the groups has its own order, drawn from (seed, pass), so that any step can be had without those
-    before it. With `lengths`, the tokens of each group, the groups of a step have about equal lengths.
+    Each epoch has its own order, drawn from (seed, epoch), so any step can be computed without the steps before it.
+    With `lengths`, the tokens of each group, the groups of a step have similar lengths.
     """
     order: list[int] = []
     current = -1
@@ -44,21 +44,21 @@ def _order(
     order = generator.permutation(groups)
     if lengths is None:
         return order.tolist()
-    # Packing needs no equal lengths to save padding. They make the steps of a run alike within and different among
-    # one another, which is what a CUDA graph for each of a few token budgets asks for.
+    # Packed batches have no padding that equal lengths would save. But groups of similar lengths make micro-batches of
+    # few shapes, which suits CUDA graphs.
     arranged = []
     for start in range(0, groups, POOL_STEPS * batch_groups):
         pool = order[start : start + POOL_STEPS * batch_groups]
         pool = pool[np.argsort(np.asarray(lengths)[pool], kind="stable")]
         whole = len(pool) // batch_groups * batch_groups
         steps = pool[:whole].reshape(-1, batch_groups)
-        # The last step of a pass may be short, and the next pass fills it: it stays last.
+        # The last step of an epoch may be short, and the next epoch fills it up. So it stays last.
         arranged += [steps[generator.permutation(len(steps))].reshape(-1), pool[whole:]]
     return np.concatenate(arranged).tolist()
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Cuts a step into runs of neighbouring groups of at most `token_budget` tokens; a larger group stands alone."""
+    """Splits a step into neighbouring groups of at most `token_budget` tokens in total; a larger group is alone."""
     batches: list[list[int]] = []
     tokens = 0
     for index, length in enumerate(lengths):

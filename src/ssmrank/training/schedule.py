@@ -1,4 +1,4 @@
-"""Learning rate over the steps."""
+"""The learning rate over the steps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 
 def linear_warmup_decay(step: int, total_steps: int, warmup_ratio: float) -> float:
-    """Share of the learning rate at a step (from 0): up to 1 over the warm-up's steps, then down to 0, both linear.
+    """The share of the learning rate at a step (from 0): it rises linearly to 1 in the warm-up, then falls to 0.
 
-    The warm-up is `warmup_ratio` of the steps, rounded up; step 0 already has the first share above 0.
+    The warm-up takes `warmup_ratio` of the steps, rounded up. Its first step already has a share above 0.
     """
     warmup = math.ceil(total_steps * warmup_ratio)
     if step < warmup:

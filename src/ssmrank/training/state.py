@@ -1,4 +1,4 @@
-"""State from which a training goes on after it was killed."""
+"""The state from which a training resumes after a kill."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _KEPT = 2
 
 
 class TrainingState:
-    """Checkpoints of a training in a folder: states to go on from, newest last, and the best weights so far.
+    """A folder with the checkpoints of a training: states to resume from, newest last, and the best weights so far.
 
-    Each is a folder that is complete or absent, with a digest of its file; a damaged one is passed over. `fingerprint`
-    names the inputs and settings: checkpoints of another fingerprint are not continued.
+    Each checkpoint is a folder that is complete or absent, with a digest of its file. A damaged one is skipped.
+    `fingerprint` names the inputs and settings; a training does not resume from a checkpoint of another fingerprint.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -34,9 +34,9 @@ class TrainingState:
         self.fingerprint = fingerprint
 
     def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
-        """Writes the state after `step` steps, then removes all but the newest two and the best weights they name.
+        """Writes the state after `step` steps, and removes all but the newest two states and the weights they name.
 
-        `best` is the step of the best weights so far, which `save_best` has written.
+        best: the step of the best weights so far, which `save_best` has written.
         """
         self._write(_STEP, step, state, {"best": best})
         kept = self._checkpoints(_STEP)[-_KEPT:]
@@ -48,11 +48,11 @@ class TrainingState:
                 shutil.rmtree(old)
 
     def save_best(self, step: int, weights: dict[str, torch.Tensor]) -> None:
-        """Writes the weights after `step` steps; older ones stay until no state names them."""
+        """Writes the weights after `step` steps. Older ones stay as long as a state names them."""
         self._write(_BEST, step, weights, {})
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest sound checkpoint of this fingerprint: (steps done, state), or None."""
+        """The newest undamaged state of this fingerprint, as (steps done, state), or None."""
         for checkpoint in reversed(self._checkpoints(_STEP)):
             manifest = self._sound(checkpoint)
             if manifest is None:
@@ -65,14 +65,14 @@ class TrainingState:
         return None
 
     def load_best(self, step: int) -> dict[str, torch.Tensor]:
-        """The best weights, of that step. Raises UserError where they are damaged."""
+        """The best weights, which are those after `step` steps. Raises UserError if they are damaged."""
         checkpoint = self._path(_BEST, step)
         if self._sound(checkpoint) is None:
             raise UserError(f"{checkpoint}: the best weights are damaged; remove {self.folder} and train again")
         return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
 
     def tracking_run(self) -> str:
-        """Names the run of MLflow that tracks the training; the same when it goes on."""
+        """The id of the MLflow run that tracks the training, the same after a resume."""
         path = self.folder / "tracking_run"
         if path.is_file():
             fingerprint, _, run = path.read_text(encoding="utf-8", errors="replace").partition(" ")
@@ -85,12 +85,12 @@ class TrainingState:
         return run
 
     def remove_unfinished(self) -> None:
-        """Removes what a training that was killed while writing has left."""
+        """Removes half-written checkpoints, which a kill leaves."""
         for part in self.folder.glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
 
     def clear(self) -> None:
-        """Removes all checkpoints: the training is done."""
+        """Removes all checkpoints when the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, prefix: str, step: int, content: Any, facts: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ class TrainingState:
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself; None where that is not what `TrainingState` writes."""
+    """A checkpoint's manifest; None if it is not one that `TrainingState` writes."""
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A metric of the model in training, from reranking the runs of held-out queries."""
+"""Measures a model in training by reranking a run of held-out queries."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def choose_queries(run: Run, qrels: Qrels, settings: Validation, seed: int) -> tuple[Run, Qrels]:
-    """Run, cut to its depth, and qrels of the queries that are validated on.
+    """The run, cut to its depth, and the qrels of the validation's queries.
 
-    They are queries with a relevant document; one that the run lacks counts 0 and so stays.
+    These are queries with a relevant document. A query that the run lacks stays in the qrels, because it counts as 0.
+    Raises UserError if there is no such query, or none in the run.
     """
     queries = [query for query, judged in qrels.items() if max(judged.values()) > 0]
     if not queries:
@@ -42,11 +43,11 @@ def choose_queries(run: Run, qrels: Qrels, settings: Validation, seed: int) -> t
 
 
 class RerankedMetric:
-    """The mean metric of a run that the model has reranked; scored as `ssmrank rerank` does.
+    """The mean metric of a run that the model reranks, with scores as in `ssmrank rerank`.
 
-    `mean` gives the metric of a run against qrels, with 0 for queries that the run lacks. Scores are computed in the
-    training's own precision: autocast over float32 weights, which stay as they are. Texts are tokenized once.
-    Nothing random is drawn, so a training with validation takes the same steps as one without.
+    `mean` computes the metric of a run against qrels, and counts queries that the run lacks as 0. Scores have the
+    training's own precision: autocast over float32 weights, which do not change. Texts are tokenized once. No random
+    numbers are drawn, so a training with validation takes the same steps as one without.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class RerankedMetric:
 
     @torch.no_grad()
     def __call__(self, reranker: Reranker, workers: Workers) -> float:
-        """The metric; each process scores a part of the pairs. Leaves the model in training mode."""
+        """The metric. Each process scores a part of the pairs, and leaves the model in training mode."""
         reranker.eval()
         device = next(reranker.parameters()).device
         scores = torch.zeros(len(self._sequences))
         batches = budget_batches([len(sequence) for sequence in self._sequences], self._budget)
         for start in range(0, len(batches), workers.size):
-            # Where processes go through the layers together, all do the last round; its batches count once.
+            # Processes may go through the layers together, so all take part in the last round. Each batch counts once.
             number = start + workers.rank
             batch = batches[min(number, len(batches) - 1)]
             packed = pack([self._sequences[index] for index in batch], device)
