@@ -1,4 +1,4 @@
-"""`ssmrank evaluate`: the metrics of a TREC run as JSON, means and values of each query."""
+"""`ssmrank evaluate`: computes the metrics of a TREC run, as means and for each query, and writes them as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ssmrank rerank`: a TREC run from a TREC run, a checkpoint and a collection."""
+"""`ssmrank rerank`: reranks a TREC run of a collection with a checkpoint."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             "tokens_computed": found.tokens,
             "tokens_of_all_sequences": found.all_tokens,
         }
-        if found.scoring:  # else a killed reranking had finished all batches
+        if found.scoring:  # 0 if a killed reranking had already scored all batches
             speed["pairs_per_second"] = found.pairs / found.scoring
         tracked.metrics({f"{collection.name}/{arguments.split}/{name}": value for name, value in speed.items()})
         if own_state:
