@@ -1,4 +1,4 @@
-# The experiment of params.yaml: `snakemake` builds all its tables; every run, metric, checkpoint and index is a target too.
+# The experiment of params.yaml. `snakemake` makes its tables; runs, metrics, checkpoints and indexes are targets too.
 include: "workflow/rules/common.smk"
 
 

@@ -10,7 +10,7 @@ from pipeline.package import check_package
 from pipeline.version import check_snakemake
 
 check_package(Path(workflow.basedir), config)
-# Before anything that uses parts of Snakemake which another version may not have.
+# This comes before the imports that use parts of Snakemake which another version may lack.
 check_snakemake(snakemake.__version__)
 
 from pipeline.alone import alone_while_running
@@ -47,5 +47,5 @@ wildcard_constraints:
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),
     stemmer="porter|krovetz|none",
-    # One of several seeds of a training stands in its name.
+    # A training with several seeds names the seed.
     training=r"[A-Za-z0-9][A-Za-z0-9.-]*(@seed[0-9]+)?",

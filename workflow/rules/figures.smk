@@ -1,4 +1,4 @@
-# Figures of results are targets of their own, outside `all`: `snakemake all_figures`, or `make report`.
+# Figures of results are not part of `all`: `snakemake all_figures` or `make report` makes them.
 rule all_figures:
     input:
         expand(f"{paths.DIFFERENCES}.svg", table=targets.compared_tables),
@@ -62,7 +62,7 @@ rule training_curves:
         " 2>&1 | tee {log:q} >&2"
 
 
-# Targets of their own, outside `all`: what they show depends on the machine, and measuring takes it for minutes.
+# Not part of `all`: what they show depends on the machine, and a measurement needs it for minutes.
 rule training_throughput:
     output:
         paths.THROUGHPUT.format(suite="training"),

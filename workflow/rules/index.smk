@@ -24,7 +24,7 @@ rule index:
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
-# As with trainings, what is done already of a killed job lies outside its output.
+# As in the rule `train`, a killed job's state is kept outside its output.
 rule encode:
     input:
         collection=paths.COLLECTION,

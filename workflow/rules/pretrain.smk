@@ -1,5 +1,5 @@
-# Targets of their own, outside `all` unless a table has a model of kind pretrained: they need the corpus, and hours of a
-# CPU or minutes of a GPU.
+# Not part of `all` unless a table has a model of kind pretrained: these targets need the corpus, and hours of a CPU or
+# minutes of a GPU.
 rule all_pretrain:
     input:
         fill(paths.PRETRAINED, targets.pretrained),
@@ -55,7 +55,7 @@ rule corpus_tokens:
         " --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
-# A killed pretraining goes on from its state, as a training does (train.smk).
+# A killed pretraining resumes from its state, as a training does (train.smk).
 rule pretrain_sweep:
     input:
         tokenizer=paths.TOKENIZER,

@@ -1,5 +1,5 @@
-# Outputs of each phase, in the order of the workflow; dvc.yaml has a stage for each, but pretraining is a part of its
-# stage `download`, which needs it where a model is a pretrained one.
+# Outputs of each phase, in the order of the workflow. dvc.yaml has a stage for each, except that pretraining is part of
+# its stage `download`, which needs it if a model is of kind pretrained.
 PHASES = {
     "pretrain": [
         rules.corpus_tokenizer,
@@ -16,7 +16,7 @@ PHASES = {
         *(rules.fuse_first_stage, rules.fuse_first_stage_weights),
     ],
     "negatives": [rules.negatives],
-    # A teacher may be a trained reranker, so the two make one phase.
+    # A teacher may be a trained reranker, so teaching and training are one phase.
     "train": [rules.teach, rules.train],
     "rerank": [rules.rerank, rules.rerank_speed, rules.fuse, rules.fuse_weights],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate, rules.evaluate_fused],

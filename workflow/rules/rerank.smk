@@ -12,7 +12,7 @@ rule all_speed:
 RERANK_STATE = state_of("rerank")
 
 
-# A killed reranking goes on from its finished parts (see the rule `train`); those of one tokenizer share its tokens.
+# A killed reranking resumes after its finished parts (see the rule `train`). Rerankings of one tokenizer share tokens.
 rule rerank:
     input:
         checkpoint=lambda w: lookups.checkpoint(w.training, w.model),
@@ -40,7 +40,7 @@ rule rerank:
         " --output {output:q} --state {params.state:q} --token-cache {params.tokens} 2>&1 | tee {log:q} >&2"
 
 
-# What a machine's speed is does not depend on the seed: the first checkpoint stands for all.
+# Speed does not depend on the seed, so only the first checkpoint is measured.
 rule rerank_speed:
     input:
         checkpoint=lambda w: lookups.checkpoint(w.training, w.model),

@@ -156,7 +156,7 @@ rule tables_pdf:
         "ssmrank table pdf --tex {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
-# Like the one before, a target of its own outside `all`, because it needs LaTeX.
+# Like the rule before, not part of `all`: it needs LaTeX.
 rule table_pdf:
     input:
         f"{paths.TABLE}.tex",

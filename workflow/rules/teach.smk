@@ -3,7 +3,7 @@ rule all_teach:
         fill(paths.TAUGHT, targets.taught),
 
 
-# A killed teaching goes on from its finished parts (see the rule `train`).
+# A killed teaching resumes after its finished parts (see the rule `train`).
 rule teach:
     input:
         collection=paths.COLLECTION,

@@ -3,8 +3,8 @@ rule all_train:
         fill(paths.CHECKPOINT, targets.trained),
 
 
-# A killed training goes on from its state, which lies outside its output because Snakemake deletes the output of a
-# failed job. The state's name changes with the code, so that two versions of it never share one training.
+# A killed training resumes from its state. The state is outside the output, because Snakemake deletes the output of a
+# failed job. The state's name depends on the code, so that two versions never share one training.
 rule train:
     input:
         model=lambda w: lookups.start(w.training, w.model),

@@ -1,10 +1,10 @@
 """Runs the workflow's jobs on a machine that has a GPU but no Snakemake.
 
-Here, `python workflow/scripts/carry_jobs.py list JOBS.json -- SNAKEMAKE ARGUMENTS` writes down what Snakemake would
-run: each job's command with its inputs and outputs. There, in a copy of the repository with the files that they need,
-`python3 workflow/scripts/carry_jobs.py run JOBS.json --seconds 3000` runs those whose outputs are missing as soon as
-their inputs are there; the same command goes on where time or a kill ended the last one. Bring the outputs back to the
-same paths, then `snakemake --touch ARGUMENTS` accepts them. `run` needs the standard library alone.
+Here, `python workflow/scripts/carry_jobs.py list JOBS.json -- SNAKEMAKE ARGUMENTS` writes the list of jobs that
+Snakemake would run: each job's command with its inputs and outputs. There, in a copy of the repository with the files
+that they need, `python3 workflow/scripts/carry_jobs.py run JOBS.json --seconds 3000` runs the jobs whose outputs are
+missing, each as soon as its inputs exist. The same command resumes after a time-out or a kill. Copy the outputs back to
+the same paths; `snakemake --touch ARGUMENTS` then accepts them. `run` needs only the standard library.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TextIO
 
 STOPPABLE = re.compile(r"ssmrank (pretrain (?:run|sweep)) ")
-"""Subcommands that save their state and end when they are told to."""
+"""Subcommands that save their state and end when asked to."""
 
 SAVING = 25
-"""Seconds before the end at which such a subcommand is told to stop."""
+"""Seconds before the end at which such a subcommand is asked to stop."""
 
 
 @dataclass
@@ -42,11 +42,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A name for people."""
         return f"{self.rule} {self.outputs[0]}"
 
     def is_done(self) -> bool:
-        """Whether all that it makes is there."""
+        """Whether all outputs exist."""
         return all(os.path.exists(path) for path in self.outputs)
 
 
@@ -75,7 +75,7 @@ def list_jobs(arguments: list[str], rules: list[str]) -> list[Job]:
 
 
 def run_jobs(jobs: list[Job], seconds: float, gpu_jobs: int, cpu_jobs: int) -> int:
-    """Runs jobs as their inputs come to exist; returns how many are left."""
+    """Runs jobs as soon as their inputs exist; returns how many are left."""
     deadline = time.monotonic() + seconds
     folder = tempfile.TemporaryDirectory()
     environment = _environment(Path(folder.name))
@@ -140,7 +140,7 @@ def _start(job: Job, left: float, environment: dict[str, str]) -> tuple[subproce
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """With a command `ssmrank` that runs the package of this repository."""
+    """The environment of jobs, with a command `ssmrank` that runs the package of this repository."""
     script = folder / "ssmrank"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ssmrank "$@"\n')
     script.chmod(0o755)
@@ -155,7 +155,7 @@ def _show_end(path: Path) -> None:
 
 
 def main() -> None:
-    """Lists the jobs, or runs those of a list."""
+    """Lists jobs, or runs the jobs of a list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="subcommand", required=True)
     listing = subparsers.add_parser("list")

@@ -1,4 +1,4 @@
-"""Makes a picture of the workflow from Snakemake's graph of rules.
+"""Draws the workflow from Snakemake's graph of rules.
 
 `snakemake --rulegraph dot | python workflow/scripts/draw_dag.py | dot -Tsvg > docs/dag.svg` (`make dag`). Phases go
 from left to right, each with the rules of its file in workflow/rules. An edge that follows from others is left out, and
@@ -14,7 +14,7 @@ from pathlib import Path
 RULES = Path(__file__).resolve().parents[1] / "rules"
 
 INPUTS = {"collections": "download_collection", "models": "download_model"}
-"""What comes from elsewhere, and the rule that fetches it."""
+"""What comes from outside the workflow, and the rule that fetches it."""
 
 STYLE = """digraph workflow {
   graph [rankdir=LR, bgcolor=white, fontname="Helvetica,Arial,sans-serif", fontsize=11, fontcolor="#546e7a",
@@ -28,7 +28,7 @@ Edges = set[tuple[str, str]]
 
 
 def read_rulegraph(text: str) -> Edges:
-    """(rule, rule that reads its outputs), from what Snakemake prints; a rule without neighbours is not in it."""
+    """(rule, rule that reads its outputs), from what Snakemake prints; rules without neighbours are left out."""
     names = dict(re.findall(r'^\s*(\d+)\[label = "([^"\\]+)', text, re.MULTILINE))
     edges = re.findall(r"^\s*(\d+) -> (\d+)", text, re.MULTILINE)
     return {(names[one], names[other]) for one, other in edges if names[one] != names[other]}

@@ -16,7 +16,7 @@ from pipeline.paths import FIRST_STAGE, FUSED, METRICS, PER_QUERY, RERANKED
 
 
 def forget(experiment: Experiment, folders: list[Path]) -> list[Path]:
-    """Deletes what is not the experiment's; returns the deleted files."""
+    """Deletes files that are not the experiment's; returns them."""
     kept = {
         *fill(f"{FIRST_STAGE}.json", experiment.targets.evaluated_first_stages),
         *fill(f"{RERANKED}.json", experiment.targets.evaluated_reranked),

@@ -1,4 +1,4 @@
-"""Writes what the experiment reads from elsewhere, so that DVC sees when it changes.
+"""Lists what the experiment reads from outside the workflow, so that DVC notices changes.
 
 python workflow/scripts/list_sources.py [OVERLAYS OF params.yaml]
 """

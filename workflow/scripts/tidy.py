@@ -1,7 +1,7 @@
-"""Removes what no run needs any more: what killed jobs left half-written, and states of code that no longer exists.
+"""Removes what no run needs any more: half-written files of killed jobs, and states of code that no longer exists.
 
-Trainings and rerankings that are done keep nothing but the tokens of their documents, which others of the same code
-share; those of other code go here. A training that was killed and whose code has changed since begins again.
+Finished trainings and rerankings keep only the tokens of their documents, which others of the same code share. Tokens
+of other code are removed here. A killed training whose code has changed since begins again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pipeline.paths import STATE
 
 
 def old_states(folder: Path) -> list[Path]:
-    """States in the folder that this version of the code would not go on from."""
+    """States in the folder that this version of the code would not resume from."""
     kept = {Path(state_of(step)).name for step in STEPS}
     steps = [path for step in STEPS for path in folder.glob(f"{step}-*")]
     return sorted(path for path in steps if path.name not in kept)
 
 
 def main() -> None:
-    """Tidies the folder in which it is started, which no run may use meanwhile."""
+    """Tidies the current folder; no run may use it meanwhile."""
     with one_line():
         alone = Alone()
         alone.run()

@@ -1,1 +1,1 @@
-"""What the rules ask: which files an experiment needs, what each job depends on, and where outputs come from."""
+"""Answers for the rules: which files an experiment needs, what each job depends on, and where outputs come from."""

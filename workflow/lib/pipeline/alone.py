@@ -1,8 +1,8 @@
-"""One run at a time in a folder; a killed one is cleared away, a live one is named.
+"""One run at a time in a folder. What a killed run left is removed; a live run is named.
 
-The run that works holds a lock on `.snakemake/run.lock`, which the system takes from it when it ends, however it ends.
-The file says who holds it: process, its start, host, time and command. Snakemake's own lock outlives a killed run, and
-a run that ends removes those of all others; here it is removed where nobody holds this one.
+The active run holds a lock on `.snakemake/run.lock`, which the system releases when the process ends, however it ends.
+The file names its holder: process, process start, host, time and command. Snakemake's own lock outlives a killed run,
+and a run that ends removes the locks of all others. So this module removes Snakemake's lock when nobody holds this one.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from ssmrank.io.locks import hold
 LOCK = Path(".snakemake/run.lock")
 SNAKEMAKE_LOCKS = Path(".snakemake/locks")
 SWEPT = ["data", "results", ".snakemake"]
-"""Folders in which jobs write."""
+"""Folders that jobs write to."""
 
 
 class Alone:
     """This process's claim on the folder.
 
-    A process that is to run jobs holds the lock from before its plan, and others wait until it is known whether it
-    runs any; so nothing is cleared away or recorded while another one does it. A dry run writes nothing and needs none.
+    A process that may run jobs takes the lock before it plans. Others wait until it is known whether it runs any, so
+    two processes never clear or record at the same time. A dry run writes nothing and needs no lock.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Alone:
         return self._descriptor is not None
 
     def claim(self) -> None:
-        """Takes the lock unless another process runs jobs; waits for one that plans."""
+        """Takes the lock unless another process runs jobs; waits while another one plans."""
         with disk_errors(LOCK):
             LOCK.parent.mkdir(exist_ok=True)
             waiting = 0
@@ -66,7 +66,7 @@ class Alone:
                 atexit.register(self.release)
 
     def run(self) -> None:
-        """Makes the claim one of a process that runs jobs. Raises UserError where another one does."""
+        """Claims the folder to run jobs, and removes what a killed run left. Raises UserError if another one runs."""
         if not self.holds:
             self.claim()
         if not self.holds:
@@ -80,7 +80,7 @@ class Alone:
         self._write(runs=True)
 
     def release(self) -> None:
-        """Gives the lock back; a process of another host that may still run keeps its entry."""
+        """Releases the lock; the entry of a process on another host stays, because that process may still run."""
         if self._descriptor is None:
             return
         if self._is_elsewhere():
@@ -91,7 +91,7 @@ class Alone:
         self._descriptor = None
 
     def forget(self) -> None:
-        """Takes a process of another host for ended."""
+        """Counts a process of another host as ended."""
         self._former = {}
 
     def _take(self) -> bool:
@@ -106,7 +106,7 @@ class Alone:
         return bool(self._former.get("runs")) and self._former.get("host") != socket.gethostname()
 
     def _clear(self) -> None:
-        """Removes what a killed run has left, with one line that says so."""
+        """Removes what a killed run left, and says so in one line."""
         locks = [*SNAKEMAKE_LOCKS.glob("*.lock")]
         for path in locks:
             path.unlink(missing_ok=True)
@@ -135,10 +135,10 @@ class Alone:
 
 
 def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
-    """Claims the folder for this Snakemake, which is refused, with one line, where it would run jobs beside another.
+    """Claims the folder for this Snakemake. If another run has it, this one ends with one line before any job.
 
-    `afterwards` is called when it has run, also where it had nothing to do, as Snakemake's own handlers are not: a run
-    that was killed after its last job may have left that to it.
+    `afterwards` is called at the end of a run, even of one without jobs, for which Snakemake calls no handlers of its
+    own: a run that was killed after its last job left that work to the next.
     """
     alone = Alone()
     execute, unlock = workflow.execute, workflow.unlock
@@ -165,7 +165,7 @@ def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
 
 
 def _holder() -> dict[str, Any]:
-    """What the lock's file says; empty where it says nothing."""
+    """The record in the lock's file; empty if there is none."""
     try:
         record = json.loads(LOCK.read_bytes())
     except (OSError, ValueError):
@@ -174,7 +174,7 @@ def _holder() -> dict[str, Any]:
 
 
 def _is_running_here(record: Mapping[str, Any]) -> bool:
-    """For file systems without locks: whether the process of a record still runs on this machine."""
+    """Whether the process of a record still runs on this machine; for file systems without locks."""
     alive = lifetime.is_alive(f"{record.get('pid')} {record.get('start')}")
     return alive and record.get("host") == socket.gethostname() and record.get("pid") != os.getpid()
 
@@ -186,7 +186,7 @@ def _name(record: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Those of Snakemake's own files, which it would end with in a stack trace."""
+    """Turns errors of Snakemake's own files into one line; Snakemake would end with a stack trace."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether a model can be reranked with, as far as that is known before it is fetched."""
+"""Whether a model can rerank, as far as this is known before it is fetched."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ssmrank.io.plain import parse_json, read_json
 
 
 def check_architecture(name: str, model: Model) -> None:
-    """Raises UserError where the model's config is on this machine and names an architecture that is not known.
+    """Raises UserError if the model's config is on this machine and names an unknown architecture.
 
-    What a folder or an archive lacks, or holds in another form, is said by the job that reads all of it.
+    Missing or malformed files of a folder or an archive are reported by the job that reads all of it.
     """
     where, config = _config(model)
     found = unsupported(config)

@@ -1,9 +1,9 @@
-"""Which code a job depends on, found by reading it.
+"""Which code a job depends on, found by reading the code.
 
-Each module that a command imports, also inside functions and through others, is named with a digest of what of its
-text can change a result (source.py), and each package that these modules import with its version (versions.py).
-Handed to a rule as params, these lines make Snakemake run a job again when its code changes, whatever the times of the
-files are (a clone, a checkout and a pull all change those), and they stand in the record of what made an output.
+Every module that a command imports, directly or indirectly and also inside functions, is listed with a digest of those
+parts of its text that can change a result (source.py). Every package that these modules import is listed with its
+version (versions.py). A rule gets these lines as params, so Snakemake runs a job again when its code changes, whatever
+the files' times are (a clone, a checkout and a pull change them). The lines are also in the record of an output.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ from pipeline.versions import foreign, version_of, versions
 ROOT = Path(ssmrank.__file__).parent.parent
 
 SETTINGS = frozenset({"ssmrank.config"})
-"""Modules, with those inside them, that cannot change a result: settings reach a job as params of their own.
+"""Modules and their submodules that cannot change a result: settings reach a job as params of their own.
 
-Constants and functions that other modules take from them can, and count.
+Constants and functions that other modules import from them can change results, and count.
 """
 
 READERS = frozenset({"check", "read_params", "read_settings"})
-"""Functions of the settings' modules that only give a job the settings it was handed."""
+"""Functions of the settings' modules that only read a job's settings."""
 
-PLUMBING = SETTINGS | frozenset({"ssmrank"}) | frozenset(
-    f"ssmrank.{name}"
-    for name in (
-        *("__main__", "_version", "cli", "errors", "lifetime", "snakemake_entry", "tracking"),
-        *("io.atomic", "io.leftovers", "io.locks"),
+PLUMBING = (
+    SETTINGS
+    | frozenset({"ssmrank"})
+    | frozenset(
+        f"ssmrank.{name}"
+        for name in (
+            *("__main__", "_version", "cli", "errors", "lifetime", "snakemake_entry", "tracking"),
+            *("io.atomic", "io.leftovers", "io.locks"),
+        )
     )
 )
-"""Modules, with those inside them, that cannot change a result; the root only names what other modules define."""
+"""Modules and their submodules that cannot change a result; the root only re-exports names of other modules."""
 
 TOOLS = frozenset({"ssmrank.io.files", "ssmrank.io.jsonl", "ssmrank.io.plain"})
-"""Modules of functions that have nothing to do with one another: each counts only for those that import it."""
+"""Modules of unrelated functions: each function counts only for the modules that import it."""
 
 STEPS = {
     "encode": "ssmrank.commands.index.vectors",
@@ -52,21 +56,21 @@ STEPS = {
     "teach": "ssmrank.commands.teach",
     "train": "ssmrank.commands.train",
 }
-"""Steps that go on after a kill, with the module of each one's command."""
+"""Steps that resume after a kill, with the module of each one's command."""
 
 
 def code(module: str, without: Iterable[str] = ()) -> list[str]:
-    """`MODULE DIGEST` for each module, and each file of data beside one, that `module` needs, and versions of packages.
+    """`NAME DIGEST` for each module that `module` needs and each data file beside one; versions of packages.
 
-    `without` names modules, with those inside them, that it imports for other jobs' sake.
+    `without` names modules that it imports only for other jobs; their submodules are left out too.
     """
     return list(_code(module, frozenset(without), ROOT))
 
 
 def script_code(path: str, data: Iterable[str] = ()) -> list[str]:
-    """`PATH DIGEST` for a script, those in its folder that it imports, and data that it reads; versions of packages.
+    """`PATH DIGEST` for a script, scripts of its folder that it imports, and data that it reads; versions of packages.
 
-    Nothing where the folder itself is missing: a copy of the workflow without it plans everything else.
+    Empty if the folder itself is missing, so that a copy of the workflow without it plans everything else.
     """
     folder = Path(path).parent
     if not folder.is_dir():
@@ -85,7 +89,7 @@ def script_code(path: str, data: Iterable[str] = ()) -> list[str]:
 
 
 def sources(lines: Iterable[str]) -> dict[str, Path]:
-    """The file that each line of `code` or `script_code` speaks of; those of versions are left out."""
+    """The file of each line of `code` or `script_code`; lines of versions are left out."""
     found = {}
     for line in lines:
         name, _, digest = line.rpartition(" ")
@@ -100,7 +104,7 @@ def sources(lines: Iterable[str]) -> dict[str, Path]:
 
 
 def outdated(lines: Iterable[str]) -> list[Path]:
-    """Files that have changed since the lines were made, but for comments and the like."""
+    """Files that have changed since the lines were made, apart from comments and the like."""
     wrong = [path for line, path in sources(lines).items() if not _is_planned(path, line.rpartition(" ")[2])]
     return list(dict.fromkeys(wrong))
 
@@ -109,18 +113,18 @@ def _is_planned(path: Path, digest: str) -> bool:
     try:
         return _is_same(path, stamp(path)) if path.suffix == ".py" else _digest(path.read_bytes()) == digest
     except (OSError, ValueError, SyntaxError):
-        return False  # removed, or in the middle of an edit
+        return False  # removed, or half-edited
 
 
 @cache
 def _is_same(path: Path, stamp: str) -> bool:
-    """Whether the file says what lines of it were made from; `stamp` is its present one."""
+    """Whether the file is still the code that its lines were made from; `stamp` is its present one."""
     text = path.read_text(encoding="utf-8")
     return text == _text(path) or strip(text) == strip(_text(path))
 
 
 def state_of(step: str) -> str:
-    """The folder of what killed jobs of a step have done already, another one for another version of its code."""
+    """The folder of killed jobs' states of a step; each version of the step's code has its own."""
     lines = "\n".join(code(STEPS[step]))
     return f"{STATE}/{step}-{_digest(lines.encode())}"
 
@@ -145,21 +149,21 @@ def _code(module: str, without: frozenset[str], root: Path) -> tuple[str, ...]:
 
 
 def release(root: Path, tree: Path) -> tuple[str, ...]:
-    """What to say of the package in `root` where it is not the one of the workflow in `tree`."""
+    """A line with the version of the package in `root`; empty if it is the package of the workflow in `tree`."""
     return () if root.resolve() == tree / "src" else (f"ssmrank {ssmrank.__version__} (installed)",)
 
 
 def require(modules: Iterable[str], root: Path) -> None:
-    """Raises ModuleNotFoundError where a list kept by hand names a module that is not there (any more)."""
+    """Raises ModuleNotFoundError if a list kept by hand names a module that does not exist (any more)."""
     for module in sorted(modules):
         if not _is_module(module, root):
             raise ModuleNotFoundError(f"{module}: no such module under {root}; correct the list that names it")
 
 
 def imports(path: Path, module: str, root: Path) -> dict[str, frozenset[str]]:
-    """Modules under `root` that the file names, by import statements anywhere in it or whole in a string.
+    """Modules under `root` that the file names, in import statements anywhere in it or as a whole string.
 
-    For each what is taken from it by name; `*` stands for all of it.
+    Each has the names that are imported from it; `*` means all of it.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: dict[str, set[str]] = {}
@@ -183,7 +187,7 @@ def imports(path: Path, module: str, root: Path) -> dict[str, frozenset[str]]:
 
 
 def _closure(module: str, root: Path, without: frozenset[str]) -> dict[str, set[str]]:
-    """The modules with what is taken from each by name; of settings' modules what is computed with."""
+    """All modules that `module` needs, with the names imported from each; of settings' modules, those computed with."""
     require([module], root)
     found: dict[str, set[str]] = {module: {"*"}}
     waiting = [module]
@@ -203,9 +207,9 @@ def _closure(module: str, root: Path, without: frozenset[str]) -> dict[str, set[
 
 
 def _computing(module: str, names: Iterable[str], root: Path) -> list[tuple[str, str]]:
-    """(module, name) of what is taken from a settings' module but is neither a class nor a reader of settings.
+    """(module, name) of everything imported from a settings' module that is neither a class nor a reader of settings.
 
-    What its definition takes from other modules is one of these too.
+    This includes what the definitions take from other modules.
     """
     text = _text(_path(module, root))
     defined = definitions(text)
@@ -228,7 +232,7 @@ def _imports(module: str, root: Path) -> dict[str, frozenset[str]]:
 
 
 def _is_within(module: str, names: frozenset[str]) -> bool:
-    """Whether the module is one of `names` or inside one; the root package stands for itself alone."""
+    """Whether the module is one of `names` or inside one; `ssmrank` in `names` means only the root package itself."""
     if module in names:
         return True
     while "." in (module := module.rpartition(".")[0]):
@@ -267,13 +271,13 @@ def _text(path: Path) -> str:
 
 @cache
 def _digest_module(path: Path, names: frozenset[str] | None) -> str:
-    """Of a module, or of what of it is used by those that take the names."""
+    """The digest of a module, or only of the parts that the names depend on."""
     text = _text(path)
     return _digest(strip(text if names is None else reachable(text, names)).encode())
 
 
 def _digest_definition(path: Path, name: str) -> str:
-    """Of a name's definition and what it uses, whatever else the module holds."""
+    """The digest of a name's definition and what it uses, without the rest of the module."""
     return _digest(strip(reachable(_text(path), [name], alone=True)).encode())
 
 
@@ -282,7 +286,7 @@ def _digest(content: bytes) -> str:
 
 
 def forget() -> None:
-    """Has sources read again that have changed since."""
+    """Clears the caches, so that changed sources are read again."""
     for cached in (_code, _imports, _is_module, _path, _data, _text, _digest_module, _is_same, version_of):
         cached.cache_clear()
 

@@ -1,6 +1,6 @@
-"""Digests of files and folders, computed again only where a file was touched.
+"""Digests of files and folders, computed again only after a file was touched.
 
-DVC knows a file by its MD5. A large file is read once for both digests, and DVC is told its own.
+DVC knows a file by its MD5. A large file is read once for SHA-256 and MD5, and DVC is told the MD5.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 from ssmrank.io.atomic import atomic_file
 
 TIMESTAMP = ".snakemake_timestamp"
-"""Snakemake's own file in a folder that a job has made; its time stands for the folder's."""
+"""Snakemake's own file in a folder that a job has made; its time counts as the folder's."""
 
 LARGE = 2**26
-"""Bytes from which on a second reading would take longer than to tell DVC, which first has to be imported."""
+"""Bytes from which reading a file twice takes longer than telling DVC, which first has to be imported."""
 
 _BLOCK = 2**23
 
 
 def stamp(path: Path) -> str:
-    """What changes when a file, or any file of a folder, is written, replaced or moved; "" where there is none.
+    """A text that changes when a file, or any file of a folder, is written, replaced or moved; "" if there is none.
 
-    The inode's change time is part of it, which no program can set: a file that is edited in place and given its old
-    time back has another stamp.
+    It includes the inode's change time, which no program can set. So a file that was edited in place and then given its
+    old modification time has another stamp.
     """
     try:
         if path.is_dir():
@@ -41,12 +41,12 @@ def stamp(path: Path) -> str:
 
 
 def files(folder: Path) -> list[Path]:
-    """All files of a folder and of folders in it but Snakemake's own; a link that leads nowhere is none."""
+    """All files in a folder and its subfolders, except Snakemake's own and dangling links."""
     return sorted(path for path in folder.rglob("*") if path.name != TIMESTAMP and path.is_file())
 
 
 class Contents:
-    """Digests by path, kept in a file once `save` is called."""
+    """Digests by path; `save` writes them to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,24 +56,24 @@ class Contents:
         self._md5: dict[str, str] = {}
 
     def lines(self, paths: Iterable[Path]) -> list[str]:
-        """`PATH SHA-256` of files that the workflow reads but does not make; missing ones are left out."""
+        """`PATH SHA-256` of files that the workflow reads but does not make; missing files are left out."""
         found = {f"{path} {self.sha256(path)}": path for path in paths if path.is_file()}
         self._lines.update(found)
         return list(found)
 
     def path_of(self, line: str) -> Path | None:
-        """The file of a line that `lines` has given."""
+        """The file of a line that `lines` returned."""
         return self._lines.get(line)
 
     def sha256(self, path: Path) -> str:
-        """Of a file's bytes; of a folder's files with their names."""
+        """The SHA-256 of a file's bytes, or of a folder's files with their names."""
         if path.is_dir():
             lines = [f"{file.relative_to(path).as_posix()} {self._file(file)}" for file in files(path)]
             return hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return self._file(path)
 
     def save(self) -> None:
-        """Writes what is known of files that are still there."""
+        """Writes the digests of files that still exist."""
         if self._changed:
             write_json(self._path, {path: known for path, known in self._known.items() if os.path.exists(path)})
             self._changed = False
@@ -81,7 +81,7 @@ class Contents:
         self._md5.clear()
 
     def keep_through(self, path: Path, change: Callable[[], None]) -> None:
-        """Makes a change to a file's times; its digest stays known."""
+        """Calls `change`, which changes a file's times, and keeps the file's digest."""
         known = self._known.get(str(path))
         is_current = _is_current(known, path)
         change()
@@ -103,7 +103,7 @@ class Contents:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file holds; an empty one where there is no such file or it holds something else."""
+    """The object that a file holds; an empty one if there is no such file or it holds something else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -112,13 +112,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a file of JSON, which is complete or as it was before."""
+    """Writes a JSON file atomically."""
     with atomic_file(path) as stream:
         stream.write(json.dumps(values, indent=1) + "\n")
 
 
 def is_digests(values: Any) -> bool:
-    """Whether the value gives a text for each text."""
+    """Whether the value maps strings to strings."""
     return isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
 
 
@@ -137,7 +137,7 @@ def _is_current(known: list[Any] | None, path: Path) -> bool:
 
 
 def _digests(path: Path) -> tuple[str, str | None]:
-    """SHA-256 and, of a large file, MD5: each in a thread of its own, from one reading."""
+    """SHA-256 and, for a large file, MD5: read once, hashed in two threads."""
     with path.open("rb") as stream:
         if os.fstat(stream.fileno()).st_size < LARGE:
             return hashlib.file_digest(stream, "sha256").hexdigest(), None
@@ -151,7 +151,7 @@ def _digests(path: Path) -> tuple[str, str | None]:
 
 
 def _tell_dvc(digests: Mapping[str, str]) -> None:
-    """Lets DVC know the MD5 of files, which it then does not read; it is asked for nothing where it is not in use."""
+    """Tells DVC the MD5 of files, so that it does not read them; does nothing if DVC is not in use."""
     if not digests or not os.path.isdir(".dvc"):
         return
     try:

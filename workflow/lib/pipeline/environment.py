@@ -1,4 +1,4 @@
-"""What jobs find in their environment, and what becomes of their journals."""
+"""The environment of jobs, and what happens to their journals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ssmrank.lifetime import STARTER, myself
 
 
 def prepare(tracking: Tracking) -> None:
-    """Sets what jobs inherit; what the user has set stays. Jobs end with this process."""
-    # What a plan is made of stays to its end; looking for garbage in it after every 700 objects takes a third of it.
+    """Sets variables that jobs inherit, unless the user has set them. Jobs end with this process."""
+    # A plan's objects live until its end; collecting garbage after every 700 of them takes a third of its time.
     gc.set_threshold(100_000, 20, 20)
     defaults = {
         "MLFLOW_TRACKING_URI": tracking.uri,
@@ -29,9 +29,9 @@ def prepare(tracking: Tracking) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     os.environ[STARTER] = myself()
-    # Each job starts a Python; one that may keep what it compiles does so in half the time.
+    # Each job starts Python, which takes half the time if it may cache bytecode.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # `ssmrank` lies beside the Python that runs Snakemake, whether its environment is activated or not.
+    # `ssmrank` is beside the Python that runs Snakemake, whether its environment is activated or not.
     here = str(Path(sys.executable).parent)
     if os.environ["PATH"].split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, os.environ["PATH"]])
@@ -40,7 +40,7 @@ def prepare(tracking: Tracking) -> None:
 
 
 def deliver_journals() -> None:
-    """Brings journals into MLflow where there are any; a failure costs a line, not the run's success."""
+    """Writes journals, if any, to MLflow; a failure prints a line, and the run still succeeds."""
     if not any(Path(JOURNALS).glob("*.jsonl")):
         return
     finished = subprocess.run(["ssmrank", "tracking-store", "--journals", JOURNALS], capture_output=True, text=True)
@@ -50,7 +50,7 @@ def deliver_journals() -> None:
 
 
 def repeat_errors(started: float) -> None:
-    """Prints again, at the end of a run that failed, the line in which each failed job said why."""
+    """At the end of a failed run, repeats the error line of each failed job."""
     for log in sorted(Path(LOGS).rglob("*.log")):
         if log.stat().st_mtime < started:
             continue

@@ -1,4 +1,4 @@
-"""An experiment, checked: which files it needs, what names in it refer to, and the settings that each job is handed."""
+"""A checked experiment: the files that it needs, what its names refer to, and the settings of each job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ssmrank.io.plain import check_plain
 P = ParamSpec("P")
 
 _TRAINED_FILE = "reranker.json"
-"""`ssmrank.models.reranker.TRAINED_FILE`, which takes seconds to import."""
+"""`ssmrank.models.reranker.TRAINED_FILE`, copied because importing it takes seconds."""
 
 
 def check_file(path: str) -> None:
@@ -37,7 +37,7 @@ def check_file(path: str) -> None:
 
 
 def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
-    """Checks what Snakemake merged from the files; exits with one line on standard error if it is wrong."""
+    """Checks values that Snakemake merged from the files; exits with one line on standard error if they are wrong."""
     values = {name: value for name, value in values.items() if name != INSTALLED_RELEASE}
     names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
@@ -63,7 +63,7 @@ def read_files(*files: str) -> Experiment:
 
 
 class Experiment:
-    """Checked settings, with answers to the rules' questions about them."""
+    """Checked settings, and what the rules ask about them."""
 
     def __init__(self, params: Params, files: Sequence[str] = ()) -> None:
         self.params, self.files = params, files
@@ -71,21 +71,21 @@ class Experiment:
         self.targets = Targets(self.lookups)
 
     def settings(self, of_job: Callable[Concatenate[Params, P], Section], *args: P.args, **kwargs: P.kwargs) -> str:
-        """What a function of `ssmrank.jobs` gives, as JSON with sorted keys and every default written out."""
+        """The settings that a function of `ssmrank.jobs` returns, as JSON with sorted keys and all defaults."""
         return json.dumps(of_job(self.params, *args, **kwargs).model_dump(mode="json"), sort_keys=True)
 
     def collection_corpus(self, collection: str) -> list[str]:
-        """The option --corpus of `ssmrank download collection`, where the collection is made from a corpus."""
+        """The option --corpus of `ssmrank download collection`; empty unless the collection is made from a corpus."""
         corpus = self.lookups.corpus_of(collection)
         return ["--corpus", self.settings(jobs.corpus_settings, corpus)] if corpus is not None else []
 
     def command(self, target: str) -> str:
-        """The command that makes a target, for people: with the overlays that are in use now."""
+        """The command that makes a target, with the overlays in use, for people to read."""
         overlays = [file for file in self.files if file != "params.yaml"]
         return " ".join(["snakemake", *(["--configfile", *overlays, "--"] if overlays else []), target])
 
     def outside_files(self) -> list[Path]:
-        """All files on this machine that the sections name, in use or not."""
+        """All files on this machine that the sections name, whether the experiment uses them or not."""
         runs = [one.runs.values() for one in self.params.retrievers.values() if isinstance(one, FileRetriever)]
         files = {
             *(path for name in self.params.collections for path in self.lookups.collection_files(name)),
@@ -96,7 +96,7 @@ class Experiment:
         return sorted(files)
 
     def check_runs(self, where: str) -> None:
-        """Raises UserError where a first-stage run is needed that its retriever has no file for."""
+        """Raises UserError if a needed first-stage run has no file in its retriever, or no such split."""
         for collection, split, name in self.targets.first_stages:
             retriever = self.params.retrievers[name]
             if split not in self.params.collections[collection].splits:
@@ -111,7 +111,7 @@ class Experiment:
                 )
 
     def check_untrained(self, where: str) -> None:
-        """Raises UserError where a folder that is reranked with as it is holds no trained reranker."""
+        """Raises UserError if a model that reranks without training is a folder without a trained reranker."""
         for name in dict.fromkeys(run.model for run in self.targets.reranked if run.training == NO_TRAINING):
             source = self.params.models[name].source
             if isinstance(source, ModelFolder) and not Path(source.path, _TRAINED_FILE).is_file():

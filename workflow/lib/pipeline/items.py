@@ -1,4 +1,4 @@
-"""What rules make, named by the wildcards of its path."""
+"""What rules make. Each item is named by the wildcards of its path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Embedded(NamedTuple):
 
 
 class VectorIndex(NamedTuple):
-    """An approximate index of such vectors."""
+    """An approximate index of a collection's vectors."""
 
     collection: str
     retriever: str
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """Such negatives with a teacher's scores."""
+    """Negatives with a teacher's scores."""
 
     collection: str
     split: str
@@ -54,7 +54,7 @@ class Taught(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A checkpoint; `training` names the seed where it is not the training's own."""
+    """A checkpoint; `training` includes the seed unless it is the training's own."""
 
     training: str
     model: str
@@ -92,7 +92,7 @@ T = TypeVar("T", bound=tuple)
 
 
 def once(items: Iterable[T]) -> list[T]:
-    """The items in their order, each one time."""
+    """The items in their order, without duplicates."""
     return list(dict.fromkeys(items))
 
 
@@ -102,5 +102,5 @@ def fill(pattern: str, items: Iterable[tuple]) -> list[str]:
 
 
 def any_of(names: Iterable[str]) -> str:
-    """A regular expression for one of the names; nothing matches that of none."""
+    """A regular expression that matches one of the names; without names, it matches nothing."""
     return "|".join(map(re.escape, names)) or "(?!)"

@@ -1,4 +1,4 @@
-"""What the names of an experiment's sections refer to: other names, what a job reads, files on this machine."""
+"""What the names in an experiment refer to: other names, inputs of jobs, files on this machine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class OfSplit(Protocol):
 
     @property
     def collection(self) -> str:
-        """Of section collections."""
+        """A name in `collections`."""
 
     @property
     def split(self) -> str:
-        """Of the collection."""
+        """A split of the collection."""
 
 
 class OfRetriever(OfSplit, Protocol):
@@ -38,7 +38,7 @@ class OfRetriever(OfSplit, Protocol):
 
     @property
     def retriever(self) -> str:
-        """Of section retrievers."""
+        """A name in `retrievers`."""
 
 
 class OfTeacher(OfSplit, Protocol):
@@ -46,7 +46,7 @@ class OfTeacher(OfSplit, Protocol):
 
     @property
     def teacher(self) -> str:
-        """Of section teachers."""
+        """A name in `teachers`."""
 
 
 class OfReranking(OfSplit, Protocol):
@@ -54,15 +54,15 @@ class OfReranking(OfSplit, Protocol):
 
     @property
     def reranking(self) -> str:
-        """Of section rerankings."""
+        """A name in `rerankings`."""
 
     @property
     def training(self) -> str:
-        """Of section trainings, or one of its seeds."""
+        """A name in `trainings`, or one of its seeds."""
 
     @property
     def model(self) -> str:
-        """Of section models."""
+        """A name in `models`."""
 
 
 class OfFusion(OfReranking, Protocol):
@@ -70,11 +70,11 @@ class OfFusion(OfReranking, Protocol):
 
     @property
     def fusion(self) -> str:
-        """Of section fusions."""
+        """A name in `fusions`."""
 
 
 class Lookups:
-    """Answers about one name at a time; which of them an experiment needs is `Targets`' to say."""
+    """Answers about one name at a time; `Targets` says which names an experiment needs."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -83,7 +83,7 @@ class Lookups:
     # ---------------------------------------------------------------- collections and corpora
 
     def own_documents(self, collection: str) -> str:
-        """The option of subcommands that retrieve for a collection whose queries are documents of it."""
+        """The option of retrieval subcommands for a collection whose queries are documents of it."""
         return "--leave-out-own-document" if self.params.collections[collection].queries_are_documents else ""
 
     def collection_files(self, name: str) -> list[Path]:
@@ -98,7 +98,7 @@ class Lookups:
         return [folder / file for file in ("corpus.jsonl", "queries.jsonl", *qrels)]
 
     def texts_of(self, collection: str) -> list[str]:
-        """The collection that this one takes its documents from; none unless it is made from another."""
+        """The collection that this one takes its documents from; None unless it is made from another."""
         source = self.source(collection)
         return [source.collection] if isinstance(source, CorpusQueries) and source.collection is not None else []
 
@@ -107,7 +107,7 @@ class Lookups:
         return [paths.COLLECTION.format(collection=name) for name in self.texts_of(collection)]
 
     def source(self, collection: str) -> CollectionSource:
-        """Where a collection comes from."""
+        """The source of a collection."""
         return self.params.collections[collection].source
 
     def corpus_of(self, collection: str) -> str | None:
@@ -123,14 +123,14 @@ class Lookups:
     # ---------------------------------------------------------------- models
 
     def parents(self, model: str) -> dict[str, str]:
-        """Folders of models that this one is made from, by the name of the subcommand's option without `-from`."""
+        """Folders of models that this one is made from. Keys are options of the subcommand without `-from`."""
         source = self.params.models[model].source
         if isinstance(source, PretrainedModel):
             return {"pretrained": paths.pretrained_of(source.pretraining, source.model)}
         return {option: self.model_folder(name) for option, name in self.parent_models(model).items()}
 
     def parent_models(self, model: str) -> dict[str, str]:
-        """Names of models whose tokenizer or embeddings this one takes."""
+        """Names of models whose tokenizer or embeddings this one uses."""
         source = self.params.models[model].source
         if not isinstance(source, RandomModel):
             return {}
@@ -138,7 +138,7 @@ class Lookups:
         return {option: name for option, name in parents.items() if name is not None}
 
     def model_folder(self, model: str) -> str:
-        """Where a model is downloaded to."""
+        """The folder that a model is downloaded to."""
         return paths.MODEL.format(model=model)
 
     def model_files(self, name: str) -> list[Path]:
@@ -182,39 +182,39 @@ class Lookups:
         return self.model_folder(self.params.encoders[encoder].model)
 
     def vectors(self, retriever: str, collection: str) -> list[Embedded]:
-        """The vectors that a retriever searches; none unless it is dense and searches all documents."""
+        """The vectors that a retriever searches; empty unless it is dense and searches all documents."""
         section = self.params.retrievers[retriever]
         if not isinstance(section, Dense) or section.candidates is not None:
             return []
         return [Embedded(collection, section.encoder)]
 
     def vector_index(self, retriever: str, collection: str) -> list[VectorIndex]:
-        """The approximate index that a retriever searches; none where it compares every vector."""
+        """The approximate index that a retriever searches; empty if it compares every vector."""
         section = self.params.retrievers[retriever]
         exact = not isinstance(section, Dense) or section.index.kind == "flat"
         return [] if exact else [VectorIndex(collection, retriever)]
 
     def candidates(self, run: OfRetriever) -> list[FirstStage]:
-        """The run whose documents the retriever of this one scores; none if it searches all."""
+        """The run whose documents this run's retriever scores; empty if it searches all documents."""
         section = self.params.retrievers[run.retriever]
         if not isinstance(section, Dense) or section.candidates is None:
             return []
         return [FirstStage(run.collection, run.split, section.candidates.retriever)]
 
     def run_file(self, retriever: str, collection: str, split: str) -> list[Path]:
-        """The file of a retriever of kind run."""
+        """The file of a retriever of kind run; empty if it has none for this split."""
         section = self.params.retrievers[retriever]
         assert isinstance(section, FileRetriever)
         file = section.runs.get(f"{collection}/{split}")
         return [Path(file.path)] if file is not None else []
 
     def fused_first_stages(self, run: OfRetriever) -> list[FirstStage]:
-        """The runs that a first-stage run is fused from; none unless its retriever is of kind fusion."""
+        """The runs that a first-stage run is fused from; empty unless its retriever is of kind fusion."""
         section = self.params.retrievers[run.retriever]
         return _first_stages(section, run) if isinstance(section, FusedRetriever) else []
 
     def fitted_first_stage(self, run: OfRetriever) -> list[FirstStage]:
-        """The run of the same retriever that its weights are fitted on; none unless it fuses and fits."""
+        """The run of the same retriever that its weights are fitted on; empty unless it fuses with fitted weights."""
         section = self.params.retrievers[run.retriever]
         if not isinstance(section, FusedRetriever) or not isinstance(section.weights, FittedWeights):
             return []
@@ -227,12 +227,12 @@ class Lookups:
         return FirstStage(collection, split, self.params.negatives[negatives].retriever)
 
     def rivals(self, collection: str, split: str, negatives: str) -> list[FirstStage]:
-        """The run that tells false negatives; none where `false_negatives` is not set."""
+        """The run that identifies false negatives; empty if `false_negatives` is not set."""
         section = self.params.negatives[negatives].false_negatives
         return [] if section is None else [FirstStage(collection, split, section.retriever)]
 
     def pool(self, taught: OfTeacher) -> FirstStage:
-        """The run that a teacher standardises its scores over."""
+        """The run over whose documents a teacher standardises its scores."""
         return FirstStage(taught.collection, taught.split, self.params.teachers[taught.teacher].retriever)
 
     def teaching_runs(self, taught: OfTeacher) -> list[FirstStage]:
@@ -262,34 +262,34 @@ class Lookups:
         return Sample(section.collection, section.split, section.negatives)
 
     def taught(self, training: str) -> list[Taught]:
-        """These negatives with the scores of the training's teacher; none where it has no teacher."""
+        """A training's negatives with its teacher's scores; empty if it has no teacher."""
         section = self.training(training)
         if section.teacher is None:
             return []
         return [Taught(section.collection, section.split, section.negatives, section.teacher)]
 
     def training_groups(self, training: str) -> str:
-        """The file of the groups that a training reads: with a teacher's scores where it has a teacher."""
+        """The file of groups that a training reads: with the teacher's scores if it has a teacher."""
         [file] = fill(paths.TAUGHT, self.taught(training)) or fill(paths.NEGATIVES, [self.training_data(training)])
         return file
 
     def start(self, training: str, model: str) -> str:
-        """The folder that a training begins with: the model's, or a checkpoint of an earlier training."""
+        """The folder that a training starts from: the model's, or a checkpoint of an earlier training."""
         return self.checkpoint(self.params.start(training) or NO_TRAINING, model)
 
     def checkpoint(self, training: str, model: str) -> str:
-        """The folder of the reranker: what a training made, or the model's own where there is none."""
+        """The folder of a reranker: a training's checkpoint, or the model's own folder without a training."""
         return self.model_folder(model) if training == NO_TRAINING else paths.checkpoint_of(training, model)
 
     def validation(self, training: str) -> list[FirstStage]:
-        """The run of held-out queries that a training reranks now and then; empty if it has none."""
+        """The run of held-out queries that a training reranks at intervals; empty if it has none."""
         section = self.training(training)
         if section.validation is None:
             return []
         return [FirstStage(section.collection, section.validation.split, section.validation.retriever)]
 
     def train_processes(self, training: str) -> int:
-        """GPUs that a training takes; those of a parallel one with all GPUs are not known here and count as one."""
+        """GPUs that a training uses; 1 if it uses all GPUs, whose number is not known here."""
         return self.training(training).processes or 1
 
     # ---------------------------------------------------------------- rerankings and fusions
@@ -299,7 +299,7 @@ class Lookups:
         return FirstStage(run.collection, run.split, self.params.rerankings[run.reranking].retriever)
 
     def rerank_processes(self, reranking: str) -> int:
-        """GPUs that a reranking takes."""
+        """GPUs that a reranking uses; 1 unless the section says."""
         return self.params.rerankings[reranking].processes or 1
 
     def fused_retrievers(self, run: OfFusion) -> list[FirstStage]:
@@ -307,7 +307,7 @@ class Lookups:
         return _first_stages(self.params.fusions[run.fusion], run)
 
     def fused_rerankers(self, run: OfFusion) -> list[Reranked]:
-        """The reranked runs that a fused one is made from; its own is the last."""
+        """The reranked runs that a fused run is made from; its own is the last."""
         others = self.params.fusions[run.fusion].rerankers
         rows = [(self.params.with_seed_of(run.training, row.training), row.model) for row in others]
         return [
@@ -321,7 +321,7 @@ class Lookups:
         return [*first_stages, *fill(paths.RERANKED_RUN, self.fused_rerankers(run))]
 
     def fitted(self, run: OfFusion) -> list[Fused]:
-        """The fused run that the weights of this one are fitted on; none unless its fusion fits weights."""
+        """The fused run that the weights of this one are fitted on; empty unless its fusion fits weights."""
         weights = self.params.fusions[run.fusion].weights
         if not isinstance(weights, FittedWeights):
             return []
@@ -344,7 +344,7 @@ class Lookups:
         return [f"{model.label}={paths.pretrained_of(pretraining, name)}" for name, model in models.items()]
 
     def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
-        """The checkpoint that is published for a pretrained model, where it is not the pretraining's own."""
+        """The checkpoint that is published for a pretrained model; empty if it is the pretraining's own."""
         training = self.params.pretraining[pretraining].published
         if training is None:
             return []
@@ -362,11 +362,11 @@ class Lookups:
         return jobs.table_settings(self.params, table).metric_keys()
 
     def significance(self, table: str) -> list[str]:
-        """The file of the tests between a table's rows, where they are compared."""
+        """The file of the significance tests between a table's rows; empty if there are none."""
         return [paths.SIGNIFICANCE.format(table=table)] if self.params.tables[table].significance is not None else []
 
     def costs(self, table: str) -> list[str]:
-        """The file of a table's costs, where it shows them."""
+        """The file of a table's costs; empty if it shows none."""
         return [paths.COSTS.format(table=table)] if self.params.tables[table].costs is not None else []
 
     def cost_rows(self, table: str) -> list[CostRow]:
@@ -384,7 +384,7 @@ class Lookups:
         return [path for row in rows for path in (row.metrics, row.speed)]
 
     def speed_pairs(self, collection: str, split: str) -> list[str]:
-        """The option --pairs of a measurement of speed on this test: what a table says, else all that are reranked."""
+        """The option --pairs of a speed measurement on this split: a table's number; empty for all reranked pairs."""
         costs = [table.costs for table in self.params.tables.values() if table.costs is not None]
         wanted = [cost.speed for cost in costs if cost.speed is not None]
         pairs = [speed.pairs for speed in wanted if (speed.collection, speed.split) == (collection, split)]

@@ -1,4 +1,4 @@
-"""Whether the package that jobs run is the workflow's own; imports nothing of it, since it may be any."""
+"""Whether jobs run the workflow's own package. Imports nothing of it, because it may be another one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 INSTALLED_RELEASE = "installed_release"
-"""Key of `snakemake --config` that lets a package run which is not the workflow's own."""
+"""Key of `snakemake --config` that allows a package other than the workflow's own."""
 
 
 def check_package(tree: Path, config: Mapping[str, Any]) -> None:
     """Exits with one line unless jobs run the package `ssmrank` of this tree, or a release is asked for.
 
-    Of another tree's package the code would run and this one's revision be recorded.
+    Otherwise the code of another tree would run and the revision of this one would be recorded.
     """
     spec = find_spec("ssmrank")
     found = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None

@@ -1,6 +1,6 @@
-"""Where everything is that the rules make; wildcards are those of `items`.
+"""Paths of everything that the rules make; their wildcards are those of `items`.
 
-Each pattern is written here alone. The functions are `ssmrank.jobs.places.Places`.
+Each pattern is defined only here. The functions are `ssmrank.jobs.places.Places`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 FIRST_STAGE = "{collection}/{split}/{retriever}"
 RERANKED = "{collection}/{split}/{reranking}/{training}/{model}"
 FUSED = f"{RERANKED}/{{fusion}}"
-"""Runs. What is made of one has its name in other folders."""
+"""Names of runs. What is made from a run has the same name in another folder."""
 
 ARCHIVES = "data/archives"
 COLLECTION = "data/collections/{collection}"
@@ -54,7 +54,7 @@ THROUGHPUT_FIGURE = "results/figures/figure1.pdf"
 STATE = "results/state"
 LOGS = "results/logs"
 JOURNALS = "results/tracking"
-"""Where jobs write about themselves for MLflow."""
+"""Folder of the journals that jobs write for MLflow."""
 
 PROVENANCE = "results/provenance"
 
@@ -65,7 +65,7 @@ def log_of(step: str, item: str = "") -> str:
 
 
 def benchmark_of(step: str, item: str = "") -> str:
-    """Snakemake's measurements of such a job."""
+    """Snakemake's measurements of a step's job; `item` as in `log_of`."""
     return f"results/benchmarks/{step}/{item}.tsv" if item else f"results/benchmarks/{step}.tsv"
 
 

@@ -1,21 +1,20 @@
 """Where each output came from, kept with the outputs.
 
-Snakemake records on the machine that ran a job which parameters, code and inputs it ran with, and compares files by
-their times. Both are lost when outputs travel: after `dvc pull` or `dvc checkout` the record is missing or speaks of
-another version of the file, and an old output can pass as the result of new parameters.
+Snakemake records the parameters, code and inputs of a job on the machine that ran it, and compares files by their
+times. Both are lost when outputs travel. After `dvc pull` or `dvc checkout` the record is missing or describes another
+version of the file, and an old output can pass as the result of new parameters.
 
-So what Snakemake recorded is also written to results/provenance/PHASE.json, bound to the SHA-256 of each output and of
-the inputs it was made from. These files are outputs of the DVC stages and travel with the data. Before Snakemake plans
-and after it has run, every output on disk is looked at:
+So Snakemake's record is also written to results/provenance/PHASE.json, with the SHA-256 of each output and of the
+inputs it was made from. These files are outputs of the DVC stages and travel with the data. Before Snakemake plans and
+after it has run, every output on disk is checked:
 
-- its record was made by a job here, for this very content: it is written to the phase's file;
-- the content is the one that the phase's file knows: that record is given to Snakemake, and the file its old time;
-- otherwise, or where an input is no longer the one that it was made from: Snakemake is told that the origin is unknown,
-  and makes it again.
+- If a job here made the record for this very content, the record is written to the phase's file.
+- If the phase's file knows the content, Snakemake gets that record, and the output gets its old time.
+- Otherwise, or if an input has changed since, Snakemake is told that the origin is unknown and makes the output again.
 
-A plan sees all this without any of it being written; only a run that may start jobs writes it. When a job ends, what
-it read is compared with what it was planned with (`reads.py`); an output of a job that may have read something else is
-of unknown origin too.
+A plan sees all this before anything is written; only a run that may start jobs writes it. When a job ends, the files
+that it read are compared with those that it was planned with (`reads.py`). If it may have read something else, the
+origin of its output is unknown too.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ from pipeline.records import UNKNOWN, Records, dump_record, is_readable, observe
 
 FOLDER = Path(PROVENANCE)
 BOUND = Path(".snakemake/bound.json")
-"""For each output what Snakemake's record is known to speak of: content, end time and inputs."""
+"""For each output, what Snakemake's record is known to describe: content, end time and inputs."""
 ENDED = Path(".snakemake/ended.jsonl")
-"""A line for each output of a job that has ended since the last pass: what it and its inputs were just then."""
+"""A line for each output of a job that has ended since the last pass: its stamp and its inputs' stamps at that time."""
 
 _CLOCK = 0.01
-"""Seconds within which two times of a file are the same."""
+"""Seconds by which two times of a file may differ and still count as the same."""
 
 
 class Provenance:
     """Keeps Snakemake's records, the phases' files and the outputs on disk in agreement."""
 
     def __init__(self, phases: Mapping[str, Iterable[str]], contents: Contents) -> None:
-        """`phases` gives for each phase, in the order of the workflow, the output patterns of its rules."""
+        """`phases`: the output patterns of each phase's rules, in the order of the workflow."""
         self._phases = {phase: list(patterns) for phase, patterns in phases.items()}
         self._contents = contents
         self._reads = Reads(contents)
@@ -58,7 +57,7 @@ class Provenance:
         self._warnings: list[str] = []
 
     def watch(self) -> None:
-        """From now on Snakemake plans with what is known, and each job is watched."""
+        """From now on, Snakemake plans with the known records, and each job is watched."""
         observe(self)
 
     def plan(self, records: Records) -> None:
@@ -74,7 +73,7 @@ class Provenance:
         self._pass = None
 
     def close(self) -> None:
-        """After the last job: records of what was made are kept with it."""
+        """Writes the records of new outputs to the phases' files, after the last job."""
         if self._records is not None:
             _Pass(self._phases, self._contents, self._records).save(self._records)
         for warning in self._warnings:
@@ -87,7 +86,7 @@ class Provenance:
     def finished(self, outputs: tuple[str, ...], inputs: list[str], touched: bool) -> bool:
         """See `records.Observer`."""
         made = [output for output in outputs if _exists(Path(output))]
-        if not self._reads.is_running(outputs):  # Snakemake may say it twice
+        if not self._reads.is_running(outputs):  # Snakemake may report an end twice
             return outputs not in self._unknown
         changed = self._reads.end(outputs)
         self._unknown.discard(outputs)
@@ -102,7 +101,7 @@ class Provenance:
             print(warning, file=sys.stderr)
             return False
         read = {path: stamp(Path(path)) for path in inputs}
-        # One that is missing has failed; where Snakemake only touches outputs, it is accepted as missing.
+        # A missing output means a failed job. With `--touch`, a missing output is accepted.
         ended = made if touched else outputs
         lines = [{"output": path, "stamp": stamp(Path(path)), "inputs": read} for path in ended]
         with ENDED.open("a", encoding="utf-8") as stream:
@@ -111,7 +110,7 @@ class Provenance:
 
 
 class _Pass:
-    """One look at all outputs; nothing is written before `save`."""
+    """One check of all outputs; nothing is written before `save`."""
 
     def __init__(self, phases: Mapping[str, list[str]], contents: Contents, records: Records) -> None:
         self._contents, self._snakemake = contents, records
@@ -125,9 +124,9 @@ class _Pass:
         self._ended = _read_ended()
         self._files: dict[Path, dict[str, Any]] = {}
         self.records: dict[str, Any] = {}
-        """Records that Snakemake is to have instead of its own."""
+        """Records that replace Snakemake's own."""
         self.times: dict[str, float] = {}
-        """Times that outputs are to have."""
+        """New times of outputs, in seconds since the epoch."""
         for phase, paths in outputs.items():
             self._look_at_phase(FOLDER / f"{phase}.json", paths)
         # Snakemake records a failed job like any other, and then deletes its output.
@@ -136,7 +135,7 @@ class _Pass:
                 self.records.setdefault(output, unknown_record(0.0))
 
     def save(self, records: Records) -> None:
-        """Writes what was found; what is of no more use goes."""
+        """Writes what was found, and removes the list of ended jobs, which is no longer needed."""
         for path, entries in self._files.items():
             write_json(path, dict(sorted(entries.items())))
         for output, record in self.records.items():
@@ -146,7 +145,7 @@ class _Pass:
         if self._bound != self._old_bound:
             write_json(BOUND, self._bound)
         self._contents.save()
-        # Another run, of other targets, may have added to it since.
+        # Another run, of other targets, may have appended to the file since.
         if ENDED.is_file() and ENDED.stat().st_size == self._ended_size:
             ENDED.unlink()
 
@@ -168,7 +167,7 @@ class _Pass:
         if record is not None and (bound := self._what_it_speaks_of(record, output)) is not None:
             entries[output] = {"sha256": content, "inputs": bound["inputs"], "record": dump_record(record)}
         elif entry is not None and known is not None and is_readable(known) and is_time(known.endtime):
-            # Another machine's clock may be ahead; what is made from this output here must not seem older than it.
+            # Another machine's clock may be ahead. What is made from this output here must not seem older than it.
             known.endtime = min(known.endtime, time.time())
             bound = {"sha256": content, "endtime": known.endtime, "inputs": entry["inputs"]}
             self.records[output] = known
@@ -180,20 +179,20 @@ class _Pass:
         self._bound[output] = bound
 
     def _look_at_missing(self, output: str, entry: dict[str, Any]) -> None:
-        """What was made from an output stands while the output would be made the same way again."""
+        """Keeps a missing output's record, so that what was made from it stays valid until its parameters change."""
         record, known = self._snakemake.read(output), parse_record(entry["record"])
         is_wrong = record is None or record.params == UNKNOWN or output in self._ended
         if is_wrong and known is not None and is_readable(known):
             self.records[output] = known
 
     def _what_it_speaks_of(self, record: Any, output: str) -> dict[str, Any] | None:
-        """Content, end time and inputs that Snakemake's record speaks of; None if it does not speak of this output."""
+        """Content, end time and inputs that Snakemake's record describes; None if it describes another output."""
         if record.params == UNKNOWN or not is_readable(record) or not is_time(record.endtime):
             return None
         bound = self._old_bound.get(output)
         if bound is not None and bound["endtime"] == record.endtime:
             return bound if bound["sha256"] == self._current[output] else None
-        # A job has ended since the last pass. What was touched after its end is not its output, nor was it its input.
+        # A job has ended since the last pass. A file touched after its end is neither its output nor its input.
         ended = self._ended.get(output)
         if ended is None or stamp(Path(output)) != ended["stamp"]:
             return None
@@ -207,7 +206,7 @@ class _Pass:
 
 
 def _read_ended() -> dict[str, Any]:
-    """What is known of each output of a job that has ended; the last line counts, a half one does not."""
+    """The last complete line of each output in the list of ended jobs."""
     try:
         lines = ENDED.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -236,7 +235,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _existing(patterns: Iterable[str]) -> Iterator[str]:
-    """Files and folders that match output patterns; a wildcard stands for one part of a path or of a name."""
+    """Files and folders that match output patterns; a wildcard matches within one part of a path."""
     for pattern in patterns:
         first, *rest = pattern.split("{")
         for path in sorted(Path().glob(first + "".join("*" + part.partition("}")[2] for part in rest))):
@@ -245,7 +244,7 @@ def _existing(patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether it is a file or folder; a link that leads nowhere and a pipe are none."""
+    """Whether the path is a file or folder; a dangling link or a pipe is neither."""
     return path.is_file() or path.is_dir()
 
 

@@ -1,8 +1,8 @@
-"""What running jobs read, so that a change while they run does not pass unseen.
+"""The files that running jobs read, so that a change during a job is noticed.
 
-A job's params name the code and the files that it was planned with, its inputs what it is made from. All of it must
-have the planned content when the job starts, and must not be touched until the job ends: what was changed and changed
-back may have been read in between.
+A job's params name its code and files, and its inputs are known. All of them must have the planned content when the
+job starts, and must not be touched until the job ends. A change that was undone counts, because the job may have read
+the file in between.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Reads:
         self._outdated: dict[tuple[str, ...], list[Path]] = {}
 
     def begin(self, outputs: tuple[str, ...], params: Iterable[str], inputs: Iterable[str]) -> None:
-        """A job starts."""
+        """Notes the files of a job that starts."""
         params = list(params)
         external = {line: path for line in params if (path := self._contents.path_of(line)) is not None}
         paths = [*sources(params).values(), *external.values(), *map(Path, inputs)]
@@ -38,6 +38,6 @@ class Reads:
         return outputs in self._stamps
 
     def end(self, outputs: tuple[str, ...]) -> list[Path]:
-        """A job has ended: what it has read, or may have read, in another state than it was planned with."""
+        """Files that a job, which has ended, read or may have read in another state than planned."""
         touched = [path for path, old in self._stamps.pop(outputs).items() if stamp(path) != old]
         return list(dict.fromkeys([*self._outdated.pop(outputs), *touched]))

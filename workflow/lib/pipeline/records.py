@@ -1,8 +1,8 @@
-"""Snakemake's records of outputs: the one place that uses parts of Snakemake of which it promises nothing.
+"""Snakemake's records of outputs. Only this module uses parts of Snakemake that are not its public API.
 
-`version.py` refuses every Snakemake that this was not tried with. What is used: the names under which
-`snakemake.workflow` finds its classes of records, their methods that read and write one, mark a job's start and end
-and drop their caches, and the cache of files' times that a plan is made with.
+`version.py` refuses every Snakemake that this was not tried with. These parts are used: the names under which
+`snakemake.workflow` finds its classes of records; their methods that read and write a record, mark a job's start and
+end, and drop caches; and the cache of files' times that a plan uses.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord  # type:
 from snakemake_interface_storage_plugins.io import Mtime  # type: ignore[import-untyped]
 
 UNKNOWN = ["'an output of unknown origin'"]
-"""Stands for the params of an output of which nothing is known, so that they differ from any job's."""
+"""The params of an output of unknown origin; they differ from any job's."""
 
 
 class Observer(Protocol):
-    """Who is told what happens to records."""
+    """What is told about changes of records."""
 
     def plan(self, records: Records) -> None:
-        """Before Snakemake plans; nothing may be written, because no job may come of it."""
+        """Snakemake is about to plan; nothing may be written yet, because it may run no job."""
         ...
 
     def run(self) -> None:
@@ -35,15 +35,15 @@ class Observer(Protocol):
         ...
 
     def finished(self, outputs: tuple[str, ...], inputs: list[str], touched: bool) -> bool:
-        """A job has ended, well or not; false if it may not have been made from what its record would say.
+        """A job has ended, successfully or not. False if its output may differ from what its record would say.
 
-        touched: it did not run, but is to be accepted as it is.
+        touched: the job did not run, but its output is to be accepted as it is.
         """
         ...
 
 
 def observe(observer: Observer) -> None:
-    """From now on Snakemake's records are seen by the observer, and through it."""
+    """From now on, Snakemake's records pass through the observer."""
     for name in ("FilePersistence", "DbPersistence"):
         base = getattr(snakemake.workflow, name)
         base = base.__bases__[1] if issubclass(base, Records) else base
@@ -58,12 +58,12 @@ def unknown_record(endtime: float | None) -> MetadataRecord:
 
 
 def is_readable(record: MetadataRecord) -> bool:
-    """Whether this Snakemake compares with the record; parameters in an older format it takes as unchanged."""
+    """Whether this Snakemake compares with the record; it takes parameters in an older format as unchanged."""
     return record.endtime is not None and record.record_format_version == RECORD_FORMAT_VERSION
 
 
 def parse_record(facts: Any) -> MetadataRecord | None:
-    """A record from what `dump_record` gave; None if it is none."""
+    """A record from what `dump_record` returned; None if the value is no record."""
     try:
         return MetadataRecord.model_validate(facts) if isinstance(facts, dict) else None
     except ValueError:
@@ -71,14 +71,14 @@ def parse_record(facts: Any) -> MetadataRecord | None:
 
 
 def dump_record(record: MetadataRecord) -> dict[str, Any]:
-    """What holds for the record on every machine."""
+    """The parts of a record that hold on every machine."""
     return record.model_dump(exclude={"job_hash", "external_jobid"})
 
 
 class Records:
-    """A class of Snakemake's records, as a base before it.
+    """A mixin before one of Snakemake's classes of records.
 
-    What is foreseen is what a plan sees, without being written: records, and the times of outputs.
+    A plan sees foreseen records and times of outputs in place of those on disk, before they are written.
     """
 
     observer: Observer
@@ -97,17 +97,17 @@ class Records:
         self._write_record(output, record)
 
     def unfinished(self, outputs: Iterable[str]) -> set[str]:
-        """Outputs of jobs that have started and not ended."""
+        """Those of the outputs whose jobs have started and not ended."""
         return self._filter_incomplete_keys(outputs)  # type: ignore[attr-defined]
 
     def foresee(self, records: Mapping[str, MetadataRecord], times: Mapping[str, float]) -> None:
-        """The plan sees these records, and these times of outputs, instead of those on disk."""
+        """Makes the plan see these records and these times of outputs (seconds) instead of those on disk."""
         self._foreseen = dict(records)
         for output, seconds in times.items():
             self.dag.workflow.iocache.mtime[output] = Mtime(local=seconds)  # type: ignore[attr-defined]
 
     def deactivate_cache(self) -> None:
-        """Snakemake calls this when its plan stands and it holds its lock, unless it is a dry run."""
+        """Snakemake calls this when it has planned and holds its lock, except in a dry run."""
         self._foreseen = {}
         self.observer.run()
         super().deactivate_cache()  # type: ignore[misc]
@@ -134,7 +134,7 @@ class Records:
         try:
             return super()._read_record(key)  # type: ignore[misc]
         except (ValueError, TypeError, RecursionError):
-            return None  # no record, but something else in its file
+            return None  # the file holds something else
 
     def _write_record(self, key: str, record: MetadataRecord) -> None:
         super()._write_record(key, record)  # type: ignore[misc]
@@ -142,7 +142,7 @@ class Records:
 
 
 def _texts(params: Iterable[Any]) -> list[str]:
-    """All texts in params as Snakemake records them: each as Python would write it."""
+    """All strings in params, which Snakemake records as Python literals."""
     found: list[str] = []
     for param in params:
         try:

@@ -1,4 +1,4 @@
-"""What of a Python source can change what it computes."""
+"""The parts of a Python source that can change what it computes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 ERRORS = frozenset({"UserError"})
-"""Exceptions that only end a job with a line for people: how they word it changes no result."""
+"""Exceptions that only end a job with a line for people: their wording changes no result."""
 
 
 _COMMENT_OR_TEXT = re.compile(
     r"""#[^\n]*|\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL
 )
-"""A comment or a literal text without its prefix; `tokenize` finds the same in ten times the time."""
+"""A comment or a string literal without its prefix; `tokenize` finds the same in ten times the time."""
 
 
 @cache
 def nodes(text: str) -> tuple[ast.AST, ...]:
-    """The source's syntax tree, level by level from its top, without contexts; parsed and walked through once."""
+    """The nodes of the source's syntax tree, level by level from its top, without contexts; cached."""
     found: list[ast.AST] = [ast.parse(text)]
     for node in found:  # ast.walk takes twice as long
         for name in node._fields:
@@ -33,7 +33,7 @@ def nodes(text: str) -> tuple[ast.AST, ...]:
 
 @cache
 def strip(text: str) -> str:
-    """Python source without comments, docstrings, wording of errors, and blank lines and ends outside of texts."""
+    """Python source without comments, docstrings, errors' wording, and blank lines and line ends outside of strings."""
     lines = dict(enumerate(text.splitlines(), start=1))
     inside_texts: set[int] = set()
     row, end = 1, 0
@@ -57,9 +57,9 @@ def strip(text: str) -> str:
 
 
 def reachable(text: str, names: Iterable[str], alone: bool = False) -> str:
-    """The lines of a source on which the names depend: their definitions and those that these use.
+    """The lines of a source on which the names depend: their definitions and all that these use.
 
-    Other statements than definitions, which run whatever is used, are kept too unless `alone` is said.
+    Statements other than definitions always run, so they are kept too unless `alone` is true.
     """
     defined = definitions(text)
     optional = {id(node) for nodes in defined.values() for node in nodes}
@@ -71,7 +71,7 @@ def reachable(text: str, names: Iterable[str], alone: bool = False) -> str:
 
 
 def used(text: str, names: Iterable[str]) -> set[str]:
-    """The names, and those that their definitions in the source use, themselves or through others."""
+    """The names and all that their definitions in the source use, directly or indirectly."""
     defined = definitions(text)
     waiting, found = [*names], set[str]()
     while waiting:
@@ -84,14 +84,14 @@ def used(text: str, names: Iterable[str]) -> set[str]:
 
 @cache
 def definitions(text: str) -> Mapping[str, list[ast.stmt]]:
-    """The top-level statements that give each name its meaning."""
+    """The top-level statements that define each name."""
     found: dict[str, list[ast.stmt]] = {}
     for node in _statements(text):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names = [node.name]
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            # What is assigned to an attribute or an item changes something else, so it is no definition.
+            # An assignment to an attribute or an item changes another object, so it is no definition.
             plain = all(isinstance(target, ast.Name) for target in targets)
             names = [target.id for target in targets if isinstance(target, ast.Name)] if plain else []
         else:
@@ -119,7 +119,7 @@ def _rows(node: ast.stmt) -> range:
 
 
 def _wordings(tree: Iterable[ast.AST]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where arguments of errors that are raised begin and end: row, and column in bytes."""
+    """Start and end of the arguments of raised errors, each as row and column in bytes."""
     for node in tree:
         call = node.exc if isinstance(node, ast.Raise) else None
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ERRORS:
@@ -128,7 +128,7 @@ def _wordings(tree: Iterable[ast.AST]) -> Iterator[tuple[tuple[int, int], tuple[
 
 
 def _docstrings(tree: Iterable[ast.AST]) -> Iterator[tuple[int, int]]:
-    """First and last line of strings that stand as statements of their own; nothing else stands on these lines."""
+    """First and last line of strings that are statements of their own; nothing else is on these lines."""
     for node in tree:
         body = getattr(node, "body", None)
         if not isinstance(body, list):

@@ -1,4 +1,4 @@
-"""Which files an experiment needs: those of its tables, and all that these are made from."""
+"""The files that an experiment needs: its tables and everything that they are made from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN
 
 
 class Targets:
-    """What is wanted, each thing once; found when it is first asked for."""
+    """What the experiment needs, without duplicates; each list is computed when it is first asked for."""
 
     def __init__(self, lookups: Lookups) -> None:
         self._lookups, self._params = lookups, lookups.params
@@ -50,7 +50,7 @@ class Targets:
 
     @cached_property
     def compared_tables(self) -> list[str]:
-        """Names of the tables with at least two rows that are run."""
+        """Names of the tables with at least two rows of retrievers or rerankers."""
         return [
             name
             for name, table in self._params.tables.items()
@@ -59,7 +59,7 @@ class Targets:
 
     @cached_property
     def numbered_tables(self) -> list[str]:
-        """Names of all tables, by the number at their end; beside overviews, as in the paper, also what is measured."""
+        """Names of all tables, sorted by the number at their end; with overviews, tables 5 and 6 of the paper too."""
         measured = ["table5", "table6"] if self.overviews else []
         names = [*self.overviews, *self.tables, *measured]
         return sorted(names, key=lambda name: (int("".join(re.findall(r"[0-9]+$", name)) or 0), name))
@@ -129,13 +129,13 @@ class Targets:
 
     @cached_property
     def reranked(self) -> list[Reranked]:
-        """Reranked runs that are rows of a table, that are fused or that weights of a fusion are fitted on."""
+        """Reranked runs that are rows of a table, are fused, or are needed to fit weights of a fusion."""
         fused = (run for one in self._fused_and_fitted for run in self._lookups.fused_rerankers(one))
         return once([*self.evaluated_reranked, *fused])
 
     @cached_property
     def first_stages(self) -> list[FirstStage]:
-        """First-stage runs that a table, a reranking or a training needs, or another run takes its candidates from."""
+        """First-stage runs that a table, a reranking, a training or another first-stage run needs."""
         lookups = self._lookups
         wanted = once(
             [
@@ -160,7 +160,7 @@ class Targets:
 
     @cached_property
     def trained(self) -> list[Trained]:
-        """Checkpoints that a table needs, with those that they go on from or learn from."""
+        """Checkpoints that a table needs, and the checkpoints that these start from or learn from."""
         wanted = once(Trained(run.training, run.model) for run in self.reranked if run.training != NO_TRAINING)
         # The list grows while it is read: what is found may have needs of its own.
         for training, model in wanted:
@@ -218,7 +218,7 @@ class Targets:
 
     @cached_property
     def models(self) -> list[str]:
-        """Names of the models in use: rerankers, encoders, and those whose tokenizer or embeddings another takes."""
+        """Names of the models in use: rerankers, encoders, and models whose tokenizer or embeddings others use."""
         names = [model for _, model in self.trained] + [run.model for run in self.reranked]
         dense = [self._params.retrievers[run.retriever] for run in self.first_stages]
         encoders = [self._params.encoders[one.encoder].model for one in dense if isinstance(one, Dense)]

@@ -13,11 +13,11 @@ from pipeline.source import nodes
 WITHOUT_EFFECT = frozenset({"huggingface_hub", "mlflow", "pip", "pydantic", "triton", "typing_extensions"})
 """Modules whose version changes no result: logs, progress, downloads, checks of settings and types.
 
-triton is the one that torch was built with, so torch's version stands for both; a CPU has it for tests alone.
+triton comes with torch, so torch's version covers both; on a CPU only tests use it.
 """
 
 COMPANIONS = {"transformers": "tokenizers"}
-"""Modules that compute for another one, which is what sources import."""
+"""Modules that compute on behalf of another one. Sources import only that other one."""
 
 _FINDERS = frozenset({"find_spec", "import_module", "is_available"})
 """Functions whose first argument names a module."""
@@ -25,7 +25,7 @@ _FINDERS = frozenset({"find_spec", "import_module", "is_available"})
 
 @cache
 def foreign(text: str) -> frozenset[str]:
-    """Top-level modules that a source imports, neither Python's own nor the package's."""
+    """Top-level modules that a source imports, except Python's own and the package's."""
     found: set[str] = set()
     for node in nodes(text):
         if isinstance(node, ast.Import):
@@ -41,9 +41,9 @@ def foreign(text: str) -> frozenset[str]:
 
 
 def versions(modules: Iterable[str]) -> list[str]:
-    """`PACKAGE VERSION` of the modules' packages, sorted; those that are not installed are left out.
+    """`PACKAGE VERSION` of the modules' packages, sorted; packages that are not installed are left out.
 
-    What tells builds of one version apart (`+cpu`) is left out as well, so that results move between machines.
+    The build (`+cpu`) is left out as well, so that results stay valid on other machines.
     """
     modules = {*modules}
     modules |= {COMPANIONS[module] for module in modules & COMPANIONS.keys()}
@@ -53,19 +53,19 @@ def versions(modules: Iterable[str]) -> list[str]:
 
 @cache
 def version_of(package: str) -> str:
-    """The version that is installed, without what tells builds of it apart."""
+    """The installed version, without its build."""
     return metadata.version(package).partition("+")[0]
 
 
 @cache
 def _packages(module: str) -> frozenset[str]:
-    """Names of the packages that a module is installed by."""
+    """Names of the packages that install a module."""
     return frozenset(distribution.name for distribution in _distributions().get(module, ()))
 
 
 @cache
 def _distributions() -> dict[str, list[metadata.Distribution]]:
-    """Those of each module; `metadata.packages_distributions`, which reads their names too, takes far longer."""
+    """Distributions of each module. `metadata.packages_distributions` takes far longer, because it reads names too."""
     found: dict[str, list[metadata.Distribution]] = {}
     for distribution in metadata.distributions():
         for module in _modules(distribution):
