@@ -44,7 +44,7 @@ class Float8Linear(nn.Module):
 
 
 def to_float8(backbone: Any, architecture: Architecture) -> None:
-    """Replaces the backbone's linear layers by `Float8Linear`, in place.
+    """Replaces the backbone's linear layers with `Float8Linear`, in place.
 
     Layers whose number of inputs is no multiple of 16 stay as they are, and so do those that the architecture excludes.
     """

@@ -79,7 +79,7 @@ def _depths(parents: np.ndarray) -> np.ndarray:
 
 
 def _ordered(kind: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segments sorted by kind, then by their parent's new place; and these places of the parents (-1: none)."""
+    """The segments sorted by kind, then by their parent's new place, and the parents' new places (-1: none)."""
     new_places = np.full(len(parents), -1)
     order, above, count = [], [], 0
     for value in np.unique(kind):

@@ -97,7 +97,7 @@ def write_model(
 
 @contextmanager
 def _named(folder: Path, name: str) -> Iterator[None]:
-    """Replaces the temporary folder in error messages by the name of the model's source."""
+    """Replaces the temporary folder in error messages with the name of the model's source."""
     try:
         yield
     except UserError as error:

@@ -40,7 +40,7 @@ _CHUNK = 2_000
 def limit_tokenizer_threads() -> None:
     """Limits the tokenizer to four threads in this process, unless the environment sets a number.
 
-    More threads slow down the work beside them, which is to hand batches to a GPU. The tokenizer reads the number when
+    More threads would slow down the process's other work, which is to feed a GPU. The tokenizer reads the number when
     it starts its threads, so a command calls this before it tokenizes.
     """
     os.environ.setdefault("RAYON_NUM_THREADS", str(min(4, os.cpu_count() or 1)))

@@ -19,8 +19,8 @@ GROWTH = 3
 def parts_of(pairs: Pairs, sizes: np.ndarray) -> list[np.ndarray]:
     """The indices of each part's pairs, int64; sizes: int64, bytes of each document.
 
-    The first part has the longest documents. A rest that would not fill another part belongs to the last part, and a
-    small run is one part.
+    The first part has the longest documents. A remainder that would not fill another part belongs to the last part, and
+    a small run is one part.
     """
     order = np.argsort(-sizes, kind="stable")
     ends = np.cumsum(sizes[order])

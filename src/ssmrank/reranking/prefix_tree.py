@@ -46,7 +46,7 @@ class PrefixTree:
 
 
 def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> list[PrefixTree | None]:
-    """A tree for each document: one root, and a leaf for each pair of `PrefixTreeBuilder.groups`.
+    """A tree for each group from `PrefixTreeBuilder.groups`: one root, and a leaf for each pair.
 
     It is None if some pairs read more of the document than others, or if sharing would cost more than it saves.
     """
@@ -90,7 +90,7 @@ def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> l
 
 
 def common_tokens(sequences: PairSequences, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """How many first tokens the endings of each group of queries share, int64 [N].
+    """How many leading tokens the endings of each group of queries share, int64 [N].
 
     The last token of an ending is never shared, so that each leaf has a token. first, last: int64 [N], the first and
     the last query of each group in the order of `PrefixTreeBuilder.groups`. In this order, all queries between the two

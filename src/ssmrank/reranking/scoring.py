@@ -50,7 +50,8 @@ class _Launched:
         self._arrived: torch.cuda.Event | None = None
         self._scores = scores
         if scores.is_cuda:
-            # The copy is queued now, so that it does not wait for the next batch, which is launched before it is read.
+            # The copy is queued right after this batch. The next batch is launched before the scores are read, and a
+            # copy queued then would wait for it.
             self._scores = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
             self._scores.copy_(scores, non_blocking=True)
             self._arrived = torch.cuda.Event()

@@ -17,7 +17,7 @@ from ssmrank.models.packing import Packed
 log = logging.getLogger(__name__)
 
 _SPARE = 1.2
-"""A graph keeps its pass's memory, times this factor because it may be allocated less densely than before."""
+"""A graph is captured only if this many times its pass's memory is free, because it may be laid out less densely."""
 
 Tensors = tuple[torch.Tensor | None, ...]
 

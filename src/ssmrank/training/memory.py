@@ -26,7 +26,7 @@ from ssmrank.training import randomness
 log = logging.getLogger(__name__)
 
 MARGIN = 1.25
-"""The memory required divided by what is kept for the backward pass: temporaries and fragmentation need some too."""
+"""Required memory relative to what is kept for the backward pass; temporaries and fragmentation need the rest."""
 
 _OPTIMIZER_BYTES = 12
 """Bytes for each float32 weight: its gradient and AdamW's two moments."""

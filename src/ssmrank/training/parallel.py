@@ -115,9 +115,9 @@ class Replicated(Workers):
     """Every process holds the whole model (data parallelism like DDP).
 
     Gradients are summed once a step, after the last micro-batch. DistributedDataParallel sums them during the backward
-    pass. Here a process that runs out of memory can halve its micro-batches and repeat its part while the others wait,
-    processes may have different numbers of micro-batches, and a pass can be a CUDA graph. All gradients are views of
-    one tensor, which is summed in place, so nothing is copied.
+    pass. Summing them later lets a process that runs out of memory halve its micro-batches and repeat its part while
+    the others wait. It also allows different numbers of micro-batches, and passes as CUDA graphs. All gradients are
+    views of one tensor, which is summed in place, so nothing is copied.
     """
 
     keeps_gradients = True
