@@ -23,11 +23,11 @@ LARGEST_VOCABULARY = 32768
 """The most logits of a row that a GPU's program holds in registers."""
 
 SMALLEST_FLOAT8_CAPABILITY = (8, 9)
-"""NVIDIA's compute capability from which on GPUs multiply 8-bit floats."""
+"""The first of NVIDIA's compute capabilities with products of 8-bit floats."""
 
 
 class Implementation(Enum):
-    """Who computes an operation."""
+    """The implementation that computes an operation."""
 
     GPU = "Triton"
     LIBRARY = "mamba_ssm"

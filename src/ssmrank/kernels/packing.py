@@ -1,4 +1,4 @@
-"""What `cu_seqlens` says, in the forms that kernels ask for."""
+"""Helpers that derive from `cu_seqlens` what kernels need."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def sequence_index(cu_seqlens: Tensor, tokens: int) -> Tensor:
 
 
 def sequence_bounds(cu_seqlens: Tensor) -> list[tuple[int, int]]:
-    """First token and end of each sequence."""
+    """The first token of each sequence and the end, the token after its last."""
     bounds = cu_seqlens.tolist()
     return list(itertools.pairwise(bounds))
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd records what is computed from these tensors."""
+    """Whether autograd records operations on these tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def chosen_states(states: Tensor | None, index: Tensor) -> Tensor | None:
-    """The row of `states` that each sequence begins with, zeros where the index is negative."""
+    """The row of `states` that each sequence begins with; zeros where the index is negative."""
     if states is None:
         return None
     known = (index >= 0).view(-1, *[1] * (states.ndim - 1))
@@ -34,7 +34,7 @@ def chosen_states(states: Tensor | None, index: Tensor) -> Tensor | None:
 
 
 def written(y: Tensor, out: Tensor | None) -> Tensor:
-    """y, or `out` with y's values where they are not there already."""
+    """y, or `out` if it is given, with y's values copied unless they are there already."""
     if out is None or out is y:
         return y
     return out.copy_(y)

@@ -1,4 +1,4 @@
-"""The short causal convolution in front of Mamba's scan, over packed sequences."""
+"""The short causal convolution before Mamba's scan, over packed sequences."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def packed_causal_conv1d(
     activation: Literal["silu"] | None = None,
     history: Tensor | None = None,
 ) -> Tensor:
-    """Each channel convolved with its own filter over its sequence's present and past tokens.
+    """Convolves each channel with its own filter over its sequence's present and past tokens.
 
     Args:
         x: `[T, C]`, sequences laid end to end; rows may be strided (a slice of a projection needs no copy).
         weight: `[C, W]`; the last column weighs the present token.
         bias: `[C]` or None.
-        cu_seqlens: int64 `[S + 1]`; what comes before a sequence's start counts as zero.
+        cu_seqlens: int64 `[S + 1]`; tokens before a sequence's start count as zero.
         activation: "silu" or None.
-        history: int64 `[S, W - 1]`, for sequences that continue others of the batch the tokens that stand before
-            their start, the nearest first; -1 where there are no more. None: every sequence starts anew.
+        history: int64 `[S, W - 1]`, where sequences continue others of the batch: the tokens before each sequence's
+            start, nearest first; -1 where there are no more. None: no sequence continues another.
 
     Returns:
         `[T, C]` in x's dtype, computed in float32 (float64 if x is). Differentiable in x, weight and bias, but not on a

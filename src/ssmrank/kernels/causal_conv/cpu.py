@@ -73,7 +73,7 @@ class _CausalConv(torch.autograd.Function):
         grad_y = grad_y if grad_y.stride(1) == 1 else grad_y.contiguous()
         spans = _spans(tokens)
         grad_x = x.new_empty(tokens, channels)
-        # Each task adds to sums of its own.
+        # Each task has its own sums, so that threads do not add to the same memory.
         grad_taps = x.new_zeros(len(spans), *taps.shape)
         grad_offset = x.new_zeros(len(spans), channels)
         rest = (

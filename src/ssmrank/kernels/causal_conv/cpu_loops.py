@@ -13,7 +13,7 @@ from ssmrank.kernels.simd.compiled import loop, njit
 from ssmrank.kernels.simd.vectors import BYTES, arguments, load, load_integer, next_task, sigmoid, splat, store
 
 TILE = 32
-"""Tokens whose gradients before the activation are held in cache at once by the backward pass."""
+"""Tokens of a tile of the backward pass, whose gradients before the activation stay in cache."""
 
 
 @njit
@@ -53,7 +53,7 @@ def conv_forward(table: int) -> None:
             while load_integer(starts + 8 * (sequence + 1)) <= token:
                 sequence += 1
             past = min(width - 1, token - load_integer(starts + 8 * sequence))
-            # The tokens before the sequence's start, where it continues another: the nearest first.
+            # Where the sequence continues another: the tokens before its start, nearest first.
             known = past
             before = history + 8 * (sequence * (width - 1) - past)
             if history != 0:
@@ -78,7 +78,7 @@ _conv_backward_arguments = arguments(16)
 
 @loop(_conv_backward_arguments)
 def conv_backward(table: int) -> None:
-    """Writes x's gradient; those of weight and bias are added to what is there."""
+    """Writes x's gradient; adds the gradients of weight and bias to the values in memory."""
     task = next_task(table)
     while task != 0:
         (
@@ -109,7 +109,7 @@ def conv_backward(table: int) -> None:
             end = min(origin + TILE, last)
             while load_integer(starts + 8 * (sequence + 1)) <= origin:
                 sequence += 1
-            # Gradients before the activation, of the tile and of the tokens after it that its last ones reach.
+            # Gradients before the activation, of the tile and of the later tokens that its last tokens contribute to.
             reader = sequence
             for token in range(origin, min(end + width - 1, tokens)):
                 while load_integer(starts + 8 * (reader + 1)) <= token:

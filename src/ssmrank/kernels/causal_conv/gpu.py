@@ -1,9 +1,9 @@
 """The short causal convolution over packed sequences on a GPU, in Triton, forward and backward.
 
-A program takes some channels through runs of tokens and holds the last few tokens in registers, so that each is read
-once. The backward pass reads x and the output's gradient, and computes again what stood before the activation. It sums
-the filters' gradient in registers too; what the programs have is summed last, so that nothing is added atomically.
-Nothing waits for the device, and the launch depends on shapes alone.
+A program processes runs of tokens for some channels. It keeps the last few tokens in registers, so that each is read
+once. The backward pass reads x and the output's gradient, and recomputes the values before the activation. It sums the
+filters' gradient in registers too; the programs' sums are added last, without atomics. Nothing waits for the device,
+and the launch depends on shapes alone.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
@@ -23,16 +23,16 @@ from ssmrank.kernels.gpu.sums import add_columns
 from ssmrank.kernels.gpu.tiles import load_rows, may_use_ptx, sigmoid, store_rows
 
 FORWARD: dict[str, int] = {"RUN": 64, "TILE": 4, "CHANNELS": 256, "num_warps": 2}
-"""Tokens that a program of the forward pass goes through, those that are loaded at once, and its channels."""
+"""Forward pass: tokens of a program, tokens that it loads at once, and its channels."""
 
 LANES = 64
-"""Channels that a program of the backward pass takes, two for each lane of a warp."""
+"""Channels of a program of the backward pass, two for each lane of a warp."""
 
 RUN = 64
-"""Tokens that a program of the backward pass goes through one after the other."""
+"""Tokens of a run of the backward pass."""
 
 PROGRAMS = 8448
-"""Programs of a backward pass, at most: 64 of one warp for each processor of a large GPU."""
+"""The most programs of a backward pass: 64 of one warp for each multiprocessor of a large GPU."""
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -55,7 +55,7 @@ def _sequences(starts, tokens, sequences, halvings):  # type: ignore[no-untyped-
 def _convolved(  # type: ignore[no-untyped-def]
     x0, x1, x2, x3, f0, f1, f2, f3, offset, W: tl.constexpr, SILU: tl.constexpr, PTX: tl.constexpr
 ):
-    """The output of a token whose x is x0, and of the tokens before it x1 to x3."""
+    """The output of a token: its x is x0, and that of the tokens before it x1 to x3."""
     total = offset + f0 * x0
     total += f1 * x1
     if W == 4:
@@ -71,7 +71,10 @@ def _tile(  # type: ignore[no-untyped-def]
     rows, token, x1, x2, x3, f0, f1, f2, f3, offset, starts, own, start, following, sequences,
     W: tl.constexpr, TILE: tl.constexpr, SILU: tl.constexpr, PTX: tl.constexpr, WATCHED: tl.constexpr,
 ):  # fmt: skip
-    """The outputs of a tile from `token` on, the last of x, and the sequence. WATCHED: another may begin within."""
+    """The outputs of a tile from `token` on, its last three x, and its last token's sequence.
+
+    WATCHED: another sequence may begin within the tile.
+    """
     outs = ()
     for t in tl.static_range(TILE):
         if WATCHED and t > 0:
@@ -90,7 +93,7 @@ def _conv_forward(  # type: ignore[no-untyped-def]
     W: tl.constexpr, RUN: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr,
     SILU: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """A program takes some channels through a run of tokens, with the last few of x in registers."""
+    """A program processes a run of tokens for some channels, with the last few x in registers."""
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = columns < channels
     f0, f1, f2, f3, offset = _filters(weight, bias, columns, inside, W, CHANNELS, HAS_BIAS)
@@ -121,7 +124,7 @@ def _conv_forward(  # type: ignore[no-untyped-def]
 def _filters(  # type: ignore[no-untyped-def]
     weight, bias, columns, inside, W: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr
 ):
-    """Of each channel the taps of the present token and of the three before it, zero where there are none; the bias."""
+    """Each channel's taps of the present token and of the three before it, zero where the filter has none; its bias."""
     offset = tl.zeros([CHANNELS], tl.float32)
     if HAS_BIAS:
         offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
@@ -137,7 +140,7 @@ def _filters(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _begin(x, starts, first, stride, columns, inside, sequences, halvings):  # type: ignore[no-untyped-def]
-    """The sequence of a run's first token: its number, its start, the next one's; and x of the three tokens before."""
+    """The sequence of a run's first token (number, start, the next one's start), and x of the three tokens before."""
     own = tl.sum(_sequences(starts, first + tl.zeros([1], tl.int64), sequences, halvings), axis=0)
     start = tl.load(starts + own)
     following = tl.load(starts + own + 1)
@@ -149,13 +152,13 @@ def _begin(x, starts, first, stride, columns, inside, sequences, halvings):  # t
 
 @triton.jit
 def _since(x1, x2, x3, place):  # type: ignore[no-untyped-def]
-    """x of the tokens before the one at this place, zero where they are before the sequence's start."""
+    """x of the tokens before the token at `place` of its sequence; zero before the sequence's start."""
     return tl.where(place >= 1, x1, 0.0), tl.where(place >= 2, x2, 0.0), tl.where(place >= 3, x3, 0.0)
 
 
 @triton.jit
 def _place(starts, token, own, start, following, sequences):  # type: ignore[no-untyped-def]
-    """Goes on to the sequence of `token`: its number, its start, the next one's, and the token's place in it."""
+    """Advances to the sequence of `token`: its number, its start, the next one's start, and the token's place in it."""
     while (token >= following) & (own + 1 < sequences):
         own += 1
         start = following
@@ -173,9 +176,10 @@ def _one_back(  # type: ignore[no-untyped-def]
     token, place, counts, stored, x0, x1, x2, x3, grad, p1, p2, p3, f0, f1, f2, f3, offset,
     bias_sum, s0, s1, s2, s3, grad_x, stride, columns, inside, SILU: tl.constexpr,
 ):  # fmt: skip
-    """Adds what the output at `token` sends to x there (p0) and up to three before (p1 to p3), which is then whole.
+    """Adds the gradient at `token` to the gradients of x of the three tokens before (p1 to p3), and to the sums.
 
-    f0 and s0 belong to the tap of the present token, f3 and s3 to that of the token three before.
+    x's gradient three tokens before is then complete and stored. f0 and s0 are of the present token's tap, f3 and s3 of
+    the tap of the token three before.
     """
     x1, x2, x3 = _since(x1, x2, x3, place)
     if SILU:
@@ -201,7 +205,7 @@ def _conv_backward(  # type: ignore[no-untyped-def]
     x_stride, grad_y_stride, grad_x_stride, tokens, channels, sequences, halvings,
     W: tl.constexpr, RUN: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """A program takes some channels through runs of tokens, with the last few of x and of the sums in registers."""
+    """A program processes runs of tokens for some channels, with the last few x and the sums in registers."""
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = columns < channels
     f0, f1, f2, f3, offset = _filters(weight, bias, columns, inside, W, CHANNELS, HAS_BIAS)
@@ -217,7 +221,7 @@ def _conv_backward(  # type: ignore[no-untyped-def]
         p0 = tl.zeros([CHANNELS], tl.float32)
         p1 = tl.zeros([CHANNELS], tl.float32)
         p2 = tl.zeros([CHANNELS], tl.float32)
-        # Two tokens at a time, their loads first; three after the run's end send to its last ones.
+        # Two tokens at a time, loads first. The three tokens after the run add to the gradients of its last ones.
         for token in range(first, end + 3, 2):
             x0 = _at(x, token, x_stride, columns, inside, token < tokens)
             xa = _at(x, token + 1, x_stride, columns, inside, token + 1 < tokens)
@@ -256,7 +260,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Te
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, starts: Tensor, silu: bool) -> Tensor:
-    """`[T, C]`, of x whose rows may be strided; all else is contiguous."""
+    """The output, `[T, C]`. x's rows may be strided; all other tensors are contiguous."""
     (tokens, channels), sequences = x.shape, len(starts) - 1
     y = x.new_empty(tokens, channels)
     if tokens:
@@ -288,7 +292,7 @@ def backward(
 
 
 def parameter_gradients(sums: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias, each in its dtype, of what `backward` returned, summed."""
+    """Sums what `backward` returned to the gradients of weight and bias, each in its dtype."""
     own, rest = sums.split([weight.numel(), len(weight)])
     return own.view(weight.shape).to(weight.dtype), None if bias is None else rest.to(bias.dtype)
 

@@ -1,7 +1,7 @@
 """The causal convolution of sequences that continue others of their batch, on a GPU, in Triton; forward only.
 
-`causal_conv1d` takes an initial state only where no sequences are packed. Here a token looks up where the tokens before
-it are, which for the first few of a sequence is anywhere in the batch.
+`causal_conv1d` takes an initial state only where no sequences are packed. Here each token looks up the tokens before
+it, which may be anywhere in the batch for the first few tokens of a sequence.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """

@@ -1,4 +1,4 @@
-"""A softmax cross entropy over a vocabulary, and its slope by the logits."""
+"""A softmax cross entropy over a vocabulary, and its gradient with respect to the logits (the slope)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["IGNORED", "slope_by_logits"]
 
 
 def slope_by_logits(logits: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """-log softmax(logits + bias)[target] of each row, and its gradient by the logits.
+    """-log softmax(logits + bias)[target] of each row, and its gradient with respect to the logits.
 
     Args:
-        logits: contiguous `[M, V]`, which are used up.
+        logits: contiguous `[M, V]`; they may be overwritten.
         bias: `[V]` or None.
-        targets: int64 `[M]`; a row of target IGNORED has loss and slope 0.
+        targets: int64 `[M]`; a row whose target is IGNORED has loss and slope 0.
 
     Returns:
         Losses `[M]` in float32 (float64 if the logits are), and slopes `[M, V]` in the logits' dtype.

@@ -32,7 +32,7 @@ def _slope_kernel(logits, bias, targets, losses, vocabulary, BLOCK: tl.constexpr
 def to_slope(logits: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Puts softmax(logits + bias) - onehot(target) into contiguous `logits` [M, V]; losses of the rows, float32 [M].
 
-    targets int64 [M]; a row of a negative target has loss and slope 0. V is at most `dispatch.LARGEST_VOCABULARY`.
+    targets int64 [M]; a row with a negative target has loss and slope 0. V is at most `dispatch.LARGEST_VOCABULARY`.
     """
     rows, vocabulary = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)

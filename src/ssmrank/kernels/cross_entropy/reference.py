@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -1
-"""Target of a row that fills up."""
+"""Target of a row that is only padding."""
 
 
 def slope_by_logits(logits: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:

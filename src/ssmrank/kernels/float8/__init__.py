@@ -1,8 +1,8 @@
-"""Matrix products of 8-bit floats (e4m3: Micikevicius et al. 2022), a scale for each row of either factor.
+"""Matrix products of 8-bit floats (e4m3: Micikevicius et al. 2022), with a scale for each row of either factor.
 
-A row is divided by what makes its largest magnitude 448, the largest number of e4m3, and rounded to three bits of
-mantissa: 2.6% of error for a value, on average 3.7% of a product of normally distributed factors. GPUs since Ada and
-Hopper multiply them at up to twice the rate of bfloat16; anywhere else the factors' values are multiplied in float32.
+A row is scaled so that its largest magnitude is 448, the largest number of e4m3, and rounded to three bits of mantissa.
+The error is 2.6% of a value, and on average 3.7% of a product of normally distributed factors. GPUs since Ada and
+Hopper multiply 8-bit floats at up to twice the rate of bfloat16; elsewhere the values are multiplied in float32.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ssmrank.kernels.float8.reference import Rows
 __all__ = ["MULTIPLE", "Rows", "product", "quantized"]
 
 MULTIPLE = 16
-"""A GPU's products take factors whose rows, and whose number of output channels, are multiples of this."""
+"""GPUs need the length of the factors' rows and the number of output channels to be multiples of this."""
 
 
 def quantized(x: Tensor) -> Rows:
-    """The rows of [R, C], of any floating dtype, rounded. A row with NaN or infinity in it holds NaN."""
+    """Rounds the rows of [R, C], of any floating dtype. A row that has NaN or infinity becomes NaN."""
     if dispatch.quantization(x) is Implementation.GPU:
         from ssmrank.kernels.float8 import gpu
 
@@ -46,8 +46,8 @@ def product(x: Rows, weight: Rows, bias: Tensor | None = None) -> Tensor:
             scale_b=weight.scales.T,
             bias=bias,
             out_dtype=torch.bfloat16,
-            # Sums of 14 bits between additions in float32: faster on Hopper, and less of an error than bfloat16's
-            # rounding of the result.
+            # Partial sums have 14 bits before they are added in float32. This is faster on Hopper, and the error is
+            # smaller than that of rounding the result to bfloat16.
             use_fast_accum=True,
         )
     y = x.wide() @ weight.wide().T

@@ -16,9 +16,10 @@ from ssmrank.kernels.gpu.rows import dense, launch
 
 @triton.jit
 def store_float8(values, scales, row, channels, columns, value, largest, factor, mask):  # type: ignore[no-untyped-def]
-    """Stores a whole row as `float8.quantized` has it: value · factor, `largest` being value's largest magnitude.
+    """Stores the row value · factor as `float8.quantized` rounds it; `largest` is the largest magnitude of `value`.
 
-    So the factor may depend on another sum over the row than the rounding does: the two need not wait for each other.
+    The factor is separate because it may come from another reduction over the row. The two reductions then need not
+    wait for each other.
     """
     largest = tl.maximum(largest, 1e-30)
     tl.store(scales + row, largest * factor / 448.0)
@@ -35,7 +36,7 @@ def _quantize(x, values, scales, stride, channels, BLOCK: tl.constexpr):  # type
 
 
 def new_rows(like: Tensor) -> Rows:
-    """Room for as many rows and channels as `[R, C]` has."""
+    """Allocates room for rounded rows of `[R, C]`."""
     rows, channels = like.shape
     return Rows(like.new_empty(rows, channels, dtype=torch.float8_e4m3fn), like.new_empty(rows, 1, dtype=torch.float32))
 

@@ -18,12 +18,12 @@ class Rows(NamedTuple):
     scales: Tensor
 
     def wide(self) -> Tensor:
-        """What the rows stand for, float32 [R, C]."""
+        """The values times their scales, float32 [R, C]."""
         return self.values.float() * self.scales
 
 
 def quantized(x: Tensor) -> Rows:
-    """The rows of `[R, C]`, of any floating dtype, rounded. A row with NaN or infinity in it holds NaN."""
+    """Rounds the rows of `[R, C]`, of any floating dtype. A row that has NaN or infinity becomes NaN."""
     wide = x.float()
     scales = wide.abs().amax(1, keepdim=True).clamp(min=1e-30) / LARGEST
     return Rows((wide / scales).to(torch.float8_e4m3fn), scales)

@@ -1,4 +1,4 @@
-"""Sums over what programs have each, in an order that depends on shapes alone, on a GPU, in Triton.
+"""Sums the partial sums of programs, in an order that depends on shapes alone, on a GPU, in Triton.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
@@ -32,7 +32,7 @@ def _columns_kernel(  # type: ignore[no-untyped-def]
     a, b, c, out, rows_a, rows_b, rows_c, columns_a, columns_b, columns_c,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """Of up to three matrices, one after the other: a program takes some columns of one."""
+    """Sums the rows of up to three matrices; a program takes some columns of one of them."""
     block = tl.program_id(0)
     blocks = tl.cdiv(columns_a, COLUMNS)
     if block < blocks:

@@ -22,7 +22,7 @@ def may_use_ptx(tensor: torch.Tensor) -> bool:
 
 @triton.jit
 def exp2(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
-    """2^x. The plain one takes three more instructions to yield denormal numbers, which here may as well be zeros."""
+    """2^x. The plain version takes three more instructions to return denormal numbers, which may be zeros here."""
     if PTX:
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -50,9 +50,9 @@ def sigmoid(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def load_rows(pointers, stride, count, mask, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows of a tile as they are stored, from `pointers` to the first one's channels; zeros from row `count` on.
+    """The rows of a tile in their dtype; `pointers` is to the channels of the first, and rows from `count` on are zero.
 
-    Pointers go from row to row, so that the compiler has no TILE offsets to compute beforehand and keep.
+    Pointers advance from row to row, so that the compiler does not compute and keep TILE offsets.
     """
     rows = ()
     for t in tl.static_range(TILE):
@@ -63,7 +63,7 @@ def load_rows(pointers, stride, count, mask, TILE: tl.constexpr):  # type: ignor
 
 @triton.jit
 def store_rows(pointers, stride, count, mask, rows, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The first `count` rows, at most TILE, to `pointers` and on."""
+    """Stores the first `count` rows, at most TILE; `pointers` is to the channels of the first."""
     for t in tl.static_range(TILE):
         tl.store(pointers, rows[t].to(pointers.dtype.element_ty), mask=mask & (t < count))
         pointers += stride

@@ -1,10 +1,10 @@
 """Mamba-1's mixer after its input projection as one function with a backward pass of its own, on a GPU, in Triton.
 
-Its parts are the kernels of `causal_conv` and `selective_scan`. Taken together, their backward passes write
-both halves of the projection's gradient where they belong, so that nothing is concatenated, and the gradients of all
-small parameters are summed by one kernel. For the backward pass a layer keeps of each token the input projection, step
-sizes, B and C before the steps' projection (they are few) and every sixteenth state; convolution and step sizes are
-computed again, which takes two cheap kernels, and the gated output comes out of the scan's backward kernel once more.
+Its parts are the kernels of `causal_conv` and `selective_scan`. Together, their backward passes write both halves of
+the projection's gradient in place, so nothing is concatenated, and one kernel sums the gradients of all small
+parameters. For the backward pass a layer keeps each token's input projection, the few step sizes before their
+projection, B and C, and every sixteenth state. Convolution and step sizes are recomputed by two cheap kernels, and the
+scan's backward kernel recomputes the gated output.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
@@ -23,9 +23,9 @@ from ssmrank.kernels.packing import needs_gradient
 from ssmrank.kernels.selective_scan import gpu as scan
 
 ROUND_STATES = True
-"""Whether the states kept for the backward pass are in the projection's dtype, as all else that is kept; else float32.
+"""Whether states are kept for the backward pass in the projection's dtype, as other tensors are, or in float32.
 
-In bf16 they take 4 KB of a token's 14 with 2048 channels and 16 states; in float32 8.
+With 2048 channels and 16 states, bf16 states take 4 of the 14 KB that are kept for a token; float32 states take 8 KB.
 """
 
 
@@ -52,7 +52,7 @@ def mixer(
     out_weight: Tensor | None,
     cu_seqlens: Tensor,
 ) -> Tensor:
-    """What the mixer makes of its input projection: convolution and SiLU, projections, scan and gate, projection.
+    """The mixer after its input projection: convolution and SiLU, projections, scan and gate, output projection.
 
     Args:
         projected: `[T, 2 C]`: x and gate of each token.
@@ -115,8 +115,8 @@ class _Mixer(torch.autograd.Function):
         delta, b, c = _steps(narrow, own)
         grad_u, grad_narrow = torch.empty_like(u), torch.empty_like(narrow)
         grad_step, grad_b, grad_c = _parts(grad_narrow, own)
-        # The scan replaces the output's gradient by the output, and the step sizes by theirs: of a large batch, these
-        # are large too.
+        # The scan overwrites the output's gradient with the output, and step sizes with their gradients, because these
+        # tensors are large in a large batch.
         grad_y = grad if own.out_weight is None else grad @ own.out_weight
         y = None if own.out_weight is None else grad_y
         scan_sums = scan.backward(
@@ -129,7 +129,7 @@ class _Mixer(torch.autograd.Function):
         torch.mm(grad_delta, own.dt_weight, out=grad_step)
         del grad_delta, delta
         grad_x_weight = grad_narrow.T @ u
-        grad_u.addmm_(grad_narrow, own.x_weight)  # what x_proj sends, on top of the scan's own
+        grad_u.addmm_(grad_narrow, own.x_weight)  # x_proj's part, added to the scan's own
         conv_sums = conv.backward(x, own.filters, own.filter_bias, starts, True, grad_u, grad_x)
         of_conv, of_scan = add_columns(conv_sums, scan_sums)
         grad_rates, grad_D, grad_dt_bias = of_scan.split([rates.numel(), len(own.D), len(own.D)])

@@ -1,8 +1,8 @@
 """Mamba-2's mixer after its input projection as one function with a backward pass of its own, on a GPU, in Triton.
 
-Its parts are the kernels of `causal_conv`, `ssd` and `norms`. Taken together, each of their backward
-passes writes its part of the projection's gradient where it belongs, so that nothing is concatenated; what is cheap to
-compute again is not kept for the backward pass; and the gradients of all small parameters are summed by one kernel.
+Its parts are the kernels of `causal_conv`, `ssd` and `norms`. Together, each of their backward passes writes its part
+of the projection's gradient in place, so nothing is concatenated. Tensors that are cheap to recompute are not kept for
+the backward pass. One kernel sums the gradients of all small parameters.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
@@ -24,7 +24,7 @@ from ssmrank.kernels.ssd import gpu_backward, gpu_forward
 from ssmrank.kernels.ssd.inputs import SSDInputs
 
 RECOMPUTE = True
-"""Whether the backward pass computes the convolution and the norm again, which saves a third of what a layer keeps."""
+"""Whether the backward pass recomputes the convolution and the norm, which saves a third of what a layer keeps."""
 
 
 class Sizes(NamedTuple):
@@ -62,7 +62,7 @@ class Parameters(NamedTuple):
 def mixer(
     projected: Tensor, parameters: Parameters, out_weight: Tensor | None, cu_seqlens: Tensor, sizes: Sizes
 ) -> Tensor:
-    """What the mixer makes of its input projection: convolution and SiLU, state space model, gated norm, projection.
+    """The mixer after its input projection: convolution and SiLU, state space model, gated norm, output projection.
 
     Args:
         projected: `[T, 2 H P + 2 G N + H]`: gate, x, B, C and step sizes of each token.
@@ -80,7 +80,7 @@ def mixer(
 
 
 def mixer_float8(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, sizes: Sizes) -> Rows:
-    """As `mixer` of one group, without gradients and without the projection, for which its rows are rounded."""
+    """As `mixer` with one group, without gradients and the output projection, for which the rows are rounded."""
     starts, own, projected = cu_seqlens.to(projected.device, torch.int64), parameters.ready(), dense(projected)
     y, _ = _scanned(projected, own, starts.contiguous(), sizes)
     return norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], own.norm_weight, sizes.eps)
@@ -149,7 +149,7 @@ def _scanned(projected: Tensor, own: Parameters, starts: Tensor, sizes: Sizes) -
 
 
 def _split(projected: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
-    """Gate, what is convolved, and step sizes."""
+    """The gate, the input of the convolution, and the step sizes."""
     inner = sizes.heads * sizes.width
     return projected.split([inner, inner + 2 * sizes.groups * sizes.states, sizes.heads], dim=1)
 

@@ -14,7 +14,7 @@ from ssmrank.kernels.norms import reference
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension, computed in float32 (float64 if x is).
 
-    In x's dtype; on a GPU without gradients in autocast's, as the products read it.
+    The result has x's dtype; on a GPU without gradients it has autocast's dtype, in which matmuls read it.
     """
     return _norm(x, None, weight, eps, x.shape[-1])
 
@@ -22,7 +22,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_rms_norm(
     residual: Tensor, update: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A step of a residual stream: the stream with the last layer's update, and its norm for the next layer.
+    """Adds the last layer's update to a residual stream and computes its norm for the next layer.
 
     Args:
         residual: `[..., C]`, the stream.
@@ -45,7 +45,7 @@ def add_rms_norm(
 
 
 def add_rms_norm_float8(residual: Tensor, update: Tensor | None, weight: Tensor, eps: float) -> tuple[Rows, Tensor]:
-    """As `add_rms_norm` of `[T, C]` without gradients, its norm rounded to 8-bit floats."""
+    """As `add_rms_norm` of `[T, C]` without gradients; the norm is rounded to 8-bit floats."""
     if dispatch.norm(residual, residual.shape[-1]) is Implementation.GPU:
         from ssmrank.kernels.norms import gpu
 
@@ -64,9 +64,9 @@ def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias
         eps: added to the variance.
 
     Returns:
-        `[..., C]` in the wider dtype of the two, or float32 under autocast, as PyTorch's layer norm is. On a GPU
-        without gradients it is in autocast's dtype: products read it so in any case, and a residual stream that goes
-        through each norm then takes half of the time.
+        `[..., C]` in the wider dtype of the two, or in float32 under autocast, as PyTorch's layer norm is. On a GPU
+        without gradients it is in autocast's dtype. Matmuls read that dtype in any case, and a residual stream that
+        goes through each norm then takes half of the time.
     """
     if dispatch.norm(residual, residual.shape[-1]) is Implementation.GPU:
         from ssmrank.kernels.norms import gpu
@@ -80,7 +80,7 @@ def add_layer_norm(residual: Tensor, update: Tensor | None, weight: Tensor, bias
 
 
 def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, group_size: int | None = None) -> Tensor:
-    """Mamba-2's norm, of x · silu(z), over groups of `group_size` channels (None: over all).
+    """Mamba-2's norm: of x · silu(z), over groups of `group_size` channels (None: all channels).
 
     Args:
         x, z: `[..., C]`.
@@ -129,5 +129,5 @@ def _autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def _inference_dtype(x: Tensor) -> torch.dtype | None:
-    """The same where no gradients are recorded either."""
+    """As `_autocast_dtype` where no gradients are recorded, else None."""
     return None if torch.is_grad_enabled() else _autocast_dtype(x)

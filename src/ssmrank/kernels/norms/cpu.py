@@ -66,7 +66,7 @@ class _Norm(torch.autograd.Function):
         spans = _spans(len(x))
         grad_x = x.new_empty(x.shape)
         grad_z = None if z is None else x.new_empty(x.shape)
-        # Each task adds to a sum of its own.
+        # Each task has its own sum, so that threads do not add to the same memory.
         grad_weight = x.new_zeros(len(spans), x.shape[1])
         rest = (
             *(*_place(x), *_place(z), weight.data_ptr(), scales.data_ptr(), *_place(grad_y), grad_x.data_ptr()),

@@ -72,7 +72,7 @@ _norm_backward_arguments = arguments(15)
 
 @loop(_norm_backward_arguments)
 def norm_backward(table: int) -> None:
-    """Writes the gradients of x and z; the weight's is added to what is there."""
+    """Writes the gradients of x and z; adds the weight's gradient to the values in memory."""
     task = next_task(table)
     while task != 0:
         (

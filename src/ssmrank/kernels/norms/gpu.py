@@ -1,12 +1,12 @@
 """Root-mean-square and layer norms on a GPU, in Triton, forward and backward, one kernel each.
 
-The norm of a residual stream adds the layer's update to the stream as it reads it, and its backward pass adds the two
-gradients of the stream and rounds the sum for the update, so that a layer's residual costs no kernel besides its norm.
+The norm of a residual stream adds the layer's update to the stream as it reads it. Its backward pass adds the stream's
+two gradients and rounds the sum for the update. A layer's residual therefore needs no kernel besides its norm.
 Mamba-2's norm applies its gate as it reads.
 
-A program takes a whole row, or a group of channels of it. In the backward pass it takes a strided set of rows and sums
-the gradients of weight and bias over them in registers; what the programs have is summed last, in an order that depends
-on shapes alone. Everything is computed in float32, whatever the tensors hold. Nothing waits for the device, and the
+A program takes a whole row, or a group of its channels. In the backward pass it takes a strided set of rows and sums
+the gradients of weight and bias over them in registers; the programs' sums are added last, in an order that depends on
+shapes alone. Everything is computed in float32, whatever the tensors' dtypes. Nothing waits for the device, and the
 launch depends on shapes alone, so a CUDA graph can hold it.
 
 Runs on CPU tensors under `TRITON_INTERPRET=1`.
@@ -28,7 +28,7 @@ from ssmrank.kernels.gpu.rows import dense, launch
 from ssmrank.kernels.gpu.sums import add_columns
 
 PROGRAMS = 1024
-"""Programs of a backward pass, at most: several for each processor of the GPU, so that some load while others sum."""
+"""The most programs of a backward pass: several for each multiprocessor, so that some load while others sum."""
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def _add_forward(  # type: ignore[no-untyped-def]
     mask = columns < channels
     value = _load(residual, row, residual_stride, columns, mask)
     if HAS_UPDATE:
-        # Normed is what the sum's dtype holds: the backward pass reads that.
+        # The norm is of the sum after rounding to its dtype, since the backward pass reads the rounded sum.
         rounded = (value + _load(update, row, update_stride, columns, mask)).to(total.dtype.element_ty)
         tl.store(total + row * channels + columns, rounded, mask=mask)
         value = rounded.to(tl.float32)
@@ -150,7 +150,7 @@ def _layer_backward(  # type: ignore[no-untyped-def]
     for row in range(first, rows, tl.num_programs(0)):
         mean, scale = tl.load(means + row), tl.load(scales + row)
         grad = _load(grad_y, row, grad_y_stride, columns, mask)
-        # Behind the last channel the gradient is zero, whatever the unit.
+        # After the last channel the gradient is zero, whatever the unit.
         unit = (_load(total, row, total_stride, columns, mask) - mean) * scale
         weight_sum += grad * unit
         bias_sum += grad
@@ -373,7 +373,7 @@ class _GatedNorm(torch.autograd.Function):
 
 
 def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -> tuple[Tensor, Tensor]:
-    """The norm of x, z `[rows, C]`, whose rows may be strided, and its groups' scales, float32 `[rows, groups]`."""
+    """The norm of x and z `[rows, C]`, whose rows may be strided, and its groups' scales, float32 `[rows, groups]`."""
     (rows, channels), groups = x.shape, x.shape[1] // size
     y = x.new_empty(rows, channels)
     scales = x.new_empty(rows, groups, dtype=torch.float32)
@@ -385,7 +385,7 @@ def gated_forward(x: Tensor, z: Tensor, weight: Tensor, eps: float, size: int) -
 
 
 def gated_rms_norm_float8(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Rows:
-    """The norm of x, z `[rows, C]` over all channels, whose rows may be strided."""
+    """The norm of x and z `[rows, C]`, whose rows may be strided, over all channels."""
     (rows, channels), normed = x.shape, new_rows(x)
     if rows:
         _gated_forward[(rows, 1)](
@@ -405,7 +405,7 @@ def gated_backward(
     grad_z: Tensor,
     y: Tensor | None = None,
 ) -> Tensor:
-    """Writes to grad_x, contiguous, to grad_z, whose rows may be strided, and to y the norm once more if it is given.
+    """Writes to grad_x (contiguous) and grad_z (rows may be strided), and the norm to y if it is given.
 
     Returns parts of the weight's gradient to be summed, float32 `[parts, C]`.
     """

@@ -42,7 +42,7 @@ def selective_scan(
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     padding = -u.shape[1] % LANES
     if padding:
-        # Added channels have no input, hence no output and no gradient.
+        # Padding channels have no input, so their outputs and gradients are zero.
         u, delta, z, D, delta_bias = (_pad(x, padding) for x in (u, delta, z, D, delta_bias))  # type: ignore[assignment]
         A, initial_states = (_pad(x, padding, -2) for x in (A, initial_states))  # type: ignore[assignment]
     arguments = (u, delta, A, B, C, D, z, delta_bias, initial_states, cu_seqlens, need_final)
@@ -182,7 +182,7 @@ class _SelectiveScan(torch.autograd.Function):
         grad_initial = None if inputs.initial is None else torch.empty_like(inputs.initial)
 
         tasks, groups = inputs.tasks(_BACKWARD_TASKS)
-        # What several tasks add to is held once for each of them and summed afterwards.
+        # Gradients that several tasks add to have a copy for each task; the copies are summed afterwards.
         grad_rates = inputs.u.new_zeros(groups, states, channels)
         grad_D, grad_bias = inputs.u.new_zeros(groups, channels), inputs.u.new_zeros(groups, channels)
         blocks = len(tasks) // groups

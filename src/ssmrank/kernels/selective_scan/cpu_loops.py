@@ -1,9 +1,9 @@
 """The selective scan's loops for CPUs, compiled by numba; called by `cpu`.
 
-Channels are in the lanes, so that the state of 16 channels is one vector per state index n and nothing is summed
-across lanes except the gradients of B and C, once per step. A task is a block of channels over some sequences.
-The backward pass goes through each sequence from its end in chunks: it reads the state that the forward pass stored
-at the chunk's start, runs the chunk again and keeps what it needs of it in cache.
+Lanes are channels, so the state of 16 channels is one vector per state index n. Only the gradients of B and C are
+summed across lanes, once per step. A task is a block of channels over some sequences. The backward pass processes each
+sequence in chunks, from its end: it reads the state that the forward pass stored at the chunk's start, runs the chunk
+again, and keeps intermediate values in cache.
 
 The arguments of a task are integers: addresses of float32 memory (0: absent), row strides in bytes, counts. Rows of
 `[tokens, channels]` tensors are contiguous and `channels` is a multiple of 16. `decay_rates` is A · log2(e),
@@ -33,7 +33,7 @@ from ssmrank.kernels.simd.vectors import (
 )
 
 CHUNK = 32
-"""Steps between stored states: each costs memory, and between two of them all states must fit in the cache."""
+"""Steps between stored states. Each stored state takes memory; the states between two of them must fit in the cache."""
 
 BLOCK = 4
 """Vectors of channels in a task."""
@@ -44,7 +44,7 @@ _scan_forward_arguments = arguments(26)
 
 @loop(_scan_forward_arguments)
 def scan_forward(table: int) -> None:
-    """Writes y, the final states and the states at each chunk's start (both only where an address is given)."""
+    """Writes y, and the final states and the states at each chunk's start where their addresses are not 0."""
     task = next_task(table)
     while task != 0:
         (
@@ -130,7 +130,7 @@ _scan_backward_arguments = arguments(34)
 
 @loop(_scan_backward_arguments)
 def scan_backward(table: int) -> None:
-    """Writes the gradients; those of A (as `[states, channels]`), D and the bias are added to what is there."""
+    """Writes the gradients; adds those of A (`[states, channels]`), D and the bias to the values in memory."""
     task = next_task(table)
     while task != 0:
         (
@@ -210,12 +210,12 @@ def scan_backward(table: int) -> None:
                 length = min(CHUNK, end - origin)
                 checkpoint = checkpoints + (load_integer(checkpoint_offsets + 8 * sequence) + chunk) * states * row
 
-                # Forward through the chunk once more: the decay and the decayed state of every step are kept.
+                # Runs the chunk forward again and keeps the decay and the decayed state of every step.
                 for vector in range(vectors):
                     channel = first + vector * BYTES
                     bias = load(delta_bias + channel)
                     skip = load(D + channel)
-                    # The state before the chunk stands in the place of step -1, where nothing was driven in.
+                    # The state before the chunk is stored as step -1, which has no input.
                     for n in range(states):
                         store(decayed - plane + n * width + vector * BYTES, load(checkpoint + n * row + channel))
                     drive_before = zero

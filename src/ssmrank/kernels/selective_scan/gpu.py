@@ -1,16 +1,16 @@
 """The selective scan over packed sequences on a GPU, in Triton, forward and backward.
 
-`mamba_ssm`'s scan knows neither where packed sequences start nor an initial state. A program here takes a block of
-channels through one sequence after another: channels are in the lanes of a warp and tokens in the registers of a lane,
-so that the forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing
-waits for the device, and the launch depends on shapes alone, so a CUDA graph can hold it.
+`mamba_ssm`'s scan supports neither packed sequences nor an initial state. A program here processes one sequence after
+another for a block of channels. Channels are in the lanes of a warp and tokens in the registers of a lane, so the
+forward pass sums nothing across lanes. Tensors are token-major, as the projections leave them. Nothing waits for the
+device, and the launch depends on shapes alone, so a CUDA graph can hold it.
 
-The tokens of a tile are worked on together: their rows are loaded at once, and what depends on no state is computed
-once. Then a loop goes over the states; each takes its steps through the tile in registers, and is kept in memory till
-the next tile. The backward pass goes through a sequence from its end in chunks, whose first states the forward pass
-stored, and runs a chunk's tiles but the last forward once more. Sums over the channels for the gradients of B and C are
-written for each tile and block of channels, and summed last, so that the result is the same in every run. Where there
-are few sequences, segments of them are run in parallel (see `gpu_segments`).
+The rows of a tile of tokens are loaded at once, and what depends on no state is computed once. Then a loop goes over
+the states: each advances through the tile in registers, and is kept in memory until the next tile. The backward pass
+processes a sequence in chunks, from its end. It reads the state that the forward pass stored at the chunk's start, and
+runs all tiles of the chunk but the last forward again. The gradients of B and C are sums over channels. They are
+written for each tile and block of channels and added last, so that the result is the same in every run. Where there are
+few sequences, segments of them run in parallel (see `gpu_segments`).
 
 Kernels are compiled for the numbers of channels and states and for strides, all of which are a model's.
 
@@ -40,16 +40,16 @@ CHUNK = 16
 
 FORWARD: dict[str, int] = {"BLOCK": 64, "TILE": 8, "maxnreg": 128}
 BACKWARD: dict[str, int] = {"BLOCK": 32, "TILE": 16, "maxnreg": 208}
-"""Channels of a program, 32 or 64; steps of a tile, 4, 8 or 16; registers of a thread, at most."""
+"""Channels of a program (32 or 64); steps of a tile (4, 8 or 16); the most registers of a thread."""
 
 UNROLL = 2
-"""States that the forward pass takes in one turn of its loop."""
+"""States in one iteration of the forward pass's loop."""
 
 SEGMENT = 64
-"""Tokens of a segment, a multiple of CHUNK, where sequences are too few to fill the GPU; 0: none are cut."""
+"""Tokens of a segment, a multiple of CHUNK, where sequences are too few to fill the GPU; 0: sequences are not cut."""
 
 ENOUGH = 24 * 2048
-"""Sequences times channels that do fill it."""
+"""Sequences times channels that fill the GPU."""
 
 PROGRAMS = 8192
 """About how many programs a launch should have where there are sequences enough."""
@@ -98,7 +98,7 @@ def _grid(channels: int, sequences: int, block: int) -> tuple[int, int]:
 
 
 def _slots(tokens: int, sequences: int, size: int) -> int:
-    """How many tiles or chunks of this size sequences of any lengths have, numbered start // size + sequence + own."""
+    """The most tiles or chunks of this size that sequences have; tile i of sequence s is start // size + s + i."""
     return tokens // size + sequences + 1
 
 
@@ -122,10 +122,10 @@ def _tiles(B: Tensor, C: Tensor, starts: Tensor, tile: int) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+    """What the forward pass keeps for the backward pass."""
 
     stored: Tensor | None
-    """States at the beginnings of chunks, but for the first of a sequence."""
+    """States at the starts of chunks, except a sequence's first chunk."""
     segments: Tensor | None = None
     """Where segments start, if there are too few sequences."""
     states: Tensor | None = None
@@ -149,15 +149,15 @@ def forward(
     initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
     out: Tensor | None = None, rounded: bool = False,
 ) -> tuple[Tensor, Tensor | None, Kept]:  # fmt: skip
-    """Contiguous y in u's dtype or `out`, the final states if needed, and what the backward pass needs if it is kept.
+    """Returns contiguous y in u's dtype (or `out`), the final states if needed, and what is kept if `keep` is true.
 
     Args:
-        u, delta, z: `[T, channels]`, whose rows may be strided, as those of B and C `[T, N]` may.
+        u, delta, z: `[T, channels]`; B, C: `[T, N]`. Rows of all five may be strided.
         A: `[N, channels]`, float32 and contiguous, as `D` and `bias` `[channels]` are.
         initial: `[S, N, channels]`, float32 and contiguous, as the final states are.
         starts: int64 `[S + 1]`.
         need_final: whether final states are returned.
-        keep: whether a backward pass is to come.
+        keep: whether a backward pass follows.
         index: see `packed_selective_scan`.
         out: `[T, channels]`, contiguous.
         rounded: whether states may be kept in u's dtype. The output does not change.
@@ -209,7 +209,7 @@ def _segment_states(
     u: Tensor, delta: Tensor, A: Tensor, bias: Tensor | None, initial: Tensor | None, starts: Tensor,
     segments: Tensor, tiles: Tensor, final: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The states that segments begin with, and the sums of their step sizes; fills the final states."""
+    """The initial states of segments, and the sums of their step sizes; writes the final states."""
     channels, states, count = u.shape[1], A.shape[0], len(segments) - 1
     ends, totals = A.new_empty(count, states, channels), A.new_empty(count, channels)
     ends_kernel[(triton.cdiv(channels, FORWARD["BLOCK"]), count)](
@@ -223,7 +223,7 @@ def _segment_gradients(
     delta: Tensor, A: Tensor, z: Tensor | None, bias: Tensor | None, starts: Tensor, kept: Kept, tiles: Tensor,
     grad_y: Tensor, grad_final: Tensor | None, grad_initial: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """The gradients of segments' last states; fills those of the initial states."""
+    """The gradients of segments' last states; writes the gradients of the initial states."""
     assert kept.segments is not None and kept.totals is not None
     channels, states, count = delta.shape[1], A.shape[0], len(kept.segments) - 1
     beginnings = A.new_empty(count, states, channels)
@@ -249,7 +249,7 @@ def _joined(
 
 
 class Gradients(NamedTuple):
-    """Where the backward pass writes what each token has; rows of z, B and C may be strided."""
+    """Where the backward pass writes the gradients of each token; rows of z, B and C may be strided."""
 
     u: Tensor
     delta: Tensor
@@ -258,7 +258,7 @@ class Gradients(NamedTuple):
     C: Tensor
     z: Tensor | None
     y: Tensor | None
-    """The gated output again, if a tensor for it is given, which may be its gradient's."""
+    """Gets the gated output again, if it is not None; it may be the tensor of the output's gradient."""
 
 
 def backward(
@@ -266,7 +266,7 @@ def backward(
     initial: Tensor | None, starts: Tensor, kept: Kept, grad_y: Tensor, grad_final: Tensor | None,
     grad_initial: Tensor | None, into: Gradients,
 ) -> Tensor:  # fmt: skip
-    """Fills `into` and `grad_initial`; of the arguments, grad_y, u, delta, B, C and z may have strided rows.
+    """Writes `into` and `grad_initial`. Rows of grad_y, u, delta, B, C and z may be strided.
 
     Returns parts of the other gradients to be summed, float32 `[parts, N C + 2 C]`: those of A `[N, C]`, D and bias.
     """

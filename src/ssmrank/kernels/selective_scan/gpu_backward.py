@@ -30,13 +30,13 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     CHUNK: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
     HAS_FINAL: tl.constexpr, NEED_INITIAL: tl.constexpr, NEED_Y: tl.constexpr, EVEN: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """A block of channels through one sequence after another, from their ends, tile by tile.
+    """Processes one sequence after another for a block of channels, from their ends, tile by tile.
 
     `scratch` `[groups, CHUNK / TILE, N, channels]` holds the states' gradients between tiles, and the states at the
-    beginnings of a chunk's tiles, but for the first, whose states are in `stored`: of float32, or where a chunk is one
-    tile and no sequence has an initial state, of any dtype. `sums` `[groups, N + 2, channels]` gets the gradients of
-    A, D and the bias; A's come zeroed. `y` gets the gated output again. It may be where `grad_y` is, and `grad_delta`
-    where delta is: a tile is read before it is written, and then not read any more.
+    starts of a chunk's tiles, except the first tile's, which are in `stored`. `stored` is float32, or any dtype where a
+    chunk is one tile and no sequence has an initial state. `sums` `[groups, N + 2, channels]` gets the gradients of A,
+    D and the bias; A's must be zero before. `y` gets the gated output again. `y` may be the memory of `grad_y`, and
+    `grad_delta` that of delta: a tile is read before it is written, and not read after.
     """
     PER_CHUNK: tl.constexpr = CHUNK // TILE
     block, group = tl.program_id(0), tl.program_id(1)
@@ -52,10 +52,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     if HAS_BIAS:
         shift = tl.load(bias + d, mask=d_mask, other=0.0)
     if PTX:
-        # Lanes exchange values by their numbers: where the compiler has not laid channels so, all is NaN.
+        # Lanes exchange values by lane number. Where the compiler lays channels out differently, all becomes NaN.
         misplaced = tl.sum((lanes(shift) != lane // (BLOCK // 32)).to(tl.int32))
         shift = tl.where(misplaced == 0, shift, float("nan"))
-    # Each block of channels sums the gradients of B and C for itself.
+    # Each block of channels has its own sums of the gradients of B and C.
     parts += block.to(tl.int64) * slots * (2 * N * TILE)
     own = scratch + group * (PER_CHUNK * plane)
     rates_grad = sums + group * (plane + 2 * channels)
@@ -168,7 +168,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                     tl.store(target + place, carry, mask=d_mask & handed)
                     tl.store(rates_grad + place, rate_grad, mask=d_mask)
                 source, known = target, True
-                # Read again, rather than held in registers meanwhile, masks too.
+                # Loaded again, masks included, instead of held in registers meanwhile.
                 count = (tl.load(starts + sequence + 1) - first).to(tl.int32)
                 delta_rows = load_rows(delta + first * delta_stride + d, delta_stride, count, d_mask, TILE)
                 u_rows = load_rows(u + first * u_stride + d, u_stride, count, d_mask, TILE)

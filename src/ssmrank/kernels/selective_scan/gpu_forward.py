@@ -11,7 +11,7 @@ from ssmrank.kernels.selective_scan.gpu_tiles import load_start, load_words, pla
 
 @triton.jit
 def steps_and_drives(delta, u, shift, count, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows of step sizes and of what drives the states; after the end nothing decays and nothing is added."""
+    """Rows of step sizes and of the states' inputs; zero after the end, so that nothing decays or is added there."""
     steps, drives = (), ()
     for t in tl.static_range(TILE):
         step = tl.where(t < count, softplus(delta[t].to(tl.float32) + shift, PTX), 0.0)
@@ -25,7 +25,7 @@ def run_tile(  # type: ignore[no-untyped-def]
     source, known, target, A, steps, drives, vectors, lane, d, d_mask,
     channels: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """States from before a tile, zeros unless they are known, to after it."""
+    """Advances states through a tile; they start from zero unless they are known."""
     ahead = load_start(source, A, d, d_mask, known)
     for n in range(N):
         place = n * channels + d
@@ -49,10 +49,10 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     NEED_FINAL: tl.constexpr, STORE: tl.constexpr, ROUNDED: tl.constexpr, EVEN: tl.constexpr, UNROLL: tl.constexpr,
     PTX: tl.constexpr,
 ):  # fmt: skip
-    """A block of channels through one sequence after another, tile by tile.
+    """Processes one sequence after another for a block of channels, tile by tile.
 
-    `running` `[groups, N, channels]` holds the states between tiles, unless `stored` does: that is where they go at the
-    ends of chunks if a backward pass is to come. ROUNDED to a narrower dtype, they go to both.
+    `running` `[groups, N, channels]` holds the states between tiles. At the ends of chunks they are written to `stored`
+    instead if a backward pass follows; if they are ROUNDED to a narrower dtype there, they are written to both.
     """
     group = tl.program_id(1)
     lane = tl.arange(0, BLOCK)

@@ -1,11 +1,11 @@
 """The Triton selective scan in parallel over segments of sequences, where there are too few sequences to fill a GPU.
 
-The state is linear in the one that a segment begins with: a segment's last state, begun with zeros, and the sum of its
-step sizes say how it changes any other. So all segments are run at once from zeros, a short loop over each sequence's
-segments finds the states that they begin with, and the scan then takes segments for sequences. The gradients of states
-are found in the same way from the end.
+A segment's last state is a linear function of its first. The last state from a zero start, and the sum of the segment's
+step sizes, determine that function. All segments therefore run at once from zeros, a short loop over each sequence's
+segments computes their first states, and the scan then treats segments as sequences. The gradients of states are
+computed in the same way from the end.
 
-Sequence s has the slots from start // SEGMENT + s to the next sequence's; those that it does not need are empty.
+Sequence s has the slots from start // SEGMENT + s to the next sequence's; slots that it does not need are empty.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def join_kernel(  # type: ignore[no-untyped-def]
     channels: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, SEGMENT: tl.constexpr,
     BACK: tl.constexpr, HAS_OUTER: tl.constexpr, HAS_RESULT: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Hands states from segment to segment of one sequence, or gradients back, and writes what each one receives.
+    """Passes states from segment to segment of a sequence, or gradients back, and writes what each segment receives.
 
-    The first one receives `outer` `[sequences, N, channels]` or zeros; `result` gets what the last one hands on.
+    The first receives `outer` `[sequences, N, channels]` or zeros; `result` gets what the last one passes on.
     """
     sequence = tl.program_id(1)
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -1,14 +1,14 @@
 """What both directions of the Triton selective scan share: tiles of TILE tokens, rows of a tile, sums over lanes.
 
-A row is a tensor of one token's channels, `[BLOCK]` float32, one or more channels to each lane of one warp. The rows of
-a tile are a tuple of TILE of them: loops over tokens are unrolled, so that all of a tile's loads are under way at once
-and what is computed stays in registers.
+A row is a tensor of one token's channels, `[BLOCK]` float32, with one or more channels in each lane of one warp. The
+rows of a tile are a tuple of TILE rows. Loops over tokens are unrolled, so that all loads of a tile are issued at once
+and results stay in registers.
 
-B and C are read as tiles too, zero after the sequence's end: for each state the values of TILE tokens beside each
-other, so that a lane gets those of four tokens in one load. A sequence's tiles begin in slot start // TILE + its
-number, apart from the next one's whatever the lengths are. B and C in bfloat16 are packed as they are, int32
-`[slots, N, TILE]` with B in the upper half of a word and C in the lower: all lanes read the same values, and the half
-of the loads is spared. Others are float32 `[slots, N, 2, TILE]`.
+B and C are rearranged as tiles too, zero after the sequence's end. For each state, the values of TILE tokens are
+contiguous, so that a lane loads those of four tokens at once. A sequence's tiles begin at slot start // TILE + its
+number, so tiles of different sequences never overlap. B and C in bfloat16 are packed without conversion, int32
+`[slots, N, TILE]` with B in the upper half of a word and C in the lower, which halves the number of loads. Other dtypes
+become float32 `[slots, N, 2, TILE]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssmrank.kernels.gpu.tiles import LOG2_E, exp2, reciprocal
 LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 SPREAD = 32
-"""Programs among which the kernels that rearrange B, C and their gradients share out one sequence's tiles."""
+"""Programs that share one sequence's tiles in the kernels that rearrange B, C and their gradients."""
 
 
 @triton.jit
@@ -39,13 +39,13 @@ def softplus(x, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def load_start(first, second, place, mask, known):  # type: ignore[no-untyped-def]
-    """What a state begins a tile with: of the first tensor, or zeros unless it is known, and of the second."""
+    """What a state needs at a tile's start: the values at `place` of `first` (zeros unless `known`) and of `second`."""
     return tl.load(first + place, mask=mask & known, other=0.0), tl.load(second + place, mask=mask, other=0.0)
 
 
 @triton.jit
 def load_vector(base, lane, TILE: tl.constexpr, PTX: tl.constexpr):  # type: ignore[no-untyped-def]
-    """TILE float32 or int32 in a row, each in all lanes; `base` is aligned to 16 bytes."""
+    """TILE contiguous float32 or int32 values, each in all lanes; `base` is aligned to 16 bytes."""
     values = ()
     if PTX:
         address = base.to(tl.int64) + lane * 0
@@ -130,10 +130,10 @@ def _exchange(low, high, upper, DISTANCE: tl.constexpr):  # type: ignore[no-unty
 
 @triton.jit
 def fold(rows, lane, TILE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One value a lane: of a tuple of TILE rows, row l // (32 / TILE), summed over lanes of equal l % (32 / TILE).
+    """Sums TILE rows over lanes: lane l gets row l // (32 / TILE), summed over lanes with equal l % (32 / TILE).
 
-    A sum of each row by itself takes 5 TILE exchanges between lanes. Here lanes halve between them the rows that they
-    sum: fewer than TILE exchanges.
+    To sum each row separately takes 5 TILE exchanges between lanes. Here pairs of lanes split the rows between them at
+    each step, which takes fewer than TILE exchanges.
     """
     if BLOCK > 32:
         narrow = ()

@@ -26,7 +26,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Gu & Dao 2023, algorithm 2, with shapes as in `packed_selective_scan`; returns y and the final states."""
     step = F.softplus(delta if delta_bias is None else delta + delta_bias)
-    # Taken apart once: the gradient of indexing at each step would fill a whole tensor at each step.
+    # Unbound once, because the gradient of indexing would fill a whole tensor at each step.
     steps, drives, Bs, Cs = step.unbind(), (step * u).unbind(), B.unbind(), C.unbind()
     rows, finals = [], []
     for index, (start, end) in enumerate(sequence_bounds(cu_seqlens)):

@@ -1,4 +1,4 @@
 """What CPU loops share: vectors, tiles of a matrix product, threads, and the compiler with its cache on disk."""
 
 LANES = 16
-"""Float32 values of a vector."""
+"""Float32 lanes of a vector."""

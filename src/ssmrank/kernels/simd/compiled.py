@@ -1,8 +1,8 @@
-"""numba's decorators, with machine code on disk that is keyed by all sources it can be made from.
+"""numba's decorators, with a cache of machine code on disk that is keyed by all kernel sources.
 
-numba itself asks only whether the file of a cached function has changed, not whether the functions that it calls have,
-and would run old machine code after an edit of `simd`. Here each version of the folder's sources has a folder of
-machine code of its own, so nothing old is ever found. Nothing else of the package is compiled.
+numba itself checks only whether the file of a cached function has changed, not the files of functions that it calls. It
+would run old machine code after an edit of `simd`. Here each version of the sources has its own folder of machine code,
+so old code is never found. Nothing else of the package is compiled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Loop(NamedTuple):
 
 
 def loop(read: Any) -> Callable[[Callable[[int], None]], Loop]:
-    """Compiles a loop that takes tasks until none is left, and reads them by what `vectors.arguments` has made."""
+    """Compiles a loop that takes tasks until none is left; it reads them with the function of `vectors.arguments`."""
 
     def decorate(function: Callable[[int], None]) -> Loop:
         return Loop(function.__name__, cfunc(function), read.count)
@@ -59,7 +59,7 @@ def loop(read: Any) -> Callable[[Callable[[int], None]], Loop]:
 
 
 def digest() -> str:
-    """Of all that machine code is made from: the sources of all kernels, and the compiler."""
+    """A digest of all that decides machine code: the sources of all kernels, and the compiler."""
     found = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
     for path in sorted(SOURCES.rglob("*.py")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -72,9 +72,9 @@ _AT_IMPORT = digest()
 
 @contextmanager
 def _machine_code() -> Iterator[bool]:
-    """Tells numba, which asks when it decorates a function, where to keep machine code; yields whether to keep it.
+    """Tells numba where to keep machine code, while it decorates a function; yields whether to keep it.
 
-    It is not kept where the sources have changed since they were read.
+    Machine code is not kept where the sources have changed since they were read.
     """
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(_folder(before))

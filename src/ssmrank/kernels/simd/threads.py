@@ -1,8 +1,8 @@
-"""Runs compiled loops on as many threads as torch is set to use: on torch's own threads where that can be done.
+"""Runs compiled loops on as many threads as torch is set to use, on torch's own threads if possible.
 
-Between two operations torch's OpenMP threads wait actively for some milliseconds. Threads of our own would share the
-cores with them, so the loops are handed to the same OpenMP library (`GOMP_parallel`, which GNU's, LLVM's and Intel's
-have). Where it is not found, a thread pool serves.
+Between two operations torch's OpenMP threads spin for some milliseconds. Threads of our own would compete with them for
+the cores, so the loops are handed to the same OpenMP library (`GOMP_parallel`, which GNU's, LLVM's and Intel's have).
+Where it is not found, a thread pool is used.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def run_tasks(loop: Loop, tasks: Iterable[tuple[int, ...]]) -> None:
-    """Hands each task to the loop; returns when all are done.
+    """Runs the loop on all tasks, on `torch.get_num_threads()` threads; returns when all are done.
 
-    Tasks must not write to the same memory. Threads: `torch.get_num_threads()`. Raises ValueError for a task that is
-    not as wide as the loop reads: its integers are addresses.
+    Tasks must not write to the same memory. Raises ValueError for a task with another number of integers than the loop
+    reads, since they are addresses.
     """
     rows = [*tasks]
     if not rows:
@@ -64,8 +64,8 @@ def run_tasks(loop: Loop, tasks: Iterable[tuple[int, ...]]) -> None:
 
 @cache
 def _gomp_parallel() -> Callable[[int, int, int, int], None] | None:
-    """`GOMP_parallel(function, data, threads, flags)` as torch itself calls it, or None where it does not."""
-    # A symbol is looked up in a library and in those that it was linked with, so this is never another package's.
+    """`GOMP_parallel(function, data, threads, flags)` of torch's own OpenMP library; None where it has none."""
+    # A symbol is looked up in a library and the libraries linked to it, so this is never another package's.
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         library = Path(torch.__file__).parent / "lib" / name
         if library.is_file():

@@ -1,4 +1,4 @@
-"""Tiles of a matrix product whose sums stay in registers, as one value of `vectors` for each row and 16 columns."""
+"""Tiles of a matrix product whose sums stay in registers: a vector for each row and 16 columns."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numba.core import cgutils
 from ssmrank.kernels.simd.vectors import BYTES, FLOAT, VECTOR, constant, fused, intrinsic, spread
 
 WIDE_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
-"""Whether a vector is one register of 32. Else it takes two or more of 16, which the sums of a tile of four by four
-vectors do not fit: kept in memory they cost three times as much."""
+"""Whether a vector is one register, of which there are 32. Otherwise it takes two or more of 16 registers. The sums of
+a tile of four by four vectors then do not fit into registers, and take three times as long in memory."""
 
 
 def _tile(rows: int, vectors: int) -> Any:
@@ -49,7 +49,7 @@ def _tile(rows: int, vectors: int) -> Any:
                 for row in range(rows)
             ]
             sums = [[cgutils.alloca_once_value(builder, constant(0.0)) for _ in line] for line in places]
-            # The variables are set again here: alloca_once_value sets them once, at the function's entry.
+            # alloca_once_value sets the variables only once, at the function's entry, so they are set again here.
             for line, targets in zip(sums, places, strict=True):
                 for variable, _ in zip(line, targets, strict=True):
                     builder.store(constant(0.0), variable)
@@ -83,6 +83,6 @@ def _tile(rows: int, vectors: int) -> Any:
 tile_4x4, tile_4x1, tile_1x4, tile_1x1 = _tile(4, 4), _tile(4, 1), _tile(1, 4), _tile(1, 1)
 """tile_RxV(a, a_row, a_step, b, b_step, c, c_row, depth, accumulate): R rows of V vectors of a matrix product.
 
-c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], the sums held in registers. a, b and
-c are addresses; `*_row` and `*_step` say in bytes how far apart a's rows, the k and c's rows are.
+c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], with the sums in registers. a, b and
+c are addresses; `*_row` and `*_step` are strides in bytes, of rows and of k.
 """

@@ -1,9 +1,9 @@
 """Sixteen float32 lanes as one value inside numba functions.
 
-numba leaves vectorisation to LLVM, which gives up on loops over several arrays (it cannot prove that they do not
-overlap) and calls the scalar `exp` where Intel's SVML is missing. The loops of this package therefore say what they
-want: memory is addressed by plain integers, a value is a vector of 16 floats, and `exp2` is a polynomial. LLVM lowers
-the vectors to AVX-512, AVX2, SSE or NEON, whichever the machine has.
+numba leaves vectorisation to LLVM. LLVM does not vectorise loops over several arrays, because it cannot prove that they
+do not overlap, and it calls the scalar `exp` where Intel's SVML is missing. The loops of this package are therefore
+vectorised explicitly: memory is addressed by plain integers, a value is a vector of 16 floats, and `exp2` is a
+polynomial. LLVM lowers the vectors to AVX-512, AVX2, SSE or NEON, whichever the machine has.
 
 Inside an `@njit` function: `load`, `broadcast`, `splat`, `store`, the operators + - * /, `exp2`, `softplus`,
 `sigmoid`, `lane_sum`. A product followed by a sum is fused into one instruction where the machine has it.
@@ -90,12 +90,12 @@ def _unary(builder: Any, name: str, x: Any) -> Any:
 
 
 def _at_least(builder: Any, x: Any, bound: float) -> Any:
-    """The larger of both, and NaN where x is NaN (llvm.maxnum would hide it)."""
+    """The larger of both; NaN where x is NaN (llvm.maxnum would hide it)."""
     return builder.select(builder.fcmp_ordered("<", x, constant(bound)), constant(bound), x)
 
 
 def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a b + c, rounded once where the machine can."""
+    """a b + c, rounded once where the machine has fused multiply-add."""
     return builder.fadd(builder.fmul(a, b, flags=_FUSE), c, flags=_FUSE)
 
 
@@ -111,7 +111,7 @@ def _horner(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
 # Lawson's reweighted least squares.
 _EXP2 = (0.00015353362, 0.001339887445, 0.009618437358, 0.05550332471, 0.2402264791, 0.6931472029, 1.0)
 
-# The first has few enough bits for exact products with whole numbers up to 127.
+# The first part has so few bits that its products with whole numbers up to 127 are exact.
 _LN_2_HIGH = 0.693145751953125
 _LN_2_LOW = LN_2 - _LN_2_HIGH
 
@@ -134,7 +134,7 @@ def _exp2(builder: Any, x: Any) -> Any:
 
 
 def _exp_minus_abs(builder: Any, x: Any) -> Any:
-    """e^-|x|: the multiple of log 2 is taken off in two parts, so that a large x loses nothing by rounding."""
+    """e^-|x|. The multiple of log 2 is subtracted in two parts, so that rounding loses nothing for large x."""
     x = builder.fneg(_unary(builder, "fabs", x))
     x = _at_least(builder, x, -87.0)
     whole = _unary(builder, "rint", builder.fmul(x, constant(LOG2_E)))
@@ -225,7 +225,7 @@ def load_integer(typingctx: Any, address: Any) -> Any:
 def next_task(typingctx: Any, table: Any) -> Any:
     """The address of the next task's arguments, or 0 if none is left; threads may call it at once.
 
-    A table of 64-bit integers: how many tasks were given out, the number of tasks, that of arguments, the arguments.
+    The table has 64-bit integers: tasks given out so far, number of tasks, arguments of a task, then the arguments.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -313,7 +313,7 @@ def softplus(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def minimum(typingctx: Any, x: Any, y: Any) -> Any:
-    """The smaller of both lane by lane, and NaN where x is NaN."""
+    """The smaller of both lane by lane; NaN where x is NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[1], args[0])

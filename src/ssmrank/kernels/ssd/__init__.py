@@ -66,15 +66,16 @@ def packed_ssd(
         initial_states: `[S, H, P, N]`, or None for zeros.
         initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
             begins with, -1 for zeros. None: row s for sequence s. Sequences of one row are fastest side by side.
-        longest: tokens of the longest sequence, said where all sequences begin with some row and are in the order of
-            rows: a GPU takes short ones by a kernel of their own.
+        longest: tokens of the longest sequence. Give it where each sequence begins with some row and sequences are in
+            the order of rows; a GPU then has a kernel for short ones.
         out: contiguous `[T, H, P]` in x's dtype that y is written to and that is returned; without gradients.
         return_final_states: also return each sequence's last state.
-        seq_idx: int32 `[T]`, the sequence of each token; worked out where the CUDA kernel needs it and it is None.
+        seq_idx: int32 `[T]`, the sequence of each token; computed where the CUDA kernel needs it and it is None.
 
     Returns:
-        y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` (float32 or float64; of a GPU that writes to `out`
-        x's dtype) where asked for. Computed in float32, or float64 if x is. Differentiable in every floating tensor.
+        y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` where asked for: in float32 or float64, or in x's
+        dtype on a GPU that writes to `out`. Computed in float32, or float64 if x is. Differentiable in every floating
+        tensor.
     """
     x = inputs.x
     stateless = initial_states is None and not return_final_states

@@ -1,8 +1,8 @@
 """Mamba-2's mixer in chunks of matrix products, in PyTorch: any device and floating dtype, autograd through.
 
-Dao & Gu 2024, section 6: within a chunk the outputs are (C Bᵀ ∘ decays) X, between chunks only a state is handed on.
-Sequences are cut into chunks of nearly equal length, and chunks of the same length, rounded up to 16, go through the
-products together.
+Dao & Gu 2024, section 6: within a chunk the outputs are (C Bᵀ ∘ decays) X, and only a state passes between chunks.
+Sequences are cut into chunks of nearly equal length. Chunks of the same length, rounded up to 16, are multiplied
+together.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class _Group(NamedTuple):
     """Chunks of one padded length."""
 
     chunks: Tensor
-    """`[c]`: their places among all chunks."""
+    """`[c]`: their indices among all chunks."""
     tokens: Tensor
     """`[c, q]`: their tokens; padding repeats a token of the chunk."""
     real: Tensor
-    """`[c, q]`: which are not padding."""
+    """`[c, q]`: which tokens are not padding."""
 
 
 class _Plan(NamedTuple):
@@ -35,13 +35,13 @@ class _Plan(NamedTuple):
     sequences: list[Tensor]
     """The sequences that have a first, second, … chunk; chunks are numbered in this order."""
     restore: Tensor
-    """`[T]`: where each token stands among the real tokens of the groups, one group after the other."""
+    """`[T]`: each token's index among the real tokens of all groups, one group after the other."""
 
 
 @lru_cache(maxsize=64)
 def _plan(starts: tuple[int, ...], chunk_size: int, device: torch.device) -> _Plan:
     bounds = list(itertools.pairwise(starts))
-    # An empty sequence has a chunk too, of padding alone, so that its state is handed on.
+    # An empty sequence has a chunk of padding alone, so that its initial state becomes its final state.
     counts = [max(1, -(-(end - start) // chunk_size)) for start, end in bounds]
     sequences = []
     members: dict[int, list[tuple[int, int, int]]] = {}
@@ -94,8 +94,8 @@ def _chunked(
     for group in plan.groups:
         # A step of zero neither decays the state nor adds to it.
         sizes = torch.where(group.real[..., None], steps[group.tokens], 0.0)
-        # After a strong decay the cumulative sum is large and the differences that matter are small: it is held as
-        # the sum of two numbers.
+        # After a strong decay the cumulative sum is large and the differences that matter are small, so the sum is
+        # held as two numbers.
         exact = (sizes * A).double().cumsum(1).transpose(1, 2)
         coarse = exact.to(x.dtype)
         fine = (exact.detach() - coarse.detach().double()).to(x.dtype)

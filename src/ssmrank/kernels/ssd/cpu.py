@@ -16,10 +16,10 @@ from ssmrank.kernels.ssd import cpu_loops as loops
 from ssmrank.kernels.ssd.inputs import SSDInputs
 
 LONGEST_CHUNK = 256
-"""Beyond it, what a task works on no longer fits in a core's cache."""
+"""The longest chunk; a longer one's data would not fit in a core's cache."""
 
 LONGEST_SUFFIX = 64
-"""Longer sequences that begin with a given state are cut into chunks as others are."""
+"""The longest sequence that begins with a given state and is not cut into chunks."""
 
 _SUFFIX_TOKENS = 128
 """Tokens of a task of short sequences that begin with one state."""
@@ -34,7 +34,7 @@ class _Plan(NamedTuple):
     offsets: Tensor
     """First chunk of each sequence, and the number of chunks; int64."""
     order: list[int]
-    """Sequences, the longest first, so that none is begun when the others are done."""
+    """Sequences, longest first, so that no long one starts last and runs alone."""
     longest: int
     """Tokens of the longest chunk."""
     longest_sequence: int
@@ -57,10 +57,10 @@ def _plan(starts: tuple[int, ...], width: int, states: int) -> _Plan:
 
 
 def chunk_count(length: int, width: int, states: int) -> int:
-    """How many chunks a sequence is cut into: none if it is empty, else so that the work is least.
+    """The number of chunks of a sequence that minimises the work; none if it is empty.
 
-    Work per token in a chunk of Q tokens: Q · P for M x and 12 Q for M itself (an exponential costs as much as 12
-    products), and 4 N P where a state is taken over and handed on.
+    Work per token in a chunk of Q tokens: Q · P for M x, 12 Q for M itself (an exponential costs as much as 12
+    products), and 4 N P where states pass between chunks.
     """
 
     def work(count: int) -> float:
@@ -100,7 +100,7 @@ def ssd(
 
 
 class _Given(NamedTuple):
-    """The tensors that the gradients are of, and where sequences start."""
+    """The tensors with gradients, and where sequences start."""
 
     x: Tensor
     steps: Tensor
@@ -142,7 +142,7 @@ class _Layout:
     def tasks(self, at_once: int) -> list[tuple[int, int, int, int, int]]:
         """(sequence, group, first head, last head, block) of each task; a block numbers the parts of a group.
 
-        Groups are divided only where there are fewer of them, over all sequences, than tasks wanted at once.
+        Groups are divided only where there are fewer of them, over all sequences, than tasks wanted.
         """
         per_group = self.heads // self.groups
         blocks = max(1, min(at_once // max(1, self.sequences * self.groups), per_group))
@@ -176,7 +176,7 @@ def _forward(
     y = new(layout.tokens, layout.heads, layout.width) if out is None else out
     final = new(layout.sequences, *shape) if layout.need_final else None
     chunks = int(layout.plan.offsets[-1])
-    # Where no chunk follows another there is no state to keep.
+    # Where each sequence is one chunk there is no state to keep.
     keep = keep and (layout.initial is not None or chunks > sum(layout.plan.offsets.diff() > 0))
     stored = new(chunks, *shape) if keep else None
     rest = (
@@ -253,7 +253,7 @@ class _Ssd(torch.autograd.Function):
         grad_steps, grad_decays = new(layout.tokens, layout.heads), new(layout.tokens, layout.heads)
         grad_D = new(layout.sequences, layout.heads)
         grad_initial = None if layout.initial is None else torch.empty_like(layout.initial)
-        # The blocks of a group add to sums of their own.
+        # Each block of a group has its own sums.
         blocks = 1 + max(task[4] for task in tasks)
         grad_B = layout.x.new_zeros(blocks, layout.tokens, layout.groups, layout.states)
         grad_C = torch.zeros_like(grad_B)

@@ -1,8 +1,8 @@
 """Mamba-2's mixer for CPUs, compiled by numba; called by `cpu`.
 
-Within a chunk of Q tokens the mixer is masked attention without softmax: y = M x with M = (C Bᵀ ∘ decays) · Δ, of which
-only the lower triangle is computed, four rows at a time and each used while it is in the cache. C Bᵀ is computed once
-for all heads of a task. Between chunks the state `[N, P]` of each head is handed on.
+Within a chunk of Q tokens the mixer is masked attention without softmax: y = M x with M = (C Bᵀ ∘ decays) · Δ. Only the
+lower triangle of M is computed, four rows at a time, and each is used while it is in the cache. C Bᵀ is computed once
+for all heads of a task. Between chunks each head passes on its state `[N, P]`.
 
 The arguments of a task are integers: addresses of memory (0: absent), strides in bytes, counts. Floats are float32;
 tables of chunks are int64. P and N are multiples of 16. Running sums of log2 decays are held as two floats each, as in
@@ -74,7 +74,7 @@ def multiply(
 
 @njit
 def pack(source: int, stride: int, target: int, rows: int, vectors: int) -> None:
-    """Copies strided rows to where they follow one another."""
+    """Copies strided rows to contiguous ones."""
     for row in range(rows):
         for column in range(vectors):
             place = column * BYTES
@@ -96,7 +96,7 @@ def transpose(source: int, stride: int, target: int, rows: int, columns: int, ta
 def running_sums(
     decays: int, steps: int, stride: int, length: int, filled: int, coarse: int, fine: int, step: int
 ) -> None:
-    """The running sum of a head's log2 decays as coarse + fine, and its steps, one after the other, zeros after."""
+    """Writes a head's running sum of log2 decays, as coarse + fine, and its steps, contiguous, followed by zeros."""
     total = 0.0
     for row in range(length):
         total += load_scalar(decays + row * stride) * LOG2_E
@@ -112,7 +112,7 @@ def running_sums(
 
 @njit
 def scale_rows(source: int, target: int, rows: int, vectors: int, coarse: int, fine: int, step: int, end: int) -> None:
-    """Each row times its decay from the chunk's start (end 0), or times its decay to token `end - 1` and its step."""
+    """Scales each row by its decay from the chunk's start (end 0), or by its decay to token `end - 1` and its step."""
     zero = splat(np.float32(0.0))
     for row in range(rows):
         if end == 0:
@@ -279,10 +279,10 @@ _ssd_suffixes_arguments = arguments(21)
 
 @loop(_ssd_suffixes_arguments)
 def ssd_suffixes(table: int) -> None:
-    """Writes y of sequences that begin with one state, none longer than `longest`; nothing is handed on.
+    """Writes y of sequences that begin with the same state, at most `longest` tokens each; writes no states.
 
-    A task is some of them side by side, and some heads of a group. The state is read where it is, once for all
-    tokens of the task, whose products with it are one matrix product.
+    A task is some neighbouring sequences and some heads of a group. The state is read in place, once for all tokens of
+    the task: their products with it are one matrix product.
     """
     task = next_task(table)
     while task != 0:
@@ -414,7 +414,7 @@ def multiply_lower(
 
 @njit
 def add_rows(source: int, target: int, stride: int, rows: int, vectors: int) -> None:
-    """Adds rows that follow one another to strided rows."""
+    """Adds contiguous rows to strided rows."""
     for row in range(rows):
         for column in range(vectors):
             place = target + row * stride + column * BYTES
@@ -423,7 +423,7 @@ def add_rows(source: int, target: int, stride: int, rows: int, vectors: int) -> 
 
 @njit
 def clear(target: int, size: int) -> None:
-    """Zeros in a number of bytes that is a multiple of a vector's."""
+    """Writes zeros; the number of bytes is a multiple of a vector's size."""
     zero = splat(np.float32(0.0))
     for index in range(0, size, BYTES):
         store(target + index, zero)
@@ -443,7 +443,7 @@ def weigh_and_sum(
     exponent_grads: int,
     step_grads: int,
 ) -> None:
-    """Through one of `scale_rows`: sums += factor · products, and the gradients of exponents and steps.
+    """The backward pass of `scale_rows`: sums += factor · products, and the gradients of exponents and steps.
 
     `products` are the gradients of the scaled rows and `rows_of` the rows before scaling. With end = 0 the exponent is
     a token's running sum, else the running sum of token `end - 1` less the token's.
@@ -482,7 +482,7 @@ _ssd_backward_arguments = arguments(32)
 
 @loop(_ssd_backward_arguments)
 def ssd_backward(table: int) -> None:
-    """Writes the gradients; those of B and C are added to what is there, D's is written per sequence and head."""
+    """Writes the gradients; adds those of B and C to the values in memory, and writes D's per sequence and head."""
     task = next_task(table)
     while task != 0:
         (
@@ -618,7 +618,7 @@ def ssd_backward(table: int) -> None:
                 multiply_lower(mixing, line, y_grads, 4 * width, x_grads, length, vectors, 1)
 
                 if has_future:
-                    # What the chunk handed on: state = kept · state before + scaled Bᵀ x.
+                    # The state after the chunk: kept · state before + scaled Bᵀ x.
                     scale_rows(b_rows, scaled, length, state_vectors, coarse, fine, step, length)
                     multiply(
                         scaled, 4 * states, 4, state_grads, 4 * width, x_grads, 4 * width, length, vectors, states, 1
@@ -641,7 +641,7 @@ def ssd_backward(table: int) -> None:
                     place = exponent_grads + 4 * length - 4
                     store_scalar(place, load_scalar(place) + lane_sum(total))
                 if has_past:
-                    # What the chunk took over: y += scaled C · state before.
+                    # The part of the state before the chunk: y += scaled C · state before.
                     transpose(state, 4 * width, flipped, states, width, 4 * states)
                     multiply(
                         y_grads,

@@ -1,11 +1,11 @@
 """Mamba-2's mixer over packed sequences on a GPU, in Triton, as a differentiable function.
 
 A sequence is cut into chunks of Q tokens. Within a chunk the mixer is masked attention without softmax, y = (C Bᵀ ∘
-decays) Δx; between chunks a head hands on its state `[N, P]` (Dao & Gu 2024, section 6). A small kernel first sums the
-decays up within each chunk. Then a program takes one head through one sequence, chunk after chunk, with the state in
-registers and the next chunk's tiles on their way to shared memory: it writes nothing but y, and a sequence of one
-chunk, as most passages are, touches no state at all. Since Hopper a unit of the GPU copies these tiles by itself, which
-spares the registers and instructions that addresses take: a third of the time.
+decays) Δx; between chunks each head passes on its state `[N, P]` (Dao & Gu 2024, section 6). A small kernel first sums
+the decays within each chunk. Then a program processes one head of one sequence, chunk after chunk. The state stays in
+registers while the next chunk's tiles are copied to shared memory, and only y is written. A sequence of one chunk, as
+most passages are, needs no state at all. Since Hopper, a unit of the GPU copies these tiles. That saves the registers
+and instructions for addresses, and a third of the time.
 
 Matrix products take operands in the inputs' dtype (float32: without TF32) and sum in float32. Nothing waits for the
 device, launches depend on shapes alone, and nothing is tuned at run time: a CUDA graph can hold it all, and the first
@@ -39,7 +39,7 @@ def ssd(
 ) -> tuple[Tensor, Tensor | None]:
     """See `packed_ssd`; x, B, C in one of bfloat16, float16 and float32; y in x's dtype, final states in float32.
 
-    Not differentiable with an index or into `out`; final states are then in x's dtype too, to which products round them
+    Not differentiable with an index or into `out`. Final states are then in x's dtype, to which the matmuls round them
     in any case.
     """
     x, dt, B, C = map(dense, (inputs.x, inputs.dt, inputs.B, inputs.C))

@@ -1,13 +1,14 @@
 """The backward pass of Mamba-2's mixer over packed sequences on a GPU, in Triton; see `gpu`.
 
-One kernel runs the states forward once more and their gradients backward, side by side, and stores both where chunks
-meet (of one layer at a time, in the inputs' dtype). Then each chunk is by itself: a program takes some heads of one
-group through it, one after the other, for the gradients of x and dt; what the projections B and C get it sums in
-registers, so that nothing is added atomically and the result is the same in every run.
+One kernel runs the states forward again and their gradients backward, in parallel, and stores both at the boundaries
+of chunks, in the inputs' dtype. The chunks are then independent. For the gradients of x, dt, B and C, programs process
+some heads of one group in a chunk, one after the other. They sum the gradients of B and C over these heads in
+registers, without atomics, so that the result is the same in every run.
 
-Rows of the matrices within a chunk are here the tokens that give, and columns those that take: Mᵀ, so that it goes from
-registers into the next product. The gradient of the decays: with E = M ∘ dM, token t's log decay gets the sum of E over
-takers from t on and givers before t, which is a running sum of what each token takes less what it gives.
+A token's output takes values that earlier tokens give. The matrices within a chunk are stored transposed (Mᵀ): rows are
+tokens that give, columns are tokens that take, so that Mᵀ goes from registers into the next product. The gradient of
+the decays: with E = M ∘ dM, the gradient of token t's log decay is the sum of E over takers from t on and givers before
+t. That is a running sum of what each token takes less what it gives.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ CHUNK = 64
 """Tokens of a chunk."""
 
 HEADS = 32
-"""Heads over which a program sums the gradients of B and C, at most, where there are chunks enough to fill the GPU."""
+"""The most heads over which a program sums the gradients of B and C, where chunks are enough to fill the GPU."""
 
 INPUT_HEADS = 16
-"""Heads of whose inputs a program takes the gradients, at most."""
+"""The most heads for which a program computes the gradients of the inputs."""
 
 PROGRAMS = 128
 """Programs that fill a GPU."""
 
 PLANES: tl.constexpr = tl.constexpr(5)
-"""Rows of `flows`, for each token: what it takes from the state before the chunk, what it gives to the state after it,
-what it takes and what it gives within the chunk, and x · dy."""
+"""Rows of `flows`. Each has a number for each token: what it takes from the state before the chunk, what it gives to
+the state after the chunk, what it takes within the chunk, what it gives within the chunk, and x · dy."""
 
 STATES: dict[str, int] = {"num_warps": 4, "num_stages": 2}
 PROJECTIONS: dict[str, int] = {"num_warps": 8, "num_stages": 3}
@@ -58,9 +59,9 @@ def _pass_on(  # type: ignore[no-untyped-def]
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, BACK: tl.constexpr, TO_THE_START: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Takes a state over the chunks from the first on, or its gradient from the last, and stores what each is given.
+    """Passes a state from the first chunk to the last, or its gradient back, and stores what each chunk receives.
 
-    All bases point at the first chunk. The first that is given something finds it stored already.
+    All base pointers are at the first chunk. What the chunk at the beginning of the pass receives is stored already.
     """
     dtype: tl.constexpr = kept.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
@@ -98,7 +99,7 @@ def _states_kernel(  # type: ignore[no-untyped-def]
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The state that each chunk starts from, and the gradient of that which it ends with; zeros are not stored."""
+    """The state at each chunk's start, and the gradient of the state at its end; zeros are not stored."""
     head, sequence = tl.program_id(0), tl.program_id(1)
     dtype: tl.constexpr = kept.dtype.element_ty
     p, n = tl.arange(0, P), tl.arange(0, N)
@@ -142,7 +143,7 @@ def _inputs_kernel(  # type: ignore[no-untyped-def]
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr,
     HAS_FINAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x of some heads of a group in one chunk, and what each token gives and takes there (`flows`)."""
+    """The gradient of x for some heads of a group in one chunk, and what each token gives and takes there (`flows`)."""
     slot, head = tl.program_id(0).to(tl.int64), tl.program_id(1) * count
     dtype: tl.constexpr = x.dtype.element_ty
     # In float32 both states of 128 by 128 would not fit into shared memory.
@@ -172,10 +173,10 @@ def _inputs_kernel(  # type: ignore[no-untyped-def]
         if together:
             carry = load_tile(grad_kept, n, P, p, future)
         total, source, last = tl.load(decays + inside), tl.load(decays + Q + inside), tl.load(decays + Q - 1)
-        # What the chunk took over: y += 2^total C · state before.
+        # The part of the state before the chunk: y += 2^total C · state before.
         out = tl.dot(c, state, input_precision=PRECISION)
         tl.store(flows + inside, tl.sum(out * grad.to(tl.float32), axis=1) * tl.exp2(total))
-        # What the chunk handed on: state = kept · state before + Bᵀ (weighed x).
+        # The state after the chunk: kept · state before + Bᵀ (weighed x).
         if not together:
             carry = load_tile(grad_kept, n, P, p, future)
         x_grad = tl.dot(b, carry, input_precision=PRECISION) * tl.exp2(last - source)[:, None]
@@ -266,7 +267,7 @@ def _steps_kernel(  # type: ignore[no-untyped-def]
     dt, A, bias, starts, owners, decays, flows, inner, grad_dt, sums, dt_stride, grad_dt_stride, heads,
     Q: tl.constexpr, BLOCK: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of dt of some heads in one chunk, and the chunk's part of those of A, D and the bias (`sums`)."""
+    """The gradient of dt for some heads in one chunk, and the chunk's part of those of A, D and the bias (`sums`)."""
     slot = tl.program_id(0).to(tl.int64)
     inside, head = tl.arange(0, Q), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     known = head < heads
@@ -296,7 +297,7 @@ def _steps_kernel(  # type: ignore[no-untyped-def]
         rate_grad = tl.sum(decay_grad * step, axis=0)
         if LOG:
             rate_grad *= rate
-        # What a token gives grows with its step; where that vanishes, so does its slope.
+        # What a token gives is proportional to its step. Where softplus gives a step of 0, its slope is 0 too.
         grad = decay_grad * rate[None, :] + given / tl.where(step > 0.0, step, 1.0)
         grad = tl.where(real, grad / (1.0 + tl.exp2(-value * LOG2_E)), 0.0)
         shift_grad = tl.sum(grad, axis=0)
@@ -322,7 +323,7 @@ def run(
 ) -> tuple[Tensor, Tensor | None]:
     """Writes the gradients of x, dt, B and C to `out`, whose rows may be strided.
 
-    Inputs as `gpu.ssd` has made them ready, grad_y `[T, H, P]` in x's dtype likewise; there is a sequence at least.
+    Inputs are as `gpu.ssd` prepares them, and so is grad_y, `[T, H, P]` in x's dtype. There is at least one sequence.
 
     Returns:
         Parts of the gradients of A (or its logarithm), D and the bias, float32 `[parts, 3 H]`, to be summed, and the
@@ -372,7 +373,7 @@ def run(
 
 
 def _heads_at_once(chunks: int, heads: int, most: int) -> int:
-    """How many of a group's heads a program goes through: few, unless there are chunks enough to fill the GPU."""
+    """How many of a group's heads a program processes: few, unless chunks are enough to fill the GPU."""
     count = heads
     while count % 2 == 0 and (count > most or chunks * (heads // count) < PROGRAMS):
         count //= 2

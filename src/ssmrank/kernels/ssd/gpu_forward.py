@@ -29,12 +29,12 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr,
     HAS_INDEX: tl.constexpr, NEED_FINAL: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """y and the last state.
+    """Computes y and the last state.
 
-    Products are taken transposed: the state, `[P, N]`, then is a product's first operand, which comes from registers.
+    Products are transposed, so that the state, `[P, N]`, is a product's first operand, which comes from registers.
 
-    COPIED: x, B and C are tensor descriptors. Then rows after the sequence's end are the next one's, where they are
-    otherwise zeros; they are weighed with zeros, for the decays are of no step there (so a NaN would pass over).
+    COPIED: x, B and C are tensor descriptors. Rows after the sequence's end then belong to the next sequence and are
+    not zeros. Steps are zero there, so the rows are multiplied by 0; a NaN among them would still spread.
     """
     head, sequence = tl.program_id(0), tl.program_id(1)
     dtype: tl.constexpr = y.dtype.element_ty
@@ -103,7 +103,7 @@ def run(
 ) -> None:
     """Writes y and, where wanted, the final states; `log`: A is the logarithm of its negative.
 
-    Rows of x, dt, B and C may be strided, their heads (groups) follow one another; y and the rest is contiguous.
+    Rows of x, dt, B and C may be strided; heads (groups) are contiguous within a row. All other tensors are contiguous.
     """
     x, dt, A, B, C, D, bias = inputs
     (_, heads, width), (_, groups, states), sequences = x.shape, B.shape, len(starts) - 1

@@ -1,8 +1,8 @@
 """Mamba-2's mixer over short sequences that begin with a few given states, on a GPU, in Triton; forward only.
 
-The queries of a document are such. A program loads the state of a head once and takes all the sequences that begin
-with it in tiles of whole sequences, several in each, so that the product of C and the state is one of many rows; it
-writes no state. Within a tile y = M x + decays · C S with M = (C Bᵀ ∘ decays) · Δ, and M is zero between sequences.
+The queries of a shared document are such sequences. A program loads a head's state once and processes all sequences
+that begin with it. A tile has several whole sequences, so that the product of C and the state has many rows. No state
+is written. Within a tile y = M x + decays · C S with M = (C Bᵀ ∘ decays) · Δ, and M is zero between sequences.
 
 Products as in `gpu_forward`. Runs on CPU tensors under `TRITON_INTERPRET=1`.
 """
@@ -19,11 +19,11 @@ from ssmrank.kernels.ssd.gpu_tiles import LOG2_E, described, load_rows, load_ste
 from ssmrank.kernels.ssd.inputs import SSDInputs
 
 TILE = 64
-"""Tokens of a tile, which the longest sequence has to fit."""
+"""Tokens of a tile; the longest sequence must fit into it."""
 
 REGISTERS = 168
-"""Of a thread, of a program whose tiles the GPU copies by itself: three of them share a processor then, not two, which
-is worth more than what is spilled."""
+"""Registers of a thread where the GPU itself copies the tiles. Three programs then share a multiprocessor instead of
+two, which gains more than spilled registers cost."""
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
     heads, per_group, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, HAS_D: tl.constexpr,
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """COPIED: x, B and C are tensor descriptors, as in `gpu_forward`; what comes after a tile is weighed with zeros."""
+    """COPIED: x, B and C are tensor descriptors, as in `gpu_forward`; rows after a tile's end are multiplied by 0."""
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     dtype: tl.constexpr = y.dtype.element_ty
     inside, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
@@ -53,7 +53,7 @@ def _suffix_kernel(  # type: ignore[no-untyped-def]
     if first < end:
         state = tl.load(initial + (row * heads + head) * (N * P) + p[None, :] * N + n[:, None]).to(dtype)
         while first < end:
-            # The tile ends where the sequence begins that would not fit whole.
+            # The tile ends before the first sequence that does not fit into it.
             last = tl.minimum(first + Q, end)
             if last < end:
                 last = tl.load(starts + tl.load(sequences + last))
@@ -88,9 +88,9 @@ def run(
     index: Tensor,
     y: Tensor,
 ) -> None:
-    """Writes y `[T, H, P]`. `initial` `[R, H, P, N]`, contiguous; `index` ascending, a row for every sequence.
+    """Writes y `[T, H, P]`. `initial`: `[R, H, P, N]`, contiguous; `index`: ascending, a row for every sequence.
 
-    The inputs as `gpu.ssd` has made them ready.
+    Inputs are as `gpu.ssd` prepares them.
     """
     x, dt, A, B, C, D, bias = inputs
     (tokens, heads, width), (_, groups, states) = x.shape, B.shape

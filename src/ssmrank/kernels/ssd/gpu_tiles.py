@@ -1,7 +1,7 @@
 """What the kernels of Mamba-2's mixer share on a GPU: tiles of tokens, step sizes, and the decays within chunks.
 
-Chunks are in slots: sequence s, which starts at token t, has those from t // Q + s on, as many as it needs, so that
-their places depend on nothing but the starts, and their number on shapes alone.
+Chunks are in slots. Sequence s, which starts at token t, has the slots from t // Q + s on, as many as it needs. A
+chunk's slot depends only on the starts, and the number of slots only on shapes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 FLOAT32_CHUNK = 16
-"""Tokens of a chunk of float32 tensors, at most: their products are unrolled, and longer ones compile for minutes."""
+"""The most tokens of a chunk in float32, whose products are unrolled: longer chunks take minutes to compile."""
 
 BLOCK = 16
-"""Heads of whose decays a program takes the sums."""
+"""Heads whose decays a program sums."""
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -32,7 +32,7 @@ def softplus(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def load_rows(base, rows, stride, columns, real):  # type: ignore[no-untyped-def]
-    """`[rows, columns]` of a tensor, zero where a row is not real."""
+    """Loads `[rows, columns]` of a tensor, zero where a row is not real."""
     return tl.load(base + rows[:, None] * stride + columns[None, :], mask=real[:, None], other=0.0)
 
 
@@ -45,7 +45,7 @@ def load_steps(dt, rows, stride, head, shift, real):  # type: ignore[no-untyped-
 
 @triton.jit
 def load_tile(base, rows, stride, columns, left):  # type: ignore[no-untyped-def]
-    """`[rows, columns]` from the row at `base` on, zero from row `left` on."""
+    """Loads `[rows, columns]` from the row at `base` on, zero from row `left` on."""
     return tl.load(base + rows[:, None] * stride + columns[None, :], mask=(rows < left)[:, None], other=0.0)
 
 
@@ -67,9 +67,9 @@ def _decays_kernel(  # type: ignore[no-untyped-def]
     dt, A, bias, starts, decays, owners, dt_stride, heads, sequences, halvings,
     Q: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk's tokens and some heads the log2 decay from the chunk's start, and that less log2 Δ.
+    """For a chunk's tokens and some heads: the log2 decay from the chunk's start, and the same less log2 Δ.
 
-    What token j adds to token i decays by 2^(first of i - second of j), Δ included. A token after the end has no Δ.
+    Token j's contribution to token i has the factor 2^(first of i - second of j), Δ included. Δ is 0 after the end.
     """
     slot = tl.program_id(0)
     sequence = _owner(starts, slot, sequences, halvings, Q)
@@ -96,12 +96,12 @@ def _decays_kernel(  # type: ignore[no-untyped-def]
 
 
 def head_major(tensor: Tensor) -> Tensor:
-    """A tensor `[T, heads, width]` whose heads follow one another within a row."""
+    """The tensor `[T, heads, width]` with contiguous heads within a row; copied if need be."""
     return tensor if tensor.stride(1) == tensor.shape[2] or tensor.shape[1] == 1 else tensor.contiguous()
 
 
 def may_be_copied(*tensors: Tensor) -> bool:
-    """Whether the GPU has a unit that copies tiles into shared memory by itself, and it can read these tensors."""
+    """Whether the GPU has a unit that copies tiles to shared memory, and that unit can read these tensors."""
     if not len(tensors[0]):
         return False
     if tensors[0].is_cuda and (torch.version.hip or torch.cuda.get_device_capability(tensors[0].device) < (9, 0)):
@@ -110,20 +110,20 @@ def may_be_copied(*tensors: Tensor) -> bool:
 
 
 def described(tensor: Tensor, rows: int) -> TensorDescriptor:
-    """`[T, heads, width]` as a matrix of which a kernel takes tiles of so many rows and one head."""
+    """Describes `[T, heads, width]` as a matrix with tiles of `rows` rows and one head."""
     tokens, heads, width = tensor.shape
     return TensorDescriptor(tensor, [tokens, heads * width], [tensor.stride(0), 1], [rows, width])
 
 
 def slots_of(tokens: int, sequences: int, chunk: int) -> int:
-    """Slots of chunks that so many tokens in so many sequences may need."""
+    """The most slots that chunks of `tokens` tokens in `sequences` sequences need."""
     return tokens // chunk + sequences
 
 
 def chunk_decays(
     dt: Tensor, A: Tensor, bias: Tensor | None, starts: Tensor, chunk: int, *, log: bool
 ) -> tuple[Tensor, Tensor]:
-    """What `_decays_kernel` sums up, float32 `[slots, H, 2, chunk]`, and the sequence of each slot or -1, int32."""
+    """The sums of `_decays_kernel`, float32 `[slots, H, 2, chunk]`, and each slot's sequence or -1, int32 `[slots]`."""
     (tokens, heads), sequences = dt.shape, len(starts) - 1
     slots = slots_of(tokens, sequences, chunk)
     decays = dt.new_empty(slots, heads, 2, chunk, dtype=torch.float32)
@@ -136,15 +136,15 @@ def chunk_decays(
 
 
 def chunk_of(x: Tensor, chunk: int) -> int:
-    """Tokens of a chunk in x's dtype, of which `chunk` would be the best."""
+    """Tokens of a chunk in x's dtype; `chunk` is the best number unless the dtype limits it."""
     return min(chunk, FLOAT32_CHUNK) if x.dtype == torch.float32 else chunk
 
 
 def precision_of(x: Tensor) -> str:
-    """How matrix products of operands in x's dtype are taken."""
+    """The input precision of matmuls of operands in x's dtype."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 def launch(x: Tensor, options: dict[str, int]) -> dict[str, int]:
-    """Launch options; tiles of float32 fill shared memory without the next ones."""
+    """Launch options; float32 tiles fill shared memory, so the next ones are not prefetched."""
     return options | {"num_stages": 1} if x.dtype == torch.float32 else options

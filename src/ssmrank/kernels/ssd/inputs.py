@@ -1,4 +1,4 @@
-"""What the implementations of Mamba-2's mixer take."""
+"""The inputs of Mamba-2's mixer, for all implementations."""
 
 from __future__ import annotations
 
