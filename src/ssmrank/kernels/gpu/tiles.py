@@ -13,7 +13,7 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 def may_use_ptx(tensor: torch.Tensor) -> bool:
-    """Whether kernels over this tensor use NVIDIA's own instructions, as their argument PTX says.
+    """Whether kernels over this tensor use NVIDIA's own instructions; it is the kernels' argument PTX.
 
     They load four values at once, sum over a warp's lanes, and take approximate exponentials and reciprocals.
     """

@@ -1,4 +1,4 @@
-"""Mamba-1's mixer after its input projection as one function with a backward pass of its own, on a GPU, in Triton.
+"""Mamba-1's mixer after its input projection as one function with its own backward pass, on a GPU, in Triton.
 
 Its parts are the kernels of `causal_conv` and `selective_scan`. Together, their backward passes write both halves of
 the projection's gradient in place, so nothing is concatenated, and one kernel sums the gradients of all small

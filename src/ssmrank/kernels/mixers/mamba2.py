@@ -1,4 +1,4 @@
-"""Mamba-2's mixer after its input projection as one function with a backward pass of its own, on a GPU, in Triton.
+"""Mamba-2's mixer after its input projection as one function with its own backward pass, on a GPU, in Triton.
 
 Its parts are the kernels of `causal_conv`, `ssd` and `norms`. Together, each of their backward passes writes its part
 of the projection's gradient in place, so nothing is concatenated. Tensors that are cheap to recompute are not kept for

@@ -255,7 +255,7 @@ def _add(
     scales: Tensor | None,
     steps: Tensor | None,
 ) -> Tensor:
-    """The sum; writes its norm to y, and the norm's scales, or of a norm in float8 those of its rows."""
+    """Returns the sum; writes its norm to y, and the norm's scales or, for a norm in float8, its rows' scales."""
     (rows, channels), total = residual.shape, residual
     if update is not None:
         total = residual.new_empty(rows, channels, dtype=torch.promote_types(residual.dtype, update.dtype))

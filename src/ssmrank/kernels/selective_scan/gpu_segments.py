@@ -1,9 +1,9 @@
 """The Triton selective scan in parallel over segments of sequences, where there are too few sequences to fill a GPU.
 
-A segment's last state is a linear function of its first. The last state from a zero start, and the sum of the segment's
-step sizes, determine that function. All segments therefore run at once from zeros, a short loop over each sequence's
-segments computes their first states, and the scan then treats segments as sequences. The gradients of states are
-computed in the same way from the end.
+A segment's last state is a linear function of its initial state. The last state from a zero start, and the sum of the
+segment's step sizes, determine that function. All segments therefore run at once from zeros, a short loop over each
+sequence's segments computes their initial states, and the scan then treats segments as sequences. The gradients of
+states are computed in the same way from the end.
 
 Sequence s has the slots from start // SEGMENT + s to the next sequence's; slots that it does not need are empty.
 """
@@ -69,7 +69,7 @@ def beginnings_kernel(  # type: ignore[no-untyped-def]
     N: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
     EVEN: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the state before a segment, where that of its last state is zero."""
+    """The gradient of a segment's initial state, as if the gradient of its last state were zero."""
     segment = tl.program_id(1)
     lane = tl.arange(0, BLOCK)
     d = tl.program_id(0) * BLOCK + lane

@@ -86,7 +86,7 @@ def _machine_code() -> Iterator[bool]:
 
 @cache
 def _folder(users: str) -> Path:
-    """In the folder that the user has set for numba, else beside Python's own compiled files, else in the home."""
+    """The cache folder: numba's, if the user has set one, else one beside Python's compiled files, else in the home."""
     name = _PREFIX + _AT_IMPORT
     if users:
         return Path(users, name)
