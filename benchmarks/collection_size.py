@@ -2,9 +2,9 @@
 
     python benchmarks/collection_size.py --passages 1000000 --index
 
-Passages are made of random words, about as long as MS MARCO's (56 words). Each step runs in a process of its own, whose
-peak of resident memory is what the system counted, memory-mapped pages included; that of Java is counted by itself.
-The last column extrapolates the seconds linearly to MS MARCO's 8,841,823 passages.
+Passages are random words, about as long as MS MARCO's (56 words). Each step runs in its own process. The peak of
+resident memory is the system's count and includes memory-mapped pages; Java is counted separately. The last column
+extrapolates the seconds linearly to MS MARCO's 8,841,823 passages.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ print(json.dumps([resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_
 
 
 def make_source(folder: Path, passages: int) -> None:
-    """A folder in BEIR's layout: passages of Poisson(56) words out of 200,000, by a power law; 1,000 queries."""
+    """Writes a folder in BEIR's layout: passages of Poisson(56) words from 200,000, by a power law; 1,000 queries."""
     random = np.random.default_rng(42)
     words = np.array([f"word{number:x}" for number in range(200_000)])
     (folder / "qrels").mkdir(parents=True)
@@ -71,7 +71,7 @@ def make_source(folder: Path, passages: int) -> None:
 
 
 def measure(step: str, folder: Path) -> tuple[float, float, float]:
-    """Seconds, peak MiB of the process, and of the processes that it started."""
+    """Seconds, and peak MiB of the process and of its child processes."""
     names = f"FOLDER = {str(folder)!r}\nOUTPUT = {str(folder / 'collection')!r}\n"
     started = time.perf_counter()
     finished = subprocess.run([sys.executable, "-c", names + STEPS[step] + MEASURED], stdout=subprocess.PIPE, text=True)

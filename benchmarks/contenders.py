@@ -1,4 +1,4 @@
-"""What reranks in the benchmarks: ours, transformers as it comes, sentence-transformers, llama.cpp."""
+"""The rerankers of the benchmarks: ours, unmodified transformers, sentence-transformers, llama.cpp."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Step = Callable[[], None]
 
 
 def padded_batch(device: torch.device, longest: int = 512) -> int:
-    """Pairs in a padded batch: few on a CPU, which gains nothing by more; on a GPU up to as many tokens as ours."""
+    """Pairs in a padded batch: few on a CPU, where more gain nothing; on a GPU up to 65,536 tokens."""
     return 4 if device.type == "cpu" else min(128, max(1, 65536 // longest))
 
 
 class _RandomReranker(Reranker):
-    """A reranker of random weights, without a tokenizer."""
+    """A reranker with random weights, without a tokenizer."""
 
     def __init__(self, shape: Shape, max_length: int) -> None:
         nn.Module.__init__(self)
@@ -56,12 +56,12 @@ class Ours:
         self.precision, self.device = precision, device
 
     def step(self, sequences: PairSequences, token_budget: int, share: bool) -> tuple[Step, int]:
-        """A pass over all pairs, planning included, and the tokens that it computes."""
+        """A pass over all pairs, including planning, and the number of tokens that it computes."""
         scorer = Scorer(self.reranker, self.precision, self.device)
         batches = plan_batches(sequences, token_budget, share)
         tokens = sum(batch.tokens for batch in batches)
         if self.device.type == "cuda":
-            # Whatever is compiled at first use is compiled now: a pass over a whole workload is timed from the start.
+            # Kernels are compiled at first use, so use them before a pass over a whole workload is timed.
             for _ in scorer.run(enumerate([*batches[:3], *batches[-2:]])):
                 pass
 
@@ -72,7 +72,7 @@ class Ours:
         return run, tokens
 
     def step_by_count(self, sequences: PairSequences, count: int) -> tuple[Step, int]:
-        """As `step`, in batches of so many pairs, as the paper measures."""
+        """As `step`, in batches of `count` pairs, as the paper measures."""
         scorer = Scorer(self.reranker, self.precision, self.device)
         order = np.argsort(-sequences.lengths, kind="stable")
         batches = [
@@ -88,19 +88,19 @@ class Ours:
 
 
 class Theirs:
-    """transformers' own model, in float32, or on a CPU in bf16 by autocast and on a GPU in bf16 as it is loaded."""
+    """transformers' own model in float32 or bf16; bf16 is autocast on a CPU, and bf16 weights on a GPU."""
 
     def __init__(self, shape: Shape, precision: Precision, device: torch.device) -> None:
         with torch.device(device):
             self.model, self.shape = shape.theirs().eval(), shape
         self.precision, self.device = precision, device
         if device.type == "cuda" and precision == "bf16":
-            # Weights in bf16 spare autocast's copies: it is the fastest that users have.
+            # Weights in bf16 avoid autocast's copies; this is users' fastest option.
             self.model.to(torch.bfloat16)
             self.precision = "fp32"
 
     def padded(self, sequences: PairSequences) -> tuple[Step, int]:
-        """Every pair whole, sorted by length, in batches padded at the right; and the tokens that it computes."""
+        """A pass over whole pairs, sorted by length, in right-padded batches, and the tokens that it computes."""
         order = np.argsort(-sequences.lengths, kind="stable").tolist()
         size = padded_batch(self.device, int(sequences.lengths.max()))
         batches = [
@@ -119,10 +119,10 @@ class Theirs:
         return run, sum(ids.numel() for ids, _, _ in batches)
 
     def cached(self, sequences: PairSequences) -> tuple[Step, int] | None:
-        """Each document once, then its queries in padded batches from transformers' cache; None where it fails.
+        """A pass that reads each document once, then its queries in padded batches from transformers' cache.
 
-        All tokens of a query at once where the cache takes several, else one after the other: Mamba-1's begins the scan
-        anew with several tokens, and so do CUDA kernels for Mamba-2.
+        None if that fails. A query's tokens are read all at once if the cache takes several, otherwise one by one: with
+        several tokens, Mamba-1's cache starts the scan anew, and so do CUDA kernels for Mamba-2.
         """
         groups = []
         by_document = groupby(np.argsort(sequences.document, kind="stable").tolist(), lambda p: sequences.document[p])
@@ -179,7 +179,7 @@ class Theirs:
             return torch.cat(states, dim=1)[torch.arange(len(ids), device=self.device), last]
 
     def _padded(self, rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Ids [rows, longest], their mask, None where nothing is padded, and each row's last place."""
+        """Ids [rows, longest], their mask (None if nothing is padded), and the index of each row's last token."""
         longest = max(len(row) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         for place, row in enumerate(rows):
@@ -197,7 +197,7 @@ def _way(at_once: bool) -> str:
 def mixer_model(
     shape: Shape, sequences: PairSequences, precision: Precision, device: torch.device
 ) -> tuple[Step, int] | None:
-    """mamba_ssm's MixerModel over sequences of one length, its weights in bf16 on a GPU; None where it has none."""
+    """mamba_ssm's MixerModel over sequences of one length, in bf16 on a GPU; None if it has no such model."""
     if shape.config["model_type"] not in ("mamba", "mamba2"):
         return None
     if device.type != "cuda" or not is_available("mamba_ssm"):
@@ -218,7 +218,7 @@ def mixer_model(
 
 
 def lacks_kernels(shape: Shape, device: torch.device) -> bool:
-    """Whether transformers would run this model on a GPU without mamba_ssm's kernels, which takes far too long."""
+    """Whether transformers would run this model on a GPU without mamba_ssm's kernels, which is far too slow."""
     wanted = ("mamba_ssm", "causal_conv1d")
     recurrent = shape.config["model_type"] in ("mamba", "mamba2")
     if device.type != "cuda" or not recurrent or all(is_available(package) for package in wanted):
@@ -228,7 +228,7 @@ def lacks_kernels(shape: Shape, device: torch.device) -> bool:
 
 
 def cross_encoder(shape: Shape, sequences: PairSequences, precision: Precision, device: torch.device) -> Step | None:
-    """sentence-transformers' CrossEncoder over as many words; None where it is not installed."""
+    """sentence-transformers' CrossEncoder over as many words; None if it is not installed."""
     if importlib.util.find_spec("sentence_transformers") is None:
         print("sentence-transformers: not installed, left out (pip install sentence-transformers)", flush=True)
         return None
@@ -256,15 +256,15 @@ def cross_encoder(shape: Shape, sequences: PairSequences, precision: Precision, 
     for pair in range(len(sequences)):
         whole = [f"w{number}" for number in (sequences[pair] % 29000 + 4).tolist()]
         cut = len(whole) - int(sequences.whole[pair])
-        # The three special tokens stand for as many of the sequence's.
+        # The three special tokens take the place of three tokens of the sequence.
         texts.append((" ".join(whole[: max(1, cut - 2)]), " ".join(whole[cut + 1 :])))
     return lambda: model.predict(texts, batch_size=padded_batch(device, longest), show_progress_bar=False)
 
 
 def llama_cpp(shape: Shape, kind: str, tokens: int, python: str | None) -> Step | None:
-    """llama.cpp's pass over so many tokens of a random model of this shape; None where it is not installed.
+    """llama.cpp's pass over `tokens` tokens with a random model of this shape; None if it is not installed.
 
-    It runs in a process of its own, which answers when a pass is done.
+    It runs in its own process, which answers when a pass is done.
     """
     script = Path(__file__).parent / "llama_process.py"
     command = [python or sys.executable, str(script), json.dumps(shape.config), kind, str(tokens)]

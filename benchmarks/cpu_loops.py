@@ -1,8 +1,8 @@
-"""What each CPU loop brings to a whole model, against the plain PyTorch that it replaces; run by kernels.py.
+"""How much each CPU loop speeds up a whole model, compared with the plain PyTorch that it replaces; run by kernels.py.
 
-A pass of a model is timed with all loops, and again with one operation after another in plain PyTorch, the contenders
-in turn. Three passes, which together run every loop: reranking whole texts, reranking queries that share documents
-(the loop for suffixes), and a training step (the backward loops).
+A pass of a model is timed with all loops, and again with one operation at a time in plain PyTorch; contenders take
+turns. Three kinds of pass together run every loop: reranking whole texts, reranking queries that share documents (the
+loop for suffixes), and a training step (the backward loops).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 MODELS = {"Mamba-1-130M": ("selective_scan", "causal_conv", "norm"), "Mamba-2-130M": ("ssd", "causal_conv", "norm")}
 """The operations of each model."""
 LAYERS = 6
-"""Of the models' 24, which are alike: the ratios are those of the whole model."""
+"""Layers of the models' 24. All are alike, so the ratios are those of the whole model."""
 
 RUNS = 3
 
@@ -68,7 +68,7 @@ def _contenders(title: str, shape: Shape, operations: tuple[str, ...], make: Pas
 
 @contextmanager
 def _plain(operation: str | None) -> Iterator[None]:
-    """Has plain PyTorch serve an operation."""
+    """Runs an operation in plain PyTorch."""
     if operation is None:
         yield
         return

@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/*.md that come from files in the repository.
 
 `python benchmarks/docs_tables.py` puts the table NAME of `TABLES` between the marks `<!-- table: NAME -->` and
-`<!-- end of table: NAME -->`. `tests/unit/test_docs.py` fails where a page shows another table than its file gives.
+`<!-- end of table: NAME -->`. `tests/unit/test_docs.py` fails if a page's table differs from its file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read(name: str) -> list[Row]:
 
 
 def find(rows: list[Row], criteria: Criteria) -> Row | None:
-    """The one row that has all these values; None where there is none."""
+    """The one row that has all these values; None if there is none."""
     found = [row for row in rows if all(row[column] == value for column, value in criteria.items())]
     if len(found) > 1:
         raise ValueError(f"{len(found)} rows have {criteria}")
@@ -71,23 +71,23 @@ def number(rows: list[Row], column: str, **criteria: str) -> float | None:
 
 
 def shown(value: float | None, digits: int = 0, scale: float = 1.0) -> str:
-    """A number with thousands separators; empty where there is none."""
+    """A number with thousands separators; empty if there is none."""
     return "" if value is None else f"{value * scale:,.{digits}f}"
 
 
 def ratio(value: float | None, other: float | None, digits: int = 1) -> str:
-    """How many times another value a value is."""
+    """The ratio of two values, as text."""
     return "" if value is None or not other else f"{value / other:.{digits}f} x"
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+    """A table whose first column is text and whose other columns are numbers."""
     lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def reuse_cpu() -> str:
-    """Pairs a second of each workload, with document reuse, without, and by other libraries."""
+    """Pairs per second of each workload: with document reuse, without, and by other libraries."""
     rows = read("reranking-cpu.csv")
     ways = {
         "with reuse": "ssmrank, reuse",
@@ -110,7 +110,7 @@ def reuse_cpu() -> str:
 
 
 def llama_cpu() -> str:
-    """Pairs a second beside llama.cpp, without reuse."""
+    """Pairs per second compared with llama.cpp, without reuse."""
     rows = read("reranking-llama.csv")
     names = {"ssmrank, no reuse": "ssmrank"}
     lines = []
@@ -123,7 +123,7 @@ def llama_cpu() -> str:
 
 
 def training_h200() -> str:
-    """Thousand tokens a second of training at each batch size, and memory."""
+    """Training: thousand tokens per second at each batch size, and memory."""
     rows = [row for row in read("training-h200.csv") if row["benchmark"] == "figure1"]
     batches = ("1", "2", "4", "8", "16", "64", "128")
     names = {"ssmrank": "ssmrank", "mamba_ssm": "mamba_ssm's MixerModel", "transformers": "transformers"}
@@ -142,7 +142,7 @@ def training_h200() -> str:
 
 
 def training_mixed_h200() -> str:
-    """Thousand real tokens a second of training on passages of mixed lengths."""
+    """Training on passages of mixed lengths: thousand real tokens per second."""
     rows = [row for row in read("training-h200.csv") if row["benchmark"] == "mixed"]
     ways = [f"ssmrank, {lengths} lengths" for lengths in ("equal", "mixed")]
     ways += [f"transformers, {order} batches" for order in ("random", "sorted")]
@@ -155,7 +155,7 @@ def training_mixed_h200() -> str:
 
 
 def training_cpu(name: str, models: Sequence[str], precisions: Sequence[str]) -> str:
-    """Tokens a second by ssmrank and by transformers."""
+    """Tokens per second of ssmrank and of transformers."""
     rows = read(name)
     lines = []
     for model in models:
@@ -169,7 +169,7 @@ def training_cpu(name: str, models: Sequence[str], precisions: Sequence[str]) ->
 
 
 def training_mixed_cpu() -> str:
-    """Tokens a second on passages of equal and of mixed lengths."""
+    """Tokens per second on passages of equal and of mixed lengths."""
     rows = read("training-mixed-cpu.csv")
     lines = []
     for step, label in {"train": "training", "forward": "forward"}.items():
@@ -184,7 +184,7 @@ def training_mixed_cpu() -> str:
 
 
 def lengths_cpu() -> str:
-    """Tokens a second of forward passes over 8,192 tokens, in sequences of each length."""
+    """Tokens per second of forward passes over 8,192 tokens, in sequences of each length."""
     rows = read("lengths-cpu.csv")
     lengths = ("512", "1024", "2048", "4096", "8192")
     lines = [
@@ -195,7 +195,7 @@ def lengths_cpu() -> str:
 
 
 def reranking_h200(length: str) -> str:
-    """Pairs a second of pairs of one length."""
+    """Pairs per second of pairs of one length."""
     rows = [row for row in read("reranking-h200.csv") if row["benchmark"] == "shapes" and row["max_length"] == length]
     lines = []
     for model in (*GPU_MODELS, *SMALL_GPU_MODELS, *LARGE_GPU_MODELS):
@@ -210,7 +210,7 @@ def reranking_h200(length: str) -> str:
 
 
 def sharing_h200() -> str:
-    """Pairs a second on real collections, with document reuse and without."""
+    """Pairs per second on real collections, with and without document reuse."""
     rows = read("reranking-h200.csv")
     names = {"nfcorpus-whole": "NFCorpus", "scifact-whole": "SciFact", "dl19": "TREC DL 2019"}
     ways = ("ssmrank, reuse", "ssmrank, no reuse", "transformers, padded", "transformers, own cache")
@@ -264,7 +264,7 @@ def minis(*names: str, sections: Sequence[str]) -> str:
 
 
 def _mini(row: Row, column: str, section: list[Row]) -> str:
-    """A cell: mean, deviation and arrow; bold where it is the best of several rows."""
+    """A cell: mean, deviation and arrow; bold if it is the best of several rows."""
     mean, spread = row.get(column, ""), row.get(f"{column} (standard deviation)", "")
     values = [float(other[column]) for other in section if other.get(column)]
     bold = mean and len(values) > 1 and float(mean) == max(values)
@@ -273,7 +273,7 @@ def _mini(row: Row, column: str, section: list[Row]) -> str:
 
 
 def minis_pretraining() -> str:
-    """What each model's `pretraining.json` says of its pretraining."""
+    """What each model's `pretraining.json` says about its pretraining."""
     lines = []
     for folder, label in MINIS.items():
         known = json.loads((ROOT / "models" / folder / "pretraining.json").read_text(encoding="utf-8"))
@@ -316,7 +316,7 @@ def pages() -> Iterator[Path]:
 
 
 def filled(text: str) -> str:
-    """A page with its tables as the files have them now."""
+    """The text of a page with its tables made from the present files."""
     return MARKED.sub(lambda marks: f"{marks[1]}\n{TABLES[marks[2]]()}\n\n{marks[3]}", text)
 
 

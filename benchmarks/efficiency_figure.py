@@ -1,7 +1,7 @@
 """Draws docs/efficiency-h200.svg: nDCG@10 of the table in README.md against the speeds of efficiency-h200.json.
 
-`python benchmarks/efficiency_figure.py`. The speeds are those of models with the shapes of the default experiment's
-rerankers, measured by `ssmrank measure speed`; `results/figures/efficiency.pdf` is the same figure of one machine.
+`python benchmarks/efficiency_figure.py`. `ssmrank measure speed` measured the speeds, on models with the shapes of the
+default experiment's rerankers. `results/figures/efficiency.pdf` is the same figure for one machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def quality() -> dict[tuple[str, str], float]:
 
 
 def main() -> None:
-    """Draws it."""
+    """Draws the figure."""
     speeds = json.loads((ROOT / "benchmarks/results/efficiency-h200.json").read_text(encoding="utf-8"))
     points, places = [], set()
     for (label, length), value in quality().items():

@@ -1,10 +1,10 @@
-"""From texts to a run file: every stage of `ssmrank rerank` but starting Python and loading the model.
+"""From texts to a run file: every stage of `ssmrank rerank` except starting Python and loading the model.
 
-The collection is made of words that the tokenizer of models/minis knows, in the real lengths and with the real sharing
-of a workload; the model has random weights. A row for the whole, with the share of its time in which the GPU runs a
-kernel (kernels' times from a profiled pass, over the seconds of one that is not), and a row for each of three stages:
-until the first batch is handed to the device, from then to the last score (most texts are tokenized and most batches
-planned meanwhile), and from there to the run file. The whole is the sum of these.
+The collection consists of words that the tokenizer of models/minis knows, with the real lengths and the real sharing of
+a workload; the model has random weights. One row is the whole, with the share of its time in which the GPU runs a
+kernel: kernels' times from a profiled pass over the seconds of a pass without the profiler. The other rows are its
+three stages: until the first batch is handed to the device; from then to the last score, while most texts are tokenized
+and most batches planned; and from there to the run file. They add up to the whole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def endtoend(arguments: argparse.Namespace, shapes: Sequence[Shape]) -> Iterator
 
 
 class _Task:
-    """A collection, a first-stage run and a reranker of random weights."""
+    """A collection, a first-stage run and a reranker with random weights."""
 
     def __init__(self, folder: Path, workload: Workload, shape: Shape, arguments: argparse.Namespace) -> None:
         self.folder, self.workload, self.shape, self.arguments = folder, workload, shape, arguments
@@ -62,7 +62,7 @@ class _Task:
         self.stats = RerankingStats()
 
     def measured(self) -> list[PairsRow]:
-        """The rows of the whole and of its stages: medians of the runs."""
+        """The rows of the whole and of its stages: medians over the runs."""
         whole, few = self.folder / "run.trec", self.folder / "few.trec"
         write_run(few, dict(list(self.run.items())[: max(1, len(self.run) // 16)]), "few")
         write_run(whole, self.run, "first")
@@ -83,7 +83,7 @@ class _Task:
         return rows
 
     def ranked(self, path: Path) -> RerankingStats:
-        """Reranks a first-stage run as `ssmrank rerank` does, with no text tokenized before."""
+        """Reranks a first-stage run as `ssmrank rerank` does, with no text tokenized in advance."""
         tokens = self.folder / "tokens"
         shutil.rmtree(tokens, ignore_errors=True)
         files = Files(path, self.folder / "collection", "test", self.folder / "state", tokens)
@@ -114,7 +114,7 @@ class _Task:
 
 
 def _make_collection(folder: Path, workload: Workload, template: Template) -> Run:
-    """Writes the collection of a workload; gives the run in which each query asks for its documents."""
+    """Writes the collection of a workload; returns the first-stage run of its pairs."""
     words = [token[1:] for token in template.tokenizer.get_vocab() if re.fullmatch("Ġ[a-z]{3,}", token)]
     random = np.random.default_rng(0)
     [document], [query] = template.tokenize_documents([""]), template.tokenize_queries([""])

@@ -1,10 +1,10 @@
-"""How long it takes until this project and DVC both know a large output.
+"""How long it takes until both this project and DVC know a large output.
 
     python benchmarks/hashing.py --gigabytes 20
 
-A sparse file in a temporary DVC repository stands for the output. Measured are the seconds of our pass over it, of
-`dvc add --no-commit` after that (which asks DVC for the file's digest, without a copy), of our second pass, and, for
-comparison, of `dvc add --no-commit` where nothing was told to DVC and of SHA-256 alone.
+The output is a sparse file in a temporary DVC repository. Measured are the seconds of our pass over it, of
+`dvc add --no-commit` after that (which asks DVC for the file's digest, without a copy) and of our second pass. For
+comparison, so are `dvc add --no-commit` when DVC was told nothing, and SHA-256 alone.
 """
 
 from __future__ import annotations

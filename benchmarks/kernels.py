@@ -1,10 +1,10 @@
-"""Mamba's GPU kernels at a model's real shapes: right against float64, and how long each takes.
+"""Mamba's GPU kernels at a model's real shapes: their errors against float64, and how long each takes.
 
     python benchmarks/kernels.py --kernel ssd --set HEADS=16 FORWARD.num_warps=8
 
-`--set` changes settings of the kernel's modules, so that each is tried by itself, in a process of its own. Inputs are
-random bfloat16, outputs are poisoned with NaN before they are written; the error is ‖out - ref‖ / ‖ref‖ against float64
-arithmetic on the same inputs. Prints one line for values and each gradient, then each kernel's median time.
+`--set` changes settings of the kernel's modules; run each combination in its own process. Inputs are random bfloat16.
+Outputs are filled with NaN before they are written. The error is ‖out - ref‖ / ‖ref‖ against float64 arithmetic on the
+same inputs. Prints one line for values and for each gradient, then each kernel's median time.
 
     python benchmarks/kernels.py --cpu benchmarks/results/kernels-cpu.csv
 

@@ -1,4 +1,4 @@
-"""llama.cpp over a random model, in a process of its own: a pass for each line it reads. Needs llama-cpp-python, gguf.
+"""llama.cpp with a random model, in its own process: a pass for each line it reads. Needs llama-cpp-python and gguf.
 
     python benchmarks/llama_process.py CONFIG KIND TOKENS THREADS
 

@@ -1,4 +1,4 @@
-"""Times of contenders, taken in turn so that a machine that slows down slows all of them."""
+"""Times of contenders. They take turns, so that a machine that slows down slows all of them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Measurement:
     precision: str
     batch: str
     tokens: int
-    """Real tokens of a pass, padding not counted."""
+    """Real tokens of a pass, without padding."""
     computed: int
     """Tokens of a pass with padding."""
     device: str
     runs: int = 0
     seconds: float | None = None
-    """Median of the runs; None where memory ran out."""
+    """Median of the runs; None if memory ran out."""
     fastest: float | None = None
     slowest: float | None = None
     tokens_per_second: float | None = None
@@ -40,12 +40,12 @@ class Measurement:
     gpu_busy: float | None = None
     """Share of the time in which the GPU runs a kernel."""
     kernels: int | None = None
-    """Of a pass."""
+    """Number of kernels in a pass."""
 
 
 @dataclass
 class PairsRow(Measurement):
-    """A line of a reranking; `tokens` are those of all sequences, `computed` those that are run, padding included."""
+    """A row of a reranking; `tokens` counts all sequences, `computed` what is run, including padding."""
 
     pairs: int = 0
     max_length: int = 0
@@ -53,18 +53,18 @@ class PairsRow(Measurement):
 
 
 Contender = tuple[Measurement, Callable[[], None], int]
-"""What is measured, one pass of it, and how often it is run."""
+"""The row to fill in, a function that runs one pass, and the number of runs."""
 
 
 def measure(contenders: Sequence[Contender], device: torch.device, warmups: int = 1) -> list[Measurement]:
     """Runs the contenders in turn and fills in their medians.
 
-    One that runs out of memory keeps empty times; one that fails otherwise is left out, with a line that says why.
+    A contender that runs out of memory keeps empty times. One that fails otherwise is left out, and a line says why.
     """
     times: dict[int, list[float]] = {place: [] for place in range(len(contenders))}
     failed: set[int] = set()
     broken: set[int] = set()
-    # On a CPU one run of a slow contender is all there is time for; it compiles and tunes nothing at first.
+    # On a CPU there is time for only one run of a slow contender; nothing is compiled or tuned at first.
     cold = device.type == "cpu"
     rounds = warmups + max(runs for *_, runs in contenders)
     for turn in range(rounds):
@@ -97,17 +97,17 @@ def measure(contenders: Sequence[Contender], device: torch.device, warmups: int 
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """The first line of an error's message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def measure_alone(
     row: Measurement, make: Callable[[], Callable[[], None] | None], runs: int, steps: int = 2, warmups: int = 3
 ) -> Measurement | None:
-    """Fills in the medians of a contender that has the GPU for itself, so that its memory is its own.
+    """Fills in the medians of a contender that has the GPU to itself, so that the peak memory is its own.
 
-    make: gives one pass, None where there is no such contender. A run is `steps` passes without a wait between them, as
-    in a training. Of a contender that runs out of memory the times stay empty.
+    make: returns one pass, or None if there is no such contender. A run is `steps` passes without a wait between them,
+    as in a training. If a contender runs out of memory, its times stay empty.
     """
     gc.collect()
     torch.cuda.empty_cache()
@@ -117,7 +117,7 @@ def measure_alone(
         if step is None:
             return None
         times, busy = _alone(row, step, runs, steps, warmups)
-        # Since the beginning: what a CUDA graph needs is allocated once.
+        # The peak since the beginning, because a CUDA graph's memory is allocated only once.
         row.peak_memory_mib = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     except torch.OutOfMemoryError:
         return row
@@ -137,7 +137,7 @@ def measure_alone(
 def _alone(
     row: Measurement, step: Callable[[], None], runs: int, steps: int, warmups: int
 ) -> tuple[list[float], float]:
-    """Seconds of a pass in each run, and those in which the GPU was busy in one."""
+    """Seconds of a pass in each run, and the seconds in which the GPU was busy during one pass."""
 
     def several() -> None:
         for _ in range(steps):
@@ -183,7 +183,7 @@ def _time(step: Callable[[], None], device: torch.device) -> tuple[float, float 
 
 
 def write_csv(path: Path, rows: Sequence[Measurement]) -> None:
-    """Writes the measurements, one a line."""
+    """Writes the measurements, one per line."""
     with atomic_file(path) as stream:
         writer = csv.DictWriter(stream, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()

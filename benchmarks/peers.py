@@ -1,4 +1,4 @@
-"""Training steps of the contenders on random tokens: forward, a loss of each score, backward, clipping and AdamW."""
+"""Training steps of the contenders on random tokens: forward, loss of the scores, backward, clipping and AdamW."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssmrank.training.loss import Loss
 from ssmrank.training.parallel import Workers
 
 IMPLEMENTATIONS = ("ssmrank", "transformers", "mamba_ssm")
-"""Ours; transformers' own padded model as it comes; mamba_ssm's MixerModel with its fused norm."""
+"""Ours; transformers' own padded model, unmodified; mamba_ssm's MixerModel with its fused norm."""
 
 
 class Scorer(nn.Module):
@@ -36,7 +36,7 @@ class Scorer(nn.Module):
 
 
 def packed_scorer(shape: Shape, device: torch.device) -> Scorer:
-    """A scorer of random weights, the same whenever it is asked for."""
+    """A scorer with random weights, the same at each call."""
     with torch.device(device):
         backbone = shape.ours()
         width = shape.config.get("word_embed_proj_dim", shape.config["hidden_size"])
@@ -44,7 +44,7 @@ def packed_scorer(shape: Shape, device: torch.device) -> Scorer:
 
 
 PADDED_BATCH = 64
-"""Sequences that a padded model pads together, where their lengths differ."""
+"""Sequences in a padded model's batch if their lengths differ."""
 
 
 def training_step(
@@ -56,10 +56,10 @@ def training_step(
     order: str = "",
     workers: Workers | None = None,
 ) -> Callable[[], None] | None:
-    """A step on sequences of these lengths; None where the contender has no such model.
+    """A step on sequences of these lengths; None if the contender has no such model.
 
-    order: of a padded model's batches of sequences, `random` or `sorted` by length; empty: all are one batch. Of
-    several workers, with ssmrank, each has as many sequences.
+    order: how a padded model orders sequences into batches, `random` or `sorted` by length; empty: all in one batch.
+    With several workers (ssmrank only), each has this many sequences.
     """
     generator = np.random.default_rng(0)
     sequences = [generator.integers(10, shape.config["vocab_size"], length) for length in lengths]
@@ -76,7 +76,7 @@ def training_step(
 
 
 def padded_tokens(lengths: Sequence[int], order: str = "", size: int = PADDED_BATCH) -> int:
-    """What a padded model computes for these sequences, in batches of `size` where they have an order."""
+    """Tokens that a padded model computes for these sequences: in batches of `size` if they have an order."""
     return sum(len(batch) * max(lengths[place] for place in batch) for batch in _batches(lengths, order, size))
 
 
@@ -96,7 +96,7 @@ def _loss(scores: torch.Tensor) -> torch.Tensor:
 def _packed_step(
     shape: Shape, sequences: list[np.ndarray], precision: Precision, device: torch.device, workers: Workers
 ) -> Callable[[], None]:
-    """As the training loop does it: packed, and on a GPU as a CUDA graph where that pays."""
+    """As the training loop: packed, and on a GPU as a CUDA graph if that pays."""
     scorer = packed_scorer(shape, device).train()
     workers.prepare(scorer)
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-5, fused=True)
@@ -144,7 +144,7 @@ def _padded_step(
 
 
 def _padded(sequences: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids and mask, int64 [S, longest], padded on the right, and each sequence's last place."""
+    """Ids and mask, int64 [S, longest], padded on the right, and the index of each sequence's last token."""
     longest = max(map(len, sequences))
     ids = np.zeros((len(sequences), longest), dtype=np.int64)
     mask = np.zeros_like(ids)

@@ -1,9 +1,9 @@
-"""How long it takes to plan a reranking with document reuse, on the CPU: no model is run.
+"""How long it takes to plan a reranking with document reuse, on the CPU; no model runs.
 
     python benchmarks/planning.py
 
-Of a workload's pairs at an input length, which cuts more documents the shorter it is: batches, tokens that are
-computed, and seconds of `plan_batches`, median of five.
+Prints for each workload and input length (shorter ones cut more documents) the batches, the tokens to compute, and the
+seconds of `plan_batches`, median of five.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What the number format of the matrix products does to ranking: metrics and order of trained rerankers, by precision.
+"""How the precision of matrix products affects ranking: metrics and order of trained rerankers.
 
     snakemake --cores 8 results/tables/table4.tex
     python benchmarks/precision_quality.py
 
-Reranks a first-stage run of a finished experiment with each of its checkpoints in fp32, bf16 and fp8. On a CPU the
-products of 8-bit floats are computed from the same rounded factors in float32. Of each precision: nDCG@10 and MRR@10
-(times 100); the distance of the scores from fp32's, relative to how far these spread within a query; and the share of a
-query's pairs of documents that stand in fp32's order.
+Reranks a first-stage run of a finished experiment with each of its checkpoints in fp32, bf16 and fp8. On a CPU, fp8
+products are computed in float32 from the same rounded factors. For each precision: nDCG@10 and MRR@10 (times 100); the
+distance of the scores from fp32's, relative to their spread within a query; and the share of a query's pairs of
+documents that are in fp32's order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _compared(run: Run, exact: Run) -> tuple[float, float]:
-    """Root mean square of the scores' differences over the spread, and pairs in the same order: means over queries."""
+    """RMS of score differences over the scores' spread, and share of pairs in the same order: means over queries."""
     distances, same = [], []
     for query, ranking in exact.items():
         if len(ranking) < 2:

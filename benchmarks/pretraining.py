@@ -3,7 +3,7 @@
     python benchmarks/pretraining.py
 
 The models of params/minis.yaml on random texts of about the corpus' lengths: forward, backward, clipping and AdamW on
-32,768 tokens, bf16. Prints milliseconds a step and tokens/s, the mean of 24 steps.
+32,768 tokens, bf16. Prints milliseconds per step and tokens/s, the mean of 24 steps.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _seconds(settings: PretrainSettings, graphs: bool) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=not passes.uses_graphs)
 
-    # Each shape comes twice before its graph is replayed.
+    # A shape's graph is replayed only after the shape has come twice.
     for _ in range(2):
         for number in range(STEPS):
             step(number)

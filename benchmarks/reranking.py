@@ -1,4 +1,4 @@
-"""Reranking throughput with and without document reuse, beside transformers, sentence-transformers and llama.cpp.
+"""Reranking throughput with and without document reuse, and of transformers, sentence-transformers and llama.cpp.
 
     python benchmarks/reranking.py --output benchmarks/results/reranking-cpu.csv
     python benchmarks/reranking.py --device cuda --suite shapes table5 --size 130M 330M 1.3B --output shapes-gpu.csv
@@ -8,10 +8,10 @@
 Suites: `sharing` (workloads of real lengths and real sharing, see workloads.py), `shapes` (equal lengths, 512 and 1536
 tokens), `endtoend` (from texts to a run file, see end_to_end.py), `lengths` (equal lengths 512 to 8192, for the
 measured exponents of Table 6), `table5` (a query's 100 documents in batches of 32, the paper's Table 5), `llama` (512
-tokens beside llama.cpp). Random weights, medians; on a CPU contenders take turns, on a GPU each has it to itself.
+tokens, compared with llama.cpp). Random weights, medians. On a CPU contenders take turns; on a GPU each runs alone.
 
-Where a contender would take long it scores an even sample of the pairs: compare pairs per second. A contender that
-fails or whose package is missing is left out, with a line that says so; the CSV is written after each model.
+A slow contender scores an even sample of the pairs, so compare pairs per second. A contender that fails or whose
+package is missing is left out, with a line that says so. The CSV is written after each model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ssmrank import lifetime
 from ssmrank.models.precision import default_device
 
 Made = Callable[[], Contender | None]
-"""Makes a contender, or says why there is none and gives None."""
+"""Makes a contender; prints why and returns None if there is none."""
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def _sharing(arguments: argparse.Namespace, workload: Workload, shape: Shape) ->
     order = "query-first" if shape.pools_first else "document-first"
     pairs = workload.pairs
     if device.type == "cpu" and workload.name == "dl19":
-        # A CPU takes the first two queries whole; of these 200 pairs as of all 4,300 hardly any share a document.
+        # A CPU takes all pairs of the first two queries. Hardly any of these 200 share a document, as in all 4,300.
         pairs = [pair for pair in pairs if pair.query in ("q0", "q1")]
     everything = workload.sequences(order, vocabulary, max_length, pairs)
     together = contenders.padded_batch(device)
@@ -160,7 +160,7 @@ def _sharing(arguments: argparse.Namespace, workload: Workload, shape: Shape) ->
 
 
 def shapes(arguments: argparse.Namespace, shapes: Sequence[Shape]):
-    """Sequences of one length: 512 tokens, and 1536 where the model reaches so far."""
+    """Sequences of one length: 512 tokens, and 1536 if the model reads that many."""
     for shape in shapes:
         for length in (512, 1536):
             if length == 512 or not shape.pools_first:
@@ -211,11 +211,11 @@ def _of_length(arguments: argparse.Namespace, shape: Shape, length: int) -> Iter
 
 
 def lengths(arguments: argparse.Namespace, shapes: Sequence[Shape]):
-    """As many tokens in sequences of every length: how time a token grows with the length."""
+    """The same number of tokens in sequences of each length: how time per token grows with the length."""
     device = torch.device(arguments.device)
     tokens = 8192 if device.type == "cpu" else 131072
     for shape in map(_longer, shapes):
-        if shape.config["model_type"] == "bart":  # which reads 1,024 tokens at most
+        if shape.config["model_type"] == "bart":  # reads at most 1,024 tokens
             continue
         ours = contenders.Ours(shape, 8192, arguments.precision, device)
         steps = []
@@ -261,7 +261,7 @@ def table5(arguments: argparse.Namespace, shapes: Sequence[Shape]):
 
 
 def llama(arguments: argparse.Namespace, shapes: Sequence[Shape]):
-    """512 tokens through llama.cpp and through ours, one pair at a time as llama.cpp takes them, and four at a time."""
+    """512 tokens with llama.cpp, one pair at a time, and with ours, one and four pairs at a time."""
     device = torch.device(arguments.device)
     for shape in shapes:
         if shape.config["model_type"] not in ("mamba", "mamba2"):
@@ -307,7 +307,7 @@ def _shapes(arguments: argparse.Namespace) -> list[Shape]:
 
 
 def _measured(makers: Iterable[Made], arguments: argparse.Namespace) -> list[PairsRow]:
-    """The rows of contenders: on a GPU each is made, measured and dropped before the next, on a CPU they take turns."""
+    """The rows of contenders. On a GPU each is made, measured and dropped before the next; on a CPU they take turns."""
     rows, waiting = [], []
     for make in makers:
         try:
@@ -329,7 +329,7 @@ def _timed(made: Sequence[Contender], arguments: argparse.Namespace) -> list[Pai
     if not made:
         return []
     device = torch.device(arguments.device)
-    # Ours have run a few batches when they are made; a whole workload is not run once more.
+    # Ours ran a few batches when they were made, so a whole workload needs no warm-up.
     long = device.type == "cuda" and max(row.pairs for row, *_ in made) > 20000
     rows = measure(list(made), device, warmups=0 if long else 1)
     for row in rows:
@@ -338,7 +338,7 @@ def _timed(made: Sequence[Contender], arguments: argparse.Namespace) -> list[Pai
 
 
 def print_table(rows: Sequence[PairsRow]) -> None:
-    """Each row's pairs per second, and how many times transformers' padded ones that is."""
+    """Prints each row's pairs per second and its ratio to transformers' padded batches."""
     for row in rows:
         peer = next(
             (

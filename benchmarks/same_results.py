@@ -1,11 +1,11 @@
-"""Shows whether a change of the code leaves every result as it was, byte for byte.
+"""Checks that a change of the code leaves every result as it was, byte for byte.
 
     python benchmarks/same_results.py BEFORE [AFTER]
 
 BEFORE and AFTER are commits (AFTER: HEAD). Each is checked out into a temporary folder, where the tests' tiny
 experiment runs and models of every architecture score and learn at small width. SHA-256 of weights, runs, metrics,
-tables, scores and gradients are compared; the exit status is 1 where one differs. Bits depend on the processor and on
-torch, so digests of two machines are not compared, and none is committed.
+tables, scores and gradients are compared; the exit status is 1 if one differs. Bits depend on the processor and on
+torch, so digests of two machines cannot be compared, and none is committed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def test_record(tiny_model, finished) -> None:  # a test of the commit's own fol
 
 
 def record(commit: str, folder: Path) -> dict[str, str]:
-    """Digests of what the code of a commit computes; folder: a temporary one."""
+    """Digests of what the code of a commit computes; folder: an empty, temporary one."""
     checkout, digests = folder / commit.replace("/", "_"), folder / f"{commit.replace('/', '_')}.json"
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(checkout)], check=True)
     commit = subprocess.run(

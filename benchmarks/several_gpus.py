@@ -1,12 +1,12 @@
-"""Training and reranking on two GPUs beside one: the same results, how much faster, and what a killed worker does.
+"""Training and reranking on two GPUs compared with one: same results, speed-up, and recovery from a killed worker.
 
     python benchmarks/several_gpus.py --output benchmarks/results/several-gpus-h100.csv
 
-Parts: `gradients` (loss and gradients of DDP and FSDP2 are one card's at the same global batch), `reranking` (pairs/s,
-the same scores, and the same bytes from `ssmrank rerank`), `training` (tokens/s of whole steps; `batch` is a card's:
-with the same batch a card the scaling is weak, with the same batch in all strong), `kill` (a worker of `ssmrank train`
-dies: the others stop, and the training goes on to the same weights). Random weights. Exit status 1 where a check fails.
-With `--device cpu` tiny models in two processes show that everything runs.
+Parts: `gradients` (loss and gradients of DDP and FSDP2 equal one GPU's at the same global batch), `reranking` (pairs/s,
+the same scores, and the same bytes from `ssmrank rerank`), `training` (tokens/s of whole steps; `batch` is per GPU: the
+same batch per GPU is weak scaling, the same global batch strong scaling), `kill` (a worker of `ssmrank train` dies: the
+others stop, and the resumed training reaches the same weights). Random weights. The exit status is 1 if a check fails.
+With `--device cpu`, tiny models in two processes show that everything runs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _side_by_side(arguments: argparse.Namespace, report: Report) -> None:
-    """Runs the parts in one pair of processes, and where one fails the parts behind it in another pair."""
+    """Runs the parts in one pair of processes; if one fails, the parts after it run in another pair."""
     left = [part for part in SIDE_BY_SIDE if part in arguments.parts]
     end = time.monotonic() + arguments.limit
     script = Path(__file__).with_name("several_gpus_process.py")
@@ -108,7 +108,7 @@ def _commands(arguments: argparse.Namespace, report: Report, folder: Path) -> No
             report.check(f"{part} by the command line", False, str(error))
         print(f"{part} by the command line: {time.monotonic() - started:.0f} s", flush=True)
 
-    # Nothing is timed here but the end of the killed, so GPUs may be shared; a CPU of few cores would be too slow.
+    # Only the end of a killed training is timed, so parts may share GPUs; a CPU with few cores would be too slow.
     with ThreadPoolExecutor(len(parts) if arguments.device == "cuda" else 1) as pool:
         list(pool.map(run, parts))
 

@@ -1,7 +1,7 @@
-"""What `ssmrank rerank` and `ssmrank train` do in two processes, on a small collection of random words.
+"""Checks `ssmrank rerank` and `ssmrank train` in two processes, on a small collection of random words.
 
-Reranking: the run of two processes is the run of one, byte by byte. Training: a worker is killed, the other ends with
-one line, and the same command again goes on to the losses and weights of a training that was never stopped.
+Reranking: two processes and one write the same run, byte for byte. Training: a worker is killed, the other ends with
+one line, and the same command then resumes and reaches the losses and weights of a training that was never stopped.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ssmrank.models.reranker import new_reranker
 
 CARDS = 2
 TIMEOUT = 150.0
-"""Seconds that a command may take."""
+"""Time limit of a command in seconds."""
 _MIDDLE = 30
-"""Steps done in the state behind which a worker is killed."""
+"""Steps of the saved state after which a worker is killed."""
 _LOGGED = re.compile(r"\d\d:\d\d:\d\d ")
 _GO_ON = "start again to go on from the last state"
 
@@ -80,7 +80,7 @@ class Collection:
         new_reranker(self.folder / "model", "D", 128).save(self.folder / "checkpoint")
 
     def start(self, name: str, *words: str | Path) -> subprocess.Popen:
-        """Starts a command, whose standard error goes to the file `name`.log."""
+        """Starts a command; its standard error goes to the file `name`.log."""
         command = [sys.executable, "-m", "ssmrank", *map(str, words)]
         source = str(Path(__file__).resolve().parents[1] / "src")
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
@@ -94,7 +94,7 @@ class Collection:
         return (self.folder / f"{name}.log").read_text()
 
     def finish(self, name: str, process: subprocess.Popen) -> None:
-        """Waits for a command's good end; raises RuntimeError, with its last lines, for another."""
+        """Waits until a command ends; raises RuntimeError with its last lines if it fails."""
         try:
             status = process.wait(TIMEOUT)
         finally:
@@ -120,7 +120,7 @@ def rerank(report: Report, collection: Collection) -> None:
 
 
 def kill(report: Report, collection: Collection) -> None:
-    """Kills the second worker behind a saved state, starts again, and compares with a training that was not stopped."""
+    """Kills the second worker after a saved state, resumes, and compares with a training that was not stopped."""
     whole = collection.start("whole", *_train_words(collection, "whole"))
     process = collection.start("killed", *_train_words(collection, "killed"))
     try:
@@ -171,7 +171,7 @@ def _train_words(collection: Collection, name: str) -> list[str | Path]:
 
 
 def _wait_for_state(collection: Collection, process: subprocess.Popen) -> None:
-    """Returns some steps after a state of the training's middle was written."""
+    """Waits until a state in the middle of the training was written and some more steps are done."""
     end = time.monotonic() + TIMEOUT
     state = collection.folder / "killed" / "state"
     while not any(int(saved.name.removeprefix("step-")) >= _MIDDLE for saved in state.glob("step-*")):
@@ -188,7 +188,7 @@ def _worker(launcher: int, rank: int) -> int:
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
             if parent == launcher and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 return int(folder.name)
-        except OSError:  # a process that has ended meanwhile, or another user's
+        except OSError:  # the process has ended, or is another user's
             continue
     raise RuntimeError(f"process {launcher} has no worker {rank}: the training ended before it could be killed")
 

@@ -1,7 +1,7 @@
-"""Loss and gradients of one step on several cards beside one card's at the same global batch.
+"""Compares loss and gradients of one step on several GPUs with one GPU's at the same global batch.
 
-In float32 they differ by the order of summation. In bf16 the rounding of the matrix products differs as well, as a
-card's micro-batches do: the bound is the distance of one card's bf16 gradients from its float32 ones.
+In float32 they differ only by the order of summation. In bf16 the matrix products' rounding differs as well, because a
+GPU's micro-batches differ. The bound is the distance of one GPU's bf16 gradients from its float32 gradients.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Replicated, Sharded, Workers
 
 _SMALLEST = 1e-4
-"""Share of the norm of all gradients below which a parameter's own difference says nothing."""
+"""Share of the norm of all gradients below which a parameter's own difference is ignored."""
 
 Groups = list[list[np.ndarray]]
 
 
 class Step(NamedTuple):
-    """A step's loss and its whole gradients by name; whether passes were CUDA graphs."""
+    """A step's loss, its whole (unsharded) gradients by name, and whether passes were CUDA graphs."""
 
     loss: float
     gradients: dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 
 class Distance(NamedTuple):
-    """Of two steps: the losses', the relative one of all gradients together, and the largest of a parameter."""
+    """Distance of two steps: of losses (absolute), of all gradients (relative), of the worst parameter (relative)."""
 
     loss: float
     whole: float
@@ -48,11 +48,11 @@ class Distance(NamedTuple):
 
 
 _FP32 = Distance(loss=1e-5, whole=1e-5, worst=1e-3)
-"""The bound in float32, or twice what one card differs from itself in other micro-batches, where that is more."""
+"""The bound in float32. If one GPU differs more from itself in other micro-batches, the bound is twice that."""
 
 
 def check(shape: Shape, device: torch.device, workers: Workers, report: Report | None) -> None:
-    """Checks DDP and FSDP2 in both precisions; all processes take part, the first reports."""
+    """Checks DDP and FSDP2 in both precisions; all processes take part, and the first one reports."""
     small = device.type == "cpu"
     groups = _groups(shape, *((6, 3, 8, 32) if small else (12, 8, 64, 256)))
     budget = sum(len(sequence) for group in groups for sequence in group) // 3
@@ -95,13 +95,13 @@ def _groups(shape: Shape, count: int, size: int, shortest: int, longest: int) ->
 
 
 def _model(shape: Shape, device: torch.device) -> nn.Module:
-    return packed_scorer(shape, device).eval()  # no dropout, of which processes draw their own
+    return packed_scorer(shape, device).eval()  # no dropout: each process would draw its own
 
 
 def _step(
     model: nn.Module, workers: Workers, groups: Groups, budget: int, precision: Precision, graphs: bool = False
 ) -> Step:
-    """One step from zero; with graphs the third one, in which passes are replayed."""
+    """One step from zero gradients; with graphs the third step, which replays its passes."""
     device = next(model.parameters()).device
     accumulator = Accumulator(model, LOSSES["cross_entropy"], precision, device, budget, workers)
     own = workers.share(groups)

@@ -1,7 +1,7 @@
-"""One of the processes of several_gpus.py: the parts in which all cards take part side by side.
+"""One of the processes of several_gpus.py: the parts in which all GPUs work at the same time.
 
-Gradients: one step's loss and gradients of two cards beside one card's at the same global batch. Training: whole steps
-(forward, backward, clipping, AdamW). Reranking: the engine's scoring, planning and start-up not counted.
+Gradients: loss and gradients of one step on two GPUs, compared with one GPU at the same global batch. Training: whole
+steps (forward, backward, clipping, AdamW). Reranking: the engine's scoring, without planning and start-up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
 
 LENGTH = 512
 RUNS, STEPS, WARMUPS = 2, 3, 3
-"""Timed runs, steps of a run, and steps before: the first ones capture CUDA graphs."""
+"""Timed runs, steps per run, and warm-up steps, the first of which capture CUDA graphs."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ def training(place: Place, arguments: argparse.Namespace) -> None:
 
 
 def _measure_training(place: Place, name: str, workers: Workers, count: int) -> None:
-    """Steps of `count` sequences a card; a training of one worker is the first process's, while the others wait."""
+    """Steps of `count` sequences per GPU; a training of one worker runs in the first process while the others wait."""
     length = 32 if place.small else LENGTH
     label = {Workers: "one process", Replicated: "ddp", Sharded: "fsdp2"}[type(workers)]
     tokens = count * length * workers.size
@@ -98,7 +98,7 @@ def _measure_training(place: Place, name: str, workers: Workers, count: int) -> 
         try:
             _fill_in(row, place, workers, [length] * count)
         except (OutOfMemory, torch.OutOfMemoryError):
-            row.seconds = None  # in all processes, as their parts are alike
+            row.seconds = None  # in all processes, because their parts are alike
     free_memory()
     place.workers.wait()
     if place.first:
@@ -124,7 +124,7 @@ def _fill_in(row: Row, place: Place, workers: Workers, lengths: list[int]) -> No
 
 
 def _times(step: Callable[[], None], place: Place, workers: Workers) -> list[float]:
-    """Seconds of a step in each run; of several processes the slowest one's."""
+    """Seconds of a step in each run; with several processes, those of the slowest."""
     if not place.small:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(WARMUPS):
@@ -152,7 +152,7 @@ def reranking(place: Place, arguments: argparse.Namespace) -> None:
 
 
 def _measure_reranking(place: Place, name: str, reranker: Reranker, share: bool, copies: int) -> None:
-    """NFCorpus' lengths and sharing, as many times over; the scores of all cards are compared with one card's."""
+    """NFCorpus' lengths and sharing, several times over; the scores of all GPUs are compared with one GPU's."""
     workload = read_workload("nfcorpus")
     documents, asked = (
         (workload.documents[:1], workload.asked[:1]) if place.small else (workload.documents, workload.asked)
@@ -242,7 +242,7 @@ def main() -> None:
             except Exception:
                 traceback.print_exc()
                 sys.stderr.flush()
-                os._exit(1)  # an orderly end may wait for the others, which wait for this process
+                os._exit(1)  # a normal exit may wait for the others, which wait for this process
             workers.wait()
             if place.first:
                 place.report.done(part)

@@ -1,4 +1,4 @@
-"""What several_gpus.py finds, kept in files as it is found, so that nothing is lost where a process dies later."""
+"""Results of several_gpus.py, written to files at once, so that nothing is lost if a process dies later."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from measure import Measurement
 
 @dataclass
 class Row(Measurement):
-    """A line of the CSV; `batch` is a card's, tokens, pairs and speeds are those of all cards together."""
+    """A line of the CSV; `batch` is per GPU, while tokens, pairs and speeds are those of all GPUs together."""
 
     cards: int = 1
     communication: float | None = None
-    """Share of a step in which a card runs kernels of NCCL; of the cards the least, as they wait for one another."""
+    """Share of a step in which a GPU runs NCCL's kernels: the smallest of all GPUs, as they wait for one another."""
     pairs: int = 0
     pairs_per_second: float | None = None
 
 
 class Report:
-    """Prints what is found and writes it: speeds to a CSV, checks and finished parts to `folder`."""
+    """Prints and writes results: speeds to a CSV, checks and finished parts to `folder`."""
 
     def __init__(self, folder: Path, output: Path) -> None:
         self.folder, self.output = folder, output
 
     def speed(self, row: Row) -> None:
-        """Takes a measured speed."""
+        """Records a measured speed."""
         fresh = not self.output.exists()
         with self.output.open("a", encoding="utf-8", newline="") as stream:
             writer = csv.DictWriter(stream, list(asdict(row)), lineterminator="\n")
@@ -39,12 +39,12 @@ class Report:
         print(f"  {_line(row)}", flush=True)
 
     def check(self, name: str, passed: bool, text: str) -> None:
-        """Takes the outcome of a check."""
+        """Records the outcome of a check."""
         self._add("checks", {"name": name, "passed": passed, "text": text})
         print(f"  {'ok    ' if passed else 'FAILED'} {name}: {text}", flush=True)
 
     def done(self, part: str) -> None:
-        """Notes that a part has come to its end."""
+        """Records that a part has ended."""
         self._add("done", {"part": part})
 
     @property
@@ -52,7 +52,7 @@ class Report:
         return [record["part"] for record in self._records("done")]
 
     def print_summary(self) -> bool:
-        """Prints speeds side by side, then the checks; whether all of these passed."""
+        """Prints speeds side by side, then the checks; returns whether all checks passed."""
         rows = _read(self.output) if self.output.exists() else []
         print()
         for row in rows:
@@ -83,7 +83,7 @@ def _line(row: Row) -> str:
 
 
 def _gains(row: Row, rows: list[Row]) -> str:
-    """How many times one card's speed this is: with a card's batch the same (weak), or the whole (strong)."""
+    """Speed-up over one GPU: with the same batch per GPU (weak) or the same global batch (strong)."""
     if row.cards == 1 or row.seconds is None:
         return ""
     gains = []

@@ -1,4 +1,4 @@
-"""Models of the benchmarks: random weights, the shapes of the real ones."""
+"""Models of the benchmarks: random weights in the shapes of the real models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Shape:
         return random_backbone(AutoConfig.for_model(**(self.config | changes)))
 
     def theirs(self, **changes: Any) -> nn.Module:
-        """transformers' own model as it comes."""
+        """transformers' own model, unmodified."""
         torch.manual_seed(0)
         options = {"add_pooling_layer": False} if self.config["model_type"] == "bert" else {}
         return AutoModel.from_config(AutoConfig.for_model(**(self.config | changes)), dtype=torch.float32, **options)
@@ -141,4 +141,4 @@ CLASSES: dict[str, list[Shape]] = {
     "400M": [Shape("BART-large", _bart(1024, 12, 16))],
     "1.4B": [Shape("Mamba-1-1.4B", _mamba1(2048, 48))],
 }
-"""For each class of size its models."""
+"""The models of each size class."""

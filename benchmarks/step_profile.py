@@ -1,11 +1,11 @@
-"""Where the time of a training step or of a reranked batch goes: the kernels of a GPU, by the time that they take.
+"""Where the time of a training step or of a reranked batch goes: a GPU's kernels, sorted by time.
 
     python benchmarks/step_profile.py --model Mamba-2-370M --implementation ssmrank --sequences 64
     python benchmarks/step_profile.py --rerank --model Mamba-2-370M --sequences 128
 
-A step is the benchmarks': forward, backward and AdamW on random tokens of equal length, or with `--rerank` the scores
-of so many pairs in one batch. Prints the share of the step in which the GPU is busy, the number of kernels, and the
-kernels that take the most.
+A step is that of the benchmarks: forward, backward and AdamW on random tokens of equal length, or with `--rerank` the
+scores of one batch of pairs. Prints the share of the step in which the GPU is busy, the number of kernels, and the
+kernels that take the most time.
 """
 
 from __future__ import annotations

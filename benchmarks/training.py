@@ -1,11 +1,11 @@
-"""Training and forward throughput of the packed models beside transformers' own and mamba_ssm's, in one run.
+"""Training and forward throughput of the packed models, of transformers' own and of mamba_ssm's, in one run.
 
     python benchmarks/training.py --suite small --output benchmarks/results/training-small.csv
 
 Suites: `small` (forward and backward of 8 x 256 tokens, 4M class), `forward` (512 tokens, 130M class), `mixed`
 (passages of mixed length against equal lengths), `figure1` (the paper's Figure 1: 512 tokens, batches 1 to 8, on a
-GPU also 16 to 128). Random weights, medians. On a CPU contenders take turns; on a GPU each has the card for itself, a
-pass is a whole training step with AdamW, and the peers are transformers' padded models and mamba_ssm's MixerModel.
+GPU also 16 to 128). Random weights, medians. On a CPU contenders take turns. On a GPU each runs alone, a pass is a
+whole training step with AdamW, and the peers are transformers' padded models and mamba_ssm's MixerModel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast, default_device
 
 Rows = Iterator[list[Measurement]]
-"""Rows as they are measured: what is there is written, should the rest be cut off."""
+"""Rows, written as they are measured, in case the rest is cut off."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def figure1(arguments: argparse.Namespace) -> Rows:
 
 
 def _steps_on_gpu(arguments: argparse.Namespace) -> Rows:
-    """Whole training steps; the peers at some of the batches alone."""
+    """Whole training steps; the peers only at some of the batch sizes."""
     for shape in _shapes(arguments, "330M"):
         for batch in arguments.batches or (1, 2, 4, 8, 16, 64, 128):
             for name in IMPLEMENTATIONS if batch in (1, 16, 64) else IMPLEMENTATIONS[:1]:
@@ -89,7 +89,7 @@ def _step_alone(
 
 
 def mixed(arguments: argparse.Namespace) -> Rows:
-    """Groups of 16 passages of real lengths against the same number of tokens in equal lengths."""
+    """Groups of 16 passages of real lengths, compared with the same number of tokens in equal lengths."""
     device = torch.device(arguments.device)
     lengths = _passage_lengths(arguments.passages, groups=2 if device.type == "cpu" else 32)
     equal = [round(sum(lengths) / len(lengths))] * len(lengths)
@@ -115,7 +115,7 @@ def mixed(arguments: argparse.Namespace) -> Rows:
 
 
 def _mixed_on_gpu(arguments: argparse.Namespace, lengths: list[int], equal: list[int]) -> Rows:
-    """Whole training steps, the padded peers' in batches of 64 as they come and sorted by length."""
+    """Whole training steps; the padded peers use batches of 64, unsorted and sorted by length."""
     for shape in _shapes(arguments, "330M"):
         contenders = [("ssmrank", "equal lengths", equal, ""), ("ssmrank", "mixed lengths", lengths, "")]
         contenders += [("transformers", f"{order} batches", lengths, order) for order in ("random", "sorted")]
@@ -154,7 +154,7 @@ def _beside_transformers(
             ]
             if not ours_only:
                 theirs = shape.theirs().to(device).train(train)
-                # A pass of transformers' Mamba-1 backward without kernels takes minutes on a CPU.
+                # A backward pass of transformers' Mamba-1 without kernels takes minutes on a CPU.
                 slow = train and shape.config["model_type"] == "mamba" and device.type == "cpu"
                 contenders.append(
                     (
@@ -227,7 +227,7 @@ def _shapes(arguments: argparse.Namespace, size: str) -> list[Shape]:
 
 
 def _passage_lengths(path: Path | None, groups: int) -> list[int]:
-    """Token counts (words times 1.4 and the template's) of the first passages of a file, 16 a group."""
+    """Token counts of the first passages of a file, 16 per group: words times 1.4, plus the template's tokens."""
     if path is None:
         raise SystemExit("--suite mixed needs --passages: documents.jsonl of a collection")
     lengths = []
@@ -240,7 +240,7 @@ def _passage_lengths(path: Path | None, groups: int) -> list[int]:
 
 
 def print_table(rows: Sequence[Measurement]) -> None:
-    """Prints each row's median and, beside transformers' row of the same setting, the ratio."""
+    """Prints each row's median and its ratio to transformers' row of the same setting."""
     for row in rows:
         peer = next(
             (

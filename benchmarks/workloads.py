@@ -1,11 +1,11 @@
-"""What reranking benchmarks run: real lengths and real sharing of documents among queries, without the texts.
+"""Workloads of reranking benchmarks: real lengths and real sharing of documents among queries, without the texts.
 
     python benchmarks/workloads.py --collection data/collections/nfcorpus --split test --run dense.trec \\
         --tokenizer FOLDER --documents 12 --note "..." --output benchmarks/workloads/nfcorpus.json
 
-A workload names for a seeded sample of a run's documents, or for all of them, how many tokens each has, how many each
-query has, and which queries ask for which documents. Times depend on nothing else, as weights are random. Its token ids
-are random too; the queries' tokens begin alike, as " query:" does.
+A workload has the number of tokens of each document and each query, and which queries ask for which documents: for all
+documents of a run or for a seeded sample. Times depend on nothing else, because weights are random. Token ids are
+random too; all queries begin with the same tokens, as they do with " query:".
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ssmrank.reranking.sequences import PairSequences
 
 FOLDER = Path(__file__).parent / "workloads"
 _ALIKE = 2
-"""Tokens that all queries begin with (" query", ":")."""
+"""Number of tokens with which all queries begin (" query", ":")."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """documents, queries: tokens of each document and query side; asked: for each document the queries that ask it.
+    """documents, queries: tokens of each document and query side; asked: the queries that ask for each document.
 
-    A file may say by `counts` only how many queries ask each document: which ones is then drawn, by seed 0.
+    A file may have `counts` instead, the number of queries that ask for each document; they are then drawn with seed 0.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Workload:
         return [Pair(f"q{query}", f"d{document}") for document, asked in enumerate(self.asked) for query in asked]
 
     def sequences(self, order: str, vocabulary: int, max_length: int, pairs: Sequence[Pair] | None = None):
-        """The pairs' sequences of random tokens, with the document first or the query."""
+        """The pairs' sequences of random tokens, in the order `document-first` or `query-first`."""
         template = _RandomTemplate.like(order, vocabulary, self.queries)
         generator = np.random.default_rng(0)
         documents = {
@@ -58,7 +58,7 @@ class Workload:
 
 
 class _RandomTemplate(Template):
-    """The decoders' or the encoders' template whose queries are random tokens, by their ids."""
+    """The decoders' or encoders' template, with random tokens for each query id."""
 
     lengths: Sequence[int]
     vocabulary: int
@@ -82,7 +82,7 @@ class _RandomTemplate(Template):
 
 
 def read_workload(name: str) -> Workload:
-    """A workload of this folder, or of another file."""
+    """A workload of `benchmarks/workloads` by its name, or of another file by its path (`.json`)."""
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     values = json.loads(path.read_text())
     if "counts" in values:
@@ -93,14 +93,14 @@ def read_workload(name: str) -> Workload:
 
 
 def equal_sequences(shape: Shape, count: int, length: int) -> PairSequences:
-    """So many pairs, each of another document, of this length: all but 16 tokens are the document's."""
+    """`count` pairs of this length, each with another document; the query has 16 tokens."""
     workload = Workload("equal", "", [length - 17] * count, [16], [[0]] * count)
     order = "query-first" if shape.pools_first else "document-first"
     return workload.sequences(order, shape.config["vocab_size"], length)
 
 
 def fewer_documents(workload: Workload, count: int) -> Workload:
-    """The workload of so many of its documents, evenly over their lengths, each with all of its queries."""
+    """The workload of `count` of its documents, evenly over their lengths, each with all of its queries."""
     if count >= len(workload.documents):
         return workload
     order = np.argsort(workload.documents, kind="stable")
@@ -110,9 +110,9 @@ def fewer_documents(workload: Workload, count: int) -> Workload:
 
 
 def sample(pairs: Sequence[Pair], lengths: Sequence[int], count: int, together: int) -> list[Pair]:
-    """So many of the pairs, evenly over their lengths: of the same mean length.
+    """`count` of the pairs, evenly over their lengths, so that the mean length stays the same.
 
-    `together` at a time are neighbours in length, so that batches of so many are padded as little as in the whole.
+    Groups of `together` are neighbours in length, so that batches of that size are padded as little as in the whole.
     """
     if count >= len(pairs):
         return list(pairs)
