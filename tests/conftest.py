@@ -1,4 +1,4 @@
-"""What all tests share: no network, few threads, nothing of the caller's MLflow or Snakemake settings."""
+"""Settings of all tests: no network, few threads, none of the caller's MLflow or Snakemake settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 pytest_plugins = ["projects"]
 
-# Before any test imports a library that reads them once.
+# This is done before any test imports a library that reads these variables once.
 for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "SNAKEMAKE_", "SSMRANK_TRACKING_"))]:
     del os.environ[_name]
-# Each of pytest-xdist's workers has one core. A test that asks for more threads must not have them spin on the other's.
+# Each pytest-xdist worker has one core. Further threads of a test must not spin on another worker's core.
 _WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -23,8 +23,8 @@ os.environ |= {
     "TQDM_DISABLE": "1",
 } | ({"OMP_WAIT_POLICY": "passive"} if _WORKER else {})
 
-# Triton asks once, when it is imported, whether its kernels are to run on CPU tensors in its interpreter. Torch and
-# others import it where they find it, so it has to be said here.
+# Triton reads this variable once, at its import; its kernels then run on CPU tensors in its interpreter. Torch and
+# other packages import Triton if it is installed, so the variable has to be set here.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """The repository's folder."""
     return ROOT
 
 

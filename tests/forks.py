@@ -1,7 +1,7 @@
-"""Runs `snakemake` as forks of one process that has imported what it imports and read the package's sources.
+"""Runs `snakemake` in forks of one process that has already done its imports and read the package's sources.
 
-A plan then takes a fraction of the seconds that it needs from nothing. What is imported beforehand is only what all
-projects share: packages, and the two modules of the workflow's library that read sources and look for packages.
+A plan then takes a fraction of its usual time. Only what all projects share is imported in advance: packages, and the
+two modules of the workflow's library that read sources and look up packages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEFOREHAND = ["snakemake.cli", "snakemake.report", "snakemake.dag", "snakemake.p
 
 
 class Forks:
-    """The process that forks, started when first needed."""
+    """The process that forks; it starts when first needed."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
@@ -29,10 +29,10 @@ class Forks:
     def run(
         self, words: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` of snakemake; `stdout` has standard error too."""
+        """Like `subprocess.run` of snakemake; `stdout` includes standard error."""
         if self._server is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork has none of its parent's threads
+            alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork does not get its parent's threads
             command = [sys.executable, __file__]
             self._server = subprocess.Popen(command, text=True, env={**environment, **alone}, **pipes)
         assert self._server.stdin and self._server.stdout
@@ -52,7 +52,7 @@ class Forks:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Turns this process into one of the project's, as an interpreter that has just started there."""
+    """Makes this process look like an interpreter that has just started in the project."""
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -63,13 +63,13 @@ def _become(request: dict[str, Any]) -> None:
     command = Path(sys.executable).with_name("snakemake")
     sys.argv[:] = [str(command), *request["words"]]
     sys.path[:] = [str(command.parent), request["environment"]["PYTHONPATH"], *sys.path[2:]]
-    # The project has a copy of the library; of the one here only what it has read of sources stays.
+    # The project has its own copy of the library. Of this one, only the caches of sources stay.
     del sys.modules["pipeline"]
     importlib.invalidate_caches()
 
 
 def _serve() -> dict[str, Any] | None:
-    """Returns in each fork with what it is to run, and at the end with None."""
+    """Returns in each fork with its request, and in the parent at the end with None."""
     for line in sys.stdin:
         fork = os.fork()
         if not fork:
@@ -89,7 +89,7 @@ def main() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         source.strip(path.read_text()), versions.foreign(path.read_text())
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    # A fork has one of them. jemalloc (of pyarrow, of pandas) knows that and goes on without its own.
+    # A fork gets only one thread. jemalloc (in pyarrow, in pandas) knows that and works without its own thread.
     assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, threads
     request = _serve()
     if request is not None:

@@ -1,4 +1,4 @@
-"""The workflow on tiny inputs, run once; tests of workflow/ and chaos/ plan changes of that project or copy it."""
+"""The workflow on tiny inputs, run once. Tests in workflow/ and chaos/ plan changes of that project or copy it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Project:
         self.folder = folder
 
     def environment(self) -> dict[str, str]:
-        """What commands run with: the environment's programs and the project's code."""
+        """The environment of commands: this Python's programs and the project's code."""
         person = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         settings = {
             "PYTHONPATH": str(self.folder / "src"),
@@ -57,7 +57,7 @@ class Project:
         return kept | settings | person
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the environment in the project; `stdout` has standard error too."""
+        """Runs a command in the project; `stdout` includes standard error."""
         finished = subprocess.run(
             command,
             cwd=self.folder,
@@ -72,7 +72,7 @@ class Project:
         return finished
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """As `run`, in less time."""
+        """Like `run("snakemake", ...)`, but faster."""
         words = ["--cores", "2", *arguments]
         with NamedTemporaryFile(prefix="snakemake-", suffix=".txt") as output:
             finished = FORKS.run(words, self.folder, self.environment(), Path(output.name))
@@ -82,7 +82,7 @@ class Project:
 
     @staticmethod
     def jobs(printed: str) -> dict[str, int]:
-        """Jobs of each rule that Snakemake's runs said they have, without rules that only name targets."""
+        """The number of jobs of each rule in Snakemake's output, without rules that only name targets."""
         jobs: dict[str, int] = {}
         for run in printed.split("Building DAG of jobs...")[1:]:
             table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", run, re.MULTILINE | re.DOTALL)
@@ -102,21 +102,21 @@ class Project:
         return self.jobs(self.run(*command).stdout)
 
     def clone(self, folder: Path) -> Project:
-        """A clone with Git, without outputs, but with MLflow's store, which takes seconds to create."""
+        """A Git clone without outputs, but with MLflow's store, which takes seconds to create."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
         shutil.copy2(self.folder / "mlflow.db", folder)
         take_compiled(self.folder / "src", folder / "src")
         return Project(folder)
 
     def copy(self, folder: Path, without: Sequence[str] = ()) -> Project:
-        """A copy with its outputs and all that is known of them, but for files and folders of some names."""
+        """A copy with outputs and all records of them; `without` has patterns of names that are not copied."""
         shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
         take_compiled(self.folder / "src", folder / "src")
         return Project(folder)
 
     @contextmanager
     def edited(self, path: str, old: str, new: str) -> Iterator[None]:
-        """The project with one occurrence of a text replaced, for the time of the block."""
+        """Replaces the one occurrence of a text during the block."""
         text = (self.folder / path).read_text()
         self.edit(path, old, new)
         yield
@@ -138,11 +138,11 @@ class Project:
 
 
 ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels", "workflow", "chaos"]
-"""What takes longest begins first. Of the first two only one waits for the finished project, so both workers work."""
+"""The slowest tests start first. Of the first two only one waits for the finished project, so both workers are busy."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what takes long first, and marks what waits for the whole workflow."""
+    """Puts slow tests first, and marks tests that wait for the whole workflow."""
     tests = Path(__file__).parent
     names = {item: item.path.relative_to(tests).as_posix() for item in items}
 
@@ -157,9 +157,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def take_compiled(sources: Path, copies: Path) -> None:
-    """Gives copies of sources what Python and numba have compiled of these, which takes half a minute to make.
+    """Copies what Python and numba have compiled from sources, which takes half a minute to make.
 
-    Both know a source by its time. numba's folders are named by the path of the sources' folder.
+    Both identify a source by its time. numba's folders are named after the path of the sources' folder.
     """
     for source in sources.rglob("*.py"):
         copy = copies / source.relative_to(sources)
@@ -201,9 +201,9 @@ def new_project(root: Path, folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Project, str]:
-    """The project after `dvc repro` on nothing but sources has built everything, and what it printed.
+    """The project after `dvc repro` has built everything from sources alone, and what it printed.
 
-    All workers of pytest-xdist share it, so nobody changes it.
+    All pytest-xdist workers share it, so no test may change it.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -220,13 +220,13 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Pro
 
 @pytest.fixture(scope="session")
 def finished(first_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The finished project, for plans; edits are undone."""
+    """The finished project, for plans; tests undo their edits."""
     return first_run[0].copy(tmp_path_factory.mktemp("copy") / "project")
 
 
 @pytest.fixture
 def project(first_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A copy of the finished project, free to change."""
+    """A copy of the finished project, which the test may change."""
     return first_run[0].copy(tmp_path / "project")
 
 

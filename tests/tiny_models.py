@@ -11,10 +11,10 @@ _USUAL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    # 0.02 is made for widths of many hundreds; at this one attention would hardly learn.
+    # 0.02 is meant for widths of many hundreds; at this width attention would hardly learn.
     "initializer_range": 0.2,
 }
-"""What an architecture has that says nothing else below."""
+"""The config of an architecture that has none of its own below."""
 
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
@@ -37,7 +37,7 @@ _CONFIGS = {
         "ffn_dim": 64,
     },
     "llama": {**_USUAL, "num_key_value_heads": 2, "initializer_range": 0.02},
-    # A window that is shorter than the tests' sequences; the last layer has one. The next one's attends to all.
+    # The window is shorter than the tests' sequences. The last layer uses it here, but not in the next config.
     "modernbert": {**_USUAL, "local_attention": 8, "pad_token_id": 0},
     "modernbert-deep": {
         **_USUAL,
@@ -47,7 +47,7 @@ _CONFIGS = {
         "pad_token_id": 0,
     },
     "gpt-neox-sequential": {**_USUAL, "model_type": "gpt_neox", "use_parallel_residual": False},
-    # OPT-350m's: norms behind the layers, word embeddings narrower than the layers.
+    # As OPT-350m: norms after the layers, word embeddings narrower than the layers.
     "opt-350m": {
         "model_type": "opt",
         "hidden_size": 32,
@@ -58,7 +58,7 @@ _CONFIGS = {
         "ffn_dim": 64,
         "init_std": 0.2,
     },
-    # Llama-3.2's: grouped heads, tied embeddings, rotary frequencies stretched at long wavelengths.
+    # As Llama-3.2: grouped heads, tied embeddings, rotary frequencies stretched at long wavelengths.
     "llama-3.2": {
         "model_type": "llama",
         "hidden_size": 32,
@@ -101,11 +101,11 @@ _CONFIGS = {
 }
 
 SHAPES = [*MODEL_TYPES, *(name for name in _CONFIGS if name not in MODEL_TYPES)]
-"""Every architecture, and members of its family that are built differently."""
+"""Every architecture, and variants of some that are built differently."""
 
 
 def tiny_config(shape: str) -> dict[str, Any]:
-    """A shape's config of transformers, without the vocabulary."""
+    """A shape's transformers config, without the vocabulary."""
     return {"model_type": shape} | _CONFIGS.get(shape, _USUAL)
 
 
@@ -115,7 +115,7 @@ def is_causal(shape: str) -> bool:
 
 
 def kind_of(shape: str) -> str:
-    """The kind of reranker that is made of a shape."""
+    """The kind of reranker that a shape makes: E, ED or D."""
     return "D" if is_causal(shape) else "ED" if shape == "bart" else "E"
 
 

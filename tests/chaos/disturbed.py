@@ -22,7 +22,7 @@ ALONE = ["unshare", "--map-root-user", "--net"]
 
 
 def can_unshare(*options: str) -> bool:
-    """Whether this machine lets a command have a network or mounts of its own."""
+    """Whether this machine allows a command its own network or mounts."""
     try:
         return subprocess.run(["unshare", *options, "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -30,14 +30,14 @@ def can_unshare(*options: str) -> bool:
 
 
 def temporary_folder(project: Project) -> Path:
-    """Where the project's commands keep temporary files."""
+    """The folder of the project's commands for temporary files."""
     folder = project.folder.parent / "tmp"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 class Disturbed:
-    """The command in a session of its own, as a terminal starts it; what is left of it is killed after the block."""
+    """Runs the command in its own session, as a terminal does; what is left of it is killed after the block."""
 
     def __init__(self, project: Project, *command: str) -> None:
         self.project = project
@@ -70,7 +70,7 @@ class Disturbed:
         return self._said.read_text(errors="replace")
 
     def processes(self) -> list[int]:
-        """All that run in the project's folder."""
+        """All processes in the project's folder."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -82,7 +82,7 @@ class Disturbed:
         return found
 
     def wait_for_job(self, rules: Collection[str]) -> bool:
-        """Waits until a job of one of the rules starts; False if the command ends before."""
+        """Waits until a job of one of the rules starts; False if the command ends first."""
         while True:
             ended = self.process.poll() is not None
             if set(re.findall(r"^(?:local)?rule (\w+):", self.said, re.MULTILINE)) & set(rules):
@@ -92,7 +92,7 @@ class Disturbed:
             time.sleep(0.02)
 
     def kill(self, how: str, chosen: random.Random) -> None:
-        """Kills it, or a part of it, as one of `KILLS` says."""
+        """Kills the command, or a part of it, in one of the ways of `KILLS`."""
         jobs = [pid for pid in self.processes() if pid != self.process.pid]
         try:
             if how == "everything":
@@ -109,7 +109,7 @@ class Disturbed:
             return
 
     def ends(self, seconds: float = 60) -> bool:
-        """Whether the command and all its jobs come to an end by themselves."""
+        """Whether the command and all its jobs end by themselves within the time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None and not self.processes():

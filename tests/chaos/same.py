@@ -1,4 +1,4 @@
-"""A disturbed project, held against an undisturbed one."""
+"""Compares a disturbed project with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESULTS += ("results/per-query/", "results/tables/")
 
 
 def assert_same(project: Project, undisturbed: Project) -> None:
-    """The same runs, metrics, tables and weights, byte by byte; nothing is left over and nothing more to do."""
+    """Asserts that runs, metrics, tables and weights are the same bytes, and nothing is left over or left to do."""
     ours, theirs = _results(project), _results(undisturbed)
     assert ours.keys() == theirs.keys()
     assert [name for name, content in theirs.items() if ours[name] != content] == []
@@ -43,7 +43,7 @@ def _states(project: Project) -> set[str]:
 
 
 def _losses(project: Project) -> dict[str, set[int]]:
-    """The steps of each training that MLflow has a loss of."""
+    """The steps of each training for which MLflow has a loss."""
     query = "select name, step from metrics join runs using (run_uuid) where key = 'loss'"
     losses: dict[str, set[int]] = {}
     with closing(sqlite3.connect(project.folder / "mlflow.db")) as database:

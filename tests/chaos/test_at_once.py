@@ -44,7 +44,7 @@ def test_two_snakemakes_and_a_dvc_repro(finished, project) -> None:
 
 @pytest.mark.timeout(1200)
 def test_eight_jobs_log_while_deliveries_are_killed(tmp_path: Path, long: None) -> None:
-    """Every metric of every job is in the store once, whatever happens to those that bring them there."""
+    """Every metric of every job is in the store once, whatever happens to the deliveries."""
     steps = 2000
     journals = tmp_path / "journals"
     settings = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "SSMRANK_TRACKING_JOURNALS": str(journals)}
@@ -57,7 +57,7 @@ def test_eight_jobs_log_while_deliveries_are_killed(tmp_path: Path, long: None) 
     for delivery in killed:
         delivery.kill()
         delivery.wait()
-    while list(journals.glob("*.jsonl")):  # deliveries that the jobs started may still be at it
+    while list(journals.glob("*.jsonl")):  # deliveries that jobs started may still be running
         subprocess.run(deliver, env=environment, check=True)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         query = "select name, key, count(*), count(distinct step) from metrics join runs using (run_uuid) group by 1, 2"

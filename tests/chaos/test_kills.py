@@ -1,4 +1,4 @@
-"""Killed anywhere, a run goes on with the same command and ends as if nothing had happened."""
+"""A run that is killed anywhere resumes with the same command and ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMMAND = [*(ALONE if can_unshare(*ALONE[1:]) else []), "snakemake", "--cores", 
 
 
 def undo(project, first: int) -> None:
-    """Removes the outputs of a phase and of those after it, and what MLflow knows."""
+    """Removes the outputs of a phase and of later phases, and MLflow's data."""
     for rule in RULES[first:]:
         for path in PHASES[rule]:
             shutil.rmtree(project.folder / path, ignore_errors=True)
@@ -58,7 +58,7 @@ def test_a_run_killed_anywhere_ends_as_an_undisturbed_one(finished, project, cho
             if run.wait_for_job(rules_from(phase)):
                 time.sleep(delay)
             run.kill(how, chosen)
-            # One that may not have been needed lets the run go on.
+            # If one process of a job is killed that was not needed, the run continues.
             assert run.ends(600 if how == "one process of a job" else 60), (
                 f"{where}\n{run.said}\nstill running: {run.processes()}"
             )

@@ -1,4 +1,4 @@
-"""Inputs that no sane program writes: each subcommand refuses them with one line, status 2, and nothing written."""
+"""Inputs that no sane program writes. Each subcommand refuses them with one line and status 2, and writes nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "workflow/lib"))
 
 from places import BEIR, files, place
 
-# The same examples each time; a busy machine is slow.
+# Examples are the same each time. There is no deadline, because a busy machine is slow.
 settings.register_profile("hostile", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("hostile")
 
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A function that runs a subcommand and gives the one line that it says of what it was given."""
+    """A function that runs a subcommand and returns the one line with which it refuses its input."""
 
     def run(*arguments: object) -> str:
         before = files(tmp_path)

@@ -1,4 +1,4 @@
-"""Files in place of params.yaml, and what is said of each."""
+"""Files in place of params.yaml, and the error for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from places import NO_FILES
 
 
 def bomb(letters: str = "abcdefghij", alias: str = "[{}]") -> bytes:
-    """Each value is nine of the one before it."""
+    """Each value is a list of nine times the one before it."""
     lines = [f"{letters[0]}: &{letters[0]} {{x: 1}}"]
     for before, letter in pairwise(letters):
         lines.append(f"{letter}: &{letter} " + alias.format(", ".join([f"*{before}"] * 9)))

@@ -1,4 +1,4 @@
-"""What the tests of hostile inputs share."""
+"""Helpers of the tests of hostile inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def files(folder: Path) -> set[str]:
 
 
 def place(path: Path, content: bytes | str) -> Path:
-    """Puts a file there; instead of one, where the content is a word for it, a pipe, a device or a folder."""
+    """Writes a file; if the content is a word for it, makes a pipe, a device or a folder instead."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     if content == "pipe":
@@ -38,7 +38,7 @@ NO_FILES = {
     "circle": "Too many levels of symbolic links",
     "missing": "o such file",
 }
-"""What stands in place of a file, and what is said of it."""
+"""What is there in place of a file, and the error for it."""
 
 BEIR = {
     "corpus.jsonl": b'{"_id": "d1", "title": "a", "text": "one"}\n{"_id": "d2", "title": "b", "text": "two"}\n',

@@ -1,4 +1,4 @@
-"""Files that commands wrote and something damaged since: indexes, vectors, stores of texts, MLflow's database."""
+"""Files that commands wrote and that were damaged since: indexes, vectors, text stores, MLflow's database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Snakemake reads before a job runs: params.yaml, overlays, and the texts in them."""
+"""What Snakemake reads before a job runs: params.yaml, overlays, and the strings in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def said(capture: pytest.ExceptionInfo[SystemExit]) -> str:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_refused(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """As params.yaml, as overlay before Snakemake reads it, and after."""
+    """The file as params.yaml, and as an overlay before and after Snakemake reads it."""
     content, message = FILES[name]
     path = place(tmp_path / "mine.yaml", content)
     monkeypatch.chdir(root)

@@ -80,7 +80,7 @@ def test_a_run_is_refused(refused, collection: Path, tmp_path: Path, name: str, 
     content, message = RUNS[name]
     path = place(tmp_path / "run", content)
     said = refused(*subcommand(path, collection))
-    if subcommand is not import_run or content not in NO_FILES:  # which checks its digest first
+    if subcommand is not import_run or content not in NO_FILES:  # importing checks the digest first
         assert message in said
 
 
@@ -133,7 +133,7 @@ BYTES = st.one_of(st.binary(max_size=200), LINES, LINES.map(gzip.compress))
 
 @pytest.mark.parametrize("name", ["run", "run.gz"])
 def test_readers_read_or_refuse(tmp_path: Path, name: str) -> None:
-    """Whatever the bytes, there is a result that has all lines, or a UserError, and all readers of runs agree."""
+    """For any bytes, the result has all lines or there is a UserError, and all readers of runs agree."""
     path = tmp_path / name
 
     @given(BYTES)

@@ -25,7 +25,7 @@ from ssmrank.io.plain import parse_yaml
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_refused(refused, tmp_path: Path, root: Path, name: str) -> None:
-    """As overlay, and as file of one section."""
+    """The file as an overlay, and as a file of one section."""
     content, message = FILES[name]
     path = place(tmp_path / "mine.yaml", content)
     for arguments in (
@@ -157,5 +157,5 @@ def test_what_yaml_writes_is_read_as_it_was(values: dict[str, Any]) -> None:
     try:
         found = parse_yaml(text, "file")
     except UserError:
-        return  # a key such as "yes" within
+        return  # it has a key such as "yes"
     assert yaml.safe_dump(found) == text

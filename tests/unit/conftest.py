@@ -1,4 +1,4 @@
-"""Tiny tokenizer and models, made here so that tests need no download."""
+"""A tiny tokenizer and tiny models, made here so that tests need no download."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_tokenizer):
-    """A function that gives the checkpoint folder of the tiny random model with one of `tiny_models.SHAPES`."""
+    """A function that returns the checkpoint folder of the tiny random model of a shape (`tiny_models.SHAPES`)."""
     folders: dict[str, Path] = {}
 
     def folder_of(shape: str) -> Path:
         if shape not in folders:
             folder = tmp_path_factory.mktemp(f"tiny-{shape}")
             config = AutoConfig.for_model(**({"vocab_size": len(tiny_tokenizer)} | tiny_config(shape)))
-            # The first test that asks must not see other random numbers afterwards than those that follow.
+            # Random numbers of a test must not depend on whether it is the first to ask for a model.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 random_backbone(config).save_pretrained(folder)
@@ -55,8 +55,8 @@ def tiny_model(tmp_path_factory, tiny_tokenizer):
 
 
 BYTE_LEVEL_TOKENIZERS = {
-    # How the published repositories of each family describe theirs: the model type, special tokens in the order of
-    # their ids, tokenizer_config.json, and whether there is a tokenizer.json beside vocab.json and merges.txt.
+    # Tokenizers as each family's published repositories describe them: model type, special tokens in the order of their
+    # ids, tokenizer_config.json, and whether there is a tokenizer.json beside vocab.json and merges.txt.
     "roberta": ("roberta", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], {"model_max_length": 512}, False),
     "bart": ("bart", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], {"model_max_length": 1024}, False),
     "opt": (
@@ -101,7 +101,7 @@ BYTE_LEVEL_TOKENIZERS = {
 
 @pytest.fixture(scope="session")
 def byte_level_tokenizer(tmp_path_factory):
-    """A function that gives a tiny tokenizer of the family: byte-level BPE read from files as its repository has."""
+    """A function that returns a family's tiny tokenizer: byte-level BPE, read from files like its repository's."""
 
     def tokenizer_of(family: str):
         model_type, special, settings, fast = BYTE_LEVEL_TOKENIZERS[family]

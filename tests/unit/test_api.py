@@ -1,4 +1,4 @@
-"""Reranking from Python and from a shell, held against the scores of the plain model, each pair alone."""
+"""Reranking from Python and from a shell, compared with the plain model's scores of each pair alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reranker(folder):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """Scores by the model of each pair alone."""
+    """The model's scores of each pair alone."""
     model = load_reranker(folder)
     return {
         (query, id): model.score(text, [document])[0]

@@ -1,4 +1,4 @@
-"""The command line: what it lists, what it says of a mistake, what it leaves unimported."""
+"""The command line: what it lists, how it reports mistakes, and what it does not import."""
 
 from __future__ import annotations
 

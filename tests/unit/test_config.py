@@ -1,4 +1,4 @@
-"""params.yaml: what is wrong is said in one line that names the key and what to do."""
+"""params.yaml: errors are one line that names the key and what to do."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_settings_inline_or_from_a_file(tmp_path: Path) -> None:
 def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None) -> None:
     files = [] if overlay is None else [overlay]
     if overlay is not None and overlay.parent != root / "params":
-        # params/NAME/OTHER.yaml stands behind params/NAME.yaml.
+        # params/NAME/OTHER.yaml comes after params/NAME.yaml.
         files.insert(0, overlay.parent.with_suffix(".yaml"))
     if overlay is not None and overlay.name == "paper.yaml":
         files.insert(0, root / "params/paper-models.yaml")
@@ -276,7 +276,7 @@ def test_the_paper_s_grid_is_the_paper_s(root: Path) -> None:
         name: [row for section in params.tables[name].sections for row in section.rerankers]
         for name in ("table2", "table4", "table11")
     }
-    # 20 backbones; LongP for the 12 whose positions reach to 1,536 tokens.
+    # 20 backbones; LongP for the 12 that read 1,536 tokens.
     assert [len({row.model for row in rows[name]}) for name in rows] == [20, 20, 20]
     long = [row.model for row in rows["table4"] if row.training == "document-longp"]
     assert len(long) == 12 and all(params.models[model].kind == "D" for model in long)

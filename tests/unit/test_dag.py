@@ -1,4 +1,4 @@
-"""The picture of the workflow is made of Snakemake's graph of rules."""
+"""The picture of the workflow, made from Snakemake's graph of rules."""
 
 from __future__ import annotations
 

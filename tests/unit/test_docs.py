@@ -1,4 +1,4 @@
-"""README.md, docs/ and what else greets a newcomer, held against what they talk about."""
+"""README.md, docs/ and other files for newcomers agree with what they describe."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Run = Callable[..., list[str]]
 
 @pytest.fixture
 def run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a script in an empty folder and gives the lines that it prints."""
+    """Runs a script in an empty folder and returns the lines that it prints."""
 
     def run(name: str, *arguments: str) -> list[str]:
         monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def test_the_best_passage_holds_what_was_asked(run: Run) -> None:
 
 
 def test_a_new_loss_is_learned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOSSES, "hinge", LOSSES["ranknet"])  # taken out again after the test
+    monkeypatch.setitem(LOSSES, "hinge", LOSSES["ranknet"])  # so that the script's loss is removed after the test
     losses = [float(line.split()[-1]) for line in run("add_a_loss.py")]
     assert losses[-1] < 0.5 * losses[0]
 

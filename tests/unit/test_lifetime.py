@@ -1,4 +1,4 @@
-"""No process outlives the one that started it."""
+"""No process outlives its parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssmrank.lifetime import STARTER, identity, is_alive, myself, running
 
 
 def ended(pid: int, seconds: float = 30) -> bool:
-    """Whether a process, which need not be a child, ends in this time."""
+    """Whether a process ends within the time; it need not be a child."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -48,7 +48,7 @@ def test_alive_and_not() -> None:
     assert is_alive(name)
     process.kill()
     assert ended(process.pid)
-    assert not is_alive(name)  # nobody has taken note of its end yet
+    assert not is_alive(name)  # it has ended, but nobody has waited for it
     process.communicate()
     assert not is_alive(name)
     for wrong in ("", "x", "x 1", "99999999999999999999 1"):

@@ -1,4 +1,4 @@
-"""requirements/*.lock: what is installed is what was locked, wherever it comes from."""
+"""requirements/*.lock: only what was locked is installed, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOCKS = ("main", "dev", "torch", "setup")
 
 
 def locked(root: Path, name: str) -> dict[str, list[str]]:
-    """Packages of a lock with the digests of each."""
+    """The packages of a lock with their digests."""
     text = (root / "requirements" / f"{name}.lock").read_text()
     packages = {}
     for block in re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"(?m)^#.*\n", "", text)):

@@ -1,4 +1,4 @@
-"""`import ssmrank` as a library: what it names and imports, and that it works where only the engine is installed."""
+"""`import ssmrank` as a library: its names and imports, and that the engine works without the pipeline's packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = ["The otter hunts fish in rivers.", "A compiler translates programs.", "
 
 
 def closure(requirements: Iterable[str]) -> set[str]:
-    """The installed distributions that requirements name, with all that these need in turn."""
+    """The installed distributions that requirements name, with their own requirements."""
     found: set[tuple[str, str]] = set()
     waiting = list(map(Requirement, requirements))
     while waiting:
@@ -35,7 +35,7 @@ def closure(requirements: Iterable[str]) -> set[str]:
                 continue
             try:
                 needed = map(Requirement, metadata.requires(name) or [])
-            except metadata.PackageNotFoundError:  # CUDA's, where torch is built without
+            except metadata.PackageNotFoundError:  # CUDA packages, if torch is built without CUDA
                 continue
             found.add((name, extra))
             waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": extra})]
@@ -44,7 +44,7 @@ def closure(requirements: Iterable[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the package, built without network from a copy."""
+    """The package's wheel, built from a copy without network."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -59,7 +59,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def requirements(wheel: Path) -> dict[str, list[str]]:
-    """What the wheel requires: by extra, "" for what it always does."""
+    """The wheel's requirements by extra; those of "" always apply."""
     [found] = metadata.Distribution.discover(path=[str(wheel)])
     lines: dict[str, list[str]] = {"": [], "pipeline": []}
     for line in map(Requirement, found.requires or []):
@@ -70,7 +70,7 @@ def requirements(wheel: Path) -> dict[str, list[str]]:
 
 
 def modules_of(distributions: set[str], engine: set[str]) -> set[str]:
-    """Top-level modules that one of the distributions installs and none of the engine's does."""
+    """Top-level modules that one of the distributions installs and no distribution of the engine does."""
     owners = metadata.packages_distributions().items()
     by = {module: {canonicalize_name(name) for name in names} for module, names in owners}
     return {module for module, names in by.items() if names & distributions and not names & engine}
@@ -85,7 +85,7 @@ def test_public_names_are_where_the_root_says() -> None:
 
 
 def test_no_module_takes_public_names_from_the_root(root: Path) -> None:
-    """Which code a job depends on is read from imports; what goes through the root would not be seen."""
+    """The code that a job depends on is found from its imports, which do not see through the root package."""
     for path in (root / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "ssmrank":
@@ -101,7 +101,7 @@ def test_the_reranker_is_imported_without_the_pipeline_s_packages(requirements: 
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
     imported = set(json.loads(finished.stdout))
-    # Not what these need in turn: torch imports some of it where it is there (dill, pydot).
+    # Their own requirements are left out, because torch imports some of these if they are installed (dill, pydot).
     apart = modules_of(set(requirements["pipeline"]), closure(requirements[""]))
     assert {"dvc", "faiss", "matplotlib", "mlflow", "pyserini", "ranx", "scipy", "snakemake"} <= apart
     assert "torch" in imported and not imported & apart

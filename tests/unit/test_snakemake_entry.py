@@ -42,7 +42,7 @@ def test_targets_are_separated(typed: str, meant: str) -> None:
 
 
 def test_all_options_of_pairs_are_known() -> None:
-    """Each takes every word up to the next option."""
+    """Each of these options takes every word up to the next option."""
     taking = [action for action in get_argument_parser()._actions if action.nargs in ("+", "*")]
     pairs = {name for action in taking if "=" in str(action.metavar) for name in action.option_strings}
     files = {name for action in taking if "--configfile" in action.option_strings for name in action.option_strings}
@@ -50,7 +50,7 @@ def test_all_options_of_pairs_are_known() -> None:
 
 
 def test_the_environment_s_command_is_this_one() -> None:
-    """Snakemake's own package installs one of the same name, so the project has to be installed after it."""
+    """Snakemake's own package installs a command of the same name, so the project's has to be installed after it."""
     command = Path(sys.executable).with_name("snakemake")
     assert "from ssmrank.snakemake_entry import main" in command.read_text(), "install the project again"
 

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: who holds it is said, and what a killed one left is cleared away."""
+"""One run at a time in a folder: the holder is named, and what a killed run left is removed."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_without_locks_on_files_the_record_counts(folder: Path, alone: Alone, mo
 
 
 def test_what_a_run_killed_after_its_last_job_has_not_told_mlflow(project) -> None:
-    """The next one, which has nothing to do, delivers it."""
+    """The next run, which has nothing to do, delivers it."""
     start = {"event": "start", "time": 1, "run": "d" * 32, "name": "late", "tags": {}, "params": {}}
     journal = project.folder / "results/tracking/1-train-a.jsonl"
     journal.write_text(

@@ -1,4 +1,4 @@
-"""Outputs that travel with DVC: nothing is made again for no reason, and nothing old passes as new."""
+"""Outputs that travel with DVC: nothing is made again without a reason, and nothing old passes as new."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERYTHING = {"download_model": 2, **FROM_COLLECTION, **TRAININGS}
 
 @pytest.fixture(scope="module")
 def pushed(finished, tmp_path_factory: pytest.TempPathFactory):
-    """A finished project that DVC knows nothing of, after `dvc repro` and `dvc push`; what `dvc repro` printed."""
+    """A finished project that DVC did not know, after `dvc repro` and `dvc push`, and what `dvc repro` printed."""
     folder = tmp_path_factory.mktemp("pushed")
     project = finished.copy(folder / "project", without=["cache", "tmp", "dvc.lock"])
     printed = project.run("dvc", "repro").stdout
@@ -74,7 +74,7 @@ def test_each_output_of_a_rule_belongs_to_one_stage(fresh) -> None:
 
 
 def _outputs(stage: dict) -> list[dict]:
-    """Each a mapping of one path to what DVC does with it."""
+    """Each is a mapping of one path to what DVC does with it."""
     return [*stage.get("outs", []), *stage.get("metrics", [])]
 
 
@@ -144,7 +144,7 @@ def test_outputs_whose_origin_is_unknown_are_made_again(pulled) -> None:
 
 
 def test_inputs_of_another_version_do_not_count(pulled) -> None:
-    # As if the negatives had been pulled from another version than the checkpoints, with a record of their own.
+    # As if the negatives, with their record, had been pulled from another version than the checkpoints.
     path = pulled.folder / "results/negatives/tiny/train/bm25-top20.jsonl"
     path.write_text(path.read_text() + "\n")
     ledger = pulled.folder / "results/provenance/negatives.json"
@@ -191,12 +191,12 @@ def test_versions_that_alternate(pulled) -> None:
     pulled.run("dvc", "metrics", "diff")
     commit(pulled)
 
-    # Snakemake's own records in this clone now speak of the second version; DVC brings back the first.
+    # Snakemake's own records in this clone now describe the second version; DVC brings back the first.
     pulled.run("git", "checkout", "--quiet", "HEAD~1")
     pulled.run("dvc", "checkout")
     assert pulled.files() == before
     assert pulled.planned() == {}
-    # The second version's parameters over the first version's outputs: the very case in which old passes for new.
+    # The second version's parameters with the first version's outputs: here old outputs could pass as new.
     pulled.edit("params.yaml", *ONE_LEARNING_RATE)
     assert pulled.planned() == {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
     pulled.run("dvc", "checkout", "--relink")

@@ -1,4 +1,4 @@
-"""What the user sees when something is wrong: one line that says what, where and what to do, and no half results."""
+"""What the user sees when something is wrong: one line with what, where and what to do, and no half results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_overlay_is_named(fresh) -> None:
 
 
 def test_texts_are_no_wildcards_and_no_commands(fresh) -> None:
-    """What Snakemake, its formatting and the shell would make of a text is not made of labels."""
+    """Labels reach a job as they are, whatever Snakemake, its formatting or the shell would do with them."""
     strange = "a=b {table} {{x}} {wildcards.model} {0} $(touch made) `touch made` 'q' \"d\" %s } {"
     values = {
         "collections": {"tiny": {"title": strange}},
@@ -59,7 +59,7 @@ def test_texts_are_no_wildcards_and_no_commands(fresh) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_fails(fresh) -> None:
-    """Its reason is said again at the end; nothing of its output is left."""
+    """Its error is repeated at the end; nothing of its output is left."""
     good, bad = '{"_id": "d7", ', '{"_id": "d7" '
     fresh.edit("tests/data/workflow/collection/corpus.jsonl", good, bad)
     answer = fresh.snakemake("data/collections/tiny", check=False)
@@ -68,7 +68,7 @@ def test_a_job_that_fails(fresh) -> None:
     end = answer.stdout.partition("Exiting because a job execution failed.")[2]
     assert sum(line.startswith(reason) for line in end.splitlines()) == 1
     assert [path for path in (fresh.folder / "data").rglob("*") if "tiny" in path.name] == []
-    assert list((fresh.folder / "results/tracking").iterdir()) == []  # MLflow has been told
+    assert list((fresh.folder / "results/tracking").iterdir()) == []  # delivered to MLflow
     fresh.edit("tests/data/workflow/collection/corpus.jsonl", bad, good)
     fresh.snakemake("data/collections/tiny")
     assert (fresh.folder / "data/collections/tiny/documents.jsonl").exists()

@@ -1,4 +1,4 @@
-"""Which files an experiment needs, and what its jobs are handed."""
+"""Which files an experiment needs, and which settings its jobs get."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_every_kind_of_first_stage(project) -> None:
     assert [row.split(",")[1] for row in rows] == ["BM25", "Dense", "HNSW", "Rescored", "Given"]
     assert "Tiny Mamba-2,decoder,5K,none," in (project.folder / "results/tables/table1.csv").read_text()
     assert project.planned(*options) == {}
-    # A changed instruction to documents encodes again, a label prints again, and an index of one retriever is its own.
+    # Another pooling encodes again, another label only prints the table again, other HNSW settings rebuild one index.
     for old, new, jobs in (
         ("pooling: mean", "pooling: first", {"encode": 1, "vector_index": 1, "retrieve_dense": 3}),
         ("label: HNSW", "label: Graph", {}),

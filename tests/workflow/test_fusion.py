@@ -35,7 +35,7 @@ tables:
 def test_fused_rows(project) -> None:
     (project.folder / "fused.yaml").write_text(OVERLAY)
     options = ("--configfile", "fused.yaml")
-    # The weights are fitted on the training queries, which both models then rerank too.
+    # The weights are fitted on the training queries, so both models rerank these too.
     assert project.built("snakemake", "--cores", "2", *options) == {
         "retrieve_dense": 2,
         "fuse_first_stage": 2,

@@ -1,4 +1,4 @@
-"""The runs that jobs log, looked at as a person does: in MLflow's page, rendered by a browser."""
+"""The runs that jobs log, as a person sees them: in MLflow's page, rendered by a browser."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NDCG = {"minilm": 0.488, "opt-mini": 0.325, "mamba2-mini": 0.312}
 
 
 class Browser:
-    """The few commands of the WebDriver protocol (W3C) that the tests need."""
+    """The commands of the WebDriver protocol (W3C) that the tests need."""
 
     def __init__(self, address: str, profile: Path) -> None:
         options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
@@ -103,7 +103,7 @@ def start(command: list[str], log: Path, environment: dict[str, str] | None = No
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends the process with all that it started."""
+    """Ends the process and its children."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, signal_number)
@@ -114,7 +114,7 @@ def stop(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three trainings, each with the evaluation that joined its run, and a first stage, as jobs log them."""
+    """Three trainings, each with an evaluation in the same run, and a first stage, as jobs log them."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +136,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def page(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of MLflow's page on the store."""
+    """The address of MLflow's page for the store."""
     port = free_port()
     folder = tmp_path_factory.mktemp("server")
     server = start(
@@ -180,7 +180,7 @@ def experiment_and_runs(uri: str) -> tuple[str, dict[str, str]]:
 
 
 def see(browser: Browser, url: str, expected: list[str], screenshot: Path) -> str:
-    """Opens a page, waits until it shows what is expected, and keeps a picture of it whatever it shows."""
+    """Opens a page, waits until it shows what is expected, and saves a picture of it in any case."""
     browser.open(url)
     try:
         wait_for(lambda: all(text in browser.text() for text in expected), f"page with {expected}", seconds=90)
@@ -203,7 +203,7 @@ def test_the_page_lists_the_runs(store: str, page: str, browser: Browser, tmp_pa
 def test_the_page_charts_metrics(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
     experiment, runs = experiment_and_runs(store)
     url = f"{page}/#/experiments/{experiment}/runs?compareRunsMode=CHART"
-    # Bars carry two digits; a metric over steps is a line for each run.
+    # Bars show two digits; a metric over steps is one line per run.
     expected = ["toy/test/nDCG_at_10", "0.49", "0.33", "0.31", *(f"{name} (loss)" for name in runs)]
     see(browser, url, expected, tmp_path / "chart.png")
 
@@ -227,7 +227,7 @@ def test_the_page_of_a_run_shows_metrics_and_checkpoint(
 
 
 def test_the_view_of_metrics_has_trainings_first(store: str, page: str, browser: Browser, tmp_path: Path) -> None:
-    # Last, as the page keeps the view.
+    # This comes last, because the page remembers the view.
     experiment, runs = experiment_and_runs(store)
     url = f"{page}/#/experiments/{experiment}/runs?viewStateShareKey=metrics&workflowType=machine_learning"
     expected = ["Trainings and their metrics", "toy/test/nDCG_at_10", *runs, *map(str, NDCG.values()), "0.25"]

@@ -1,4 +1,4 @@
-"""Pretraining, training on titles and publishing, as jobs that a machine without Snakemake runs."""
+"""Pretraining, training on titles and publishing, with jobs run on a machine without Snakemake."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_jobs_that_are_carried_elsewhere_make_what_the_workflow_accepts(pretrain
     twice = ["download_model", "pretrain", "pretrain_sweep", "publish_model", "train"]
     once = ["corpus_tokenizer", "corpus_tokens", "download_collection", "index", "negatives", "retrieve"]
     assert rules == sorted([*twice, *twice, *once, "pretraining_figure"])
-    # The first run has no time for anything; a later one is limited to some rules and says what is missing.
+    # The first run has no time for any job; a later one is limited to some rules and reports what is missing.
     stopped = pretraining.run("python", script, "run", "jobs.json", "--seconds", "1", check=False)
     assert stopped.returncode == 75
     some = pretraining.run("python", script, "run", "jobs.json", "--rules", "publish_model", check=False)
@@ -58,7 +58,7 @@ def test_jobs_that_are_carried_elsewhere_make_what_the_workflow_accepts(pretrain
     assert (pretraining.folder / "results/pretraining/tiny/published/bert/sweep.json").exists()
     assert "`snakemake --configfile tiny-pretraining.yaml -- results/pretraining/tiny/published/bert`" in card
     assert "made-up titles and their documents, negatives of each: 2 from the first 20 of BM25" in card
-    # What a card says changes the card alone, a learning rate its model's chain.
+    # A changed licence rewrites only the card; a changed learning rate runs its model's whole chain again.
     pretraining.edit("tiny-pretraining.yaml", "    license: CC0", "    license: CC BY")
     assert pretraining.planned(*ARGUMENTS) == {"publish_model": 2}
     pretraining.edit("tiny-pretraining.yaml", "learning_rates: [1.0e-3, 1.0e-2]", "learning_rates: [1.0e-3, 2.0e-2]")

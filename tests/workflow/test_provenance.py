@@ -1,4 +1,4 @@
-"""Where outputs come from: a workflow of two rules, run in this process by Snakemake's own interface."""
+"""Where outputs come from: a workflow of two rules, run in this process through Snakemake's API."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Workflow:
         return self.run("dryrun")
 
     def state(self) -> dict[str, tuple[int, int, bytes]]:
-        """Times and content of all files that Snakemake does not write itself."""
+        """Times and content of all files except Snakemake's own."""
         paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and "iocache" not in path.parts]
         return {
             str(path): (path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes())
@@ -95,7 +95,7 @@ class Workflow:
         }
 
     def forget(self) -> None:
-        """What a clone has not: Snakemake's records and the order of times."""
+        """Removes what a clone lacks: Snakemake's records and the order of times."""
         for path in sorted((self.folder / ".snakemake").rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         os.utime("results/last.txt", (1e9, 1e9))
@@ -196,7 +196,7 @@ def test_records_in_a_database(new: Workflow) -> None:
 
 @pytest.mark.parametrize("failure", ["exit 1", "rm -r data/made/x; exit 1"])
 def test_what_a_failed_job_was_to_replace_is_still_out_of_date(done: Workflow, failure: str) -> None:
-    """Snakemake deletes the output of a failed job, and takes what was made from it for up to date."""
+    """Snakemake deletes the output of a failed job, but counts what was made from it as up to date."""
     done.write("external.txt", "two\n")
     done.write("during-first.sh", failure)
     with pytest.raises(WorkflowError):
@@ -230,7 +230,7 @@ def test_touch_accepts_that_an_intermediate_output_is_missing(done: Workflow) ->
 
 
 def test_an_input_that_changes_after_a_killed_run_is_no_input_of_it(new: Workflow, monkeypatch) -> None:
-    """Records of jobs that ended before the kill are taken up by the next run."""
+    """The next run uses the records of jobs that ended before the kill."""
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.provenance.Provenance.close", lambda self: None)
         assert new.run() == BOTH

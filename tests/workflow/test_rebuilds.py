@@ -1,4 +1,4 @@
-"""What a change makes Snakemake do again: counts of planned jobs."""
+"""Which jobs a change makes Snakemake run again: counts of planned jobs."""
 
 from __future__ import annotations
 

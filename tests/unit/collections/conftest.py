@@ -1,4 +1,4 @@
-"""A small collection in BEIR's layout, to be damaged by the tests."""
+"""A small collection in BEIR's layout, for tests to damage."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def beir(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def whole() -> dict[str, Any]:
-    """What statistics say of a split that lacks nothing."""
+    """The statistics of a split without missing texts or judgments."""
     counts = {"queries": 1, "queries_not_asked": 0, "judgments_without_text": 0, "relevant_without_text": 0}
     return counts | {"skipped": {}}

@@ -26,7 +26,7 @@ def drawn(count: int, titles: float, sentences: float, words: float, **changed: 
 
 
 def test_each_kind_of_query() -> None:
-    assert drawn(3, 1, 0, 0) == [TITLE]  # there is no second title, and no query comes twice
+    assert drawn(3, 1, 0, 0) == [TITLE]  # there is no second title, and no query is drawn twice
     assert set(drawn(3, 0, 1, 0)) == {
         "We study the growth of deep nets in the wild.",
         "Results (see below) are of 3 kinds.",

@@ -1,4 +1,4 @@
-"""Folders in BEIR's layout: the canonical form, and one line for each thing that may be wrong."""
+"""Folders in BEIR's layout: the canonical form, and one line for each possible error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(folder: Path, output: Path, splits: list[str] | None = None, fields: l
 
 
 def fails(beir, **options: Any) -> str:
-    """The message, after a check that it is one line and nothing was written."""
+    """The error's message; asserts that it is one line and that nothing was written."""
     output = beir.path.parent / "out" / "collection"
     with pytest.raises(UserError) as caught:
         write(beir.path, output, **options)
@@ -202,7 +202,7 @@ def test_qrels_of_unknown_query_or_other_documents(beir) -> None:
 def test_judgments_of_documents_that_the_collection_lacks_stay(
     beir, whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As ArguAna's, of which 5 queries have no other; `expected` counts them."""
+    """As in ArguAna, where 5 queries have no other relevant document; `expected` counts these judgments."""
     beir.qrels("q1\td1\t1\nq1\td9\t0\nq1\td8\t2\nq2\td7\t1\n")
     source = FolderSource(FolderCollection(kind="folder", path=str(beir.path)), ["title", "text"])
     expected = Expected.model_validate({"splits": {"test": {"queries": 2, "judgments": 4}}})

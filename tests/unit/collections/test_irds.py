@@ -1,4 +1,4 @@
-"""ir_datasets, with collections registered from local files: nothing is downloaded."""
+"""ir_datasets with collections registered from local files; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Topic(NamedTuple):
 
 
 class Local:
-    """Registers collections `ssmrank-test/NAME` made of local files, and forgets them afterwards."""
+    """Registers collections `ssmrank-test/NAME` of local files, and removes them afterwards."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -203,5 +203,5 @@ def test_documents_are_streamed(local: Local, tmp_path: Path) -> None:
     source = IrDatasetsSource(IrDatasetsCollection(kind="ir_datasets", documents=id, splits={"test": id}), ["text"])
     documents = source.documents()
     assert next(documents).id == "d1"
-    (tmp_path / "files/all.docs").unlink()  # the open file is read on; nothing was read ahead into a list
+    (tmp_path / "files/all.docs").unlink()  # reading goes on from the open file; nothing was read into a list first
     assert [document.id for document in documents] == ["d2", "d3"]

@@ -1,4 +1,4 @@
-"""The collections of params/paper.yaml through ir_datasets' own code, on small files laid out as its downloads are."""
+"""The collections of params/paper.yaml through ir_datasets' own code, on small files in the layout of its downloads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BEIR_SPLITS = {
 
 EVERYTHING = ["url", "pubmed_id", "stance", "authors", "year", "cited_by", "references"]
 
-# One process for all of them: ir_datasets looks for its folder when it is imported.
+# One new process for all of them, because ir_datasets looks for its folder when it is imported.
 WRITE = """
 import json, sys
 from pathlib import Path
@@ -171,7 +171,7 @@ def test_text_is_the_joined_fields(written: tuple[Path, dict[str, Any]]) -> None
     assert documents["D2"] == "http://b.example/ Second."
     assert TextStore(folder / "nfcorpus/documents.jsonl")["d1"] == "A title A text."
     assert TextStore(folder / "fiqa/documents.jsonl")["d1"] == "A text."
-    # Of the topics' several fields, the one that BEIR takes.
+    # The topics have several fields; this is the one that BEIR takes.
     for name in ("touche", "trec-covid", "scidocs"):
         assert read_queries(folder / name / "splits/test/queries.jsonl")["q1"] == "Question 1?"
     assert read_qrels(folder / "touche/splits/test/qrels.txt") == {"q1": {"d1": 2, "gone": 1}, "q2": {"d1": 1, "d2": 0}}
@@ -216,7 +216,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared collections: set SSMRANK_SHARED")
 def test_real_collections_through_ir_datasets(paper: dict[str, Collection], tmp_path: Path) -> None:
-    """NFCorpus and SciFact with the paper's expected numbers; of MS MARCO's passages those judged in TREC DL 2019."""
+    """NFCorpus and SciFact with params/paper.yaml's expected numbers; MS MARCO's passages judged in TREC DL 2019."""
     home = tmp_path / "home"
     for name in ("nfcorpus", "scifact"):
         (home / "beir" / name).mkdir(parents=True)
@@ -247,7 +247,7 @@ def test_real_collections_through_ir_datasets(paper: dict[str, Collection], tmp_
     assert found["nfcorpus"]["splits"]["test"]["queries"] == 323
     assert found["scifact"]["splits"]["test"]["judgments"] == 339
     assert found["dl19"]["splits"]["dl19"]["queries"] == 43
-    # Judged passages without text are of grade 0: what is relevant is all there.
+    # Judged passages without text have grade 0: all relevant passages are there.
     assert found["dl19"]["splits"]["dl19"]["judgments_without_text"] == 3566
     relevant = read_qrels(tmp_path / "dl19/splits/dl19/qrels.txt")
     assert sum(grade > 0 for grades in relevant.values() for grade in grades.values()) == 4102

@@ -1,4 +1,4 @@
-"""Counts of real collections, where a folder of them is at hand (SSMRANK_SHARED, or `shared` beside the project)."""
+"""Counts of real collections, if there is a folder of them (SSMRANK_SHARED, or `shared` beside the project)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[
         ("scifact", 5183, 0, {"train": (809, 919), "test": (300, 339)}),
         ("cranfield", 1400, 2, {"test": (225, 1837)}),
         ("vaswani", 11429, 0, {"test": (93, 2083)}),
-        # 3,566 of the 5,158 judgments of grade 0 are of passages without text; evaluation has them all the same.
+        # 3,566 of the 5,158 judgments of grade 0 are for passages without text; evaluation still uses them.
         ("msmarco-dl19", 15939, 0, {"test": (43, 4102 + 5158)}),
     ],
 )

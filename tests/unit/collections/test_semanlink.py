@@ -32,7 +32,7 @@ def tag(*labels: str) -> dict[str, Any]:
 
 
 def settings(archives: Path, docs: Any, tags: Any, **changes: Any) -> Settings:
-    """Settings for an archive that lies in the cache already, so that nothing is downloaded."""
+    """Settings for an archive that is already in the cache, so that nothing is downloaded."""
     path = archives / "pack-1.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         for name, content in (("docs.json", docs), ("tags.json", tags)):
@@ -95,7 +95,7 @@ def test_split_depends_on_the_tag_alone(tmp_path: Path) -> None:
 
 
 def test_known_values() -> None:
-    # Written out, because another hash would give other splits and ids: sha256("abc") = ba7816bf8f01cfea...
+    # The value is fixed, because another hash would change splits and ids: sha256("abc") = ba7816bf8f01cfea...
     assert document_id("abc") == "dba7816bf8f0"
     assert position("abc") == 0xBA7816BF8F01 / 2**48
 

@@ -1,4 +1,4 @@
-"""Titles of a corpus as queries."""
+"""Titles of a corpus are queries."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Rankings = dict[str, list[tuple[str, float]]]
 
 
 def by_trec_eval(qrels: Qrels, run: Rankings, names: list[str]) -> dict[str, dict[str, float]]:
-    """trec_eval's per-query values under our names; reciprocal rank with a cutoff by cutting its own ranking."""
+    """trec_eval's per-query values under our names; for reciprocal rank with a cutoff, the ranking is cut first."""
     measures = {
         "nDCG@10": "ndcg_cut_10",
         "nDCG": "ndcg",
@@ -60,7 +60,7 @@ def assert_agrees(qrels: Qrels, run: Rankings) -> None:
     for name in NAMES:
         for query in qrels:
             assert scores.per_query[name][query] == pytest.approx(expected[name][query], abs=1e-6), (name, query)
-        # trec_eval -c: the sum over the queries that both know, divided by the number of queries of the qrels.
+        # trec_eval -c: the sum over the queries in both, divided by the number of queries in the qrels.
         mean = sum(expected[name].values()) / len(qrels)
         assert scores.mean()[name] == pytest.approx(mean, abs=1e-6)
 
@@ -104,7 +104,7 @@ def test_agrees_with_trec_eval_on_random_runs_with_ties_grades_and_gaps() -> Non
     documents = [f"d{number}" for number in range(60)]
     qrels = {
         f"q{number}": {
-            # pytrec_eval writes beyond its memory for grades below -1.
+            # pytrec_eval writes out of bounds for grades below -1.
             document: generator.choice([-1, -1, 0, 0, 1, 1, 2, 3, 4])
             for document in generator.sample(documents, generator.randint(1, 30))
         }
@@ -199,12 +199,12 @@ def dl19_qrels() -> Qrels:
         ("tasb", 0.7210),
         ("openai-ada2", 0.7035),
         ("spladepp-ed", 0.7308),
-        # 0.7439 by its ranks; its scores have three decimals, and trec_eval breaks their many ties by document id.
+        # 0.7439 by its ranks. Its scores have three decimals, and trec_eval breaks the many ties by document id.
         ("repllama", 0.7384),
     ],
 )
 def test_official_runs_of_dl19(tmp_path: Path, run_name: str, published: float) -> None:
-    """As they are, and as `ssmrank retrieve import` writes them."""
+    """Runs as they are, and as `ssmrank retrieve import` writes them."""
     qrels, path = dl19_qrels(), SHARED / f"collections/msmarco-dl19/runs/{run_name}.trec"
     run = read_run(path)
     write_run(tmp_path / "imported.trec", dict(iterate_run(path)), "imported")
@@ -215,7 +215,7 @@ def test_official_runs_of_dl19(tmp_path: Path, run_name: str, published: float) 
 
 @dl19
 def test_the_official_run_of_many_ties_as_it_was_ranked() -> None:
-    """What `ssmrank retrieve import` with `ties: file` makes of it: its authors' order, and so their value."""
+    """`ssmrank retrieve import` with `ties: file` keeps the authors' order, and so their value."""
     ranked = iterate_run(SHARED / "collections/msmarco-dl19/runs/repllama.trec", ties="file")
     run = {query: strictly_decreasing(ranking) for query, ranking in ranked}
     assert round(evaluate(dl19_qrels(), run, ["nDCG@10"]).mean()["nDCG@10"], 4) == 0.7439

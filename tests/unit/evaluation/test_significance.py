@@ -1,4 +1,4 @@
-"""Tests of significance, against SciPy and cases worked by hand."""
+"""Tests of significance, compared with SciPy and with cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_drawn_permutations_come_near_the_exact_value_and_are_never_0() -> None:
     differences = RANDOM.normal(0.25, 1, size=(3, 16))
     exact = randomization_test([differences], permutations=1 << 16, seed=1)
     drawn = randomization_test([differences], permutations=40_000, seed=1)
-    # Three standard errors of a share of 40,000 drawn.
+    # Three standard errors of a share among 40,000 draws.
     assert np.all(np.abs(drawn - exact) < 3 * np.sqrt(exact * (1 - exact) / 40_000) + 1e-4)
     clear = randomization_test([np.full((1, 100), 0.5)], permutations=999, seed=1)
     assert clear[0] == 1 / 1000
 
 
 def test_ties_by_rounding_count() -> None:
-    # Differences of 0.1 in every query: the observed mean is the greatest, reached by 2 of the 2^4 ways.
+    # Differences of 0.1 in every query: the observed mean is the largest, and 2 of the 2^4 assignments reach it.
     assert randomization_test([np.full((1, 4), 0.1)], 100, 1)[0] == 2 / 16
     assert randomization_test([np.zeros((1, 4))], 100, 1)[0] == 1
 
@@ -50,7 +50,7 @@ def test_the_t_test_is_scipys() -> None:
 
 
 def test_over_two_collections_the_t_test_is_welchs() -> None:
-    # The mean of two means is 0 where the first is minus the second: Welch's test of x against -y.
+    # The mean of two means is 0 if the first is minus the second: Welch's test of x against -y.
     x, y = RANDOM.normal(0.3, 1, size=(4, 20)), RANDOM.normal(0.1, 3, size=(4, 9))
     expected = stats.ttest_ind(x, -y, axis=1, equal_var=False).pvalue
     assert t_test([x, y]) == pytest.approx(expected)
@@ -59,8 +59,8 @@ def test_over_two_collections_the_t_test_is_welchs() -> None:
 def test_collections_count_the_same_whatever_their_queries() -> None:
     x, y = np.array([[1.0, 1.0, 1.0, 1.0]]), np.array([[-0.5, -0.5]])
     assert mean_difference([x, y]) == pytest.approx([0.25])
-    # 64 ways: the mean of means is (k/4) - (m/4) for sums k of four and m of two halves; as far from 0 as 0.25 are
-    # all but those where it is 0 or nearer, counted by hand below.
+    # 64 assignments: the mean of means is (k/4) - (m/4) for sums k of four and m of two halves. All are as far from 0
+    # as 0.25, except those that are nearer, which are counted by hand below.
     further = 0
     for signs in range(64):
         bits = [1 if signs >> place & 1 else -1 for place in range(6)]
@@ -69,7 +69,7 @@ def test_collections_count_the_same_whatever_their_queries() -> None:
 
 
 def test_holm() -> None:
-    # 0.01 x 4, 0.02 x 3, 0.03 x 2 and then never below the one before.
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2, and never below the value before.
     assert holm(np.array([0.03, 0.01, 0.5, 0.02])) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm(np.array([0.6, 0.9])) == pytest.approx([1.0, 1.0])
     assert list(holm(np.array([]))) == []
@@ -110,7 +110,7 @@ def test_the_command_averages_seeds_and_corrects_within_a_family(tmp_path: Path)
     assert [float(line["holm_t"]) for line in (first, second, third)] == pytest.approx(
         [max(expected[0], 2 * expected[1]), 2 * expected[1], expected[2]], rel=1e-5
     )
-    # All five differences have one sign: 2 of 32 ways, twice as much in the family of two.
+    # All five differences have one sign: 2 of 32 assignments, and twice that in the family of two.
     assert [float(line["holm_randomization"]) for line in (first, second, third)] == [0.125, 0.125, 0.0625]
     assert float(third["difference"]) == pytest.approx(np.mean(c) - np.mean(b), abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Fused runs against numbers worked by hand."""
+"""Fused runs, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_ties_are_ties_again_when_they_are_read(tmp_path: Path) -> None:
 
 
 def test_the_order_of_addition_decides_no_tie() -> None:
-    # 0.1 + 0.2 + 0.3 is another float64 than 0.3 + 0.2 + 0.1.
+    # In float64, 0.1 + 0.2 + 0.3 differs from 0.3 + 0.2 + 0.1.
     pools = pool_runs(
         FuseSettings(method="rrf", k=0, depth=10),
         [{"q": ranking(a=3, b=2, c=1)}, {"q": ranking(b=3, a=2, c=1)}, {"q": ranking(c=3, a=2, b=1)}],
@@ -91,7 +91,7 @@ def test_a_grid_of_weights() -> None:
 
 
 def test_weights_are_those_with_the_best_mean_and_of_equal_ones_the_most_alike() -> None:
-    # The first run is right about q1 by far, the second about q2 by a little: the relevant document is r.
+    # r is the relevant document. The first run is right about q1 by far, the second about q2 by a little.
     first = {"q1": ranking(r=9, x=0), "q2": ranking(x=1, r=0)}
     second = {"q1": ranking(x=9, r=0), "q2": ranking(r=1, y=0.9, x=0)}
     qrels = {"q1": {"r": 1}, "q2": {"r": 1}}

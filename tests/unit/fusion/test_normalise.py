@@ -1,4 +1,4 @@
-"""Normalisations against numbers worked by hand and against ranx's."""
+"""Normalisations, compared with numbers worked out by hand and with ranx's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_min_max_goes_from_0_to_1():
 @pytest.mark.parametrize("normalise", [z_scores, min_max])
 @pytest.mark.parametrize("scores", [[], [7.0], [0.1, 0.1, 0.1]])
 def test_equal_scores_become_zeros(normalise, scores):
-    # The mean of three 0.1 is not 0.1 in floating point; the standard deviation is then not 0 either.
+    # In floating point, the mean of three 0.1 is not 0.1, so the standard deviation is not 0 either.
     assert normalise(np.array(scores, dtype=np.float64)).tolist() == [0.0] * len(scores)
 
 

@@ -1,4 +1,4 @@
-"""Archives: fetched with pip from a local folder that stands for the package index, and checked."""
+"""Archives: pip fetches them from a local folder in place of the package index, and they are checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETUP = 'import setuptools\nsetuptools.setup(name="tinydata", version="1.0", pac
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all that pip knows."""
+    """A folder that is pip's only source."""
     for name in list(os.environ):
         if name.startswith("PIP_"):
             monkeypatch.delenv(name)
@@ -55,7 +55,7 @@ def package(**changes: str) -> PackageArchive:
 
 
 def fails(source: PackageArchive, folder: Path) -> str:
-    """The message, after a check that it is one line and nothing was written."""
+    """The error's message; asserts that it is one line and that nothing was written."""
     with pytest.raises(UserError) as caught:
         fetch_archive(source, folder)
     assert "\n" not in str(caught.value)
@@ -67,7 +67,7 @@ def test_wheel_is_fetched_and_kept(wheel: PackageArchive, tmp_path: Path, index:
     path = fetch_archive(wheel, tmp_path / "archives")
     assert path == archive_path(wheel, tmp_path / "archives") == tmp_path / "archives" / "tinydata-1.0.whl"
     assert sha256(path) == wheel.sha256
-    # The second time the file that is there is taken: the index is gone.
+    # The second time, the file is already there: the index is gone.
     for file in index.iterdir():
         file.unlink()
     assert fetch_archive(wheel, tmp_path / "archives") == path

@@ -65,7 +65,7 @@ def test_file_that_is_no_archive(tmp_path: Path) -> None:
 
 
 def refused(archive: Path, out: Path) -> str:
-    """The one line that extracting and reading end in alike."""
+    """The one line with which both extracting and reading end."""
     with pytest.raises(UserError) as extracted:
         extract_folder(archive, "top", out)
     with pytest.raises(UserError):

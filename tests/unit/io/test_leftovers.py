@@ -1,4 +1,4 @@
-"""What killed processes leave, and that nothing else goes."""
+"""What killed processes left is removed, and nothing else."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_only_one_folder_is_looked_at_where_that_is_asked_for(tmp_path: Path) ->
 
 
 def test_killed_between_the_two_renames_of_a_folder(tmp_path: Path) -> None:
-    """Neither folder is lost: the old one is put back."""
+    """Neither folder is lost: the old one is restored."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("")
     process = start("Path.replace = lambda *_: wait()\nwith atomic_directory(path): pass", tmp_path / "out")

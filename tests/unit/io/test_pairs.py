@@ -13,7 +13,7 @@ from ssmrank.io.trec import read_run, write_run
 
 
 def lines(queries: int, documents: int, *, ties: bool, mixed: bool) -> str:
-    """Lines of a run; ties: few different scores; mixed: in no order, so that a query's lines stand apart."""
+    """Lines of a run; ties: few different scores; mixed: shuffled, so that a query's lines are not together."""
     random = np.random.default_rng(0)
     written = []
     for query in range(queries):

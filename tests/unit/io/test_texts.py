@@ -105,7 +105,7 @@ def test_duplicate_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DuplicateId, match=r"a\.jsonl:4: id 'b' stands in line 2 already") as caught:
             writer.close()
         assert (caught.value.id, caught.value.first, caught.value.second) == ("b", 1, 3)
-        with pytest.raises(DuplicateId):  # also where there are no arrays
+        with pytest.raises(DuplicateId):  # also without arrays
             TextStore(tmp_path / "a.jsonl")
 
 

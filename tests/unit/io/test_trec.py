@@ -77,7 +77,7 @@ def test_run_errors(tmp_path: Path, line: bytes, message: str) -> None:
 
 
 def outcome(path: Path) -> object:
-    """What reading gives, or the error; all of it at once and query by query."""
+    """What a reader returns, or its error: reading everything at once, and query by query."""
     found: list[object] = []
     for read in (read_run, lambda path: list(iterate_run(path))):
         try:
@@ -148,7 +148,7 @@ def test_errors_of_a_plain_block_are_those_of_its_lines(tmp_path: Path):
 
 
 def test_the_bytes_written_are_those_of_one_line_after_the_other(tmp_path: Path):
-    """The order by a sort of tuples, each score lowered after the one before it, each line formatted by itself."""
+    """A plain implementation: tuples are sorted, each score is lowered below the one before, each line is formatted."""
     random = np.random.default_rng(0)
     ids = [f"d{n}%" for n in range(200)]
     scores: dict[str, list[float]] = {

@@ -1,4 +1,4 @@
-"""Lets tests import `kernel_checks`, runs them on two threads, and poisons what GPU kernels are to write."""
+"""Lets tests import `kernel_checks`, runs them on two threads, and fills new tensors of GPU kernels with NaN."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _triton_version() -> tuple[int, ...]:
         return (0,)
 
 
-# The interpreter of an older triton does not run with NumPy 2.5.
+# The interpreter of older versions of triton does not work with NumPy 2.5.
 if _triton_version() < ((3, 7) if os.environ.get("TRITON_INTERPRET") == "1" else (1,)):
     collect_ignore_glob = ["test_*_gpu.py"]
 
@@ -36,7 +36,7 @@ def _two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Fills each new tensor with NaN, so that what a kernel leaves unwritten shows."""
+    """Fills each new tensor with NaN, so that a test notices what a kernel does not write."""
     filled = torch.utils.deterministic.fill_uninitialized_memory
     deterministic, warns = (
         torch.are_deterministic_algorithms_enabled(),

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 LENGTHS = [1, 0, 31, 65, 70]
-"""Sequences with chunks and tiles that are cut, that are full, and none at all."""
+"""Lengths of sequences with partial chunks and tiles, with full ones, and with none."""
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton's kernels run on CPU tensors (tests/conftest.py decides)."""
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
-"""Where GPU kernels are tested."""
+"""The device on which GPU kernels are tested."""
 
 _on_gpu = [pytest.mark.gpu, pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="no GPU")]
 _interpreted = pytest.mark.skipif(not INTERPRETED, reason="for Triton's interpreter: set TRITON_INTERPRET=1")
@@ -31,12 +31,12 @@ gpu_kernels = [
 
 
 def on_gpu(*values: Any) -> Any:
-    """A test's parameters that are for a GPU alone: sizes of real models."""
+    """Parameters of a test for GPUs only: sizes of real models."""
     return pytest.param(*values, marks=_on_gpu)
 
 
 def interpreted(*values: Any) -> Any:
-    """A test's parameters that are for the interpreter alone: sizes that no GPU is asked for."""
+    """Parameters of a test for the interpreter only: sizes that do not occur on a GPU."""
     return pytest.param(*values, marks=_interpreted)
 
 
@@ -47,7 +47,7 @@ def on_device(tensors: dict[str, Tensor | None]) -> dict[str, Any]:
 def ssd_inputs(
     lengths: list[int], heads: int, width: int, states: int, groups: int = 1, *, initial: bool = False
 ) -> dict[str, Tensor | None]:
-    """Those of Mamba-2's mixer, by name, and the states that sequences begin with."""
+    """Inputs of Mamba-2's mixer by name, with the states that sequences begin with."""
     random, tokens = Random(len(lengths) + width), sum(lengths)
     return {
         "x": random(tokens, heads, width),
@@ -62,7 +62,7 @@ def ssd_inputs(
 
 
 def scan_inputs(lengths: list[int], channels: int, states: int, *, initial: bool = False) -> dict[str, Tensor | None]:
-    """Those of Mamba-1's scan."""
+    """Inputs of Mamba-1's scan by name."""
     random, tokens = Random(len(lengths) + channels), sum(lengths)
     return {
         "u": random(tokens, channels),
@@ -78,7 +78,7 @@ def scan_inputs(lengths: list[int], channels: int, states: int, *, initial: bool
 
 
 def conv_inputs(lengths: list[int], channels: int, width: int, bias: bool = True) -> dict[str, Tensor | None]:
-    """Those of the convolution."""
+    """Inputs of the convolution by name."""
     random = Random(channels)
     return {
         "x": random(sum(lengths), channels),
@@ -88,7 +88,7 @@ def conv_inputs(lengths: list[int], channels: int, width: int, bias: bool = True
 
 
 def chosen(states: Tensor, index: list[int]) -> Tensor:
-    """The row of `states` for each number, zeros for a negative one."""
+    """The rows of `states` at `index`; zeros for negative indices."""
     rows = torch.tensor(index)
     return torch.where((rows >= 0).view(-1, *[1] * (states.ndim - 1)), states[rows.clamp(min=0)], 0.0)
 
@@ -126,21 +126,21 @@ def values_and_gradients(
 
 
 def narrowed(inputs: dict[str, Any], names: Iterable[str], dtype: torch.dtype) -> dict[str, Any]:
-    """Some inputs rounded as a narrower dtype has them, in float64."""
+    """The inputs in float64, those in `names` rounded to a narrower dtype."""
     return {k: v.to(dtype).double() if k in names and v is not None else v for k, v in inputs.items()}
 
 
 def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
-    """The largest difference, relative to the largest value."""
+    """Asserts that the largest difference, relative to the largest value, is within the tolerance."""
     assert got.shape == expected.shape
     error = float((got.double().cpu() - expected).abs().max() / expected.abs().max())
     assert error <= tolerance, f"{error:.2e}"
 
 
 def assert_close(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    """Largest difference of each tensor, relative to its largest value.
+    """Asserts that each tensor's largest difference, relative to its largest value, is within the tolerance.
 
-    Gradients that sum over all tokens may be small sums of large terms: ten times the tolerance.
+    Gradients that sum over all tokens get ten times the tolerance, because they may be small sums of large terms.
     """
     assert got.keys() == expected.keys()
     for name, reference in expected.items():

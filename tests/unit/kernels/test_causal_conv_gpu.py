@@ -1,4 +1,4 @@
-"""The convolution's GPU kernels against float64."""
+"""The convolution's GPU kernels, compared with float64."""
 
 from __future__ import annotations
 

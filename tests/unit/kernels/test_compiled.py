@@ -1,4 +1,4 @@
-"""Machine code on disk is that of the sources as they are."""
+"""Machine code on disk is used only with the sources that it was compiled from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(x[0], apply.cache_hits)
 
 @pytest.fixture
 def kernels(tmp_path: Path, root: Path) -> Path:
-    """A package of which only the sigmoid of `simd.vectors` is used."""
+    """A package from which only the sigmoid of `simd.vectors` is used."""
     folder = tmp_path / "ssmrank" / "kernels"
     folder.mkdir(parents=True)
     (tmp_path / "ssmrank" / "__init__.py").touch()
@@ -41,7 +41,7 @@ def kernels(tmp_path: Path, root: Path) -> Path:
 
 
 def run(kernels: Path) -> tuple[str, int]:
-    """What the caller prints: the sigmoid of 0, and whether its machine code was found on disk."""
+    """What the caller prints: the sigmoid of 0, and whether its compiled code was found on disk."""
     environment = os.environ | {"PYTHONPATH": str(kernels.parents[1])}
     environment.pop("NUMBA_CACHE_DIR", None)
     command = [sys.executable, "-m", "ssmrank.kernels.caller"]

@@ -1,4 +1,4 @@
-"""The cross entropy's GPU kernel against float64."""
+"""The cross entropy's GPU kernel, compared with float64."""
 
 from __future__ import annotations
 

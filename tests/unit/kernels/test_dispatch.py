@@ -1,4 +1,4 @@
-"""Which implementation serves a device, a dtype and a shape."""
+"""Which implementation is chosen for a device, a dtype and a shape."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from ssmrank.kernels.norms import add_rms_norm_float8, gated_rms_norm_float8, re
 
 
 def test_a_hand_worked_row() -> None:
-    # Divided by 7 / 448 = 1/64 the row is 448, -64.64, 3.2; between 64 and 128 e4m3 counts by 8, between 2 and 4 by
-    # a quarter.
+    # Divided by 7 / 448 = 1/64, the row is 448, -64.64, 3.2. The step of e4m3 is 8 between 64 and 128, and a quarter
+    # between 2 and 4.
     found = quantized(torch.tensor([[7.0, -1.01, 0.05]]))
     assert found.scales.tolist() == [[1 / 64]]
     assert found.values.float().tolist() == [[448.0, -64.0, 3.25]]
@@ -49,7 +49,7 @@ def test_norms_are_rounded_from_single_precision() -> None:
 
 
 def _same(found: Rows, expected: Rows) -> None:
-    """But for values that lie between two numbers, of which float32's last bit chooses one."""
+    """Asserts equality, except for values halfway between two numbers, where float32's last bit decides."""
     torch.testing.assert_close(found.scales, expected.scales, rtol=1e-5, atol=0)
     different = found.values.float() != expected.values.float()
     assert different.float().mean() < 0.01

@@ -1,4 +1,4 @@
-"""Rows rounded to 8-bit floats by GPU kernels, alone and by the norms, and on a GPU their products."""
+"""Rows rounded to 8-bit floats by GPU kernels, alone and in the norms; on a GPU also their products."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SHAPES = [(5, 16), (7, 48), (9, 300), on_gpu(300, 2048)]
 
 
 def assert_rounded(found: Rows, exact: Tensor) -> None:
-    """Each value is within its rounding: half of an eighth of it, or half of the smallest step of its row.
+    """Asserts that each value is within its rounding error: 1/16 of it, or half of its row's smallest step.
 
-    The interpreter truncates the smallest, and of others loses a carry into the exponent, which halves them.
+    The interpreter truncates the smallest values. For others it loses a carry into the exponent, which halves them.
     """
     assert found.values.dtype == torch.float8_e4m3fn and found.scales.dtype == torch.float32
     assert found.scales.shape == (len(exact), 1)
@@ -48,7 +48,7 @@ def test_a_slice_of_a_projection(rows: int, channels: int) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "channels"), [on_gpu(5, 16), on_gpu(300, 2048)]
-)  # the interpreter makes numbers of NaN
+)  # the interpreter turns NaN into numbers
 def test_what_is_no_number_stays_none(rows: int, channels: int) -> None:
     x = Random(channels)(rows, channels).float()
     for place, odd in enumerate((float("nan"), float("inf"), float("-inf"))):

@@ -1,4 +1,4 @@
-"""Kernels on sequences that continue others, against the float64 reference."""
+"""Kernels on segments that continue others, compared with the float64 reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssmrank.kernels.selective_scan import reference as scan_reference
 from ssmrank.kernels.ssd import SSDInputs, packed_ssd
 from ssmrank.kernels.ssd import reference as ssd_reference
 
-# Short sequences only (the loops for suffixes), long ones and such without a state among them, and none at all.
+# Only short segments (the loops for suffixes), with long ones and ones without a state among them, and none at all.
 CASES = [
     ([3, 5, 17, 1, 30, 7, 0, 9], [2, 2, 2, 0, 0, 1, 1, 2]),
     ([3, 5, 90, 1, 7, 0, 9], [2, 2, -1, 0, 1, -1, 2]),

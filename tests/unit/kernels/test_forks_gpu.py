@@ -1,4 +1,4 @@
-"""GPU kernels of sequences that continue others, against float64."""
+"""GPU kernels on segments that continue others, compared with float64."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_causal_conv(width: int, channels: int) -> None:
 
 
 def test_causal_conv_of_a_sequence_in_pieces() -> None:
-    """A sequence cut in three, the parts laid apart, each with the tokens before its start named."""
+    """A sequence cut into three separate parts; each part names the tokens before its start."""
     random = Random(8)
     x, weight, bias = (random(*shape).float() for shape in ((20, 8), (8, 4), (8,)))
     expected = conv_reference.causal_conv1d(x, weight, bias, cu_seqlens([20]), "silu")

@@ -1,4 +1,4 @@
-"""Mamba-1's mixer as one function on a GPU, against the float64 references of its parts."""
+"""Mamba-1's mixer as one function on a GPU, compared with the float64 references of its parts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check(lengths: list[int], inputs: dict[str, Any], tolerance: float, dtype: t
     expected = values_and_gradients(lambda **t: plain(starts, **t), inputs, torch.float64)
     got = values_and_gradients(kernel, inputs, FP32)
     assert_close(got, expected, tolerance)
-    with torch.no_grad():  # nothing is kept, and the output is the same
+    with torch.no_grad():  # nothing is saved for the backward pass, and the output is the same
         y = kernel(**{name: None if tensor is None else tensor.float() for name, tensor in inputs.items()})
     assert torch.equal(y.double(), got["0"])
 
@@ -108,7 +108,7 @@ def test_states_kept_rounded_or_not(
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [on_gpu(FP32, 1e-4), (BF16, 4e-2)])
 def test_segments(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments in place of sequences, as where there are few; then states are kept in float32."""
+    """Sequences are cut into pieces, as when there are few of them; states are then kept in float32."""
     monkeypatch.setattr(scan, "SEGMENT", 16)
     monkeypatch.setattr(scan, "ENOUGH", 1 << 30)
     check([33], inputs_of(33, 32, 2, 16), tolerance, dtype)

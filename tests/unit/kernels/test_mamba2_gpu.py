@@ -1,4 +1,4 @@
-"""Mamba-2's mixer as one function on a GPU, against the float64 references of its parts."""
+"""Mamba-2's mixer as one function on a GPU, compared with the float64 references of its parts."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_values_and_gradients(
 
 @pytest.mark.parametrize(("lengths", "sizes"), [interpreted(SHORT, SMALL._replace(groups=1)), on_gpu(MIXED, SINGLE)])
 def test_rows_in_8_bit_floats(lengths: list[int], sizes: mamba2.Sizes) -> None:
-    """The rows of the projection lie apart; the interpreter rounds worse than a GPU."""
+    """The projection's rows are not contiguous; the interpreter rounds less accurately than a GPU."""
     starts, inputs = cu_seqlens(lengths), inputs_of(sum(lengths), sizes, None)
     expected = plain(starts, sizes, **inputs)
     del inputs["out_weight"]

@@ -1,4 +1,4 @@
-"""GPU kernels of norms against float64."""
+"""GPU kernels of norms, compared with float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssmrank.kernels.norms import gpu, reference
 pytestmark = gpu_kernels
 
 EPS = 0.1
-"""Large, so that the gradient of a single channel's norm is no difference of nearly equal terms."""
+"""Large, so that the gradient of a single channel's norm is not a difference of nearly equal terms."""
 BF16 = torch.bfloat16
 DTYPES = [torch.float32, BF16]
 WIDEST = dispatch.WIDEST
@@ -23,7 +23,7 @@ WIDEST = dispatch.WIDEST
 
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program of a backward pass goes through several rows."""
+    """Makes each program of a backward pass process several rows."""
     monkeypatch.setattr(gpu, "PROGRAMS", 7)
 
 
@@ -41,7 +41,7 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def near(got: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> None:
-    """As close as rounding the result to `dtype` leaves it (the interpreter truncates): computed in float32."""
+    """Asserts that results are as close as rounding to `dtype` allows (the interpreter truncates): float32 inside."""
     assert got is not None and expected is not None
     assert got.dtype == dtype
     scale = float(expected.detach().abs().max())
@@ -66,7 +66,7 @@ def check_add(rows: int, channels: int, update: bool) -> None:
     def plain(which: slice, residual: Tensor, weight: Tensor, update: Tensor | None = None) -> Any:
         return add_reference(residual, update, weight)[which]
 
-    for which in (slice(0, 2), slice(0, 1)):  # the stream goes on, or it ends in its norm
+    for which in (slice(0, 2), slice(0, 1)):  # the stream continues, or ends in its norm
         expected = values_and_gradients(lambda which=which, **x: plain(which, **x), inputs, torch.float64)
         got = values_and_gradients(lambda which=which, **x: kernel(which, **x), inputs, torch.float32)
         assert_close(got, expected, 2e-6)
@@ -121,7 +121,7 @@ def test_rms_norm_of_a_stream(rows: int, channels: int, update: bool) -> None:
 @pytest.mark.usefixtures("few_programs")
 @pytest.mark.parametrize(("rows", "channels", "update"), [(1, 1, True), (3, 129, True), (40, 100, True), (8, 5, False)])
 def test_layer_norm_of_a_stream(rows: int, channels: int, update: bool) -> None:
-    check_layer(rows, channels + 7, update)  # of few channels little is left
+    check_layer(rows, channels + 7, update)  # normalised, few channels have little left
 
 
 @pytest.mark.usefixtures("few_programs")
@@ -312,7 +312,7 @@ def test_a_small_mamba_equals_the_one_without(kind: str, monkeypatch: pytest.Mon
         for name, expected in found[0].items():
             error = float((found[number][name] - expected).abs().max() / expected.abs().max())
             assert error <= 1e-5, f"{number} {name}: {error:.2e}"
-    # The interpreter truncates to bfloat16, so the noise is more than that of rounding.
+    # The interpreter truncates to bfloat16, so there is more noise than from rounding.
     for name, expected in found[0].items():
         noise = float((found[4][name] - expected).norm() / expected.norm())
         assert noise <= 0.15, f"{name}: {noise:.2e}"
@@ -355,6 +355,6 @@ def test_a_small_encoder_or_opt_equals_the_one_without(kind: str, monkeypatch: p
         found[-1]["hidden"] = hidden.detach().double()
     assert len(calls) >= 4
     for name, expected in found[0].items():
-        # A bias that moves all keys alike has no gradient but rounding.
+        # A bias that moves all keys alike has no gradient except rounding errors.
         error = float((found[1][name] - expected).abs().max() / expected.abs().max().clamp(min=1e-4))
         assert error <= 2e-5, f"{name}: {error:.2e}"

@@ -54,7 +54,7 @@ def test_the_number_of_threads_changes_nothing_but_the_work_of_each(threads: int
 
 @pytest.mark.parametrize(("scale", "shift"), [(30.0, 0.0), (1.0, -12.0), (1.0, 20.0)])
 def test_steps_from_vanishing_to_huge(scale: float, shift: float) -> None:
-    """States that forget everything at once (their decay underflows) beside states that never forget."""
+    """Some states forget everything at once (their decay underflows), others never forget."""
     inputs = scan_inputs([65, 130], 32, 16)
     assert inputs["delta"] is not None
     inputs["delta"] = inputs["delta"] * scale + shift

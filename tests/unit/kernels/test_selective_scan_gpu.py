@@ -1,4 +1,4 @@
-"""GPU kernels of Mamba-1's scan against float64."""
+"""GPU kernels of Mamba-1's scan, compared with float64."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_optional_inputs(absent: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(("scale", "shift"), [(30.0, 0.0), (1.0, -12.0), (1.0, 20.0)])
 def test_steps_from_vanishing_to_huge(scale: float, shift: float) -> None:
-    """After a decay by e^-10000, the differences of the running sum that matter still have to be exact."""
+    """After a decay by e^-10000, the small differences of the running sum still have to be exact."""
     inputs = ssd_inputs([65, 230], 4, 16, 16)
     assert inputs["dt"] is not None
     inputs["dt"] = inputs["dt"] * scale + shift

@@ -1,4 +1,4 @@
-"""GPU kernels of Mamba-2's mixer against float64."""
+"""GPU kernels of Mamba-2's mixer, compared with float64."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIXED = [130, 1, 0, 300, 64]
 
 @pytest.fixture
 def long_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of float32 as long as bfloat16's, of which the interpreter multiplies no matrices."""
+    """Chunks of float32 are as long as bfloat16's, whose matrices the interpreter cannot multiply."""
     if DEVICE == "cpu":
         monkeypatch.setattr(gpu_tiles, "FLOAT32_CHUNK", gpu_forward.CHUNK)
 
@@ -112,7 +112,7 @@ def test_half_precision(
 
 @pytest.mark.parametrize("lengths", [interpreted([20, 3])])
 def test_slices_of_a_projection(lengths: list[int]) -> None:
-    """Nothing need be contiguous."""
+    """No input has to be contiguous."""
     inputs: Any = ssd_inputs(lengths, 2, 16, 16)
     del inputs["initial_states"]
     joint = torch.cat([inputs[name].flatten(1) for name in ("x", "B", "C", "dt")], dim=1)
