@@ -1,4 +1,4 @@
-"""Packed forward and backward against transformers, each sequence alone and without padding."""
+"""Packed forward and backward, compared with transformers on each sequence alone and without padding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tiny_models import SHAPES, is_causal
 
 
 def on_gpu(test):
-    """Marks a test of the GPU's packed path against the CPU's in float32, itself held against transformers."""
+    """Marks a test of the GPU's packed path against the CPU's in float32, which is tested against transformers."""
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")(test))
 
 
@@ -134,7 +134,7 @@ def test_the_pooled_state_of_bart_is_the_decoders_on_its_start_token_alone(tiny_
             one_token = reference(input_ids=ids, decoder_input_ids=start).last_hidden_state[0, 0]
             assert (row - whole).abs().max() < 1e-5
             assert (row - one_token).abs().max() < 1e-5
-    # It reads the whole input, through cross attention: no row equals another's.
+    # It reads the whole input through cross attention, so no two rows are equal.
     distances = torch.cdist(pooled, pooled) + torch.eye(len(batch))
     assert distances.min() > 1e-3
 
@@ -160,7 +160,7 @@ def test_width_of_projected_states_and_reach_of_positions(tiny_model):
     configs = {shape: read_backbone_config(tiny_model(shape)) for shape in SHAPES}
     assert output_width(configs["opt-350m"]) == 16
     assert output_width(configs["opt"]) == output_width(configs["bart"]) == 32
-    # RoBERTa counts 514 positions, of which the padding token and those before it are never used.
+    # RoBERTa has 514 positions; those up to the padding token's id are never used.
     assert {
         shape: longest_input(configs[shape])
         for shape in ("bert", "roberta", "bart", "opt", "llama", "mamba", "modernbert")
@@ -246,12 +246,12 @@ def test_folder_without_config_is_one_line(tmp_path):
 
 
 def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Relative distance in the norm of all elements."""
+    """The relative distance, in the norm of all elements."""
     return ((found.float().cpu() - exact).norm() / exact.norm()).item()
 
 
 def gradient_distance(model, on_cpu) -> float:
-    """Relative distance of all gradients together: some, such as those of key biases, are rounding noise alone."""
+    """The relative distance of all gradients together, because some (of key biases) are only rounding noise."""
     exact = {name: parameter.grad for name, parameter in on_cpu.named_parameters() if parameter.grad is not None}
     found = {name: parameter.grad for name, parameter in model.named_parameters() if name in exact}
     squared = sum((found[name].float().cpu() - exact[name]).pow(2).sum() for name in exact)

@@ -27,7 +27,7 @@ def sequences(vocabulary):
 
 
 def rounded(linear, x):
-    """A linear layer that rounds both of its factors, in plain PyTorch and the layer's own weights."""
+    """A linear layer that rounds both factors, in plain PyTorch with the layer's own weights."""
     rows = quantized(x.reshape(-1, x.shape[-1])).wide().reshape(x.shape)
     y = F.linear(rows, quantized(linear.weight).wide(), linear.bias)
     return y.bfloat16()
@@ -66,7 +66,7 @@ def test_models_equal_themselves_with_rounded_factors(tiny_model, shape):
         found = scored_forward(model, batch, pooling(shape)).float()
         expected = pooled_forward(plain, batch, pooling(shape)).float()
     error = (found - expected).norm() / expected.norm()
-    assert error < 0.1  # roundings of bfloat16 decide which way a value of 8 bits goes
+    assert error < 0.1  # bfloat16's rounding decides which way an 8-bit value is rounded
     exact = load_backbone(tiny_model(shape)).eval()
     with torch.inference_mode():
         right = pooled_forward(exact, batch, pooling(shape))

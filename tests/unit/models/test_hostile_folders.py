@@ -1,4 +1,4 @@
-"""Model folders that are damaged or made to harm: one line, found at download, which names the user's folder."""
+"""Model folders that are damaged or malicious: the download ends with one line that names the user's folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
 
 
 class Evil:
-    """Unpickled, it writes a file where it is told to."""
+    """Writes a file at a given path when it is unpickled."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof

@@ -1,4 +1,4 @@
-"""The hub, without one: a server of this machine in its place."""
+"""Downloads from the hub; a server on this machine takes its place."""
 
 from __future__ import annotations
 

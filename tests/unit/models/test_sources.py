@@ -42,7 +42,7 @@ def test_only_the_needed_files_of_a_repository_are_taken():
 
 
 def test_pickled_weights_become_safetensors_of_the_same_numbers(tiny_model, tmp_path):
-    """As OPT's and ELECTRA's repositories have them: a language model's state dict in pytorch_model.bin."""
+    """As in OPT's and ELECTRA's repositories: a language model's state dict in pytorch_model.bin."""
     for name, auto in [("opt", AutoModelForCausalLM), ("electra", AutoModelForMaskedLM)]:
         source = tmp_path / name
         shutil.copytree(tiny_model(name), source)

@@ -77,7 +77,7 @@ def test_a_query_without_room_for_a_document_is_cut_to_half(tiny_tokenizer, kind
     assert len(template.join(cut, document, 16)) == 16
     with pytest.raises(UserError, match=r"query q1: its \d+ tokens leave no room .* set long_queries: cut"):
         template.fit_queries([long, short], 16, ["q1", "q2"], "error")
-    # The longest query that leaves room is whole.
+    # The longest query that leaves room for a document stays whole.
     most = long[: 16 - around - 1 - len(template.separator)]
     assert template.fit_queries([most], 16, ["q"])[0].tolist() == most.tolist()
 
@@ -85,7 +85,7 @@ def test_a_query_without_room_for_a_document_is_cut_to_half(tiny_tokenizer, kind
 # ---------------------------------------------------------------- special tokens of each family
 
 SPECIAL = {
-    # kind, ids before the text, ids behind it: ids as the conftest's families number their special tokens.
+    # kind, ids before the text, ids after it; the families of conftest.py number their special tokens in this way.
     "roberta": ("E", [0], []),
     "bart": ("ED", [0], []),
     "opt": ("D", [2], [2]),
@@ -115,7 +115,7 @@ def test_special_tokens_stand_around_the_text_of_the_template(byte_level_tokeniz
 
 @pytest.mark.parametrize("family", SPECIAL)
 def test_what_the_model_was_pretrained_to_start_with_stands_first(byte_level_tokenizer, family):
-    """The tokenizer's own start of a text is the template's."""
+    """The template begins a text as the tokenizer does."""
     tokenizer = byte_level_tokenizer(family)
     own = tokenizer("state space")["input_ids"]
     plain = tokenizer("state space", add_special_tokens=False)["input_ids"]

@@ -45,7 +45,7 @@ def test_all_positives_are_kept_and_none_is_a_negative() -> None:
     assert [(group.query, group.positive) for group in sample.groups] == [
         ("q1", "away"), ("q1", "p1"), ("q1", "p2"), ("q2", "away"),
     ]  # fmt: skip
-    # With as many negatives as candidates there is no choice but the order.
+    # With as many negatives as candidates, only the order is random.
     assert all(set(group.negatives) == {"n1", "n2", "zero", "n3"} for group in sample.groups if group.query == "q1")
     assert set(sample.groups[-1].negatives) == {"n1", "n2", "n3", "n4"}
     assert all(len(set(group.negatives)) == 4 for group in sample.groups)
@@ -75,7 +75,7 @@ def test_depth_bounds_candidates_and_retrieved_positives() -> None:
 
 
 def test_groups_with_too_few_candidates_are_left_out_and_counted() -> None:
-    # q1 has 4 documents to draw from, q2 four and "absent" none.
+    # q1 and q2 have four documents to draw from, "absent" has none.
     run = RUN | {"q2": ranking("n1", "n2", "n3")}
     sample = sample_negatives(run.items(), QRELS, settings(count=4))
     assert {group.query for group in sample.groups} == {"q1"}
@@ -106,7 +106,7 @@ def test_some_are_any_documents_of_the_collection() -> None:
         assert len(set(group.negatives)) == 3
     again = sample_negatives(RUN.items(), QRELS, settings(count=3, random=2), Facts(collection=collection))
     assert drawn == [group.negatives for group in again.groups]
-    # Nothing of the run is needed where all are random, and they are drawn evenly.
+    # If all are random, nothing of the run is needed. They are drawn evenly.
     counts: Counter[str] = Counter()
     for seed in range(400):
         drawn_by = settings(count=1, random=1, seed=seed)
@@ -125,7 +125,7 @@ def test_a_collection_of_hardly_anything_but_relevant_documents_gives_no_group()
 
 
 def test_the_draw_stays_the_same_over_versions() -> None:
-    """A changed draw would make old checkpoints irreproducible, so the very documents are written down."""
+    """A changed draw would make old checkpoints irreproducible, so the test names the drawn documents."""
     run = {"q": ranking(*(f"d{number}" for number in range(100)))}
     assert sample_negatives(run.items(), {"q": {"d3": 1, "away": 1}}, settings(depth=100, count=5)).groups == EXPECTED
 
@@ -142,9 +142,9 @@ def test_every_candidate_is_equally_likely_in_every_place() -> None:
     sample = sample_negatives(run.items(), {query: {"away": 1} for query in run}, settings(depth=20, count=5))
     for place in range(5):
         counts = Counter(group.negatives[place] for group in sample.groups)
-        # Pearson's statistic with 19 degrees of freedom exceeds 43.8 once in a thousand; the seed is fixed.
+        # Pearson's statistic with 19 degrees of freedom exceeds 43.8 once in a thousand times; the seed is fixed.
         assert sum((counts[document] - 200) ** 2 / 200 for document in documents) < 43.8
-    # Pairs: without replacement each of the 190 stands together in 5*4/(20*19) of the groups.
+    # Pairs: without replacement, each of the 190 pairs is in 5*4/(20*19) of the groups.
     pairs = Counter(
         (left, right)
         for group in sample.groups
@@ -237,7 +237,7 @@ def test_bands_give_their_numbers_from_their_ranks() -> None:
         assert set(negatives[:2]) < {"d1", "d2", "d3"}
         assert set(negatives[2:]) < {f"d{rank}" for rank in range(4, 11)}
         assert len(set(negatives)) == 5
-    # The positive takes a place of the first band, whose other candidates are then all taken.
+    # The positive has a rank in the first band, whose other candidates are then all taken.
     negatives = sample_negatives(run, {"q": {"d2": 1}}, settings(depth=10, count=5, bands=BANDED)).groups[0].negatives
     assert set(negatives[:2]) == {"d1", "d3"}
 
@@ -259,7 +259,7 @@ def test_candidates_near_the_positive_s_score_are_left_out() -> None:
     # d1 scores above 0.5 - 0.1, d3 too; d5, which the other run lacks, has no score at all.
     assert set(sample.groups[0].negatives) < {"d4", "d5", "d6"}
     assert sample.false_negatives == 2
-    # Without a score of the positive nothing is told.
+    # Without a score of the positive, no false negatives can be found.
     assert sample_negatives(run, {"q": {"d5": 1}}, drawn, facts).false_negatives == 0
 
 
@@ -268,7 +268,7 @@ def test_no_text_stands_twice_in_a_group() -> None:
     texts = {"a": 1, "b": 2, "c": 2, "d": 1, "e": 3, "f": 4, "g": 3, "h": 5}
     facts = Facts(same_text=texts.__getitem__, collection=list("abcdefgh"))
     sample = sample_negatives(run, {"q": {"a": 1}}, settings(depth=6, count=4, random=1, distinct_texts=True), facts)
-    # c repeats b, d the positive; g, of the collection, repeats e.
+    # c repeats b, and d repeats the positive; g, from the collection, repeats e.
     assert set(sample.groups[0].negatives) == {"b", "e", "f", "h"}
     assert sample.repeated_texts == 2
 

@@ -21,7 +21,7 @@ HELD_OUT = 0.25
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Section of corpora: two files of 40 texts, one packed."""
+    """A section of `corpora`: two files of 40 texts, one of them compressed."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = random.Random(1)
 
@@ -86,7 +86,7 @@ CONFIGS = {name: _CONFIGS.get(name, _USUAL) for name in (*CAUSAL, *MASKED)}
 
 
 def settings(model_type: str, **changes) -> dict:
-    """Of a pretraining of a few steps."""
+    """Settings of a pretraining of a few steps."""
     values = {
         "corpus": "made-up",
         "vocabulary": 384,

@@ -158,7 +158,7 @@ def test_replayed_passes_add_the_gradients_of_passes_without_graphs(
     model_type: str, tokenizer_folder: Path, tokens_folder: Path
 ) -> None:
     device = torch.device("cuda")
-    # Triton's kernels want heads and states of 64 columns.
+    # Triton's kernels need heads and states of 64 columns.
     wide = {"mamba2": {"hidden_size": 64, "head_dim": 64, "num_heads": 2, "state_size": 64}}.get(model_type, {})
     config = settings(model_type)["config"] | wide
     model = new_language_model(language_model_config(config, load_tokenizer(tokenizer_folder), 64), seed=1).to(device)
@@ -222,7 +222,7 @@ def test_a_pretraining_learns_and_its_model_is_fine_tuned(
     facts = json.loads((tmp_path / "model" / "pretraining.json").read_text())
     held_out = [loss for _, _, loss in facts["curve"]["held_out"]]
     assert len(held_out) == 3
-    # Words of 30 are drawn evenly: what can be learned is about their spelling.
+    # Words are drawn evenly from 30, so little more than their spelling can be learned.
     assert held_out[-1] < held_out[0] < np.log(384) + 0.1
     assert facts["curve"]["tokens"] == sum(steps_of(tokens_folder)[number].tokens for number in range(40))
     weights = load_file(tmp_path / "model" / "model.safetensors")
@@ -291,7 +291,7 @@ SHOWN = ("Mamba is one of them.", "Boats on a river.")
 
 
 def as_the_card_shows(folder: Path) -> dict:
-    """What the card's code makes of the folder."""
+    """The result of the card's code for the folder."""
     text = (folder / "README.md").read_text().replace("FOLDER", str(folder))
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):

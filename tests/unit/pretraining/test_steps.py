@@ -24,7 +24,7 @@ def test_a_step_is_whole_texts_and_padding() -> None:
         assert step.ids.tolist() == expected + [PAD] * (10 - len(expected))
         assert step.tokens == len(expected)
         assert step.lengths.sum() == 10
-    assert sorted(order[:3]) == [0, 1, 2]  # a pass has each text once
+    assert sorted(order[:3]) == [0, 1, 2]  # a pass reads each text once
 
 
 def test_any_step_can_be_had_without_those_before_it_and_passes_differ() -> None:

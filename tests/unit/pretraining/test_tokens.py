@@ -33,7 +33,7 @@ def test_templates_stand_between_the_tokens_that_pretraining_has(tokenizer_folde
     decoder, encoder = (Template.of(tokenizer, kind) for kind in ("D", "E"))
     assert (decoder.before, decoder.after) == ((cls,), (sep,))
     assert (encoder.before, encoder.after) == ((cls,), ())
-    # Cut behind the `;`, both sides have the tokens of the joint text.
+    # Cut after the `;`, both sides have the tokens of the joint text.
     for document in TEXTS:
         text = f"document: {document}; query: Snow;"
         joint = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

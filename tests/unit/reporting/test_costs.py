@@ -1,4 +1,4 @@
-"""Columns of what rerankers cost."""
+"""The columns of rerankers' costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssmrank.reporting.table import Cell, Column, ResultTable, Row, RowGroup
 
 @pytest.fixture
 def costs(tmp_path: Path) -> Path:
-    """The file of `ssmrank measure costs` for a model that was pretrained here, trained twice, and one that was not."""
+    """The file of `ssmrank measure costs` for two trained models, one of them pretrained here and trained twice."""
     pretraining = {
         "parameters": {"parameters": 6_178_048, "non_embedding_parameters": 3_949_312},
         "curve": {"tokens": 209_900_000},

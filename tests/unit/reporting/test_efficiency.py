@@ -36,7 +36,7 @@ def measurements(tmp_path):
             ["table5", "Mamba-2-370M", "transformers", "bf16", "32 pairs", "Card", 100, 512, 9.0],
             ["table5", "Tiny", "ssmrank", "bf16", "32 pairs", "Card", 32, 512, 16.0],
             ["table5", "OPT-350M", "ssmrank", "bf16", "32 pairs", "Card", 100, 1536, ""],
-            # Time four times as long at double the length, and twice as long.
+            # At double the length, one takes four times as long, the other twice as long.
             *(
                 ["lengths", "OPT-350M", "ssmrank", "bf16", "", "Card", 8192 // n, n, 8192 / n * n**2]
                 for n in (512, 1024)

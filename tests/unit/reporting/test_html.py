@@ -1,4 +1,4 @@
-"""Tables as pages."""
+"""Tables as HTML pages."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ TABLE = ResultTable(
 
 
 def latex_rows(text: str) -> list[list[str]]:
-    """Cells of each line of the tabular that ends in \\\\."""
+    """The cells of each line of the tabular that ends in \\\\."""
     body = text.split("\\begin{tabular}")[1].split("\\end{tabular}")[0]
     lines = [line.strip().removesuffix("\\\\").strip() for line in body.splitlines() if line.endswith("\\\\")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)&", line)] for line in lines]

@@ -19,7 +19,7 @@ PARAMS = Path(__file__).parents[3] / "params.yaml"
 
 
 def params() -> dict[str, Any]:
-    """A small experiment of the same sections as params.yaml."""
+    """A small experiment with the same sections as params.yaml."""
     values = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     random = {
         "label": "Mini",

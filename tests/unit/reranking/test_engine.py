@@ -78,7 +78,7 @@ def test_maxp_is_the_best_of_the_passages(tiny_model, model_type, kind):
     documents = {"long": " ".join(words), "short": "river boat"}
     run = {"q2": [("long", 2.0), ("short", 1.0)], "q5": [("long", 1.0)]}
     reranked = rerank(reranker, run, QUERIES, documents, 10, 1000, "fp32", CPU, PassageWindows(length=4, stride=3))
-    # Every word is a token: windows of four, three apart, the last one at the end.
+    # Every word is a token. Windows have four words and start three apart; the last one ends with the document.
     windows = [" ".join(words[start : start + 4]) for start in (0, 3, 6)]
     for query in run:
         expected = max(reranker.score(QUERIES[query], windows))
@@ -130,7 +130,7 @@ def test_goes_on_from_finished_parts_with_the_same_scores(tiny_model, tmp_path, 
         score(reranker, work, "fp32", CPU, state)
     finished = len(state.finished())
     assert 2 <= finished <= 3
-    # A kill in the middle of writing.
+    # As after a kill in the middle of writing.
     path = tmp_path / "parts" / "0.scores"
     path.write_bytes(path.read_bytes()[:-5])
     calls.clear()
@@ -138,7 +138,7 @@ def test_goes_on_from_finished_parts_with_the_same_scores(tiny_model, tmp_path, 
     resumed = score(reranker, work, "fp32", CPU, state)
     assert len(calls) - 100 == len(work.batches) - (finished - 1)
     assert resumed.tobytes() == whole.tobytes()
-    # What was written after the damaged end counts, and all of it fits once more.
+    # What is written after the damaged end counts, and everything fits together again.
     assert score(reranker, work, "fp32", CPU, state).tobytes() == whole.tobytes()
 
 
@@ -197,7 +197,7 @@ def test_too_little_memory_halves_the_batches(tiny_model, monkeypatch, caplog, m
     monkeypatch.setattr(Reranker, "scores", small)
     with caplog.at_level(logging.WARNING):
         assert np.abs(score(reranker, work, "fp32", CPU) - expected).max() < 1e-5
-    assert sum(size > 70 for size in sizes) <= 4  # what did not fit once is not tried again
+    assert sum(size > 70 for size in sizes) <= 4  # a size that did not fit once is not tried again
     assert "does not suffice: batches of" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Reranking in parts that are planned while others are scored."""
+"""Reranking in parts; a part is planned while others are scored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORDS = "mamba river boat fish snow mountain index engine lucene search scan sta
 DOCUMENTS = {f"d{i}": " ".join(WORDS[(i * 3 + j) % len(WORDS)] for j in range(3 + i)) for i in range(40)}
 QUERIES = {f"q{i}": " ".join(WORDS[i : i + 1 + i % 3]) for i in range(10)}
 SMALL = "from ssmrank.reranking import planner; planner.FIRST_PART, planner.GROWTH = 600, 2\n"
-"""Makes several parts of these few documents, in another process too."""
+"""Code that makes several parts of these few documents, also in another process."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def folder(tmp_path, tiny_model):
     split.mkdir(parents=True)
     for path, texts in ((split / "queries.jsonl", QUERIES), (tmp_path / "collection" / "documents.jsonl", DOCUMENTS)):
         write_jsonl(path, ({"id": id, "text": text} for id, text in texts.items()))
-    # Queries ask for documents of all lengths, each in an order of its own.
+    # Queries ask for documents of all lengths, each in its own order.
     run = {
         query: [(f"d{(7 * rank + 3 * number) % 40}", float(-rank)) for rank in range(40)]
         for number, query in enumerate(QUERIES)
@@ -106,7 +106,7 @@ def test_several_parts_give_the_run_of_one(folder, request, model, settings, cap
 
 def test_several_processes_write_the_same_bytes(folder, small_parts, tmp_path, monkeypatch):
     assert main(words(folder, "one.trec")) == 0
-    # The processes are to make the same parts.
+    # The processes must make the same parts.
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SMALL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
@@ -165,7 +165,7 @@ def test_a_query_that_may_not_be_cut_is_an_error_before_anything_is_scored(folde
 
 
 def test_batches_made_ready_by_a_thread_give_the_same_bytes(folder, small_parts, monkeypatch):
-    """As on a GPU, where two threads work ahead of each other."""
+    """As on a GPU, where two threads prefetch."""
     assert main(words(folder, "plain.trec")) == 0
     own = Scorer._made_ready
     monkeypatch.setattr(Scorer, "_made_ready", lambda self, batches: prefetch(own(self, batches), 3))
@@ -191,7 +191,7 @@ def test_a_part_is_planned_when_the_batches_of_the_one_before_are_under_way(tiny
         events.append("plan")
         yield Part(work, np.arange(len(pairs)))
         events.append("plan")
-        # Another thread hands over batches meanwhile, or this one would wait in vain.
+        # Another thread must hand over batches meanwhile; otherwise this wait times out.
         assert third.wait(30)
         yield Part(work, np.arange(len(pairs)) + len(pairs))
 

@@ -1,4 +1,4 @@
-"""`ssmrank rerank` from files to file: parts, processes, and what stays behind."""
+"""`ssmrank rerank` from files to file: parts, processes, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUERIES = {f"q{i}": " ".join(WORDS[i : i + 1 + i % 3]) for i in range(10)}
 
 @pytest.fixture
 def arguments(tmp_path, tiny_model):
-    """A function that gives the subcommand's arguments for an output."""
+    """A function that returns the subcommand's arguments for an output."""
     torch.manual_seed(0)
     new_reranker(tiny_model("mamba2"), "D", 48).save(tmp_path / "checkpoints" / "firstp" / "tiny")
     split = tmp_path / "collection" / "splits" / "test"
@@ -58,7 +58,7 @@ def test_several_processes_write_the_same_bytes_and_nothing_stays_behind(argumen
 
 def test_killed_and_started_again_the_run_is_the_same(arguments, tmp_path):
     assert main(arguments("whole.trec")) == 0
-    # Each batch takes long, so that the kill meets a reranking that has finished some of them.
+    # Batches are slow, so that the kill comes when only some are finished.
     slow = (
         "import sys, time; from ssmrank.models.reranker import Reranker; own = Reranker.scores\n"
         "def scores(self, packed):\n    time.sleep(0.2); return own(self, packed)\n"

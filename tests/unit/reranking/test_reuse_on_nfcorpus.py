@@ -1,4 +1,4 @@
-"""Document reuse on real texts with weights that were trained: where NFCorpus is at hand (SSMRANK_SHARED)."""
+"""Document reuse on real texts with trained weights; needs NFCorpus (SSMRANK_SHARED)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def records(name):
 
 @pytest.fixture(scope="module")
 def task():
-    """A pool of judged documents that each of some test queries ranks, and their judgments."""
+    """Some test queries that all rank one pool of judged documents, and their judgments."""
     if not NFCORPUS.is_dir():
         pytest.skip("NFCorpus is not at hand")
     qrels: dict[str, dict[str, int]] = {}
@@ -62,7 +62,7 @@ def test_the_ranking_is_that_of_the_plain_path(task, model, root):
 
 @pytest.mark.parametrize("model", ["mamba2", "llama"])
 def test_in_bf16_it_stays_within_the_noise_of_bf16(task, model, root):
-    """The bound of the dtype: scores differ from float32's by a few hundredths, whatever the batches and the way."""
+    """bf16 limits the agreement: scores differ from float32's by a few hundredths, with and without reuse."""
     run, queries, documents, _ = task
     run = {query: ranking[:10] for query, ranking in list(run.items())[:8]}
     exact, found = None, {}

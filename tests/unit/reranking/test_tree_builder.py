@@ -1,4 +1,4 @@
-"""Trees of sequences: what is computed once, and that every path through them is the sequence of its pair."""
+"""Shared-prefix trees: what is computed once, and that each path from root to leaf is its pair's sequence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D"
 
 
 def paths(batch, sequences):
-    """The token ids that each pair of a batch's trees reads."""
+    """The token ids that each pair of a batch reads in its tree."""
     for tree in batch.trees:
         documents = np.full(len(tree.segments), tree.document)
         ids, lengths = segment_tokens(sequences, documents, tree.segments)
@@ -121,12 +121,12 @@ def test_shared_tokens_by_hand(tiny_tokenizer):
 
 
 def test_documents_that_are_cut_at_several_places_share_all_up_to_there(tiny_tokenizer):
-    # A query of n words takes 4 + n of the 100 tokens, the separator one: 94, 91 and 86 are left to the document.
+    # A query of n words takes 4 + n of the 100 tokens, the separator one; 94, 91 and 86 are left for the document.
     words = ["river", "boat", "fish", "snow", "mamba"]
     queries = {f"{n}-{i}": " ".join([words[i % 5]] * n) for n in (1, 4, 9) for i in range(20)}
     sequences, _ = sequences_of(tiny_tokenizer, {"d": "engine " * 200}, queries, 100)
     [batch] = plan_batches(sequences, 100000, True)
-    # The document once as far as any of them reads, three times "; query :", and each query's words, ";" and [SEP].
+    # The document once, as far as the longest reads, three times "; query :", and each query's words, ";" and [SEP].
     assert batch.tokens == 94 + 3 * 3 + 20 * (3 + 6 + 11)
     for pair, ids in paths(batch, sequences):
         assert ids.tolist() == sequences[pair].tolist()
@@ -154,7 +154,7 @@ def test_memory_is_bounded_whatever_the_number_of_queries(tiny_tokenizer):
     batches = plan_batches(sequences, 400, True)
     assert all(batch.cost <= 400 for batch in batches)
     assert sum(batch.size for batch in batches) == len(pairs)
-    # Each batch runs the document again, and no more than that.
+    # Each batch repeats only the document.
     least = sum(len(ending) - 2 for ending in sequences.endings)
     assert sum(batch.tokens for batch in batches) <= least + len(batches) * 70
 

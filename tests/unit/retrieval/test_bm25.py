@@ -1,4 +1,4 @@
-"""Lucene's BM25 against its formula worked out here, and what a run must hold whatever the queries."""
+"""Lucene's BM25, compared with its formula computed here, and what a run must have for any queries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if find_spec("pyserini") is None:  # importing it takes seconds
 K1, B = 1.2, 0.6
 TIED = 250
 
-# Words that no stemmer changes and no stop list holds; what analysis makes of odd signs is tested apart.
+# Words that no stemmer changes and no stop list has. The analysis of unusual characters is tested separately.
 DOCUMENTS = {
     "short": "plum",
     "pair": "plum fig",
@@ -87,12 +87,12 @@ STOPWORDS = {"the", "of", "and", "a"}
 
 
 def terms(text: str) -> list[str]:
-    """Analysis good enough for the words above."""
+    """An analysis that suffices for the words above."""
     return [word for word in text.split() if word.isalpha() and word not in STOPWORDS]
 
 
 def encoded(length: int) -> int:
-    """Lengths as Lucene's norms keep them: exact below 40, then 4 significant bits of the length less 24."""
+    """Lengths as Lucene's norms store them: exact below 40, then 4 significant bits of the length minus 24."""
     if length < 40:
         return length
     rest = length - 24
@@ -101,7 +101,7 @@ def encoded(length: int) -> int:
 
 
 def bm25(query: str) -> dict[str, float]:
-    """Robertson and Zaragoza's BM25 as Lucene has it since version 8: without the factor k1 + 1."""
+    """Robertson and Zaragoza's BM25 as in Lucene since version 8: without the factor k1 + 1."""
     counts = {id: Counter(terms(text)) for id, text in DOCUMENTS.items()}
     counts = {id: count for id, count in counts.items() if count}
     mean = sum(count.total() for count in counts.values()) / len(counts)
@@ -136,7 +136,7 @@ def test_scores_are_the_formulas(run: Run, name: str) -> None:
 
 
 def test_a_hand_worked_score(run: Run) -> None:
-    # 255 documents hold words: 598 of them, 1 + 2 + 5 + 51 + 39 and 250 times 2. Lucene leaves out the other 4.
+    # 255 documents have words, 598 in total: 1 + 2 + 5 + 51 + 39 and 250 times 2. Lucene leaves out the other 4.
     mean = 598 / 255
 
     def part(frequency: int, holding: int, length: int) -> float:
@@ -157,7 +157,7 @@ def test_ties_stand_in_the_order_of_document_ids_with_decreasing_scores(run: Run
 
 
 def test_scores_as_printed_tie_as_for_trec_eval(tmp_path: Path) -> None:
-    """Anserini lowers equal scores by 1e-6 a rank, which single precision shows below 16 alone."""
+    """Anserini lowers equal scores by 1e-6 per rank, which single precision shows only below 16."""
     printed = {"low": "3.123400 3.123399 3.123398 3.123300".split(), "high": "30.123400 30.123399 30.123300".split()}
     lines = [f"{n} Q0 d{r} {r} {s} t\n" for n, scores in enumerate(printed.values()) for r, s in enumerate(scores)]
     (tmp_path / "found.trec").write_text("".join(lines))
@@ -185,7 +185,7 @@ ODD = {
 @pytest.mark.parametrize("stemmer", ["porter", "none"])
 def test_no_sign_in_documents_or_queries_is_an_operator(tmp_path: Path, stemmer: str) -> None:
     build_index(write_collection(tmp_path / "c", ODD), tmp_path / "index", stemmer=stemmer)
-    # None of these finds "other": not by a wildcard, a negation, a range or a fuzzy term.
+    # None of these finds "other", by a wildcard, a negation, a range or a fuzzy term.
     operators = ["c++", "lime", '"phrase quoted"', "+round +absent", "-square", "minus", "lemon~", "slash*", "wild"]
     unicode = ["ÉTAT", "smörgås", "😀", "line", "separator\u2028", "nul", "\ttab\t"]
     none = ["*", "*:*", "kum*", "kumqat~", "/kum.*/", "[a TO z]", "NOT absent", "-absent"]
@@ -242,7 +242,7 @@ def test_the_subcommands_write_an_index_and_a_run(tmp_path: Path, capsys: pytest
     assert read_run(output).keys() == {"z", "a"}
     assert [path.name for path in output.parent.iterdir()] == ["bm25.trec"]
 
-    # A query that Lucene cannot take: one line, and the run of before stays.
+    # A query that Lucene cannot read ends with one line, and the earlier run stays.
     before = output.read_text()
     queries.write_text(json.dumps({"id": "long", "text": " ".join(f"w{number}" for number in range(1100))}) + "\n")
     assert cli.main(["retrieve", "bm25", *command]) == 2
@@ -262,7 +262,7 @@ def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_index_is_refused(index: Path, tmp_path: Path) -> None:
-    """Whichever of its files is damaged: Lucene itself gives other scores for a damaged posting, without a word."""
+    """Any damaged file is refused; Lucene itself silently gives other scores for a damaged posting."""
     copy = shutil.copytree(index, tmp_path / "index")
     files = sorted(path for path in copy.iterdir() if path.name != "digests.json")
     assert len(files) > 3

@@ -1,4 +1,4 @@
-"""BM25 on public collections against published values; skipped where the collections are not at hand."""
+"""BM25 on public collections, compared with published values; skipped without the collections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bi-encoders, their vectors on disk, and nearest neighbours, against transformers and brute force."""
+"""Bi-encoders, their vectors on disk, and nearest neighbours, compared with transformers and brute force."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def model(root: Path, tmp_path: Path) -> Path:
 
 @torch.no_grad()
 def by_transformers(folder: Path, texts: Sequence[str], pooling: str, length: int) -> NDArray[np.float32]:
-    """The usual way: each text alone, unpadded, and sentence-transformers' pooling and normalization."""
+    """The usual way: each text alone and unpadded, with sentence-transformers' pooling and normalization."""
     reference, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     rows = []
     for text in texts:
@@ -99,7 +99,7 @@ def test_models_that_cannot_be_read_are_refused(model: Path) -> None:
 
 
 class Fake:
-    """Vectors drawn from the text; dies after some calls."""
+    """An encoder with random vectors, seeded by the text; it dies after some calls."""
 
     def __init__(self, width: int = 24, calls: int = 1000) -> None:
         self.width, self.calls = width, calls
@@ -143,7 +143,7 @@ def test_shards_of_another_model_are_not_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [None, b"", b"\xff"])
 def test_shards_that_no_fingerprint_names_are_not_taken(tmp_path: Path, left: bytes | None) -> None:
-    """A kill while a state was removed leaves shards without their encoding.json."""
+    """A kill during the removal of a state leaves shards without their encoding.json."""
     documents, output, state = collection(tmp_path / "c", 25), tmp_path / "out", tmp_path / "state"
     state.mkdir()
     np.save(state / "vectors-00000.npy", np.zeros((10, 24), dtype=np.float16))
@@ -179,7 +179,7 @@ def brute_force(stored: Vectors, queries: NDArray[np.float32], depth: int) -> tu
 
 @pytest.mark.parametrize("search", ["_on_cpu", "_on_gpu"])
 def test_exact_search_over_shards_is_brute_force(stored: Vectors, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The GPU's matrix products run on any device of torch's.
+    # The GPU's search is matrix products, which run on any torch device.
     monkeypatch.setattr(vector_index, "_on_cpu", getattr(vector_index, search))
     queries = np.random.default_rng(5).normal(size=(7, 24)).astype(np.float32)
     for depth in (1, 50, 450):
@@ -192,7 +192,7 @@ def test_exact_search_over_shards_is_brute_force(stored: Vectors, search: str, m
 
 
 class Words:
-    """Of length 1, the sum of a vector for each word: texts of nearly the same words are near each other."""
+    """Unit vectors, each the sum of its words' vectors, so that texts with nearly the same words are close."""
 
     width = 64
 

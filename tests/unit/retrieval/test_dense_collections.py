@@ -1,6 +1,6 @@
-"""MiniLM as a bi-encoder on public collections against known values: `pytest -m pretrained`, some minutes.
+"""MiniLM as a bi-encoder on public collections, compared with known values: `pytest -m pretrained`, some minutes.
 
-Skipped where the collections are not at hand.
+Skipped without the collections.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TREC run from elsewhere as first stage."""
+"""An imported TREC run as first stage."""
 
 from __future__ import annotations
 

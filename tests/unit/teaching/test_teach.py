@@ -1,4 +1,4 @@
-"""A teacher's scores, against values worked out by hand, and against its members."""
+"""A teacher's scores, compared with values worked out by hand and with its members' scores."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def test_z_scores_over_the_pool_are_added_by_weight(collection: Path) -> None:
     }
     pool, other = collection.parent / "pool.trec", collection.parent / "other.trec"
     assert main(command(collection, settings, ("bm25", pool), ("other", other))) == 0
-    # q1: BM25 has 3 and 1, so z is 1 and -1, the other run the reverse; e, which both lack, counts as the lowest.
-    # q2: BM25 has 4, 2, 0: mean 2, deviation sqrt(8/3). The other's pool is b 3, d (lacking) 3, a 9: mean 5,
-    # deviation sqrt(8).
+    # q1: BM25's scores are 3 and 1, so z is 1 and -1; the other run is the reverse. Both lack e, which counts as the
+    # lowest. q2: BM25's scores are 4, 2, 0: mean 2, deviation sqrt(8/3). The other's pool is b 3, d (missing) 3, a 9:
+    # mean 5, deviation sqrt(8).
     deviation, wide = np.sqrt(8 / 3), np.sqrt(8)
     bm25 = {"b": 2 / deviation, "d": 0.0, "a": -2 / deviation, "c": -2 / deviation}
     others = {"b": -2 / wide, "d": -2 / wide, "a": 4 / wide, "c": -2 / wide}
@@ -116,7 +116,7 @@ def test_a_pool_of_equal_scores_says_nothing() -> None:
 
 
 def test_scores_that_tie_in_a_run_say_nothing(collection: Path) -> None:
-    """A run is written with scores one float32 apart, which would be large z-scores."""
+    """Equal scores are written one float32 apart, which would give large z-scores."""
     write_run(collection.parent / "other.trec", {"q1": [("a", 7.0), ("c", 7.0), ("e", 7.0)], "q2": OTHER["q2"]}, "x")
     settings = {"members": run_member("other"), "weights": {"other": 1.0}}
     assert main(command(collection, settings, ("other", collection.parent / "other.trec"))) == 0
@@ -141,7 +141,7 @@ def test_a_query_without_a_pool_has_the_bonus_alone(collection: Path, caplog: py
 
 
 class _Encoder:
-    """Vectors from a table, as a bi-encoder gives them."""
+    """A bi-encoder whose vectors come from a table."""
 
     width = 8
 
@@ -157,7 +157,7 @@ def test_a_bi_encoder_s_scores_are_inner_products_of_stored_vectors(collection: 
     encode_collection(encoder, documents, collection.parent / "vectors", collection.parent / "s", 2, "f")
     write_run(collection.parent / "pool.trec", POOL, "pool")
     own = list(lessons(GROUPS, collection.parent / "pool.trec", 2))
-    assert [lesson.query for lesson in own] == ["q2", "q1"]  # the order of the run, which is read once
+    assert [lesson.query for lesson in own] == ["q2", "q1"]  # the run's order, because the run is read only once
     member = EncoderMember(encoder, collection.parent / "vectors", TextStore(documents), QUERIES)  # type: ignore[arg-type]
     for lesson, marks in zip(own, member.marks(own), strict=True):
         query = encoder.queries([QUERIES[lesson.query]])[0]
@@ -189,7 +189,7 @@ def test_a_reranker_s_scores_are_standardised_over_the_query_s_groups(
 
 
 class _Fails:
-    """A member that counts what it is asked for, and fails at a lesson."""
+    """A member that counts its calls and fails at a lesson."""
 
     def __init__(self, at: str = "") -> None:
         self.at, self.asked, self.skipped = at, [], []  # type: ignore[var-annotated]

@@ -1,4 +1,4 @@
-"""Journals that jobs write: complete, cheap, and never in the way."""
+"""Journals that jobs write are complete and cheap, and never stop a job."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_long_job_is_delivered_while_it_runs(journals: Path, monkeypatch: pyte
     with track("train", "a") as tracked:
         tracked.metrics({"loss": 1.0}, step=0)
         tracked.metrics({"loss": 0.5}, step=1)
-    # One delivery at a time: the first has not ended.
+    # There is one delivery at a time; the first has not ended yet.
     assert [command[1:] for command in started] == [
         ["-m", "ssmrank", "tracking-store", "--journals", str(journals)],
     ]

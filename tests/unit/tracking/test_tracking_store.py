@@ -1,4 +1,4 @@
-"""MLflow's store: made once, written by one at a time, one run for a training and its evaluations."""
+"""MLflow's store: made once, written by one process at a time, with one run for a training and its evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXPERIMENT = "tests"
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store that was made once."""
+    """A store, created once."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
     create(uri, EXPERIMENT)
     return uri

@@ -1,4 +1,4 @@
-"""A tiny collection and its command line; lets these tests, and the processes they start, import `tiny_training`."""
+"""A tiny collection and its command line. Lets these tests and the processes that they start import `tiny_training`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tiny_training import DOCUMENTS, GROUPS, QUERIES, settings
 
 @pytest.fixture
 def options(tmp_path, tiny_model):
-    """A function that gives the command line of a training of the tiny BERT, with changed settings."""
+    """A function that returns the command line of a training of the tiny BERT with changed settings."""
     collection = tmp_path / "collection"
     (collection / "splits" / "train").mkdir(parents=True)
     write_jsonl(collection / "documents.jsonl", ({"id": id, "text": text} for id, text in DOCUMENTS.items()))

@@ -1,10 +1,10 @@
 """Runs `ssmrank train` in forked processes that are killed at set moments; a script of test_kill.py.
 
 Standard input: {"arguments": […], "plans": [[KILL, …], …]}; "{plan}" in an argument is the plan's number. Each plan is
-one training, started again after each kill and, last, left to end. A KILL is ["step", n]: SIGKILL behind the n-th
-optimizer step of that process; ["write", n, share]: while the n-th file of torch.save has this share of its bytes;
+one training, which is started again after each kill and finally left to end. A KILL is ["step", n]: SIGKILL after the
+n-th optimizer step of that process; ["write", n, share]: when the n-th file of torch.save has this share of its bytes;
 ["rename", n]: before the n-th folder takes its name; ["removal", n]: before the n-th old folder is removed. Prints the
-exit status of each process as JSON. The imports take seconds, so they are done once.
+exit status of each process as JSON. Imports take seconds, so they are done once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def die() -> None:
 
 
 def before_call(owner, name, number, action):
-    """Lets the `number`-th call of owner.name do `action(*its arguments)` first."""
+    """Makes the `number`-th call of owner.name do `action(*its arguments)` first."""
     original, calls = getattr(owner, name), [0]
 
     def counted(*arguments, **options):
@@ -63,7 +63,7 @@ def plan_kill(kind, number, share=0.0):
 
 
 def run(arguments, kill) -> int:
-    """Exit status, negative for a signal."""
+    """The exit status; negative for a signal."""
     process = os.fork()
     if process == 0:
         if kill is not None:

@@ -1,9 +1,9 @@
 """One process of a parallel training; a script of test_parallel.py.
 
-The variable WORK holds cases as JSON, each {"parallel", "model", "kind", "folder"}. Each takes the gradients of one
-step, with ddp also of one that runs out of memory in the first process, then trains from the same weights through a
-stop and a resume, and writes what the first process has to `folder`/result.pt. The imports take seconds, so the cases
-share them.
+The environment variable WORK has the cases as JSON, each {"parallel", "model", "kind", "folder"}. A case computes the
+gradients of one step, and with ddp also those of a step that runs out of memory in the first process. It then trains
+from the same weights, with a stop and a resume. The first process writes its results to `folder`/result.pt. Imports
+take seconds, so the cases share them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def model(folder, kind):
 
 
 def step_gradients(reranker, workers: Workers, token_budget: int, loss=LOSSES["cross_entropy"]):
-    """Loss and whole gradients of one step of all groups."""
+    """The loss and the whole (unsharded) gradients of one step with all groups."""
     data = sequences(reranker)
     workers.prepare(reranker.train())
     accumulator = Accumulator(reranker, loss, "fp32", CPU, token_budget, workers)
@@ -53,7 +53,7 @@ def step_gradients(reranker, workers: Workers, token_budget: int, loss=LOSSES["c
 
 
 class FullOnce:
-    """The loss of a process whose memory runs out in its first pass, when some gradients have been added."""
+    """The loss of a process whose memory runs out in its first pass, after some gradients were added."""
 
     full = True
 
@@ -66,7 +66,7 @@ class FullOnce:
 
 
 def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | None = None):
-    """Losses and weights of a training, stopped behind a step and begun again where `stop` says so."""
+    """Losses and weights of a training; it is stopped after a step and resumed if `stop` is set."""
 
     def on_step(step: int, loss: float) -> None:
         if step == stop:
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def run(workers: Workers, folder: Path, new) -> None:
-    # The first process has more micro-batches than the second where a step is cut by tokens.
+    # If a step is cut by tokens, the first process has more micro-batches than the second.
     result = {"step": step_gradients(new(), workers, 30)}
     if workers.may_repeat:
         loss = FullOnce() if workers.rank == 0 else LOSSES["cross_entropy"]

@@ -13,7 +13,7 @@ STEPS = 9
 
 
 def trained(arguments, plans):
-    """Runs the plans; each process's exit status."""
+    """Runs the plans; returns each process's exit status."""
     work = json.dumps({"arguments": arguments, "plans": plans})
     done = subprocess.run([sys.executable, SCRIPT], input=work, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -22,7 +22,7 @@ def trained(arguments, plans):
 
 @pytest.fixture
 def train_arguments(options, tmp_path):
-    """The command line of STEPS steps with a state behind each; BERT has dropout, so the random state counts too."""
+    """The command line of STEPS steps with a state after each. BERT has dropout, so the random state matters too."""
 
     def command_line(**changes):
         words = options(epochs=STEPS, **changes)
@@ -50,8 +50,8 @@ def test_a_training_killed_at_any_moment_ends_bit_identical(train_arguments, tmp
         [["step", 1]],
         [["step", chosen.randint(2, 4)], ["step", chosen.randint(1, 4)], ["step", chosen.randint(1, 4)]],
         [["step", STEPS]],
-        # While a state is written: nothing of it, a part, all but the end; before it takes its name; while old
-        # states go; and, by the last rename, before the finished checkpoint takes its name.
+        # Kills while a state is written (nothing of it, a part, all but the end), before it takes its name, while old
+        # states are removed, and, at the last rename, before the finished checkpoint takes its name.
         [["write", 1, 0.0], ["write", chosen.randint(2, 6), chosen.random()], ["write", 3, 0.999]],
         [["rename", chosen.randint(2, 6)], ["removal", chosen.randint(1, 4)]],
         [["rename", STEPS + 1]],

@@ -16,7 +16,7 @@ from tiny_models import kind_of
 
 CPU = torch.device("cpu")
 LIKE_OTHERS = {"bart", "electra", "llama", "roberta"}
-"""Architectures that are trained as others are, whose gradients are tested elsewhere; training takes long."""
+"""Architectures whose training is like others' and whose gradients are tested elsewhere; training is slow."""
 
 
 def run(tiny_model, tmp_path, model_type="bert", kind="E", options=None, device=CPU, **arguments):
@@ -51,7 +51,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("killed_at", [2, 7])
 def test_a_killed_training_ends_bit_identical(tiny_model, tmp_path, killed_at):
-    # BERT has dropout, so the random state counts too.
+    # BERT has dropout, so the random state matters too.
     whole, whole_history = run(tiny_model, tmp_path / "whole")
 
     def kill(step, loss):
@@ -72,7 +72,7 @@ def test_a_killed_training_ends_bit_identical(tiny_model, tmp_path, killed_at):
     ("model_type", "kind"), [("bert", "E"), ("opt", "D"), ("llama", "D"), ("mamba", "D"), ("mamba2-wide", "D")]
 )
 def test_a_training_killed_on_a_gpu_goes_on_along_the_same_curve(tiny_model, tmp_path, model_type, kind):
-    # A resumed training captures its graphs anew, so its first steps run other kernels than the uninterrupted one's.
+    # A resumed training captures its graphs anew, so its first steps run other kernels than the uninterrupted training.
     arguments = {"options": {"precision": "bf16", "learning_rate": 1e-3, "epochs": 10}, "device": torch.device("cuda")}
     _, whole = run(tiny_model, tmp_path / "whole", model_type, kind, **arguments)
 
@@ -102,7 +102,7 @@ def test_weight_decay_spares_vectors_and_mambas_own_parameters(tiny_model):
 
 
 class Measured:
-    """A validator that gives set values; at step 8 of the first life the training is killed."""
+    """A validator with given values; the first process is killed at step 8."""
 
     every_steps, patience = 2, None
     values: ClassVar = {2: 0.1, 4: 0.7, 6: 0.7, 8: 0.2}

@@ -37,7 +37,7 @@ def test_ranknet_by_hand_and_in_float64():
 
 
 def test_lambda_loss_by_hand():
-    # The relevant document is at rank 2, the negatives at 1 and 3, so both distances are 1.
+    # The relevant document is at rank 2, and the negatives are at 1 and 3, so both distances are 1.
     delta = 1 / math.log2(2) - 1 / math.log2(3)
     above, below = abs(1 / math.log2(3) - 1 / math.log2(2)), abs(1 / math.log2(3) - 1 / math.log2(4))
     by_hand = (above + 10 * delta) * math.log2(1 + math.e) + (below + 10 * delta) * math.log2(1 + math.exp(-1))
@@ -67,7 +67,7 @@ def test_margin_mse_by_hand_and_in_float64():
 
 
 def test_kl_divergence_by_hand_and_in_float64():
-    # The teacher says 3/4 and 1/4, the model 1/2 and 1/2.
+    # The teacher's distribution is 3/4 and 1/4, the model's is 1/2 and 1/2.
     by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert kl_divergence(torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])).item() == pytest.approx(by_hand)
     p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (TEACHER, SCORES))
@@ -86,6 +86,6 @@ def test_a_better_score_of_the_relevant_document_lowers_the_loss(name):
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.distils])
 def test_a_model_that_scores_as_its_teacher_has_no_loss(name):
-    # Neither loss sees a constant that is added to all scores of a group.
+    # Neither loss depends on a constant that is added to all scores of a group.
     teacher = torch.tensor([[3.0, -1.0, -2.0]])
     assert LOSSES[name](teacher + 7.0, teacher).item() == pytest.approx(0.0, abs=1e-6)

@@ -54,7 +54,7 @@ def test_recomputed_layers_give_the_same_gradients_and_keep_less(tiny_model, mod
 
 @pytest.mark.parametrize(("model_type", "kind"), [("bert", "E"), ("mamba", "D")])
 def test_measuring_leaves_no_node_of_a_weight_behind(tiny_model, model_type, kind):
-    """A CUDA graph cannot hold the gradient of a weight whose node is older than the capture."""
+    """A CUDA graph cannot have the gradient of a weight whose node is older than the capture."""
     reranker = new_reranker(tiny_model(model_type), kind, 32).train()
     weights = list(reranker.parameters())
 
@@ -77,7 +77,7 @@ def test_measuring_leaves_no_node_of_a_weight_behind(tiny_model, model_type, kin
 
 def test_what_is_kept_is_measured_by_hand():
     class Square(torch.nn.Module):
-        """Keeps its input of 10 float32 for each token, and a constant of 100."""
+        """Saves its input, 10 float32 per token, and a constant of 100."""
 
         settings = type("Settings", (), {"max_length": 16})
 

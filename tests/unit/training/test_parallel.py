@@ -44,7 +44,7 @@ CASES = [("ddp", "llama", "D"), ("fsdp2", "bert", "E"), ("fsdp2", "mamba2", "D")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, tiny_model):
-    """For each case what two processes found."""
+    """The results of two processes for each case."""
     cases = []
     for parallel, model_type, kind in CASES:
         folder = tmp_path_factory.mktemp(f"{parallel}-{model_type}")
@@ -58,7 +58,7 @@ def results(tmp_path_factory, tiny_model):
 
 
 def without_dropout(folder, copy):
-    """Processes draw their own dropout."""
+    """Each process draws its own dropout."""
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {key: 0.0 for key in config if "dropout" in key}))
@@ -86,7 +86,7 @@ def test_two_processes_give_what_one_gives(results, tmp_path, parallel, model_ty
     assert their_losses == pytest.approx(losses, abs=1e-5)
     assert their_weights.keys() == weights.keys()
     for name, weight in weights.items():
-        # Adam makes steps of the rounding errors of what the loss does not see, such as the head's bias.
+        # Adam turns rounding errors into steps for parameters that do not affect the loss, such as the head's bias.
         if gradients[name].abs().max() > 1e-5:
             assert (weight - their_weights[name]).abs().max() <= 1e-4, name
 

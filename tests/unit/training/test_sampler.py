@@ -29,7 +29,7 @@ def test_length_grouped_steps_are_even_and_visit_every_group_once():
         assert sorted(index for step in half for index in step) == list(range(64))
     spread = [np.mean([np.ptp(lengths[step]) for step in steps]) for steps in (grouped, plain)]
     assert spread[0] < 0.25 * spread[1]
-    # Neither from short to long nor twice in the same order.
+    # Steps are not sorted by length, and the order differs between passes.
     means = [lengths[step].mean() for step in grouped[:8]]
     assert means != sorted(means)
     assert grouped[:8] != grouped[8:]

@@ -1,4 +1,4 @@
-"""A few groups, their texts and settings, for tests of the training."""
+"""A few groups, their texts and settings, for tests of training."""
 
 from __future__ import annotations
 
