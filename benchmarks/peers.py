@@ -23,7 +23,7 @@ IMPLEMENTATIONS = ("ssmrank", "transformers", "mamba_ssm")
 
 
 class Scorer(nn.Module):
-    """A backbone and a linear layer, as a reranker has them."""
+    """A backbone and a linear layer, as in a reranker."""
 
     def __init__(self, backbone: nn.Module, pools_first: bool, width: int) -> None:
         super().__init__()

@@ -181,8 +181,8 @@ def _of_length(arguments: argparse.Namespace, shape: Shape, length: int) -> Iter
         )
 
     def ours() -> Contender:
-        # Ours plans, packs and copies within the time, of which a GPU waits for the first batch's; the others' batches
-        # are on the device beforehand.
+        # Our time includes planning, packing and copying; a GPU waits for those of the first batch. The others' batches
+        # are on the device before the time starts.
         more = count if device.type == "cpu" else 4 * count
         engine = contenders.Ours(shape, length, precision, device)
         step, _ = engine.step(equal_sequences(shape, more, length), arguments.token_budget, share=False)

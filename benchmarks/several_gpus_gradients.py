@@ -48,7 +48,7 @@ class Distance(NamedTuple):
 
 
 _FP32 = Distance(loss=1e-5, whole=1e-5, worst=1e-3)
-"""The bound in float32. If one GPU differs more from itself in other micro-batches, the bound is twice that."""
+"""The bound in float32, or twice the distance of one GPU's results with other micro-batches if that is larger."""
 
 
 def check(shape: Shape, device: torch.device, workers: Workers, report: Report | None) -> None:

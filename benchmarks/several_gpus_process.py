@@ -42,7 +42,7 @@ RUNS, STEPS, WARMUPS = 2, 3, 3
 
 @dataclass
 class Place:
-    """Where a process stands; `workers` are all of them."""
+    """What a process works with; `workers` are all processes."""
 
     device: torch.device
     workers: Workers

@@ -137,7 +137,7 @@ CLASSES: dict[str, list[Shape]] = {
         Shape("Llama-3.2-1B", _llama(2048, 16, 32, 8, 8192)),
         Shape("Mamba-2-1.3B", _mamba2(2048, 48)),
     ],
-    # In classes of their own, as the training benchmarks run every model of a class.
+    # These have classes of their own, because the training benchmarks run every model of a class.
     "400M": [Shape("BART-large", _bart(1024, 12, 16))],
     "1.4B": [Shape("Mamba-1-1.4B", _mamba1(2048, 48))],
 }

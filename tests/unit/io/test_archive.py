@@ -67,7 +67,7 @@ def test_wheel_is_fetched_and_kept(wheel: PackageArchive, tmp_path: Path, index:
     path = fetch_archive(wheel, tmp_path / "archives")
     assert path == archive_path(wheel, tmp_path / "archives") == tmp_path / "archives" / "tinydata-1.0.whl"
     assert sha256(path) == wheel.sha256
-    # The second time, the file is already there: the index is gone.
+    # The second time, the file that is already there is used, because the index is gone.
     for file in index.iterdir():
         file.unlink()
     assert fetch_archive(wheel, tmp_path / "archives") == path

@@ -18,7 +18,7 @@ FP32, FP64, BF16 = torch.float32, torch.float64, torch.bfloat16
 
 
 def tensor(device: str, dtype: torch.dtype, *shape: int) -> Any:
-    """What is asked of a tensor, of any device."""
+    """A stand-in for a tensor of any device, with what dispatch looks at."""
     return SimpleNamespace(is_cuda=device == "cuda", device=torch.device(device), dtype=dtype, shape=shape)
 
 

@@ -84,8 +84,8 @@ def test_gradients_through_the_index():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [16, 20])
 def test_causal_conv_goes_on_behind_other_sequences(width, dtype, channels):
-    # The third sequence continues the first, the fourth the second, which is shorter than the filter, the fifth the
-    # third.
+    # The third sequence continues the first, the fourth continues the second, which is shorter than the filter, and
+    # the fifth continues the third.
     random = Random(4)
     x, weight, bias = random(14, channels), random(channels, width), random(channels)
     lengths, paths = [5, 1, 3, 4, 1], [[], [], [0, 1, 2, 3, 4], [5], [0, 1, 2, 3, 4, 6, 7, 8]]

@@ -93,7 +93,7 @@ def test_what_is_kept_is_measured_by_hand():
 
 
 def test_as_few_layers_as_memory_asks_for_by_hand():
-    # 10 layers keep 100 bytes a token each; one that recomputes keeps 4 x 5 and, one at a time, 100 again.
+    # 10 layers keep 100 bytes per token each. One that recomputes keeps 4 x 5, and 100 again for one layer at a time.
     kept, tokens = Kept(0.0, 1000.0), 8
     for bytes_per_token, share in [(1000, 0.0), (999, 0.2), (860, 0.3), (859, 0.4), (300, 1.0), (1, 1.0)]:
         free = MARGIN * bytes_per_token * tokens

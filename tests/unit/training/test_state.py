@@ -75,7 +75,7 @@ def test_a_training_that_goes_on_is_tracked_as_one_run(tmp_path):
     run = TrainingState(tmp_path, "a").tracking_run()
     assert TrainingState(tmp_path, "a").tracking_run() == run
     other = TrainingState(tmp_path, "b")
-    assert other.tracking_run() != run  # MLflow's parameters of a run cannot change
+    assert other.tracking_run() != run  # parameters of an MLflow run cannot change
     done = other.tracking_run()
     other.clear()
     assert other.tracking_run() != done
