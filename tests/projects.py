@@ -141,6 +141,13 @@ ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels",
 """The slowest tests start first. Of the first two only one waits for the finished project, so both workers are busy."""
 
 
+NOT_QUICK = (
+    *("chaos", "unit/kernels", "unit/pretraining", "unit/models/test_backbones.py", "unit/models/test_minis.py"),
+    *("unit/retrieval/test_bm25.py", "unit/training/test_parallel.py", "workflow/test_provenance.py"),
+)
+"""What takes long as a whole."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts slow tests first, and marks tests that wait for the whole workflow."""
     tests = Path(__file__).parent
@@ -151,8 +158,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=rank)
     for item in items:
-        if "first_run" in getattr(item, "fixturenames", ()) or names[item].startswith("chaos"):
+        waits = "first_run" in getattr(item, "fixturenames", ())
+        if waits or names[item].startswith(NOT_QUICK):
             item.add_marker(pytest.mark.slow)
+        if waits or names[item].startswith("chaos"):
             item.add_marker(pytest.mark.timeout(1200))
 
 

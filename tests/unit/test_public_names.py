@@ -94,6 +94,7 @@ def test_no_module_takes_public_names_from_the_root(root: Path) -> None:
                 assert node.attr not in ssmrank._MODULES, path
 
 
+@pytest.mark.slow
 def test_the_reranker_is_imported_without_the_pipeline_s_packages(requirements: dict[str, list[str]]) -> None:
     code = (
         "import json, sys; before = set(sys.modules); import ssmrank; ssmrank.Reranker\n"
@@ -107,6 +108,7 @@ def test_the_reranker_is_imported_without_the_pipeline_s_packages(requirements: 
     assert "torch" in imported and not imported & apart
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_wheel_alone_scores_as_the_whole_environment_does(
     root: Path, wheel: Path, requirements: dict[str, list[str]], tmp_path: Path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
 GIVEN = "t1 Q0 d1 1 2.0 theirs\n"
 
 OVERLAY = """
@@ -67,6 +69,7 @@ def test_every_kind_of_first_stage(project) -> None:
             assert project.planned(*options) == jobs | evaluated | {"table": 1}
 
 
+@pytest.mark.slow
 def test_the_paper_s_grid_plans_without_data(fresh, root: Path) -> None:
     for name in ("params.yaml", "paper-models.yaml", "paper.yaml"):
         source = root / name if name == "params.yaml" else root / "params" / name

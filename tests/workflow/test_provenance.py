@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,8 @@ BOTH = ["made/x", "results/last.txt"]
 def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finder, "ROOT", tmp_path)
+    # Snakemake puts the folder, which has a package of the name ssmrank, in front of all others.
+    monkeypatch.setattr(sys, "path", [*sys.path])
     yield Workflow(tmp_path)
 
 

@@ -43,6 +43,7 @@ def assert_same_weights(tmp_path, plans):
         assert not (tmp_path / str(number) / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_ends_bit_identical(train_arguments, tmp_path):
     chosen = random.Random(7)
     plans = [

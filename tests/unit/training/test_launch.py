@@ -56,6 +56,7 @@ def test_what_the_first_process_said_is_not_said_again():
     assert stopped.value.code == 2
 
 
+@pytest.mark.slow
 def test_train_starts_its_processes(options, tmp_path):
     assert main(options(epochs=2, parallel="ddp", processes=2)) == 0
     assert json.loads((tmp_path / "output" / "outcome.json").read_text())["steps"] == 2
