@@ -31,7 +31,11 @@ def test_every_package_has_digests_and_no_address(root: Path, name: str) -> None
 
 def test_locks_hold_what_the_project_asks_for(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    for name, wanted in (("main", project["dependencies"]), ("dev", project["optional-dependencies"]["dev"])):
+    extras = project["optional-dependencies"]
+    own = project["name"] + "[pipeline]"  # dev includes it
+    assert own in extras["dev"]
+    pipeline = project["dependencies"] + extras["pipeline"]
+    for name, wanted in (("main", pipeline), ("dev", pipeline + [line for line in extras["dev"] if line != own])):
         names = {re.match(r"[A-Za-z0-9-]+", line)[0].lower() for line in wanted}
         missing = names - {*locked(root, name), *locked(root, "torch")}
         assert not missing, f"{name}.lock lacks {sorted(missing)}; `make lock` adds them"
