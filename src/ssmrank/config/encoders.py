@@ -18,7 +18,7 @@ class Encoder(Section):
     model: Name
     query_instruction: str = Field("", description="stands before each query, with its blank if it needs one")
     document_instruction: str = Field("", description="stands before each document")
-    pooling: Literal["first", "mean", "last"] | None = None
+    pooling: Literal["first", "last", "mean"] | None = None
     normalize: bool | None = Field(None, description="vectors of length 1: the inner product is the cosine")
     max_length: int | None = Field(None, ge=8, description="tokens, those that the tokenizer adds included")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
