@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ssmrank.kernels.causal_conv import reference as conv_reference
+from ssmrank.kernels.selective_scan import ScanInputs
 from ssmrank.kernels.selective_scan import reference as scan_reference
 from ssmrank.kernels.ssd import SSDInputs
 from ssmrank.kernels.ssd.chunked import ssd_chunked
@@ -126,8 +127,8 @@ def _scan(module, lengths: list[int], width: int, states: int) -> tuple[Run, dic
 
     def run(exact: bool, **tensors):  # type: ignore[no-untyped-def]
         if exact:
-            return scan_reference.selective_scan(**tensors, cu_seqlens=starts)[0]
-        return module.selective_scan(**tensors, cu_seqlens=starts, initial_states=None, need_final=False)[0]
+            return scan_reference.selective_scan(ScanInputs(**tensors), starts)[0]
+        return module.selective_scan(ScanInputs(**tensors), starts, None, need_final=False)[0]
 
     return run, inputs
 

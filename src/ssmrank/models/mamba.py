@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ssmrank.kernels import dispatch
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.norms import add_rms_norm, add_rms_norm_float8, gated_rms_norm, gated_rms_norm_float8
-from ssmrank.kernels.selective_scan import packed_selective_scan
+from ssmrank.kernels.selective_scan import ScanInputs, packed_selective_scan
 from ssmrank.kernels.ssd import SSDInputs, packed_ssd
 from ssmrank.models.float8 import Float8Linear
 from ssmrank.models.packing import Packed
@@ -99,7 +99,7 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     def scan(
         u: Tensor, delta: Tensor, b: Tensor, c: Tensor, z: Tensor | None = None, longest: int = 0, **states: Any
     ) -> Any:
-        return packed_selective_scan(u, delta, rates, b, c, D=skip, z=z, delta_bias=bias, **states)
+        return packed_selective_scan(ScanInputs(u, delta, rates, b, c, skip, z, bias), **states)
 
     tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
     if wanted is None:

@@ -8,7 +8,7 @@ from kernel_checks import Random, assert_near, chosen, cu_seqlens, scan_inputs, 
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.causal_conv import reference as conv_reference
-from ssmrank.kernels.selective_scan import packed_selective_scan
+from ssmrank.kernels.selective_scan import ScanInputs, packed_selective_scan
 from ssmrank.kernels.selective_scan import reference as scan_reference
 from ssmrank.kernels.ssd import SSDInputs, packed_ssd
 from ssmrank.kernels.ssd import reference as ssd_reference
@@ -59,10 +59,10 @@ def test_ssd(lengths, index, shape, final):
 def test_selective_scan(lengths, index, channels):
     tokens, starts, initial = sum(lengths), cu_seqlens(lengths), Random(2)(3, channels, 16)
     inputs = without_states(scan_inputs(lengths, channels, 16))
-    expected = scan_reference.selective_scan(**inputs, cu_seqlens=starts, initial_states=chosen(initial, index))
+    expected = scan_reference.selective_scan(ScanInputs(**inputs), starts, chosen(initial, index))
     out = torch.full((tokens, channels), float("nan"))
     options = {"initial_states": initial.float(), "initial_index": torch.tensor(index), "out": out}
-    got = packed_selective_scan(**single(inputs), cu_seqlens=starts, return_final_states=True, **options)
+    got = packed_selective_scan(ScanInputs(**single(inputs)), starts, return_final_states=True, **options)
     for mine, wanted in zip(got, expected, strict=True):
         assert_near(mine, wanted, 2e-6)
     assert_near(out, expected[0], 2e-6)

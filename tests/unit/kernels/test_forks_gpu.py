@@ -22,6 +22,7 @@ from kernel_checks import (
 
 from ssmrank.kernels.causal_conv import gpu_forks
 from ssmrank.kernels.causal_conv import reference as conv_reference
+from ssmrank.kernels.selective_scan import ScanInputs
 from ssmrank.kernels.selective_scan import gpu as scan_kernels
 from ssmrank.kernels.selective_scan import reference as scan_reference
 from ssmrank.kernels.ssd import SSDInputs
@@ -88,12 +89,12 @@ def test_selective_scan() -> None:
     starts, initial, inputs = cu_seqlens(lengths), Random(2)(3, 40, 4), scan_inputs(lengths, 40, 4)
     del inputs["initial_states"]
     tensors: Any = inputs
-    expected = scan_reference.selective_scan(**tensors, cu_seqlens=starts, initial_states=chosen(initial, index))
+    expected = scan_reference.selective_scan(ScanInputs(**tensors), starts, chosen(initial, index))
     y, last = scan_kernels.selective_scan(
-        **{name: tensor.to(DEVICE, FP32) for name, tensor in tensors.items()},
-        cu_seqlens=starts,
-        initial_states=initial.float().to(DEVICE),
-        initial_index=torch.tensor(index, device=DEVICE),
+        ScanInputs(**{name: tensor.to(DEVICE, FP32) for name, tensor in tensors.items()}),
+        starts,
+        initial.float().to(DEVICE),
+        torch.tensor(index, device=DEVICE),
         need_final=True,
     )
     assert_near(y, expected[0], 3e-6)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ssmrank.kernels.causal_conv import reference as conv_reference
 from ssmrank.kernels.mixers import mamba1
+from ssmrank.kernels.selective_scan import ScanInputs
 from ssmrank.kernels.selective_scan import gpu as scan
 from ssmrank.kernels.selective_scan import reference as scan_reference
 
@@ -56,7 +57,8 @@ def plain(starts: Tensor, **t: Any) -> Tensor:
     states = t["A_log"].shape[1]
     step, b, c = (x @ t["x_weight"].T).split([t["dt_weight"].shape[1], states, states], dim=1)
     rates = -t["A_log"].exp()
-    y, _ = scan_reference.selective_scan(x, step @ t["dt_weight"].T, rates, b, c, t["D"], z, t["dt_bias"], starts)
+    scanned = ScanInputs(x, step @ t["dt_weight"].T, rates, b, c, t["D"], z, t["dt_bias"])
+    y, _ = scan_reference.selective_scan(scanned, starts)
     return y if t["out_weight"] is None else y @ t["out_weight"].T
 
 

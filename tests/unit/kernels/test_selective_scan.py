@@ -8,17 +8,18 @@ import torch
 from kernel_checks import LENGTHS, assert_close, cu_seqlens, scan_inputs, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels.selective_scan import packed_selective_scan, reference
+from ssmrank.kernels.selective_scan import ScanInputs, packed_selective_scan, reference
 
 
 def check(lengths: list[int], inputs: dict[str, Tensor | None], tolerance: float = 2e-6, final: bool = True) -> None:
     starts = cu_seqlens(lengths)
 
-    def kernel(**tensors: Any) -> Any:
-        return packed_selective_scan(**tensors, cu_seqlens=starts, return_final_states=final)
+    def kernel(initial_states: Tensor | None, **tensors: Any) -> Any:
+        options: Any = {"initial_states": initial_states, "return_final_states": final}
+        return packed_selective_scan(ScanInputs(**tensors), starts, **options)
 
-    def plain(**tensors: Any) -> Any:
-        outputs = reference.selective_scan(**tensors, cu_seqlens=starts)
+    def plain(initial_states: Tensor | None, **tensors: Any) -> Any:
+        outputs = reference.selective_scan(ScanInputs(**tensors), starts, initial_states)
         return outputs if final else outputs[0]
 
     expected = values_and_gradients(plain, inputs, torch.float64)
@@ -72,8 +73,7 @@ def test_gradcheck_of_the_double_precision_path() -> None:
     names, values = zip(*scan_inputs(lengths, 3, 2, initial=True).items(), strict=True)
 
     def kernel(*tensors: Tensor) -> Any:
-        named: Any = dict(zip(names, tensors, strict=True))
-        return packed_selective_scan(**named, cu_seqlens=cu_seqlens(lengths), return_final_states=True)
+        return scan(dict(zip(names, tensors, strict=True)), lengths)
 
     assert torch.autograd.gradcheck(kernel, [value.requires_grad_() for value in values])
 
@@ -89,8 +89,11 @@ def test_a_state_carried_over_continues_the_sequence() -> None:
 
 
 def scan(inputs: dict[str, Tensor | None], lengths: list[int]) -> tuple[Tensor, Tensor]:
-    tensors: Any = inputs
-    return packed_selective_scan(**tensors, cu_seqlens=cu_seqlens(lengths), return_final_states=True)
+    tensors: Any = dict(inputs)
+    initial = tensors.pop("initial_states", None)
+    return packed_selective_scan(
+        ScanInputs(**tensors), cu_seqlens(lengths), initial_states=initial, return_final_states=True
+    )
 
 
 def part(name: str, value: Tensor | None, spans: list[tuple[int, int]]) -> Tensor | None:

@@ -19,7 +19,7 @@ from kernel_checks import (
 )
 from torch import Tensor
 
-from ssmrank.kernels.selective_scan import gpu, reference
+from ssmrank.kernels.selective_scan import ScanInputs, gpu, reference
 
 pytestmark = gpu_kernels
 
@@ -31,11 +31,13 @@ def check(lengths: list[int], inputs: dict[str, Tensor | None], *, final: bool, 
     starts = cu_seqlens(lengths)
 
     def kernel(**tensors: Any) -> Any:
-        y, states = gpu.selective_scan(**on_device(tensors), cu_seqlens=starts, need_final=final)
+        moved = on_device(tensors)
+        initial = moved.pop("initial_states")
+        y, states = gpu.selective_scan(ScanInputs(**moved), starts, initial, need_final=final)
         return (y.cpu(), states.cpu()) if states is not None else y.cpu()
 
-    def plain(**tensors: Any) -> Any:
-        outputs = reference.selective_scan(**tensors, cu_seqlens=starts)
+    def plain(initial_states: Tensor | None, **tensors: Any) -> Any:
+        outputs = reference.selective_scan(ScanInputs(**tensors), starts, initial_states)
         return outputs if final else outputs[0]
 
     expected = values_and_gradients(plain, inputs, torch.float64)
@@ -76,15 +78,16 @@ def test_segments(channels: int, states: int, monkeypatch: pytest.MonkeyPatch) -
     plain = scan_inputs(lengths, channels, states) | dict.fromkeys(OPTIONAL)
     check([33], scan_inputs([33], channels, states) | dict.fromkeys(OPTIONAL), final=False)
     moved = {name: None if tensor is None else tensor.to(DEVICE).float() for name, tensor in plain.items()}
-    moved["initial_states"] = Random(3)(2, channels, states).to(DEVICE).float()
+    del moved["initial_states"]
+    tensors: Any = moved
+    initial = Random(3)(2, channels, states).to(DEVICE).float()
     index = torch.tensor([-1 if length == 0 else number % 2 for number, length in enumerate(lengths)], device=DEVICE)
     results = []
     for segment in (16, 0):
         monkeypatch.setattr(gpu, "SEGMENT", segment)
         with torch.no_grad():
-            tensors: Any = moved
             results.append(
-                gpu.selective_scan(**tensors, cu_seqlens=cu_seqlens(lengths), initial_index=index, need_final=True)
+                gpu.selective_scan(ScanInputs(**tensors), cu_seqlens(lengths), initial, index, need_final=True)
             )
     for segmented, whole in zip(*results, strict=True):
         torch.testing.assert_close(segmented, whole, rtol=1e-5, atol=1e-5)
@@ -101,10 +104,10 @@ def test_slices_of_a_projection_in_bfloat16() -> None:
     joint = torch.cat([inputs["u"], inputs["z"]], dim=1).to(DEVICE).requires_grad_()
     moved = on_device(inputs)
     moved["u"], moved["z"] = joint.chunk(2, dim=1)
-    y, _ = gpu.selective_scan(**moved, cu_seqlens=cu_seqlens([9, 3]), initial_states=None, need_final=False)
+    y, _ = gpu.selective_scan(ScanInputs(**moved), cu_seqlens([9, 3]), None, need_final=False)
     assert y.dtype == torch.bfloat16
     wide = {name: tensor.double() for name, tensor in inputs.items()}
-    expected, _ = reference.selective_scan(**wide, cu_seqlens=cu_seqlens([9, 3]))
+    expected, _ = reference.selective_scan(ScanInputs(**wide), cu_seqlens([9, 3]))
     torch.testing.assert_close(y.detach().cpu().double(), expected, rtol=1e-2, atol=1e-2)
     y.sum().backward()
     assert joint.grad is not None and joint.grad.dtype == torch.bfloat16

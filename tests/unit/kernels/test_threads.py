@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssmrank.kernels.causal_conv import packed_causal_conv1d
 from ssmrank.kernels.norms import gated_rms_norm
-from ssmrank.kernels.selective_scan import packed_selective_scan
+from ssmrank.kernels.selective_scan import ScanInputs, packed_selective_scan
 from ssmrank.kernels.simd import threads
 from ssmrank.kernels.simd.compiled import loop
 from ssmrank.kernels.simd.vectors import arguments, load_scalar, next_task, store_scalar
@@ -96,6 +96,9 @@ def test_the_number_of_threads_changes_no_byte(name: str, lengths: list[int]) ->
     def ssd(*inputs: Tensor) -> Tensor:
         return packed_ssd(SSDInputs(*inputs), starts, chunk_size=64)
 
+    def selective_scan(*inputs: Tensor) -> Tensor:
+        return packed_selective_scan(ScanInputs(*inputs), starts)
+
     operation: Callable[..., Tensor]
     if name == "ssd":
         tensors = [random(tokens, 8, 16), random(tokens, 8), -random(8).exp(), *(random(tokens, 1, 16) for _ in "BC")]
@@ -104,7 +107,7 @@ def test_the_number_of_threads_changes_no_byte(name: str, lengths: list[int]) ->
     elif name == "selective scan":
         tensors = [*(random(tokens, 64) for _ in range(2)), -random(64, 4).exp(), *(random(tokens, 4) for _ in "BC")]
         tensors += [random(64), random(tokens, 64), random(64)]
-        operation = partial(packed_selective_scan, cu_seqlens=starts)
+        operation = selective_scan
     elif name == "convolution":
         tensors = [random(tokens, 64), random(64, 4), random(64)]
         operation = partial(packed_causal_conv1d, cu_seqlens=starts)

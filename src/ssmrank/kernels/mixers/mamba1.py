@@ -21,6 +21,7 @@ from ssmrank.kernels.causal_conv import gpu as conv
 from ssmrank.kernels.gpu.sums import add_columns
 from ssmrank.kernels.packing import needs_gradient
 from ssmrank.kernels.selective_scan import gpu as scan
+from ssmrank.kernels.selective_scan.inputs import ScanInputs
 
 ROUND_STATES = True
 """Whether states are kept for the backward pass in the projection's dtype, as other tensors are, or in float32.
@@ -94,9 +95,8 @@ class _Mixer(torch.autograd.Function):
         u = conv.forward(x, own.filters, own.filter_bias, starts, True)
         narrow = u @ own.x_weight.T
         delta, b, c = _steps(narrow, own)
-        y, _, kept = scan.forward(
-            u, delta, rates, b, c, own.D, z, own.dt_bias, None, starts, False, keep=keep, rounded=ROUND_STATES
-        )
+        inputs = ScanInputs(u, delta, rates, b, c, own.D, z, own.dt_bias)
+        y, _, kept = scan.forward(inputs, None, starts, False, keep=keep, rounded=ROUND_STATES)
         if keep:
             ctx.save_for_backward(projected, *own, starts, rates, narrow, *kept)
         return y if own.out_weight is None else y @ own.out_weight.T
@@ -120,8 +120,8 @@ class _Mixer(torch.autograd.Function):
         grad_y = grad if own.out_weight is None else grad @ own.out_weight
         y = None if own.out_weight is None else grad_y
         scan_sums = scan.backward(
-            u, delta, rates, b, c, own.D, z, own.dt_bias, None, starts, scan.Kept(*kept), grad_y, None, None,
-            scan.Gradients(grad_u, delta, grad_b, grad_c, grad_z, y),
+            ScanInputs(u, delta, rates, b, c, own.D, z, own.dt_bias), None, starts, scan.Kept(*kept), grad_y, None,
+            None, scan.Gradients(grad_u, delta, grad_b, grad_c, grad_z, y),
         )  # fmt: skip
         grad_out_weight, grad_delta = None if y is None else grad.T @ y, delta
         del grad_y, y

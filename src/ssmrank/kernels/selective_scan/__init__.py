@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,18 +11,14 @@ from ssmrank.kernels import dispatch
 from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.packing import chosen_states, needs_gradient, written
 from ssmrank.kernels.selective_scan import reference
+from ssmrank.kernels.selective_scan.inputs import ScanInputs
+
+__all__ = ["ScanInputs", "packed_selective_scan"]
 
 
 @overload
 def packed_selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    inputs: ScanInputs,
     cu_seqlens: Tensor,
     *,
     initial_states: Tensor | None = None,
@@ -34,14 +30,7 @@ def packed_selective_scan(
 
 @overload
 def packed_selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    inputs: ScanInputs,
     cu_seqlens: Tensor,
     *,
     initial_states: Tensor | None = None,
@@ -52,14 +41,7 @@ def packed_selective_scan(
 
 
 def packed_selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    inputs: ScanInputs,
     cu_seqlens: Tensor,
     *,
     initial_states: Tensor | None = None,
@@ -70,12 +52,7 @@ def packed_selective_scan(
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t; y_t = (C_t · h_t + D u_t) silu(z_t), with Δ = softplus(delta + bias).
 
     Args:
-        u: `[T, D]` input, sequences laid end to end.
-        delta: `[T, D]` step sizes before bias and softplus.
-        A: `[D, N]` negative decay rates.
-        B, C: `[T, N]`.
-        D, delta_bias: `[D]` or None.
-        z: `[T, D]` gate or None.
+        inputs: u, delta, A, B, C, and D, z and delta_bias, which may be None.
         cu_seqlens: int64 `[S + 1]`, where sequences start, and T; empty sequences are allowed.
         initial_states: `[S, D, N]`, or None for zeros.
         initial_index: int64 `[S]`, for each sequence the row of `initial_states` (then of any number of rows) that it
@@ -87,30 +64,31 @@ def packed_selective_scan(
         y `[T, D]` in u's dtype, with final states `[S, D, N]` (float32 or float64) where asked for. The state is held
         in float32, whatever the inputs, or in float64 if u is. Differentiable in every floating tensor.
     """
+    u = inputs.u
     implementation = dispatch.selective_scan(u)
-    differentiable = needs_gradient(u, delta, A, B, C, D, z, delta_bias, initial_states)
+    differentiable = needs_gradient(*inputs, initial_states)
     if initial_index is not None and (differentiable or implementation is Implementation.PLAIN):
         initial_states, initial_index = chosen_states(initial_states, initial_index), None
-    arguments: tuple[Any, ...] = (u, delta, A, B, C, D, z, delta_bias, cu_seqlens, initial_states)
     if implementation is Implementation.GPU:
         from ssmrank.kernels.selective_scan import gpu
 
-        y, states = gpu.selective_scan(*(*arguments, initial_index, out), need_final=return_final_states)
-    elif implementation is Implementation.CPU:
-        from ssmrank.kernels.selective_scan import cpu
-
-        own = out if u.dtype == torch.float32 else None
-        single: tuple[Any, ...] = (*(_single(value) for value in arguments), initial_index, own)
-        y, states = cpu.selective_scan(*single, need_final=return_final_states)
+        y, states = gpu.selective_scan(
+            *(inputs, cu_seqlens, initial_states, initial_index, out), need_final=return_final_states
+        )
     else:
-        wide = arguments if u.dtype == torch.float64 else tuple(_single(value) for value in arguments)
-        y, states = reference.selective_scan(*wide)
+        if u.dtype != torch.float64:
+            inputs, initial_states = inputs.single(), None if initial_states is None else initial_states.float()
+        if implementation is Implementation.CPU:
+            from ssmrank.kernels.selective_scan import cpu
+
+            own = out if u.dtype == torch.float32 else None
+            y, states = cpu.selective_scan(
+                *(inputs, cu_seqlens, initial_states, initial_index, own), need_final=return_final_states
+            )
+        else:
+            y, states = reference.selective_scan(inputs, cu_seqlens, initial_states)
     y = written(y.to(u.dtype), out)
     if not return_final_states:
         return y
     assert states is not None
     return y, states
-
-
-def _single(value: Any) -> Any:
-    return value.float() if value is not None and value.is_floating_point() else value

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels.packing import needs_gradient
 from ssmrank.kernels.selective_scan import cpu_loops as loops
+from ssmrank.kernels.selective_scan.inputs import ScanInputs
 from ssmrank.kernels.simd import LANES
 from ssmrank.kernels.simd.threads import run_tasks
 from ssmrank.kernels.simd.vectors import LOG2_E
@@ -19,14 +21,7 @@ _BACKWARD_TASKS = 16
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    inputs: ScanInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
@@ -38,20 +33,21 @@ def selective_scan(
 
     Not differentiable with an index or into `out`.
     """
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_states)
-    differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    padding = -u.shape[1] % LANES
+    differentiable = needs_gradient(*inputs, initial_states)
+    padding = -inputs.u.shape[1] % LANES
     if padding:
         # Padding channels have no input, so their outputs and gradients are zero.
+        u, delta, A, B, C, D, z, delta_bias = inputs
         u, delta, z, D, delta_bias = (_pad(x, padding) for x in (u, delta, z, D, delta_bias))  # type: ignore[assignment]
         A, initial_states = (_pad(x, padding, -2) for x in (A, initial_states))  # type: ignore[assignment]
-    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_states, cu_seqlens, need_final)
+        inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias)
     if differentiable:
         assert initial_index is None and out is None
-        y, final = _SelectiveScan.apply(*arguments)
+        y, final = _SelectiveScan.apply(*inputs, initial_states, cu_seqlens, need_final)
     else:
         whole = out if not padding else None
-        y, final, _ = _forward(_Inputs(*arguments), checkpoints=False, index=initial_index, out=whole)
+        layout = _Layout(inputs, initial_states, cu_seqlens, need_final)
+        y, final, _ = _forward(layout, checkpoints=False, index=initial_index, out=whole)
     if padding:
         y = y[:, :-padding]
         final = final if final is None else final[:, :-padding]
@@ -64,23 +60,11 @@ def _pad(x: Tensor | None, amount: int, dimension: int = -1) -> Tensor | None:
     return torch.nn.functional.pad(x, (0, amount) if dimension == -1 else (0, 0, 0, amount))
 
 
-class _Inputs:
+class _Layout:
     """The tensors in the layout that the loops read, and their addresses."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        initial_states: Tensor | None,
-        cu_seqlens: Tensor,
-        need_final: bool,
-    ) -> None:
+    def __init__(self, inputs: ScanInputs, initial_states: Tensor | None, cu_seqlens: Tensor, need_final: bool) -> None:
+        u, delta, A, B, C, D, z, delta_bias = inputs
         self.tokens, self.channels = u.shape
         self.states = A.shape[1]
         self.u, self.delta, self.B, self.C = (_rows(x) for x in (u, delta, B, C))
@@ -138,58 +122,58 @@ def _address(x: Tensor | None) -> int:
 
 
 def _forward(
-    inputs: _Inputs, checkpoints: bool, index: Tensor | None = None, out: Tensor | None = None
+    layout: _Layout, checkpoints: bool, index: Tensor | None = None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    new = inputs.u.new_empty
-    shape = (inputs.states, inputs.channels)
-    y = new(inputs.tokens, inputs.channels) if out is None else out
-    final = new(inputs.sequences, *shape) if inputs.need_final else None
-    stored = new(int(inputs.chunk_offsets[-1]), *shape) if checkpoints else None
+    new = layout.u.new_empty
+    shape = (layout.states, layout.channels)
+    y = new(layout.tokens, layout.channels) if out is None else out
+    final = new(layout.sequences, *shape) if layout.need_final else None
+    stored = new(int(layout.chunk_offsets[-1]), *shape) if checkpoints else None
     arguments = (
-        *inputs.addresses(),
-        *(_address(x) for x in (y, inputs.initial, final, stored, inputs.chunk_offsets)),
-        inputs.channels,
-        inputs.states,
+        *layout.addresses(),
+        *(_address(x) for x in (y, layout.initial, final, stored, layout.chunk_offsets)),
+        layout.channels,
+        layout.states,
         _address(index),
     )
-    run_tasks(loops.scan_forward, [(*task, *arguments) for task in inputs.tasks(torch.get_num_threads())[0]])
+    run_tasks(loops.scan_forward, [(*task, *arguments) for task in layout.tasks(torch.get_num_threads())[0]])
     return y, None if final is None else final.transpose(1, 2), stored
 
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        inputs = _Inputs(*arguments)
-        y, final, stored = _forward(inputs, checkpoints=True)
+        *tensors, initial_states, cu_seqlens, need_final = arguments
+        y, final, stored = _forward(
+            _Layout(ScanInputs(*tensors), initial_states, cu_seqlens, need_final), checkpoints=True
+        )
         ctx.save_for_backward(*arguments[:-1], stored)
         ctx.set_materialize_grads(False)
-        ctx.need_final = inputs.need_final
+        ctx.need_final = need_final
         return y, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved: Any = ctx.saved_tensors
-        stored = saved[-1]
-        arguments = (*saved[:-1], ctx.need_final)
-        inputs = _Inputs(*arguments)
-        new, tokens, channels, states = inputs.u.new_empty, inputs.tokens, inputs.channels, inputs.states
-        grad_y = inputs.u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
+        *tensors, initial_states, cu_seqlens, stored = ctx.saved_tensors
+        layout = _Layout(ScanInputs(*tensors), initial_states, cu_seqlens, ctx.need_final)
+        new, tokens, channels, states = layout.u.new_empty, layout.tokens, layout.channels, layout.states
+        grad_y = layout.u.new_zeros(tokens, channels) if grad_y is None else _rows(grad_y)
         if grad_final is not None:
             grad_final = grad_final.transpose(1, 2).contiguous()
         grad_u, grad_delta = new(tokens, channels), new(tokens, channels)
-        grad_z = None if inputs.z is None else new(tokens, channels)
-        grad_initial = None if inputs.initial is None else torch.empty_like(inputs.initial)
+        grad_z = None if layout.z is None else new(tokens, channels)
+        grad_initial = None if layout.initial is None else torch.empty_like(layout.initial)
 
-        tasks, groups = inputs.tasks(_BACKWARD_TASKS)
+        tasks, groups = layout.tasks(_BACKWARD_TASKS)
         # Gradients that several tasks add to have a copy for each task; the copies are summed afterwards.
-        grad_rates = inputs.u.new_zeros(groups, states, channels)
-        grad_D, grad_bias = inputs.u.new_zeros(groups, channels), inputs.u.new_zeros(groups, channels)
+        grad_rates = layout.u.new_zeros(groups, states, channels)
+        grad_D, grad_bias = layout.u.new_zeros(groups, channels), layout.u.new_zeros(groups, channels)
         blocks = len(tasks) // groups
         grad_B, grad_C = new(blocks, tokens, states), new(blocks, tokens, states)
         rest = (
-            *inputs.addresses(),
-            *(_address(x) for x in (stored, inputs.chunk_offsets)),
+            *layout.addresses(),
+            *(_address(x) for x in (stored, layout.chunk_offsets)),
             *_place(grad_y),
             *(_address(x) for x in (grad_final, grad_u, grad_delta, grad_z, grad_initial)),
             channels,

@@ -34,6 +34,7 @@ from ssmrank.kernels.selective_scan.gpu_backward import backward_kernel
 from ssmrank.kernels.selective_scan.gpu_forward import forward_kernel
 from ssmrank.kernels.selective_scan.gpu_segments import beginnings_kernel, ends_kernel, join_kernel, table_kernel
 from ssmrank.kernels.selective_scan.gpu_tiles import SPREAD, projections_backward_kernel, projections_kernel
+from ssmrank.kernels.selective_scan.inputs import ScanInputs
 
 CHUNK = 16
 """Steps between stored states, a multiple of both tiles."""
@@ -56,14 +57,7 @@ PROGRAMS = 8192
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    inputs: ScanInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
@@ -76,6 +70,7 @@ def selective_scan(
     Not differentiable with an index or into `out`.
     """
     # Within the kernels channels are contiguous in A and in states too.
+    u, delta, A, B, C, D, z, delta_bias = inputs
     rates = A.t().float().contiguous()
     D = None if D is None else D.float().contiguous()
     delta_bias = None if delta_bias is None else delta_bias.float().contiguous()
@@ -83,11 +78,11 @@ def selective_scan(
     u, delta, B, C = map(dense, (u, delta, B, C))
     z = None if z is None else dense(z)
     starts = cu_seqlens.to(u.device, torch.int64).contiguous()
-    arguments = (u, delta, rates, B, C, D, z, delta_bias, initial_states, starts, need_final)
+    ready = ScanInputs(u, delta, rates, B, C, D, z, delta_bias)
     if initial_index is None and out is None:
-        y, final = _SelectiveScan.apply(*arguments)
+        y, final = _SelectiveScan.apply(*ready, initial_states, starts, need_final)
     else:
-        y, final, _ = forward(*arguments, keep=False, index=initial_index, out=out)
+        y, final, _ = forward(ready, initial_states, starts, need_final, keep=False, index=initial_index, out=out)
     return y, None if final is None else final.transpose(1, 2)
 
 
@@ -145,15 +140,14 @@ def _segments(starts: Tensor, tokens: int, channels: int) -> Tensor | None:
 
 
 def forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
-    initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool, index: Tensor | None = None,
-    out: Tensor | None = None, rounded: bool = False,
+    inputs: ScanInputs, initial: Tensor | None, starts: Tensor, need_final: bool, *, keep: bool,
+    index: Tensor | None = None, out: Tensor | None = None, rounded: bool = False,
 ) -> tuple[Tensor, Tensor | None, Kept]:  # fmt: skip
     """Returns contiguous y in u's dtype (or `out`), the final states if needed, and what is kept if `keep` is true.
 
     Args:
-        u, delta, z: `[T, channels]`; B, C: `[T, N]`. Rows of all five may be strided.
-        A: `[N, channels]`, float32 and contiguous, as `D` and `bias` `[channels]` are.
+        inputs: rows of u, delta, z, B and C may be strided. A is `[N, channels]`, float32 and contiguous, as D and
+            delta_bias are.
         initial: `[S, N, channels]`, float32 and contiguous, as the final states are.
         starts: int64 `[S + 1]`.
         need_final: whether final states are returned.
@@ -162,6 +156,7 @@ def forward(
         out: `[T, channels]`, contiguous.
         rounded: whether states may be kept in u's dtype. The output does not change.
     """
+    u, delta, A, B, C, _, _, bias = inputs
     (tokens, channels), states, sequences = u.shape, A.shape[0], len(starts) - 1
     y = u.new_empty(tokens, channels) if out is None else out
     final = A.new_empty(sequences, states, channels) if need_final else None
@@ -174,20 +169,20 @@ def forward(
         tiles = _tiles(B, C, segments, FORWARD["TILE"])
         begun, totals = _segment_states(u, delta, A, bias, initial, starts, segments, tiles, final)
         stored = _stored(A, segments, tokens, A.dtype) if keep else None
-        _launch_forward(u, delta, A, tiles, D, z, bias, begun, segments, None, y, None, stored)
+        _launch_forward(inputs, tiles, begun, segments, None, y, None, stored)
         return y, final, Kept(stored, segments, begun, totals)
     rounded = rounded and initial is None and BACKWARD["TILE"] == CHUNK  # then the kernel reads no other states
     stored = _stored(A, starts, tokens, u.dtype if rounded else A.dtype) if keep else None
     tiles = _tiles(B, C, starts, FORWARD["TILE"])
-    _launch_forward(u, delta, A, tiles, D, z, bias, initial, starts, index, y, final, stored)
+    _launch_forward(inputs, tiles, initial, starts, index, y, final, stored)
     return y, final, Kept(stored)
 
 
 def _launch_forward(
-    u: Tensor, delta: Tensor, A: Tensor, tiles: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
-    initial: Tensor | None, starts: Tensor, index: Tensor | None, y: Tensor, final: Tensor | None,
-    stored: Tensor | None,
+    inputs: ScanInputs, tiles: Tensor, initial: Tensor | None, starts: Tensor, index: Tensor | None, y: Tensor,
+    final: Tensor | None, stored: Tensor | None,
 ) -> None:  # fmt: skip
+    u, delta, A, _, _, D, z, bias = inputs
     channels, states, sequences = u.shape[1], A.shape[0], len(starts) - 1
     _, groups = grid = _grid(channels, sequences, FORWARD["BLOCK"])
     running = A.new_empty(groups, states, channels)
@@ -262,14 +257,14 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
-    initial: Tensor | None, starts: Tensor, kept: Kept, grad_y: Tensor, grad_final: Tensor | None,
-    grad_initial: Tensor | None, into: Gradients,
+    inputs: ScanInputs, initial: Tensor | None, starts: Tensor, kept: Kept, grad_y: Tensor,
+    grad_final: Tensor | None, grad_initial: Tensor | None, into: Gradients,
 ) -> Tensor:  # fmt: skip
-    """Writes `into` and `grad_initial`. Rows of grad_y, u, delta, B, C and z may be strided.
+    """Writes `into` and `grad_initial`; inputs are as in `forward`. Rows of grad_y may be strided.
 
     Returns parts of the other gradients to be summed, float32 `[parts, N C + 2 C]`: those of A `[N, C]`, D and bias.
     """
+    u, delta, A, B, C, D, z, bias = inputs
     channels, states = u.shape[1], A.shape[0]
     ordinary = starts if kept.segments is None else kept.segments
     sequences, tile = len(ordinary) - 1, BACKWARD["TILE"]
@@ -304,7 +299,8 @@ def backward(
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        y, final, kept = forward(*arguments, keep=any(ctx.needs_input_grad))
+        *tensors, initial, starts, need_final = arguments
+        y, final, kept = forward(ScanInputs(*tensors), initial, starts, need_final, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.set_materialize_grads(False)
         return y, final
@@ -312,7 +308,9 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, z, bias, initial, starts, *kept = ctx.saved_tensors
+        count = len(ScanInputs._fields)
+        inputs, (initial, starts, *kept) = ScanInputs(*ctx.saved_tensors[:count]), ctx.saved_tensors[count:]
+        u, delta, A, B, C, D, z, bias = inputs
         (tokens, channels), states = u.shape, A.shape[0]
         grad_y = u.new_zeros(tokens, channels) if grad_y is None else dense(grad_y)
         grad_final = None if grad_final is None else grad_final.float().contiguous()
@@ -325,9 +323,7 @@ class _SelectiveScan(torch.autograd.Function):
             None if z is None else z.new_empty(tokens, channels),
             None,
         )
-        sums = backward(
-            u, delta, A, B, C, D, z, bias, initial, starts, Kept(*kept), grad_y, grad_final, grad_initial, grads
-        )
+        sums = backward(inputs, initial, starts, Kept(*kept), grad_y, grad_final, grad_initial, grads)
         grad_A, grad_D, grad_bias = add_columns(sums)[0].split([A.numel(), channels, channels])
         return (
             grads.u,

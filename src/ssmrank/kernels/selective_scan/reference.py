@@ -10,21 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmrank.kernels.packing import sequence_bounds
+from ssmrank.kernels.selective_scan.inputs import ScanInputs
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    inputs: ScanInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gu & Dao 2023, algorithm 2, with shapes as in `packed_selective_scan`; returns y and the final states."""
+    u, delta, A, B, C, D, z, delta_bias = inputs
     step = F.softplus(delta if delta_bias is None else delta + delta_bias)
     # Unbound once, because the gradient of indexing would fill a whole tensor at each step.
     steps, drives, Bs, Cs = step.unbind(), (step * u).unbind(), B.unbind(), C.unbind()
