@@ -24,6 +24,7 @@ from ssmrank.collections.source import Part, Source
 from ssmrank.config.collections import Expected, ExpectedSplit
 from ssmrank.errors import UserError, shown
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.collection import documents_file, split_folder
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.texts import DuplicateId, StoreWriter, TextStore
 from ssmrank.io.trec import Qrels, check_grade, write_qrels
@@ -59,14 +60,14 @@ def write_collection(
     """
     expected = expected or Expected()
     with atomic_directory(output) as folder:
-        statistics = _write_documents(source, folder / "documents.jsonl")
+        statistics = _write_documents(source, documents_file(folder))
         found = statistics["documents"] + statistics["documents_repeated"]
         _check_number(source.where("documents", 0), "documents", found, expected.documents)
-        documents = TextStore(folder / "documents.jsonl")
+        documents = TextStore(documents_file(folder))
         statistics["splits"] = {}
         for split in splits:
             numbers = expected.splits.get(split, ExpectedSplit())
-            statistics["splits"][split] = _write_split(source, split, documents, folder / "splits" / split, numbers)
+            statistics["splits"][split] = _write_split(source, split, documents, split_folder(folder, split), numbers)
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
     _report(statistics)
     return statistics

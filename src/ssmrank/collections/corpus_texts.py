@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ssmrank.collections.corpus import Text, corpus_files, is_held_out, read_texts
 from ssmrank.config.corpora import Corpus
+from ssmrank.io.collection import documents_file
 from ssmrank.io.jsonl import read_jsonl
 
 
@@ -56,7 +57,7 @@ class CollectionTexts:
     """The non-empty documents of a collection in canonical form; they have no titles."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "documents.jsonl"
+        self._path = documents_file(folder)
 
     def __iter__(self) -> Iterator[tuple[int, Text]]:
         for number, record in read_jsonl(self._path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssmrank.config.negatives import Negatives
 from ssmrank.config.reading import read_settings
+from ssmrank.io.collection import documents_file
 from ssmrank.negatives.files import write_negatives
 
 
@@ -28,6 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
         ranking=arguments.ranking,
         qrels=arguments.qrels,
         output=arguments.output,
-        documents=arguments.collection / "documents.jsonl",
+        documents=documents_file(arguments.collection),
         rivals=arguments.rivals,
     )

@@ -15,6 +15,7 @@ import torch
 
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.checksum import sha256
+from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.models.attention import backend
@@ -55,12 +56,12 @@ class Files:
     @property
     def documents(self) -> Path:
         """The collection's texts."""
-        return self.collection / "documents.jsonl"
+        return documents_file(self.collection)
 
     @property
     def queries(self) -> Path:
         """The split's queries."""
-        return self.collection / "splits" / self.split / "queries.jsonl"
+        return queries_file(self.collection, self.split)
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import scratch_directory
+from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Run, read_run
@@ -38,11 +39,11 @@ def measure(
     precision = resolve_precision(settings.precision, device)
     reranker = load_reranker(checkpoint)
     first_stage = _first(read_run(run), settings.depth, count)
-    queries = read_queries(collection / "splits" / split / "queries.jsonl")
+    queries = read_queries(queries_file(collection, split))
     pairs = pairs_of(first_stage, settings.depth)
     with scratch_directory() as cache:
         documents = token_store(
-            collection / "documents.jsonl",
+            documents_file(collection),
             reranker.template,
             cache,
             pairs.documents,

@@ -10,6 +10,7 @@ from pathlib import Path
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
+from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import iterate_run, sort_ranking
 from ssmrank.retrieval.encoder import BiEncoder
@@ -46,12 +47,12 @@ def retrieve_dense(
     settings: Dense, encoder: Encoder, files: DenseFiles, output: Path, threads: int = 1, leave_out_own: bool = False
 ) -> Written:
     """Writes the run of a split's queries. With `leave_out_own`, a document that has the query's id is no hit."""
-    queries = read_queries(files.collection / "splits" / files.split / "queries.jsonl")
+    queries = read_queries(queries_file(files.collection, files.split))
     model = BiEncoder(files.model, encoder)
     deeper = settings.model_copy(update={"depth": settings.depth + leave_out_own})
     if settings.candidates is not None:
         assert files.candidates is not None
-        documents = TextStore(files.collection / "documents.jsonl")
+        documents = TextStore(documents_file(files.collection))
         rankings = score_candidates(deeper, model, queries, documents, files.candidates)
     else:
         assert files.vectors is not None

@@ -16,6 +16,7 @@ from ssmrank.config.reading import check
 from ssmrank.config.section import Section
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.collection import documents_file
 from ssmrank.io.jsonl import read_jsonl
 from ssmrank.io.plain import read_json
 from ssmrank.io.sealed import check_seal, seal
@@ -53,7 +54,7 @@ def build_index(collection: Path, output: Path, *, stemmer: str = "porter", thre
         raise UserError(f"stemmer {stemmer!r} is unknown; use one of {', '.join(get_args(Stemmer))}")
     if threads < 1:
         raise UserError(f"threads: {threads} is less than 1")
-    documents = collection / "documents.jsonl"
+    documents = documents_file(collection)
     counts = {"indexed": 0, "empty": 0}
 
     def on_message(message: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ssmrank.config.retrievers import FileRetriever, RunFile
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import verify_sha256
+from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.texts import TextStore, UnknownId, read_queries
 from ssmrank.io.trec import iterate_run, strictly_decreasing
 from ssmrank.retrieval.first_stage import Ranking, Written, without_own, write_first_stage
@@ -32,10 +33,10 @@ def import_run(
     if not path.is_file():
         raise UserError(f"{path}: no such file; correct the path under retrievers")
     verify_sha256(path, file.sha256)
-    queries = read_queries(collection / "splits" / split / "queries.jsonl")
+    queries = read_queries(queries_file(collection, split))
     # One more, since the query's own document may be among them and is removed.
     depth = settings.depth + leave_out_own
-    texts = TextStore(collection / "documents.jsonl")
+    texts = TextStore(documents_file(collection))
     rankings = _known(iterate_run(path, depth, ties=settings.ties), path, queries, texts)
     if leave_out_own:
         rankings = without_own(rankings, settings.depth)

@@ -13,6 +13,7 @@ from ssmrank.config.encoders import Encoder
 from ssmrank.config.rerankings import Reranking
 from ssmrank.config.teachers import RunTeacher, TeachSettings
 from ssmrank.io.checksum import folder_digests, sha256
+from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import run_writer
@@ -47,12 +48,12 @@ class TeachFiles:
     @property
     def documents(self) -> Path:
         """The collection's texts."""
-        return self.collection / "documents.jsonl"
+        return documents_file(self.collection)
 
     @property
     def queries(self) -> Path:
         """The split's queries."""
-        return self.collection / "splits" / self.split / "queries.jsonl"
+        return queries_file(self.collection, self.split)
 
 
 def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output: Path) -> None:

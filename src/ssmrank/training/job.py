@@ -18,6 +18,7 @@ from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
+from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
 from ssmrank.models.attention import backend
@@ -63,11 +64,11 @@ class TrainFiles:
     @property
     def documents(self) -> Path:
         """The collection's texts."""
-        return self.collection / "documents.jsonl"
+        return documents_file(self.collection)
 
     def queries(self, split: str) -> Path:
         """The queries of a split."""
-        return self.collection / "splits" / split / "queries.jsonl"
+        return queries_file(self.collection, split)
 
 
 class Job:

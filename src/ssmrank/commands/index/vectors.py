@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.reading import read_settings
+from ssmrank.io.collection import documents_file
 from ssmrank.retrieval.encoder import BiEncoder, fingerprint
 from ssmrank.retrieval.vectors import encode_collection
 
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Encodes the documents."""
     settings = read_settings(Encoder, arguments.settings)
-    documents = arguments.collection / "documents.jsonl"
+    documents = documents_file(arguments.collection)
     encoder = BiEncoder(arguments.model, settings)
     encode_collection(
         *(encoder, documents, arguments.output, arguments.state),
