@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, reason_of
 from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.trec import Run, sort_ranking
 from ssmrank.models.precision import Precision, default_device, device_name, resolve_precision
@@ -236,9 +236,9 @@ def _folder_of(model: str | os.PathLike[str], revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except Exception as error:  # the hub's client raises exceptions of many types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model {name}: neither a folder nor to be had from the hub ({reason}); check the name and the network"
+            f"model {name}: neither a folder nor to be had from the hub ({reason_of(error)}); "
+            "check the name and the network"
         ) from error
 
 

@@ -21,6 +21,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of another library's error, or its type's name if it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 def one_line(error: UserError) -> str:
     """The message on one line, with unprintable characters escaped, because a terminal could act on them."""
     text = " ".join(str(error).splitlines())

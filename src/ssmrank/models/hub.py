@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ssmrank.config.models import HubModel
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,8 @@ def download(source: HubModel, target: Path, wanted: Callable[[Iterable[str]], l
     except UserError:
         raise
     except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model {source.id}: cannot be had from the hub ({reason}); check the id and the network, "
+            f"model {source.id}: cannot be had from the hub ({reason_of(error)}); check the id and the network, "
             "or give a folder as source"
         ) from error
     if source.revision != commit:

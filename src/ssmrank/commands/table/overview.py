@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssmrank.commands.table import add_files, requested_files
 from ssmrank.config.overview_settings import OverviewSettings
 from ssmrank.config.reading import read_settings
-from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.reporting.overview import counted, to_csv, to_html, to_latex, to_markdown
 
@@ -18,17 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
     parser.add_argument("--settings", required=True, help="JSON, or a file: what overview_settings gives")
     parser.add_argument("--models", type=Path, required=True, help="folder of the models whose parameters are counted")
-    parser.add_argument("--tex", type=Path, help="LaTeX file to write; needs booktabs")
-    parser.add_argument("--csv", type=Path, help="CSV file to write")
-    parser.add_argument("--markdown", type=Path, help="Markdown file to write")
-    parser.add_argument("--html", type=Path, help="page to write")
+    add_files(parser, page="page to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the table in each requested form."""
-    outputs = {name: path for name in _RENDERINGS if (path := getattr(arguments, name)) is not None}
-    if not outputs:
-        raise UserError("nothing to write; give --tex, --csv, --markdown or --html")
+    outputs = requested_files(arguments)
     settings = counted(read_settings(OverviewSettings, arguments.settings), arguments.models)
     for kind, path in outputs.items():
         with atomic_file(path) as stream:

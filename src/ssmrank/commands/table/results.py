@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from ssmrank.commands.table import add_files, requested_files
 from ssmrank.config.reading import read_settings
 from ssmrank.config.table_settings import TableSettings
 from ssmrank.errors import UserError
@@ -22,7 +23,6 @@ from ssmrank.reporting.results import read_results
 from ssmrank.reporting.table import build_table
 
 _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
-_KINDS = (*_RENDERINGS, "html")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,17 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--significance", type=Path, help="CSV of `ssmrank table significance`, if settings ask for it")
     parser.add_argument("--costs", type=Path, help="file of `ssmrank measure costs`, for columns of costs")
-    parser.add_argument("--tex", type=Path, help="LaTeX file to write; needs booktabs")
-    parser.add_argument("--csv", type=Path, help="CSV file to write")
-    parser.add_argument("--markdown", type=Path, help="Markdown file to write")
-    parser.add_argument("--html", type=Path, help="page to write, with where each number comes from")
+    add_files(parser, page="page to write, with where each number comes from")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the requested files, once the whole table has been rendered without error."""
-    outputs = {name: path for name in _KINDS if (path := getattr(arguments, name)) is not None}
-    if not outputs:
-        raise UserError("nothing to write; give --tex, --csv, --markdown or --html")
+    outputs = requested_files(arguments)
     settings = read_settings(TableSettings, arguments.settings)
     if settings.alpha is not None and arguments.significance is None:
         raise UserError("the settings ask for tests; give --significance, the file of `ssmrank table significance`")
