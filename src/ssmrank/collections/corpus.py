@@ -37,7 +37,7 @@ def corpus_files(corpus: Corpus) -> list[Path]:
 def read_texts(path: Path) -> Iterator[Text]:
     """The texts of one file, in order. It has JSON lines, compressed if its name ends in .xz.
 
-    Raises UserError for a damaged file and for a line whose `_id`, `title` or `text` is missing, empty or no string.
+    Raises UserError for a damaged file and for a line whose `_id`, `title` or `text` is missing, empty or not a string.
     """
     with _open(path) as stream:
         number = 0

@@ -22,9 +22,9 @@ _RERANKER = """
 transformers says that it does not use `head.weight` and `head.bias`: they are the layer that scores. It needs ssmrank:
 
 ```python
-from ssmrank.models import load_reranker
+from ssmrank import Reranker
 
-scores = load_reranker("FOLDER").score("state space models", ["Mamba is one of them.", "Boats on a river."])
+scores = Reranker.from_pretrained("FOLDER").score("state space models", ["Mamba is one of them.", "Boats on a river."])
 ```
 """
 
