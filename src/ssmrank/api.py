@@ -14,21 +14,27 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from ssmrank.errors import UserError, reason_of
+from ssmrank.io.atomic import atomic_directory
+from ssmrank.io.model_files import PROVENANCE_FILES
 from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.trec import Run, sort_ranking
+from ssmrank.models.card import CARD_FILE, Scores, model_card
 from ssmrank.models.precision import Precision, default_device, device_name, resolve_precision
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker as Model
-from ssmrank.models.reranker import RerankerSettings, load_reranker
+from ssmrank.models.reranker import RerankerSettings, load_reranker, stored_precision
+from ssmrank.models.upload import upload
 from ssmrank.reranking.engine import PassageWindows, check_scores, plan_work, scores_of_pairs
 from ssmrank.reranking.scoring import Scorer
 
@@ -181,9 +187,52 @@ class Reranker:
             ranked[pair.query].append((pair.document, score))
         return {query: sort_ranking(ranking) for query, ranking in ranked.items()}
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the checkpoint in full precision, as it was read, to a folder that `from_pretrained` reads."""
-        load_reranker(self._folder).save(Path(folder))
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, scores: Scores | None = None, license: str | None = None
+    ) -> None:
+        """Writes the checkpoint, its model card and what records its training to a folder for `from_pretrained`.
+
+        The weights have the precision of the file that they were read from, whatever this reranker computes in.
+        scores, license: as for `push_to_hub`. Raises UserError if the folder cannot be written.
+        """
+        with atomic_directory(Path(folder)) as temporary:
+            self._write(temporary, scores, license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload a reranker",
+        scores: Scores | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hugging Face hub, and returns the address of the commit.
+
+        The repository is created if there is none. Its model card says what is known of the architecture, the training
+        and its data; a checkpoint that has a README.md keeps it.
+
+        repo_id: OWNER/NAME, or NAME for one's own account. token: by default that of `hf auth login` or HF_TOKEN.
+        private: whether a new repository is. revision: an existing branch; None: the main one. create_pr: propose the
+        files as a pull request. scores: values of metrics from 0 to 1 for the card, by test and metric, such as
+        `{"SciFact, test": {"nDCG@10": 0.587}}`. license: an identifier that the hub knows, such as apache-2.0.
+
+        Raises UserError if there is no token, if it must not write there, or if the hub cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            return upload(
+                lambda target: self._write(target, scores, license),
+                Path(folder),
+                repo_id,
+                token=token,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                message=commit_message,
+            )
 
     def __repr__(self) -> str:
         shape = self.model.backbone.config.model_type
@@ -191,6 +240,15 @@ class Reranker:
             f"Reranker({str(self._folder)!r}, {shape}, max_length={self.settings.max_length}, "
             f"device={str(self.device)!r}, precision={self.precision!r})"
         )
+
+    def _write(self, folder: Path, scores: Scores | None, license: str | None) -> None:
+        """Writes everything that belongs to the checkpoint into an existing folder."""
+        model = load_reranker(self._folder)
+        model.to(stored_precision(self._folder)).write(folder)
+        for name in PROVENANCE_FILES:
+            if (self._folder / name).is_file():
+                shutil.copyfile(self._folder / name, folder / name)
+        (folder / CARD_FILE).write_text(model_card(self._folder, model, scores, license), encoding="utf-8")
 
     def _scored(
         self,

@@ -9,6 +9,15 @@ from pathlib import Path
 TRAINED_FILE = "reranker.json"
 """The file with a reranker's settings, in the folder of its weights."""
 
+TRAINING_FILE = "training.json"
+"""In a checkpoint: the settings of its training, and what is known of the model that it started from."""
+PRETRAINING_FILE = "pretraining.json"
+"""In a model that was pretrained here: settings, counts and the loss."""
+COMMITS_FILE = "hub.json"
+"""In a downloaded model: the commit of each repository that its files came from."""
+PROVENANCE_FILES = (TRAINING_FILE, "outcome.json", PRETRAINING_FILE, "sweep.json", COMMITS_FILE)
+"""The files of a checkpoint that say how it was made; none is needed to load it."""
+
 SAFE_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 GGUF_WEIGHTS = ("*.gguf",)

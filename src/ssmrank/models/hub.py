@@ -10,11 +10,9 @@ from pathlib import Path
 
 from ssmrank.config.models import HubModel
 from ssmrank.errors import UserError, reason_of
+from ssmrank.io.model_files import COMMITS_FILE
 
 log = logging.getLogger(__name__)
-
-COMMITS_FILE = "hub.json"
-"""In a model's folder: the commit of each repository that its files came from."""
 
 TRIES = 3
 TIMEOUT_SECONDS = 7.0

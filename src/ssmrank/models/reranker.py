@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -199,6 +200,14 @@ def load_reranker(folder: str | Path) -> Reranker:
     reranker = Reranker(unread_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()
+
+
+def stored_precision(folder: str | Path) -> torch.dtype:
+    """The dtype of the weights in a reranker's checkpoint; float32 if they have several."""
+    file = Path(folder) / _WEIGHTS_FILE
+    with reading(f"{file}: is no whole safetensors file; get it again"), safe_open(file, "pt") as weights:
+        found = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    return {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(found), torch.float32)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -6,25 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmrank.config.pretraining import CardSettings
+from ssmrank.models.card import FOLDER, FOLDER_NOTE
 
-_AUTO_MODEL = """\
-Without ssmrank, its states are transformers' (`FOLDER` is this folder):
+_AUTO_MODEL = f"""\
+Without ssmrank, its states are transformers'{FOLDER_NOTE}:
 
 ```python
 from transformers import AutoModel, AutoTokenizer
 
-model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
+model, tokenizer = AutoModel.from_pretrained("{FOLDER}"), AutoTokenizer.from_pretrained("{FOLDER}")
 states = model(**tokenizer("state space models", return_tensors="pt")).last_hidden_state
 ```
 """
 
-_RERANKER = """
+_RERANKER = f"""
 transformers says that it does not use `head.weight` and `head.bias`: they are the layer that scores. It needs ssmrank:
 
 ```python
 from ssmrank import Reranker
 
-scores = Reranker.from_pretrained("FOLDER").score("state space models", ["Mamba is one of them.", "Boats on a river."])
+reranker = Reranker.from_pretrained("{FOLDER}")
+scores = reranker.score("state space models", ["Mamba is one of them.", "Boats on a river."])
 ```
 """
 

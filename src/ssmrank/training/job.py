@@ -19,9 +19,11 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
 from ssmrank.io.collection import documents_file, queries_file
+from ssmrank.io.model_files import TRAINING_FILE
 from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
 from ssmrank.models.attention import backend
+from ssmrank.models.card import origin_of
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Kind, Reranker, new_reranker
 from ssmrank.models.tokens import TokenStore, token_store
@@ -90,9 +92,11 @@ class Job:
         self.precision = resolve_precision(settings.precision, device)
         torch.manual_seed(settings.seed)
         self.reranker = self._new_reranker()
+        self.origin = origin_of(files.model)
         if workers.rank > 0:
             torch.manual_seed(settings.seed + workers.rank)  # the same weights, but other dropout in each process
         groups = _groups(files.negatives, settings)
+        self.groups = len(groups)
         held_out = _held_out(files, settings)
         documents = self._tokens(groups, held_out)
         self.data = GroupSequences(
@@ -165,9 +169,19 @@ class Job:
             if outcome["status"] == "ok":
                 self.reranker.cpu().write(folder)
             (folder / "outcome.json").write_text(json.dumps(outcome, indent=2) + "\n")
+            (folder / TRAINING_FILE).write_text(json.dumps(self._provenance(), indent=2) + "\n")
             if tracking_run:
                 (folder / "mlflow_run_id").write_text(tracking_run + "\n")
         self.state.clear()
+
+    def _provenance(self) -> dict[str, Any]:
+        """What the model card says of the training; it has names, and no paths."""
+        return {
+            "model": self.files.model.name,
+            "settings": self.settings.model_dump(),
+            "groups": self.groups,
+            "from": self.origin,
+        }
 
     def _new_reranker(self) -> Reranker:
         return new_reranker(self.files.model, self.files.kind, self.settings.max_length)
