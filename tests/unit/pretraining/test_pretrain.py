@@ -336,7 +336,8 @@ def test_a_published_reranker_scores_and_is_fine_tuned_further(
     )
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     shown = as_the_card_shows(folder)
-    assert shown["scores"] == load_reranker(folder).score("state space models", list(SHOWN))
+    exact = load_reranker(folder).score("state space models", list(SHOWN))
+    assert shown["scores"] == pytest.approx(exact, abs=1e-2)  # the card's code computes in bf16 where the CPU can
     own = trained.backbone.state_dict()
     assert all(
         torch.equal(tensor.bfloat16(), own[name].bfloat16()) for name, tensor in shown["model"].named_parameters()
