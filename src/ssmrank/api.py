@@ -12,14 +12,15 @@ that several queries share only once.
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -86,6 +87,10 @@ class Reranker:
         instructions for it, else fp32. revision: that of the repository. token_budget: the most tokens in one forward
         pass; a larger budget takes more memory. Raises UserError if there is no such model or it is damaged.
         """
+        if precision not in ("auto", *get_args(Precision)):
+            raise UserError(f"precision {precision}: give auto, {', '.join(get_args(Precision))}")
+        if token_budget < 1:
+            raise UserError(f"token_budget {token_budget}: give at least one token, such as 16384")
         folder = _folder_of(model, revision)
         place = default_device() if device == "auto" else _device(device)
         with quiet_transformers():
@@ -104,27 +109,29 @@ class Reranker:
     def score(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         *,
         passages: PassageWindows | None = None,
         progress: Progress | None = None,
     ) -> list[float]:
         """Scores of the documents for the query, in the order given; higher is more relevant.
 
-        A document that is too long is cut; with `passages` its score is that of its best window (MaxP). A query that
-        leaves no room for a document is cut to half of the longest input. Raises UserError if `documents` is a single
-        string.
+        Equal documents get equal scores. A document that is too long is cut; with `passages` its score is that of its
+        best window (MaxP). A query that leaves no room for a document is cut to half of the longest input. Raises
+        UserError if `query` or one of `documents` is no text.
         """
-        _check_texts(query, documents)
-        ids = [str(number) for number in range(len(documents))]
-        pairs = Pairs.of(("query", id) for id in ids)
-        texts = dict(zip(ids, documents, strict=True))
-        return self._scored(pairs, {"query": query}, texts, passages, progress).tolist()
+        texts = _texts(query, documents)
+        # A text that is given twice is scored once: the other sequences of a batch decide the last bits of a score.
+        ids = {text: str(number) for number, text in enumerate(dict.fromkeys(texts))}
+        pairs = Pairs.of(("query", id) for id in ids.values())
+        by_id = {id: text for text, id in ids.items()}
+        scores = self._scored(pairs, {"query": query}, by_id, passages, progress).tolist()
+        return [scores[int(ids[text])] for text in texts]
 
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         top_k: int | None = None,
         *,
         passages: PassageWindows | None = None,
@@ -132,18 +139,18 @@ class Reranker:
     ) -> list[Ranked]:
         """The documents, most relevant first; documents of equal score keep their order.
 
-        top_k: how many are returned; None: all. Raises UserError as `score` does.
+        top_k: at most how many are returned; None: all. Raises UserError as `score` does.
         """
-        if top_k is not None and top_k < 0:
-            raise UserError(f"top_k {top_k}: give a number of documents, or None for all")
-        scores = self.score(query, documents, passages=passages, progress=progress)
+        _check_count("top_k", top_k)
+        texts = _texts(query, documents)
+        scores = self.score(query, texts, passages=passages, progress=progress)
         best = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_k]
-        return [Ranked(index, scores[index], documents[index]) for index in best]
+        return [Ranked(index, scores[index], texts[index]) for index in best]
 
     def rank_many(
         self,
         queries: Mapping[str, str],
-        candidates: Mapping[str, Sequence[str]],
+        candidates: Mapping[str, Iterable[str]],
         documents: Mapping[str, str],
         *,
         passages: PassageWindows | None = None,
@@ -155,7 +162,7 @@ class Reranker:
         order, by descending id. Raises UserError for an id without a text and for a document that a query lists twice.
         """
         return self.rerank_run(
-            {query: [(id, 0.0) for id in ids] for query, ids in candidates.items()},
+            {query: [(id, 0.0) for id in _ids(query, ids)] for query, ids in candidates.items()},
             queries,
             documents,
             passages=passages,
@@ -164,7 +171,7 @@ class Reranker:
 
     def rerank_run(
         self,
-        run: Mapping[str, Sequence[tuple[str, float]]],
+        run: Mapping[str, Iterable[tuple[str, float]]],
         queries: Mapping[str, str],
         documents: Mapping[str, str],
         depth: int | None = None,
@@ -177,12 +184,13 @@ class Reranker:
         run: as `ssmrank.io.trec.read_run` returns it. depth: None: all documents. Queries without documents keep an
         empty ranking. Raises UserError as `rank_many` does.
         """
-        deepest = max((len(ranking) for ranking in run.values()), default=0)
-        cut = {query: list(ranking) for query, ranking in run.items()}
-        pairs = pairs_of(cut, deepest if depth is None else depth)
+        _check_count("depth", depth)
+        rankings = {query: list(ranking) for query, ranking in run.items()}
+        deepest = max(map(len, rankings.values()), default=0)
+        pairs = pairs_of(rankings, deepest if depth is None else depth)
         _check_ids(pairs, queries, documents)
         scores = self._scored(pairs, queries, documents, passages, progress).tolist()
-        ranked: dict[str, list[tuple[str, float]]] = {query: [] for query in run}
+        ranked: dict[str, list[tuple[str, float]]] = {query: [] for query in rankings}
         for pair, score in zip(pairs, scores, strict=True):
             ranked[pair.query].append((pair.document, score))
         return {query: sort_ranking(ranking) for query, ranking in ranked.items()}
@@ -310,23 +318,62 @@ def _device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _check_texts(query: str, documents: Sequence[str]) -> None:
+def _texts(query: str, documents: Iterable[str]) -> list[str]:
+    """The documents as a list. Raises UserError if one of them, or the query, is no text."""
     if not isinstance(query, str):
-        raise UserError(f"query: a {type(query).__name__}; give one text, and many queries to rank_many")
-    if isinstance(documents, str):
-        raise UserError("documents is one text; give a list of texts, if only of one")
-    odd = next((index for index, document in enumerate(documents) if not isinstance(document, str)), None)
-    if odd is not None:
-        raise UserError(f"documents[{odd}]: a {type(documents[odd]).__name__}; give texts")
+        raise UserError(f"query: {_kind(query)}; give one text, and many queries to rank_many")
+    if isinstance(documents, str | bytes | Mapping) or not isinstance(documents, Iterable):
+        raise UserError(f"documents: {_kind(documents)}; give a list of texts, also for one text")
+    texts = list(documents)
+    _check_text("query", query)
+    for index, text in enumerate(texts):
+        _check_text(f"documents[{index}]", text)
+    return texts
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise UserError(f"{name}: {_kind(text)}; give a text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{name}: character {error.start} is half of a pair (a surrogate); decode it again"
+            ) from error
+
+
+def _kind(value: object) -> str:
+    """The type of a value, for a message."""
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _check_count(name: str, count: int | None) -> None:
+    if count is None:
+        return
+    try:
+        valid = operator.index(count) >= 0
+    except TypeError:
+        valid = False
+    if not valid:
+        raise UserError(f"{name} {count}: give a whole number of documents, or None for all")
+
+
+def _ids(query: str, ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise UserError(f"query {query}: its candidates are one text; give a list of document ids")
+    return list(ids)
 
 
 def _check_ids(pairs: Pairs, queries: Mapping[str, str], documents: Mapping[str, str]) -> None:
     for kind, ids, texts in (("query", pairs.queries, queries), ("document", pairs.documents, documents)):
-        unknown = next((id for id in ids if id not in texts), None)
-        if unknown is not None:
-            raise UserError(f"{kind} {unknown}: no text is given for it")
-    asked: set[tuple[int, int]] = set()
+        for id in ids:
+            if id not in texts:
+                raise UserError(f"{kind} {id}: no text is given for it")
+            _check_text(f"{kind} {id}", texts[id])
+    seen: set[tuple[int, int]] = set()
     for place, pair in enumerate(zip(pairs.query.tolist(), pairs.document.tolist(), strict=True)):
-        if pair in asked:
-            raise UserError(f"query {pairs[place].query}: document {pairs[place].document} stands twice; give it once")
-        asked.add(pair)
+        if pair in seen:
+            query, document = pairs[place]
+            raise UserError(f"query {query}: document {document} is listed twice; give it once")
+        seen.add(pair)

@@ -62,9 +62,31 @@ def test_rank(reranker, alone):
     assert all(place.document is DOCUMENTS[place.index] for place in ranking)
     assert reranker.rank(QUERY, DOCUMENTS, top_k=2) == ranking[:2]
     assert reranker.rank(QUERY, DOCUMENTS, top_k=0) == []
-    same = reranker.rank(QUERY, ["snow", "river", "snow"])
-    assert [place.index for place in same if place.document == "snow"] == [0, 2]
-    assert isinstance(same[0], Ranked)
+    assert reranker.rank(QUERY, DOCUMENTS, top_k=99) == ranking
+    assert isinstance(ranking[0], Ranked)
+
+
+def test_equal_documents_have_equal_scores_and_keep_their_order(reranker):
+    for texts in (["snow", "river", "snow"], ["snow", *DOCUMENTS, "snow", *DOCUMENTS[:2] * 3]):
+        scores = reranker.score(QUERY, texts)
+        assert len(set(scores)) == len(set(texts))
+        ranked = reranker.rank(QUERY, texts)
+        assert [place.index for place in ranked if place.document == "snow"] == [
+            index for index, text in enumerate(texts) if text == "snow"
+        ]
+
+
+def test_documents_may_be_empty_and_come_from_a_generator(reranker):
+    assert reranker.rank(QUERY, []) == []
+    assert reranker.rank_many({}, {}, {}) == {}
+    assert reranker.rank_many(QUERIES, {"q1": []}, TEXTS) == {"q1": []}
+    assert all(np.isfinite(reranker.score("", ["", " ", "\n"])))
+    generated = reranker.rank(QUERY, (text for text in DOCUMENTS))
+    assert generated == reranker.rank(QUERY, DOCUMENTS) == reranker.rank(QUERY, tuple(DOCUMENTS))
+    listed = reranker.rank_many(QUERIES, {"q1": ["d0", "d1"]}, TEXTS)
+    assert reranker.rank_many(QUERIES, {"q1": iter(["d0", "d1"])}, TEXTS) == listed
+    run = {"q1": iter([("d0", 2.0), ("d1", 1.0)])}
+    assert reranker.rerank_run(run, QUERIES, TEXTS) == listed
 
 
 def test_queries_of_one_call_share_documents_and_score_as_each_alone(reranker, alone):
@@ -114,13 +136,24 @@ def test_repr_says_model_length_device_and_precision(reranker):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: r.score(QUERY, "one text"), "documents is one text"),
-        (lambda r: r.score(["a"], ["b"]), "query: a list"),
-        (lambda r: r.score(QUERY, ["a", None]), "documents[1]: a NoneType"),
-        (lambda r: r.rank(QUERY, ["a"], -1), "top_k -1"),
+        (lambda r: r.score(QUERY, "one text"), "documents: of type str; give a list of texts, also for one text"),
+        (lambda r: r.rank(QUERY, {"d1": "a"}), "documents: of type dict; give a list of texts"),
+        (lambda r: r.rank(QUERY, None), "documents: None; give a list of texts"),
+        (lambda r: r.score(["a"], ["b"]), "query: of type list; give one text, and many queries to rank_many"),
+        (lambda r: r.score(QUERY, ["a", None]), "documents[1]: None; give a text"),
+        (lambda r: r.score(QUERY, ["a", b"b"]), "documents[1]: of type bytes; give a text"),
+        (lambda r: r.score(QUERY, ["é", "b\ud83d"]), "documents[1]: character 1 is half of a pair (a surrogate)"),
+        (lambda r: r.rank(QUERY, ["a"], -1), "top_k -1: give a whole number of documents, or None for all"),
+        (lambda r: r.rank(QUERY, ["a"], 1.5), "top_k 1.5: give a whole number"),
+        (lambda r: r.rerank_run({"q1": [("d0", 1.0)]}, QUERIES, TEXTS, depth=-1), "depth -1: give a whole number"),
+        (lambda r: r.rank_many(QUERIES, {"q1": "d0"}, TEXTS), "query q1: its candidates are one text"),
+        (lambda r: r.rank_many(QUERIES, {"q1": ["d0"]}, {"d0": None}), "document d0: None; give a text"),
+        (lambda r: r.score(QUERY, ["a"], passages=PassageWindows(0, 4)), "passages: length 0, stride 4"),
+        (lambda r: Reranker.from_pretrained("models/minis/mamba2", token_budget=0), "token_budget 0"),
+        (lambda r: Reranker.from_pretrained("models/minis/mamba2", precision="fp64"), "precision fp64"),
         (lambda r: r.rank_many(QUERIES, {"q9": ["d0"]}, TEXTS), "query q9: no text"),
         (lambda r: r.rank_many(QUERIES, {"q1": ["d9"]}, TEXTS), "document d9: no text"),
-        (lambda r: r.rank_many(QUERIES, {"q1": ["d0", "d0"]}, TEXTS), "document d0 stands twice"),
+        (lambda r: r.rank_many(QUERIES, {"q1": ["d0", "d0"]}, TEXTS), "document d0 is listed twice"),
         (lambda r: Reranker.from_pretrained("/no/such/folder"), "no such folder"),
         (lambda r: Reranker.from_pretrained("models", device="abacus"), "device abacus"),
         (lambda r: Reranker.from_pretrained("tests/data", device="cpu"), "has no head that scores"),

@@ -44,6 +44,10 @@ class PassageWindows:
     length: int
     stride: int
 
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.stride < 1:
+            raise UserError(f"passages: length {self.length}, stride {self.stride}; both are at least 1 token")
+
 
 @dataclass(frozen=True, eq=False)
 class Work:
