@@ -30,6 +30,7 @@ from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.model_files import PROVENANCE_FILES
 from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.trec import Run, sort_ranking
+from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.card import CARD_FILE, Scores, model_card
 from ssmrank.models.precision import Precision, default_device, device_name, resolve_precision
 from ssmrank.models.quiet import quiet_transformers
@@ -276,7 +277,7 @@ class Reranker:
         found = np.full(len(work.sequences), np.nan, dtype=np.float32)
         began, done = time.perf_counter(), 0
         if not self._called:
-            log.info("first call on %s: the code of the kernels is loaded, or compiled once", device_name(self.device))
+            _say_first_call(self.device)
         for batch in self._scorer.run(enumerate(work.batches)):
             found[batch.pairs] = batch.scores
             done += len(batch.pairs)
@@ -306,6 +307,19 @@ def _folder_of(model: str | os.PathLike[str], revision: str | None) -> Path:
             f"model {name}: neither a folder nor to be had from the hub ({reason_of(error)}); "
             "check the name and the network"
         ) from error
+
+
+def _say_first_call(device: torch.device) -> None:
+    """Says before a first call why it takes longer. What compiles for a CPU says so itself."""
+    name = device_name(device)
+    if device.type == "cuda" and is_available("triton"):
+        from triton import knobs
+
+        folder = Path(knobs.cache.dir)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            log.warning("compiling kernels for %s, once: takes up to a minute (kept in %s)", name, folder)
+            return
+    log.info("first call on %s: loading the code of the kernels", name)
 
 
 def _device(name: str | torch.device) -> torch.device:

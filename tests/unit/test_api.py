@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from ssmrank import api
 from ssmrank.api import PassageWindows, Ranked, Reranker
 from ssmrank.cli import main
 from ssmrank.errors import UserError
@@ -126,6 +129,23 @@ def test_what_is_saved_is_what_was_read(folder, reranker, tmp_path):
     Reranker.from_pretrained(folder, device="cpu", precision="bf16").save_pretrained(tmp_path / "saved")
     again = Reranker.from_pretrained(tmp_path / "saved", device="cpu", precision="fp32")
     assert again.score(QUERY, DOCUMENTS) == reranker.score(QUERY, DOCUMENTS)
+
+
+def test_a_first_call_says_that_it_takes_longer_and_how_long_it_took(folder, caplog, monkeypatch, tmp_path):
+    caplog.set_level(logging.INFO, "ssmrank")
+    own = Reranker.from_pretrained(folder, device="cpu", precision="fp32")
+    own.score(QUERY, DOCUMENTS)
+    first = [record.getMessage() for record in caplog.records if record.name == "ssmrank"]
+    assert first[0].startswith("first call on ") and re.fullmatch(r"first call: done after [0-9.]+ s", first[1])
+    caplog.clear()
+    own.score(QUERY, DOCUMENTS)
+    assert not caplog.records
+    knobs = pytest.importorskip("triton.knobs")
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path / "triton"))
+    monkeypatch.setattr(api, "device_name", lambda device: "some GPU")
+    api._say_first_call(torch.device("cuda"))
+    [record] = caplog.records
+    assert record.levelname == "WARNING" and record.getMessage().startswith("compiling kernels for some GPU, once")
 
 
 def test_repr_says_model_length_device_and_precision(reranker):

@@ -22,6 +22,10 @@ from ssmrank.kernels.simd.vectors import load, sigmoid, store
 def apply(place):
     store(place, sigmoid(load(place)))
 
+@cfunc
+def copy(place):
+    store(place, load(place))
+
 x = np.zeros(16, dtype=np.float32)
 apply.ctypes(x.ctypes.data)
 print(x[0], apply.cache_hits)
@@ -41,11 +45,16 @@ def kernels(tmp_path: Path, root: Path) -> Path:
 
 
 def run(kernels: Path) -> tuple[str, int]:
-    """What the caller prints: the sigmoid of 0, and whether its compiled code was found on disk."""
+    """What the caller prints: the sigmoid of 0, and whether its compiled code was found on disk.
+
+    It says once that it compiles, and only if it does.
+    """
     environment = os.environ | {"PYTHONPATH": str(kernels.parents[1])}
     environment.pop("NUMBA_CACHE_DIR", None)
     command = [sys.executable, "-m", "ssmrank.kernels.caller"]
-    value, hits = subprocess.check_output(command, env=environment, text=True).split()
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    value, hits = finished.stdout.split()
+    assert finished.stderr.count("compiling loops for this CPU") == 1 - int(hits)
     return value, int(hits)
 
 
@@ -59,6 +68,19 @@ def test_an_edit_of_a_called_function_is_compiled(kernels: Path) -> None:
     source.write_text(changed)
     assert run(kernels) == ("0.75", 0)
     assert len(list((kernels / "__pycache__").glob("numba-*"))) == 1
+
+
+def test_a_loop_is_compiled_when_it_is_first_run(root: Path) -> None:
+    code = (
+        "import numpy as np, torch\n"
+        "from ssmrank.kernels.norms import cpu_loops, rms_norm\n"
+        "rms_norm(torch.ones(2, 32), torch.ones(32), 1e-6)\n"
+        "print(*('compiled' in vars(loop) for loop in vars(cpu_loops).values()"
+        " if type(loop).__name__ == 'Loop'))"
+    )
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    assert subprocess.check_output(command, env=environment, text=True).split() == ["True", "False"]
 
 
 def test_the_user_s_folder_of_machine_code_has_one_for_these_sources() -> None:

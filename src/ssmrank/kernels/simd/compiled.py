@@ -8,17 +8,20 @@ so old code is never found. Nothing else of the package is compiled.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite  # type: ignore[import-untyped]
 import numba
 from numba.core import config as _config
+
+log = logging.getLogger(__name__)
 
 settings: Any = _config
 
@@ -36,26 +39,30 @@ def njit(function: Callable[..., Any]) -> Any:
 def cfunc(function: Callable[[int], None]) -> Any:
     """Compiles a function of one integer that C code can call."""
     with _machine_code() as kept:
+        if not _is_cached(function):
+            _say_that_it_takes_long()
         return numba.cfunc(numba.types.void(numba.types.int64), cache=kept)(function)
 
 
-class Loop(NamedTuple):
-    """A compiled loop, as `threads.run_tasks` calls it."""
+class Loop:
+    """A loop that is compiled, or read from the cache, when it is first run: most processes run only some of them.
 
-    name: str
-    compiled: Any
-    """A `numba.cfunc` of the address of a table of tasks (`vectors.next_task`)."""
-    width: int
-    """How many integers a task of it holds."""
+    name: that of its function. width: how many integers a task of it holds.
+    """
+
+    def __init__(self, function: Callable[[int], None], width: int) -> None:
+        self.name, self.width = function.__name__, width
+        self._function = function
+
+    @cached_property
+    def compiled(self) -> Any:
+        """A `numba.cfunc` of the address of a table of tasks (`vectors.next_task`)."""
+        return cfunc(self._function)
 
 
 def loop(read: Any) -> Callable[[Callable[[int], None]], Loop]:
-    """Compiles a loop that takes tasks until none is left; it reads them with the function of `vectors.arguments`."""
-
-    def decorate(function: Callable[[int], None]) -> Loop:
-        return Loop(function.__name__, cfunc(function), read.count)
-
-    return decorate
+    """Makes a loop of a function that takes tasks until none is left. read: the function of `vectors.arguments`."""
+    return lambda function: Loop(function, read.count)
 
 
 def digest() -> str:
@@ -82,6 +89,20 @@ def _machine_code() -> Iterator[bool]:
         yield digest() == _AT_IMPORT
     finally:
         settings.CACHE_DIR = before
+
+
+def _is_cached(function: Callable[..., Any]) -> bool:
+    """Whether the cache has machine code of a function, by the name that numba gives to the file."""
+    named = f"*/*.{function.__qualname__}-{function.__code__.co_firstlineno}.*.nbi"
+    return any(Path(settings.CACHE_DIR).glob(named))
+
+
+@cache
+def _say_that_it_takes_long() -> None:
+    log.warning(
+        "compiling loops for this CPU, once for each version of ssmrank: takes 5 to 10 seconds (kept in %s)",
+        settings.CACHE_DIR,
+    )
 
 
 @cache
