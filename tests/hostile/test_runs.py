@@ -103,7 +103,7 @@ QRELS: dict[str, tuple[bytes | str, str]] = {
     "a letter for a digit": (b"q1 0 d1 O1\n", "qrels:1: grade 'O1' is not a whole number"),
     "a fraction": (b"q1 0 d1 1.5\n", "qrels:1: grade '1.5' is not a whole number"),
     "a power": (b"q1 0 d1 1e30\n", "qrels:1: grade '1e30' is not a whole number"),
-    "beyond 32 bits": (b"q1 0 d1 9999999999\n", "qrels:1: grade 1e+10 is beyond 2,147,483,647"),
+    "beyond a million": (b"q1 0 d1 9999999999\n", "qrels:1: grade 1e+10 is beyond 1,000,000"),
     "5,000 digits": (b"q1 0 d1 " + b"9" * 5000 + b"\n", "qrels:1: grade '999"),
     "a number as Python writes it": (b"q1 0 d1 1_0\n", "qrels:1: grade '1_0' is not a whole number"),
     "digits of another script": ("q1 0 d1 ١\n".encode(), "qrels:1: grade '١' is not a whole number"),

@@ -90,7 +90,7 @@ def test_help_and_light_subcommands_import_no_heavy_library() -> None:
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "main(['params', 'schema'])\n"
-        "heavy = {'torch', 'transformers', 'mlflow', 'ranx', 'pandas', 'pyserini'}\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'ir_measures', 'pandas', 'pyserini'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

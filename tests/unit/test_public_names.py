@@ -104,7 +104,7 @@ def test_the_reranker_is_imported_without_the_pipeline_s_packages(requirements: 
     imported = set(json.loads(finished.stdout))
     # Their own requirements are left out, because torch imports some of these if they are installed (dill, pydot).
     apart = modules_of(set(requirements["pipeline"]), closure(requirements[""]))
-    assert {"dvc", "faiss", "matplotlib", "mlflow", "pyserini", "ranx", "scipy", "snakemake"} <= apart
+    assert {"dvc", "faiss", "ir_measures", "matplotlib", "mlflow", "pyserini", "scipy", "snakemake"} <= apart
     assert "torch" in imported and not imported & apart
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ssmrank.config.evaluation import METRICS, check_metric
+from ssmrank.config.metrics import METRICS_HELP, check_metric
 from ssmrank.config.section import Name, Section
 from ssmrank.config.trainings import RerankerRow
 
@@ -19,7 +19,7 @@ class FittedWeights(Section):
         None, description="the split's collection; null: the run's own, so that each collection has its own weights"
     )
     split: Name = Field(description="one that no table reports which shows the fused runs")
-    metric: str = Field("nDCG@10", description=f"known: {', '.join(METRICS)}")
+    metric: str = Field("nDCG@10", description=METRICS_HELP)
     steps: int = Field(11, ge=2, le=101, description="values of a weight from 0 to 1; all weights add up to 1")
 
     def fitted_on(self, collection: str) -> tuple[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ssmrank.config.metrics import check_metric
 from ssmrank.config.section import Name, Section, Seed, suggest
 from ssmrank.config.trainings import RerankerRow
 
@@ -24,6 +25,11 @@ class TestSet(Section):
     paper: str | None = Field(
         None, description="column of ssmrank/reporting/paper.yaml whose numbers stand beside, such as passage-dev"
     )
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, metric: str) -> str:
+        return check_metric(metric)
 
     @property
     def collections(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ssmrank.config.evaluation import METRICS, check_metric
+from ssmrank.config.metrics import METRICS_HELP, check_metric
 from ssmrank.config.rerankings import LongQueries
 from ssmrank.config.section import Name, Section, Seed
 from ssmrank.errors import shown
@@ -28,7 +28,7 @@ class Validation(Section):
     retriever: Name = Field(description="whose run of that split is reranked")
     depth: int = Field(100, ge=1, description="documents of each query")
     queries: int | None = Field(None, ge=1, description="use this many queries (drawn by seed), not all")
-    metric: str = Field("MRR@10", description=f"known: {', '.join(METRICS)}")
+    metric: str = Field("MRR@10", description=METRICS_HELP)
     every_steps: int = Field(ge=1, description="optimizer steps between two validations; there is one at the end")
     patience: int | None = Field(
         None, ge=1, description="stop after so many validations without a better one; null: never"

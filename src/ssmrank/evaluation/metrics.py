@@ -1,4 +1,4 @@
-"""Metrics of a run by ranx. Where evaluation tools differ, trec_eval's rules apply.
+"""Metrics of a run by ir_measures, which asks trec_eval's own code (pytrec_eval) for most of them.
 
 - A document is relevant from grade 1 on, unless the metric names another grade. Unjudged documents and lower grades are
   not relevant (gain 0).
@@ -12,47 +12,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import ir_measures
 import numpy as np
 
-from ssmrank.config.evaluation import METRIC_PATTERN, METRICS
+from ssmrank.config.metrics import parse_metric
 from ssmrank.errors import UserError
-from ssmrank.evaluation.backend import ranx_metrics
 from ssmrank.io.trec import Qrels, Run, sort_ranking
 
-_RANX_NAMES = {
-    "nDCG": "ndcg",
-    "MRR": "reciprocal_rank",
-    "MAP": "average_precision",
-    "P": "precision",
-    "Recall": "recall",
-    "R": "recall",
-}
-
-_UNJUDGED = -1
-_PADDING = -2
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric of ranx (`function`) at a cutoff (0: none); documents are relevant from grade `relevant` on."""
-
-    name: str
-    function: str
-    cutoff: int
-    relevant: int = 1
-
-    @classmethod
-    def parse(cls, name: str) -> Metric:
-        """Parses a name such as nDCG@10. Raises UserError, which lists the known names, for another one."""
-        match = METRIC_PATTERN.fullmatch(name)
-        if match is None:
-            raise UserError(f"unknown metric {name!r}; known: {', '.join(METRICS)}, where k is a cutoff such as 10")
-        stem = match["graded"] or match["whole"] or match["cut"]
-        cutoff = match["k0"] or match["k1"] or match["k2"] or 0
-        return cls(name, _RANX_NAMES[stem], int(cutoff), int(match["rel1"] or match["rel2"] or 1))
+_QUERIES_AT_ONCE = 500
+"""ir_measures copies judgments and rankings; so many queries are copied at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +47,7 @@ def evaluate(
 
     Raises UserError for an unknown metric, for qrels without queries, and for a run without a query of the qrels.
     """
-    parsed = [Metric.parse(name) for name in metrics]
+    measures = {name: _measure(name) for name in metrics}
     if not qrels:
         raise UserError(f"{run_name}: the qrels name no query; check the qrels' file")
     if run and not run.keys() & qrels.keys():
@@ -83,16 +55,16 @@ def evaluate(
             f"{run_name}: none of its {len(run)} queries (such as {next(iter(run))}) is among the {len(qrels)} of the "
             f"qrels (such as {next(iter(qrels))}); give the qrels of the same collection and split"
         )
-    queries = list(qrels)
-    rankings = [[document for document, _ in sort_ranking(run.get(query, ()))] for query in queries]
-    levels = {level: _arrays(qrels, rankings, level) for level in {metric.relevant for metric in parsed}}
-    module = ranx_metrics()
-    per_query = {}
-    for metric in parsed:
-        function: Callable[..., np.ndarray] = getattr(module, metric.function)
-        values = function(*levels[metric.relevant], metric.cutoff, 1)
-        per_query[metric.name] = {query: float(value) for query, value in zip(queries, values, strict=True)}
-    return MetricValues(queries, per_query, sum(1 for ranking in rankings if not ranking))
+    found = {measure: dict.fromkeys(qrels, 0.0) for measure in measures.values()}
+    without_results = 0
+    for queries in _parts(qrels, _QUERIES_AT_ONCE):
+        judged = {query: _grades(qrels[query]) for query in queries}
+        ranked = {query: _by_rank(ranking) for query in queries if (ranking := sort_ranking(run.get(query, ())))}
+        without_results += len(queries) - len(ranked)
+        for value in ir_measures.iter_calc(list(found), judged, ranked):
+            found[value.measure][value.query_id] = float(value.value)
+    per_query = {name: dict(found[measure]) for name, measure in measures.items()}
+    return MetricValues(list(qrels), per_query, without_results)
 
 
 def mean_metric(qrels: Qrels, run: Run, metric: str, run_name: str = "the run") -> float:
@@ -100,28 +72,24 @@ def mean_metric(qrels: Qrels, run: Run, metric: str, run_name: str = "the run") 
     return evaluate(qrels, run, [metric], run_name).mean()[metric]
 
 
-def _arrays(qrels: Qrels, rankings: Sequence[Sequence[str]], level: int) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays that ranx's functions read, with documents of grade `level` and above as relevant.
-
-    `judged` [queries, relevant, (number, grade)] and `retrieved` [queries, depth, (number, score)], float64, padded.
-    The relevant documents of a query are numbered from 0, best grade first; all others share one number. ranx reads
-    only the order of `retrieved`, so its scores stay 0.
-    """
-    relevant = [
-        {document: number for number, (document, _) in enumerate(ordered)}
-        for ordered in (_relevant(judgments, level) for judgments in qrels.values())
-    ]
-    judged = np.zeros((len(qrels), max([1, *map(len, relevant)]), 2))
-    retrieved = np.zeros((len(rankings), max([1, *map(len, rankings)]), 2))
-    judged[:, :, 0] = _PADDING
-    retrieved[:, :, 0] = _UNJUDGED
-    for row, (query, numbers) in enumerate(zip(qrels, relevant, strict=True)):
-        for document, number in numbers.items():
-            judged[row, number] = number, qrels[query][document]
-        for place, document in enumerate(rankings[row]):
-            retrieved[row, place, 0] = numbers.get(document, _UNJUDGED)
-    return judged, retrieved
+def _measure(name: str) -> ir_measures.Measure:
+    try:
+        return ir_measures.parse_measure(str(parse_metric(name)))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
-def _relevant(judgments: Mapping[str, int], level: int) -> list[tuple[str, int]]:
-    return sorted(((doc, grade) for doc, grade in judgments.items() if grade >= level), key=lambda pair: -pair[1])
+def _parts(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    rest = iter(names)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _grades(judgments: Mapping[str, int]) -> dict[str, int]:
+    """The grades as pytrec_eval takes them: it writes out of bounds for those below -1, which mean the same as -1."""
+    return {document: max(grade, -1) for document, grade in judgments.items()}
+
+
+def _by_rank(ranking: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Scores that fall by one with each rank, so that no measure orders ties in a way of its own."""
+    return {document: float(len(ranking) - rank) for rank, (document, _) in enumerate(ranking)}

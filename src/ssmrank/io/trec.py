@@ -41,7 +41,8 @@ _LARGEST_SCORE = float(np.finfo(np.float32).max)
 LONGEST_LINE = 2**20
 """Lines of a run or of qrels must have fewer bytes than this."""
 
-LARGEST_GRADE = 2**31 - 1
+LARGEST_GRADE = 1_000_000
+"""trec_eval counts the documents of each grade from 0 on, so a grade of 2^31 takes 16 GB."""
 
 _WHOLE = re.compile(r"[-+]?[0-9]{1,10}")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf(inity)?|nan)", re.IGNORECASE)

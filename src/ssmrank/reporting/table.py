@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
+from ssmrank.config.metrics import parse_metric
 from ssmrank.config.table_settings import ResultColumn, ResultRow, TableSettings
 from ssmrank.config.tables import Tolerance
 from ssmrank.errors import UserError
@@ -211,7 +212,7 @@ def verdict(difference: Decimal, tolerance: Tolerance) -> Verdict:
 
 def _check_metrics(settings: TableSettings, paper: Paper) -> None:
     for column in settings.columns:
-        if column.paper is not None and paper.column(column.paper).metric != column.metric:
+        if column.paper is not None and parse_metric(paper.column(column.paper).metric) != parse_metric(column.metric):
             raise UserError(
                 f"column {column.label!r}: its metric is {column.metric}, but the paper's {column.paper} is "
                 f"{paper.column(column.paper).metric}; change one of the keys metric and paper"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ssmrank.config.metrics import ALIASES, MEASURES
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.files import open_file
@@ -33,7 +34,7 @@ _MARK = ".delivered"
 _VIEW = "metrics"
 """Names the view of the page that shows metrics."""
 
-_MEAN = re.compile(r"/(nDCG|MRR|MAP|P|Recall|R)(_at_|_|$)[^/]*$")
+_MEAN = re.compile(rf"/({'|'.join([*MEASURES, *ALIASES])})(_at_|_|$)[^/]*$")
 """Metrics of evaluations among all that are logged."""
 
 _STATES = ("FINISHED", "FAILED", "KILLED")

@@ -78,7 +78,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(
 
 def test_unknown_metric_is_one_line(files: dict[str, Path], capsys: pytest.CaptureFixture) -> None:
     assert evaluate(files, settings='{"metrics": ["bleu"]}') == 2
-    assert "unknown metric 'bleu'; known: nDCG@k" in capsys.readouterr().err
+    assert "unknown metric 'bleu'; known: nDCG[@k]" in capsys.readouterr().err
 
 
 def journal(folder: Path) -> list[dict]:

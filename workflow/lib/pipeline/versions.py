@@ -16,7 +16,7 @@ WITHOUT_EFFECT = frozenset({"huggingface_hub", "mlflow", "pip", "pydantic", "tri
 triton comes with torch, so torch's version covers both; on a CPU only tests use it.
 """
 
-COMPANIONS = {"transformers": "tokenizers"}
+COMPANIONS = {"ir_measures": ("pytrec_eval", "cwl"), "transformers": ("tokenizers",)}
 """Modules that compute on behalf of another one. Sources import only that other one."""
 
 _FINDERS = frozenset({"find_spec", "import_module", "is_available"})
@@ -46,7 +46,7 @@ def versions(modules: Iterable[str]) -> list[str]:
     The build (`+cpu`) is left out as well, so that results stay valid on other machines.
     """
     modules = {*modules}
-    modules |= {COMPANIONS[module] for module in modules & COMPANIONS.keys()}
+    modules |= {other for module in modules & COMPANIONS.keys() for other in COMPANIONS[module]}
     packages = {package for module in modules - WITHOUT_EFFECT for package in _packages(module)}
     return sorted(f"{package.lower()} {version_of(package)}" for package in packages)
 
