@@ -66,8 +66,11 @@ class Reranker:
     to rounding: the other sequences of a batch decide the order of some sums.
     """
 
-    def __init__(self, folder: Path, device: torch.device, precision: Precision, token_budget: int) -> None:
-        self._folder, self.device, self.precision = folder, device, precision
+    def __init__(
+        self, folder: Path, device: torch.device, precision: Precision, token_budget: int, name: str | None = None
+    ) -> None:
+        self._folder, self._name = folder, name or str(folder)
+        self.device, self.precision = device, precision
         self.token_budget = token_budget
         self._scorer = Scorer(load_reranker(folder), precision, device)
         self._called = False
@@ -95,7 +98,7 @@ class Reranker:
         folder = _folder_of(model, revision)
         place = default_device() if device == "auto" else _device(device)
         with quiet_transformers():
-            return cls(folder, place, resolve_precision(precision, place), token_budget)
+            return cls(folder, place, resolve_precision(precision, place), token_budget, os.fspath(model))
 
     @property
     def settings(self) -> RerankerSettings:
@@ -246,7 +249,7 @@ class Reranker:
     def __repr__(self) -> str:
         shape = self.model.backbone.config.model_type
         return (
-            f"Reranker({str(self._folder)!r}, {shape}, max_length={self.settings.max_length}, "
+            f"Reranker({self._name!r}, {shape}, max_length={self.settings.max_length}, "
             f"device={str(self.device)!r}, precision={self.precision!r})"
         )
 
@@ -297,14 +300,14 @@ def _folder_of(model: str | os.PathLike[str], revision: str | None) -> Path:
         return folder
     name = os.fspath(model)
     if not _REPOSITORY.fullmatch(name):
-        raise UserError(f"model {name}: no such folder; give one that `ssmrank train` wrote, or OWNER/NAME of a hub")
+        raise UserError(f"model {name}: no such folder; give one that `ssmrank train` wrote, or OWNER/NAME of the hub")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except Exception as error:  # the hub's client raises exceptions of many types
         raise UserError(
-            f"model {name}: neither a folder nor to be had from the hub ({reason_of(error)}); "
+            f"model {name}: no such folder, and it cannot be downloaded from the hub ({reason_of(error)}); "
             "check the name and the network"
         ) from error
 
@@ -326,9 +329,9 @@ def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device {name}: torch knows none of this name; give cpu, cuda or cuda:N, or auto") from error
+        raise UserError(f"device {name}: torch has no device of this name; give cpu, cuda, cuda:N or auto") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {name}: {torch.cuda.device_count()} GPUs are at hand; give cpu or auto")
+        raise UserError(f"device {name}: {torch.cuda.device_count()} GPUs are available; give cpu or auto")
     return device
 
 

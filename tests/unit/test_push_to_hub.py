@@ -55,6 +55,9 @@ def test_what_is_pushed_is_loaded_by_its_name(hub: Server, reranker: Reranker, r
     assert ("POST", "/someone/mini.git/info/lfs/objects/batch") in hub.requests
     again = Reranker.from_pretrained("someone/mini", device="cpu", precision="fp32")
     assert again.score(QUERY, TEXTS) == reranker.score(QUERY, TEXTS)
+    assert repr(again).startswith("Reranker('someone/mini', mamba2, max_length=192, ")
+    with pytest.raises(UserError, match=r"^model someone/other: no such folder, and it cannot be downloaded"):
+        Reranker.from_pretrained("someone/other")
 
 
 def test_a_card_of_the_maker_s_is_kept_and_named(hub: Server, reranker: Reranker, root: Path) -> None:
