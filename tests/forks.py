@@ -6,18 +6,25 @@ two modules of the workflow's library that read sources and look up packages.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-BEFOREHAND = ["snakemake.cli", "snakemake.report", "snakemake.dag", "snakemake.persistence", "pandas", "pydantic"]
+BEFOREHAND = [
+    *("snakemake.cli", "snakemake.report", "snakemake.dag", "snakemake.persistence", "snakemake.report.html_reporter"),
+    *("smart_open", "pandas", "pydantic"),
+]
 
 
 class Forks:
@@ -79,6 +86,24 @@ def _serve() -> dict[str, Any] | None:
     return None
 
 
+def _end(command: Callable[[], None]) -> None:
+    """Runs a command and ends this process with its status, as an interpreter does, but at once."""
+    status = 0
+    try:
+        command()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status)
+
+
 def main() -> None:
     sys.path[:1] = ["", str(ROOT / "workflow/lib")]
     from pipeline import source, versions
@@ -91,10 +116,14 @@ def main() -> None:
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     # A fork gets only one thread. jemalloc (in pyarrow, in pandas) knows that and works without its own thread.
     assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, threads
+    # A fork copies each page of memory that it writes to. So the collector leaves alone what is there before the fork,
+    # and a fork ends without clearing its modules.
+    gc.collect()
+    gc.freeze()
     request = _serve()
     if request is not None:
         _become(request)
-        importlib.import_module("ssmrank.snakemake_entry").main()
+        _end(importlib.import_module("ssmrank.snakemake_entry").main)
 
 
 if __name__ == "__main__":
