@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ssmrank import __version__, lifetime
 from ssmrank.errors import UserError, one_line
+from ssmrank.startup import importing
 
 SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "download": (
@@ -145,10 +146,12 @@ def _main(arguments: list[str] | None) -> int:
     if planned and planned != package:
         print(f"ssmrank: error: {package} runs, but the workflow was planned with {planned}", file=sys.stderr)
         return 2
-    if arguments is None:
+    if arguments is None:  # this process runs one command and ends
         lifetime.begin()
-        arguments = sys.argv[1:]
-    parsed = _parser(arguments).parse_args(arguments)
+        with importing():
+            parsed = _parser(sys.argv[1:]).parse_args()
+    else:
+        parsed = _parser(arguments).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     try:
         parsed.run_subcommand(parsed)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ssmrank.config.reading import read_sections
 from ssmrank.errors import UserError, one_line
+from ssmrank.startup import importing
 
 
 def _is_pair(word: str) -> bool:
@@ -74,7 +75,8 @@ def main() -> None:
     """Runs Snakemake on the command line, unless a file of settings holds code that it would run."""
     sys.argv[1:] = separate_targets(sys.argv[1:])
     try:
-        from snakemake.cli import main as snakemake
+        with importing():
+            from snakemake.cli import main as snakemake
 
         check_overlays(config_files(sys.argv[1:]))
     except UserError as error:

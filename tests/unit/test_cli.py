@@ -97,6 +97,21 @@ def test_help_and_light_subcommands_import_no_heavy_library() -> None:
     assert finished.stderr == "[]\n"
 
 
+def test_the_collector_skips_what_a_command_imports_and_works_on() -> None:
+    code = (
+        "import atexit, gc, sys; from ssmrank.cli import main\n"
+        "atexit.register(lambda: print(len(gc.get_objects()), file=sys.stderr))\n"
+        "before = len(gc.get_objects())\n"
+        "status = main()\n"
+        "print(status, gc.isenabled(), gc.get_freeze_count() > before, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, "params", "schema"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    said, left = finished.stderr.splitlines()
+    assert said == "0 True True"
+    assert int(left) < 100
+
+
 def test_a_users_mistake_is_one_line_without_traceback(tmp_path: Path) -> None:
     output = tmp_path / "collection"
     settings = '{"titel": "x"}'

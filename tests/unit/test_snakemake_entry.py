@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,3 +81,13 @@ def test_an_overlay_with_code_is_refused_before_snakemake_reads_it(
     assert stopped.value.code == 2
     assert "ssmrank: error: overlay.yaml: key __use_yte__ makes Snakemake run Python" in capsys.readouterr().err
     assert not (tmp_path / "proof").exists()
+
+
+def test_the_collector_skips_what_snakemake_imports_and_works_on() -> None:
+    code = (
+        "import atexit, gc, sys; from ssmrank.snakemake_entry import main\n"
+        "atexit.register(lambda: print(gc.isenabled(), len(gc.get_objects()) < 100))\n"
+        "main()\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == "True True"
