@@ -69,8 +69,19 @@ class Template:
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The uncut document side of each text, int32 ids."""
-        begin, end = "" if self.order == "document-first" else " ", ";" if self.query_follows else ""
-        return self._tokenize([f"{begin}document: {text}{end}" for text in texts])
+        begin, end = self.around_document
+        return self._tokenize([f"{begin}{text}{end}" for text in texts])
+
+    @property
+    def around_document(self) -> tuple[str, str]:
+        """The text before and after a document's own."""
+        begin = "document: " if self.order == "document-first" else " document: "
+        return begin, ";" if self.query_follows else ""
+
+    @property
+    def around_query(self) -> tuple[str, str]:
+        """The text before and after a query's own."""
+        return " query: " if self.query_follows else "; query: ", ";"
 
     @property
     def query_follows(self) -> bool:
@@ -88,8 +99,8 @@ class Template:
 
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text, int32 ids."""
-        begin = " " if self.query_follows else "; "
-        return self._tokenize([f"{begin}query: {text};" for text in texts])
+        begin, end = self.around_query
+        return self._tokenize([f"{begin}{text}{end}" for text in texts])
 
     def fit_queries(
         self, queries: Sequence[np.ndarray], max_length: int, names: Sequence[str], long: LongQueries = "cut"
@@ -101,7 +112,7 @@ class Template:
         """
         fitted = []
         for query, name in zip(queries, names, strict=True):
-            if long == "cut" and self._room(len(query), max_length) < self._least:
+            if long == "cut" and self.cuts(len(query), max_length):
                 share = max_length // (2 * self.readings)
                 query = np.concatenate([query[: share - len(self.separator)], self.separator])
                 query = query.astype(np.int32)
@@ -111,7 +122,11 @@ class Template:
 
     def count_long(self, queries: Sequence[np.ndarray], max_length: int) -> int:
         """How many of the query sides leave no room for a document."""
-        return sum(self._room(len(query), max_length) < self._least for query in queries)
+        return sum(self.cuts(len(query), max_length) for query in queries)
+
+    def cuts(self, query_tokens: int, max_length: int) -> bool:
+        """Whether a query side of `query_tokens` leaves no room for a document."""
+        return self._room(query_tokens, max_length) < self._least
 
     def join(self, query: np.ndarray, document: np.ndarray, max_length: int, query_id: str = "") -> np.ndarray:
         """One sequence of at most `max_length` ids, int32, with the document cut to fit.

@@ -1,0 +1,1 @@
+"""Checkpoints for other libraries: sentence-transformers, transformers and ONNX Runtime."""
