@@ -67,6 +67,13 @@ def test_runs_are_compared(run: Run) -> None:
     assert [row.split()[0] for row in rows] == ["nDCG@10", "MRR@10"]
 
 
+def test_an_exported_model_gives_the_same_scores(run: Run) -> None:
+    _, *rows = run("export_a_model.py")
+    scores = [[float(number) for number in row.split()[:2]] for row in rows]
+    assert len(scores) == 2 and scores[0] != scores[1]
+    assert all(own == pytest.approx(other, abs=1e-4) for own, other in scores)
+
+
 def test_the_scripts_are_short_and_listed(root: Path) -> None:
     scripts = sorted((root / "examples").glob("*.py"))
     listed = (root / "examples" / "README.md").read_text()

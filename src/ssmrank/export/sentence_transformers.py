@@ -21,7 +21,7 @@ from ssmrank.models.backbones import output_width
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker
 
-REQUIRES = ">=6.0"
+REQUIRES = ">=5.7"
 """The versions of sentence-transformers that read these folders."""
 
 _CODE = "ssmrank_input"

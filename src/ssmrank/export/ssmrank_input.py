@@ -1,7 +1,7 @@
 """Reads pairs of query and document as the reranker of this folder was trained to read them.
 
-`ssmrank export` put this file here. sentence-transformers imports it if `trust_remote_code=True` is given, since no file
-of settings can say what it does: a document that is too long is cut and keeps the `;` that ends it, and a query that
+`ssmrank export` put this file here. sentence-transformers imports it if `trust_remote_code=True` is given. No file of
+settings can say what it does: a document that is too long is cut and keeps the `;` that ends it, and a query that
 leaves no room for a document is cut too. It needs nothing but sentence-transformers.
 """
 

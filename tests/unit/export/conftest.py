@@ -13,6 +13,7 @@ from ssmrank.models.backbones import random_backbone
 from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
 from tiny_models import kind_of, tiny_config
 
+
 @pytest.fixture
 def checkpoint(tiny_model, tmp_path: Path):
     """A function that returns the folder of a tiny trained reranker, whose scores differ from text to text."""

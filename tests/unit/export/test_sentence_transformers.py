@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
 
+from odd_pairs import DOCUMENTS, LONG_QUERY, QUERY
 from ssmrank.api import Reranker
 from ssmrank.cli import main
-from odd_pairs import DOCUMENTS, LONG_QUERY, QUERY
 from tiny_models import SHAPES
 
 
