@@ -1,4 +1,4 @@
-"""Writes a reranker for sentence-transformers and scores with it: `python examples/export_a_model.py CHECKPOINT FOLDER`.
+"""Writes a reranker for sentence-transformers and scores with both: `python export_a_model.py CHECKPOINT FOLDER`.
 
 Needs `pip install 'ssmrank[export]'`.
 """

@@ -80,7 +80,7 @@ def test_the_scripts_are_short_and_listed(root: Path) -> None:
     for script in scripts:
         assert len(script.read_text().splitlines()) <= 40
         assert f"({script.name})" in listed
-    assert len(scripts) == 5
+    assert len(scripts) == 6
 
 
 def test_the_data_fit_together(root: Path) -> None:
