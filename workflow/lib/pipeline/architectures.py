@@ -36,6 +36,10 @@ def _config(model: Model) -> tuple[str, dict[str, Any]]:
         if archive.suffix == ".whl" and archive.is_file():
             member = f"{source.folder}/config.json"
             where = f"{archive}/{member}"
-            values = parse_json(read_member(archive, member).decode("utf-8", "replace"), where)
+            try:
+                found = read_member(archive, member)
+            except UserError:
+                return where, {}  # a folder with a GGUF file has no config.json
+            values = parse_json(found.decode("utf-8", "replace"), where)
             return where, values if isinstance(values, dict) else {}
     return "", {}
