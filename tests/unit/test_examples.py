@@ -74,13 +74,27 @@ def test_an_exported_model_gives_the_same_scores(run: Run) -> None:
     assert all(own == pytest.approx(other, abs=1e-4) for own, other in scores)
 
 
+def test_pyterrier_compares_a_first_stage_with_its_reranking(run: Run) -> None:
+    pytest.importorskip("pyterrier")
+    head, *rows = run("pyterrier_experiment.py")
+    assert head.split() == ["name", "nDCG@10", "RR(rel=2)@10"]
+    (_, _, *first), (_, name, *second) = (row.split() for row in rows)
+    assert name == "mamba2" and all(float(ours) > float(before) for ours, before in zip(second, first, strict=True))
+
+
+def test_mteb_evaluates_on_the_examples_own_task(run: Run) -> None:
+    pytest.importorskip("mteb")
+    model, task, value = run("mteb_reranking.py")[-1].split()
+    assert (model, task) == ("ssmrank/mamba2", "ExamplesReranking") and 0.8 < float(value) <= 1
+
+
 def test_the_scripts_are_short_and_listed(root: Path) -> None:
     scripts = sorted((root / "examples").glob("*.py"))
     listed = (root / "examples" / "README.md").read_text()
     for script in scripts:
         assert len(script.read_text().splitlines()) <= 40
         assert f"({script.name})" in listed
-    assert len(scripts) == 6
+    assert len(scripts) == 8
 
 
 def test_the_data_fit_together(root: Path) -> None:

@@ -1,0 +1,40 @@
+"""Scores of pairs of texts, as other libraries give them: one query and one document a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ssmrank.api import PassageWindows, Progress, Reranker
+
+
+def score_rows(
+    reranker: Reranker,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    passages: PassageWindows | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """The score of each row's document for its query.
+
+    All rows are planned together: equal rows are scored once, and a causal model computes a document that several
+    queries share only once.
+    """
+    query_ids, document_ids = _numbered(queries), _numbered(documents)
+    rows = [(query_ids[query], document_ids[document]) for query, document in zip(queries, documents, strict=True)]
+    candidates: dict[str, list[str]] = {}
+    for query, document in dict.fromkeys(rows):
+        candidates.setdefault(query, []).append(document)
+    found = reranker.rank_many(
+        {number: text for text, number in query_ids.items()},
+        candidates,
+        {number: text for text, number in document_ids.items()},
+        passages=passages,
+        progress=progress,
+    )
+    scores = {(query, document): score for query, ranking in found.items() for document, score in ranking}
+    return [scores[row] for row in rows]
+
+
+def _numbered(texts: Sequence[str]) -> dict[str, str]:
+    """An id for each different text."""
+    return {text: str(number) for number, text in enumerate(dict.fromkeys(texts))}
