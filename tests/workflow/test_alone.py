@@ -17,6 +17,8 @@ from ssmrank.errors import UserError
 
 LIBRARY = Path(__file__).parents[2] / "workflow" / "lib"
 HOLDER = f"import sys; sys.path.insert(0, {str(LIBRARY)!r}); from pipeline.alone import Alone; alone = Alone(); "
+TARGET = "data/collections/tiny"
+"""What takes least to make."""
 WAIT = "; print('here', flush=True); sys.stdin.read()"
 
 
@@ -49,7 +51,7 @@ def alone(folder: Path) -> Iterator[Alone]:
 @pytest.mark.slow
 def test_a_live_run_is_named_and_the_other_refused(fresh) -> None:
     with holder(fresh.folder, "alone.run()") as process:
-        answer = fresh.snakemake("data/models/tiny-bert", check=False)
+        answer = fresh.snakemake(TARGET, check=False)
         assert answer.returncode == 1
         said = [line for line in answer.stdout.splitlines() if not line.startswith("Using workflow specific profile")]
         [line] = [line for line in said if "error" in line]
@@ -57,13 +59,13 @@ def test_a_live_run_is_named_and_the_other_refused(fresh) -> None:
         assert f"(process {process.pid} on {socket.gethostname()}, since 20" in line
         assert line.endswith(" runs jobs in this folder; wait for it, or end it, and start again")
         assert "Traceback" not in answer.stdout
-        assert fresh.planned("data/models/tiny-bert") == {"download_model": 1}
+        assert fresh.planned(TARGET) == {"download_collection": 1}
         assert not (fresh.folder / "data").exists()
     leftover = fresh.folder / "data/indexes/tiny/.porter.abcd1234.part"
     leftover.mkdir(parents=True)
     (fresh.folder / SNAKEMAKE_LOCKS).mkdir(exist_ok=True)
-    (fresh.folder / SNAKEMAKE_LOCKS / "0.output.lock").write_text("data/models/tiny-bert\n")
-    printed = fresh.snakemake("data/models/tiny-bert").stdout
+    (fresh.folder / SNAKEMAKE_LOCKS / "0.output.lock").write_text(f"{TARGET}\n")
+    printed = fresh.snakemake(TARGET).stdout
     assert printed.count("ssmrank: ") == 1
     assert "was ended before its time; its lock and 1 unfinished file are removed" in printed
     assert not leftover.exists() and not (fresh.folder / LOCK).exists()

@@ -16,6 +16,7 @@ ONE_LEARNING_RATE = (
     "    size: 5K\n    source: {kind: folder",
     "    size: 5K\n    training: {learning_rate: 0.002}\n    source: {kind: folder",
 )
+FILES = ["corpus.jsonl", "queries.jsonl"]
 SECOND_ROW = ("          - {model: tiny-mamba2, training: firstp}\n", "")
 TRAININGS = {"train": 2, "rerank": 2, "evaluate": 2, "table": 1}
 FROM_COLLECTION = {"download_collection": 1, "index": 1, "retrieve": 2, "negatives": 1, "evaluate_first_stage": 1}
@@ -163,11 +164,14 @@ def test_a_file_that_only_params_name_changes(pulled) -> None:
 
 
 def test_an_overlay_is_versioned(pulled) -> None:
-    (pulled.folder / "mine.yaml").write_text("models: {tiny-mamba2: {source: {config: {state_size: 4}}}}\n")
+    files = pulled.folder / "tests/data/workflow/collection"
+    digests = {name: hashlib.sha256((files / name).read_bytes()).hexdigest() for name in FILES}
+    overlay = pulled.folder / "mine.yaml"
+    overlay.write_text(json.dumps({"collections": {"tiny": {"source": {"sha256": {FILES[0]: digests[FILES[0]]}}}}}))
     pulled.edit("overlays.yaml", 'overlays: ""', "overlays: mine.yaml")
-    assert pulled.built("dvc", "repro", "download") == {"download_model": 1}
-    pulled.edit("mine.yaml", "state_size: 4", "state_size: 2")
-    assert pulled.built("dvc", "repro", "download") == {"download_model": 1}
+    assert pulled.built("dvc", "repro", "download") == {"download_collection": 1}
+    overlay.write_text(json.dumps({"collections": {"tiny": {"source": {"sha256": digests}}}}))
+    assert pulled.built("dvc", "repro", "download") == {"download_collection": 1}
 
 
 def test_versions_that_alternate(pulled) -> None:
