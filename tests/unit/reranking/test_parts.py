@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -104,14 +105,22 @@ def test_several_parts_give_the_run_of_one(folder, request, model, settings, cap
 
 
 @pytest.mark.slow
-def test_several_processes_write_the_same_bytes(folder, small_parts, tmp_path, monkeypatch):
-    assert main(words(folder, "one.trec")) == 0
+def test_several_processes_write_the_same_bytes_and_nothing_stays_behind(folder, small_parts, tmp_path, monkeypatch):
+    def arguments(output, **settings):
+        *command, option, _ = words(folder, output, **settings)
+        assert option == "--state"  # by default it is hidden beside the output
+        return command
+
+    assert main(arguments("runs/one.trec")) == 0
     # The processes must make the same parts.
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SMALL)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    assert main(words(folder, "two.trec", processes=2)) == 0
-    assert (folder / "two.trec").read_bytes() == (folder / "one.trec").read_bytes()
+    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    assert main(arguments("runs/two.trec", processes=2)) == 0
+    runs = [folder / "runs" / name for name in ("one.trec", "two.trec")]
+    assert runs[0].read_bytes() == runs[1].read_bytes()
+    assert sorted((folder / "runs").iterdir()) == runs
 
 
 @pytest.mark.slow
@@ -120,7 +129,7 @@ def test_killed_in_a_later_part_and_started_again_the_run_is_the_same(folder, sm
     slow = (
         SMALL + "import sys, time; from ssmrank.models.reranker import Reranker; own = Reranker.scores\n"
         "def scores(self, packed):\n    time.sleep(0.1); return own(self, packed)\n"
-        "Reranker.scores = scores\nfrom ssmrank.cli import main; sys.exit(main(sys.argv[1:]))"
+        "Reranker.scores = scores\nfrom ssmrank.cli import main; sys.exit(main())"
     )
     command = words(folder, "resumed.trec")
     process = subprocess.Popen([sys.executable, "-c", slow, *command])

@@ -1,11 +1,8 @@
-"""`ssmrank rerank` from files to file: parts, processes, and what is left afterwards."""
+"""`ssmrank rerank` from files to file, and what is left afterwards."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -44,38 +41,10 @@ def arguments(tmp_path, tiny_model):
     return given
 
 
-@pytest.mark.slow
-def test_several_processes_write_the_same_bytes_and_nothing_stays_behind(arguments, tmp_path):
+def test_nothing_but_the_run_stays_behind(arguments, tmp_path):
     assert main(arguments("runs/one.trec")) == 0
-    before = sorted((tmp_path / "runs").iterdir())
-    assert before == [tmp_path / "runs" / "one.trec"]
-    lines = (tmp_path / "runs" / "one.trec").read_text().splitlines()
-    assert len(lines) == 90
-    assert main(arguments("runs/two.trec", processes=2)) == 0
-    assert (tmp_path / "runs" / "two.trec").read_bytes() == (tmp_path / "runs" / "one.trec").read_bytes()
-    assert sorted((tmp_path / "runs").iterdir()) == [*before, tmp_path / "runs" / "two.trec"]
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_the_run_is_the_same(arguments, tmp_path):
-    assert main(arguments("whole.trec")) == 0
-    # Batches are slow, so that the kill comes when only some are finished.
-    slow = (
-        "import sys, time; from ssmrank.models.reranker import Reranker; own = Reranker.scores\n"
-        "def scores(self, packed):\n    time.sleep(0.2); return own(self, packed)\n"
-        "Reranker.scores = scores\nfrom ssmrank.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = [*arguments("resumed.trec"), "--state", str(tmp_path / "state")]
-    process = subprocess.Popen([sys.executable, "-c", slow, *words])
-    parts, deadline = tmp_path / "state" / "parts" / "0" / "0.scores", time.monotonic() + 120
-    while not (parts.is_file() and parts.stat().st_size > 200) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert parts.is_file() and not (tmp_path / "resumed.trec").exists()
-    assert main(words) == 0
-    assert (tmp_path / "resumed.trec").read_bytes() == (tmp_path / "whole.trec").read_bytes()
-    assert not parts.exists()
+    assert sorted((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "one.trec"]
+    assert len((tmp_path / "runs" / "one.trec").read_text().splitlines()) == 90
 
 
 def test_the_first_stages_remainder_is_kept_where_asked_for(arguments, tmp_path):
