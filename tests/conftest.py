@@ -17,6 +17,7 @@ _WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
+    "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",  # tests run Java for a second, which is too short to optimize
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_NUM_THREADS": "1" if _WORKER else "2",
     "TOKENIZERS_PARALLELISM": "false",
