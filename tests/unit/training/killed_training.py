@@ -17,10 +17,13 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
-
-import ssmrank.commands.train  # noqa: F401
 from ssmrank.cli import main
+from ssmrank.startup import importing
+
+with importing():
+    import torch
+
+    import ssmrank.commands.train  # noqa: F401
 
 
 def die() -> None:

@@ -15,16 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-import torch
-from tiny_training import sequences, settings
-from torch.distributed.tensor import DTensor
 
-from ssmrank.models.reranker import new_reranker
-from ssmrank.training.gradients import Accumulator
-from ssmrank.training.loop import train
-from ssmrank.training.loss import LOSSES
-from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
-from ssmrank.training.state import TrainingState
+from ssmrank.startup import importing
+
+with importing():
+    import torch
+    from tiny_training import sequences, settings
+    from torch.distributed.tensor import DTensor
+
+    from ssmrank.models.reranker import new_reranker
+    from ssmrank.training.gradients import Accumulator
+    from ssmrank.training.loop import train
+    from ssmrank.training.loss import LOSSES
+    from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
+    from ssmrank.training.state import TrainingState
 
 CPU = torch.device("cpu")
 
