@@ -86,6 +86,12 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def loading_cpu() -> str:
+    """CPU seconds of loading a reranker and of its first calls."""
+    lines = [[row["step"], row["warm_cpu_seconds"], row["cold_cpu_seconds"]] for row in read("loading-cpu.csv")]
+    return markdown(["step", "loops in the cache", "no cache"], lines)
+
+
 def reuse_cpu() -> str:
     """Pairs per second of each workload: with document reuse, without, and by other libraries."""
     rows = read("reranking-cpu.csv")
@@ -290,6 +296,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "end-to-end-h200": end_to_end_h200,
     "lengths-cpu": lengths_cpu,
     "llama-cpu": llama_cpu,
+    "loading-cpu": loading_cpu,
     "minis-pretraining": minis_pretraining,
     "minis-second-size": lambda: minis("table13", sections=ZERO_SHOT),
     "minis-tags": lambda: minis("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),

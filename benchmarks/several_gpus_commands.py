@@ -36,7 +36,7 @@ TIMEOUT = 150.0
 _MIDDLE = 30
 """Steps of the saved state after which a worker is killed."""
 _LOGGED = re.compile(r"\d\d:\d\d:\d\d ")
-_GO_ON = "start again to go on from the last state"
+_GO_ON = "start again to resume from the last saved state"
 
 
 class Collection:
@@ -140,7 +140,7 @@ def kill(report: Report, collection: Collection) -> None:
     finally:
         whole.kill()
         process.kill()
-    went_on = re.search(r"going on after step \d+ of \d+", collection.log("resumed"))
+    went_on = re.search(r"resuming after step \d+ of \d+", collection.log("resumed"))
     files = [collection.folder / name / "output" / "model.safetensors" for name in ("whole", "killed")]
     losses = [json.loads((file.parent / "outcome.json").read_text())["loss"] for file in files]
     same = files[0].read_bytes() == files[1].read_bytes() and losses[0] == losses[1]

@@ -17,7 +17,7 @@ def shown(value: object) -> str:
     except ValueError:  # Python does not convert integers of more than 4,300 digits to text
         return "a number of thousands of digits"
     except RecursionError:
-        return "a value that holds itself"
+        return "a value that contains itself"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 

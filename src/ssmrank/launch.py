@@ -81,7 +81,7 @@ def launch(command: Sequence[str], processes: int) -> None:
             last = _last_line(f"{folder}/{dead}") if dead and status != -signal.SIGKILL else ""
             raise UserError(
                 f"process {dead} of {processes} {ended}{f' ({last})' if last else ''}; the others were stopped; "
-                "start again to go on from the last state"
+                "start again to resume from the last saved state"
             )
         finally:
             _stop(workers)

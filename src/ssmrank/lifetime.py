@@ -95,7 +95,7 @@ def _end(number: int, _: object) -> None:
 
 def _watch(starter: str) -> None:
     _wait_for(starter)
-    log.warning("the process that started this one has ended (%s); this one ends too", starter.partition(" ")[0])
+    log.warning("the parent process has ended (%s); this process ends too", starter.partition(" ")[0])
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -32,15 +32,15 @@ LINES: dict[str, tuple[bytes | str, str]] = {
     "byte order mark in the id": (rb'{"_id": "\ufeffx", "text": "a"}', r":2: ITEM id '\ufeffx' contains a character"),
     "an id of 9,000 characters": (b'{"_id": "' + b"x" * 9000 + b'", "text": "a"}', ":2: ITEM id 'xxx"),
     "an id of blanks": (b'{"_id": "  ", "text": "a"}', ":2: ITEM id '  ' contains white space"),
-    "a boolean id": (b'{"_id": true, "text": "a"}', ':2: key "_id" is missing or no string'),
-    "a list as id": (b'{"_id": ["x"], "text": "a"}', ':2: key "_id" is missing or no string'),
-    "a fraction as id": (b'{"_id": 1.5, "text": "a"}', ':2: key "_id" is missing or no string'),
-    "two ids": (b'{"_id": "x", "_id": "y", "text": "a"}', ":2: key '_id' stands twice in one object; keep one"),
-    "two texts": (b'{"_id": "x", "text": "y", "text": "a"}', ":2: key 'text' stands twice in one object; keep one"),
-    "NaN for a text": (b'{"_id": "x", "text": NaN}', ":2: field 'text' is nan, no text; write null or a string"),
-    "infinity for a text": (b'{"_id": "x", "text": 1e999}', ":2: field 'text' is inf, no text"),
+    "a boolean id": (b'{"_id": true, "text": "a"}', ':2: key "_id" is missing or not a string'),
+    "a list as id": (b'{"_id": ["x"], "text": "a"}', ':2: key "_id" is missing or not a string'),
+    "a fraction as id": (b'{"_id": 1.5, "text": "a"}', ':2: key "_id" is missing or not a string'),
+    "two ids": (b'{"_id": "x", "_id": "y", "text": "a"}', ":2: key '_id' appears twice in one object; keep one"),
+    "two texts": (b'{"_id": "x", "text": "y", "text": "a"}', ":2: key 'text' appears twice in one object; keep one"),
+    "NaN for a text": (b'{"_id": "x", "text": NaN}', ":2: field 'text' is nan, not a text; write null or a string"),
+    "infinity for a text": (b'{"_id": "x", "text": 1e999}', ":2: field 'text' is inf, not a text"),
     "an object for a text": (b'{"_id": "x", "text": {"a": "b"}}', ":2: field 'text' is an object where text is needed"),
-    "no object": (b'"x"\n', ":2: a str where a JSON object is needed"),
+    "no object": (b'"x"\n', ":2: is a str, but must be a JSON object"),
     "two objects in a line": (SECOND.rstrip() + SECOND, ":2: malformed JSON (Extra data, column"),
     "an object over two lines": (b'{"_id":\n"x", "text": "a"}', ":2: malformed JSON ("),
     "a bare control character": (b'{"_id": "x", "text": "a\x00"}', ":2: malformed JSON (Invalid control character"),
@@ -56,7 +56,7 @@ WHOLE: dict[str, tuple[bytes | str, str]] = {
     "a byte order mark": (b"\xef\xbb\xbf" + SECOND, ":1: begins with a byte order mark; save the file as UTF-8"),
     "UTF-16": (SECOND.decode().encode("utf-16"), ":1: byte 1 is not UTF-8"),
     "UTF-16 without a mark": (SECOND.decode().encode("utf-16-le"), ":1: malformed JSON"),
-    "one list of all": (b"[" + SECOND.strip() + b"]", ":1: a list where a JSON object is needed"),
+    "one list of all": (b"[" + SECOND.strip() + b"]", ":1: is a list, but must be a JSON object"),
     "a gzip file": (b"\x1f\x8b\x08\x00", ":1: byte 2 is not UTF-8"),
     **{kind: (kind, said) for kind, said in NO_FILES.items()},
 }
@@ -126,9 +126,7 @@ def test_a_text_that_no_index_takes_is_refused_with_its_line(
 ) -> None:
     monkeypatch.setattr(canonical, "LONGEST_TEXT", 1000)  # of 10 million
     place(beir / file, BEIR[file] + b'{"_id": "x", "text": "' + b"word " * 2000 + b'"}\n')
-    assert f"{beir / file}:3: a text of 9,999 characters, of which no index takes more than 1,000" in refused(
-        *download(beir)
-    )
+    assert f"{beir / file}:3: a text of 9,999 characters; no index accepts more than 1,000" in refused(*download(beir))
 
 
 def test_what_can_be_written_is_taken(beir: Path, tmp_path: Path) -> None:
@@ -152,8 +150,8 @@ GROUPS: dict[str, tuple[object, str]] = {
     "null for a list": (GROUP | {"negatives": None}, '"negatives" a list of strings'),
     "a number in the list": (GROUP | {"negatives": ["d2", 3]}, '"negatives" a list of strings'),
     "no negatives": ({"query": "q", "positive": "d1"}, "key 'negatives' is missing; make the file with `ssmrank"),
-    "too few": (GROUP | {"negatives": ["d2"]}, "1 negatives where 2 are set"),
-    "no object": (["q"], "a list where a JSON object is needed"),
+    "too few": (GROUP | {"negatives": ["d2"]}, "1 negatives, but the settings say 2"),
+    "no object": (["q"], "is a list, but must be a JSON object"),
     "a boolean score": (GROUP | {"scores": [True, 2, 1]}, '"scores" must be a list of 3 finite numbers'),
     "NaN": (GROUP | {"scores": [math.nan, 2, 1]}, '"scores" must be a list of 3 finite numbers'),
     "-inf": (GROUP | {"scores": [3, 2, -math.inf]}, '"scores" must be a list of 3 finite numbers'),

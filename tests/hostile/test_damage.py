@@ -138,7 +138,7 @@ def test_a_damaged_index_of_vectors_is_refused(vectors: Path, tmp_path: Path, da
 
 def test_an_index_of_other_vectors_is_refused(vectors: Path) -> None:
     check_index(vectors / "index")
-    with pytest.raises(UserError, match="is an index of another kind or width"):
+    with pytest.raises(UserError, match="the index has another kind or width"):
         search_index(vectors / "index", HnswIndex(kind="hnsw"), np.zeros((1, 9), dtype=np.float32), 3, 1)
 
 
@@ -171,12 +171,12 @@ def database(path: Path, tables: tuple[str, ...] = ("experiments", "alembic_vers
 
 
 DATABASES = {
-    "text": (lambda content: b"no database" * 100, "is no sound SQLite database (file is not a database)"),
-    "half a header": (lambda content: content[:50], "is no sound SQLite database"),
-    "cut off": (lambda content: content[: len(content) // 2], "is no sound SQLite database (database disk image"),
+    "text": (lambda content: b"no database" * 100, "is not a valid SQLite database (file is not a database)"),
+    "half a header": (lambda content: content[:50], "is not a valid SQLite database"),
+    "cut off": (lambda content: content[: len(content) // 2], "is not a valid SQLite database (database disk image"),
     "zeros in the middle": (lambda content: content[:9000] + bytes(20_000) + content[29_000:], "is "),
-    "another header": (lambda content: b"X" + content[1:], "is no sound SQLite database (file is not a database)"),
-    "encrypted": (lambda content: bytes(byte ^ 0x5A for byte in content), "is no sound SQLite database"),
+    "another header": (lambda content: b"X" + content[1:], "is not a valid SQLite database (file is not a database)"),
+    "encrypted": (lambda content: bytes(byte ^ 0x5A for byte in content), "is not a valid SQLite database"),
     "another program's": (lambda content: None, "is a database of another program; set tracking.uri to another file"),
     **{kind: (kind, said) for kind, said in NO_FILES.items() if kind != "missing"},
 }

@@ -68,7 +68,7 @@ def circle() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (circle(), "nested deeper than 64 levels, or holds itself"),
+        (circle(), "nested deeper than 64 levels, or contains itself"),
         ({"collections": {"tiny": {"title": "\ud800"}}}, r"collections.tiny.title: text with the character '\ud800'"),
         ({"models": {"m": {"size": 10**5000}}}, "models.m.size: a whole number beyond 64 bits"),
         ({"models": {"m": {"size": {1, 2}}}}, "models.m.size: {1, 2} is a set; put it in quotes"),
@@ -83,10 +83,10 @@ def test_merged_values_are_refused(values: dict[str, Any], message: str, root: P
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (b'{"model_type": "gpt2"}', "model_type 'gpt2' has no packed forward; known: bart, bert"),
-        (b'{"model_type": 5}', "model_type 5 has no packed forward"),
+        (b'{"model_type": "gpt2"}', "model_type 'gpt2' is not supported; known: bart, bert"),
+        (b'{"model_type": 5}', "model_type 5 is not supported"),
         (b'{"hidden_size": 5}', "has no model_type; known: bart, bert"),
-        (b"[]", "holds no JSON object"),
+        (b"[]", "is not a JSON object"),
         (b"{", "malformed JSON"),
         (b"[" * 100_000, "malformed JSON (brackets are nested too deep)"),
         (b'{"d_model": 5, "n_layer": 2}', ""),

@@ -37,7 +37,7 @@ def test_a_file_is_refused(refused, tmp_path: Path, root: Path, name: str) -> No
 
 
 INLINE: dict[str, tuple[str, str]] = {
-    "a key twice": ('{"depth": 5, "depth": 6}', "key 'depth' stands twice in one object; keep one"),
+    "a key twice": ('{"depth": 5, "depth": 6}', "key 'depth' appears twice in one object; keep one"),
     "100,000 brackets": ('{"a": ' + "[" * 50_000, "malformed JSON (brackets are nested too deep)"),
     "80 brackets": ('{"a": ' + "[" * 80 + "]" * 80 + "}", "a[0][0][0][0][0][0][0]: nested deeper than 64 levels"),
     "5,000 digits": ('{"depth": ' + "9" * 5000 + "}", "a whole number has more than 4,300 digits"),
@@ -94,12 +94,12 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "an unknown architecture": (
         "models/tiny-mamba2/source/config/model_type",
         "gpt2",
-        "model_type 'gpt2' has no packed forward; known: bart, bert",
+        "model_type 'gpt2' is not supported; known: bart, bert",
     ),
     "a list as architecture": (
         "models/tiny-mamba2/source/config/model_type",
         ["bert"],
-        "model_type ['bert'] has no packed forward; known: bart, bert",
+        "model_type ['bert'] is not supported; known: bart, bert",
     ),
 }
 

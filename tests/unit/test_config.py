@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[tuple, Any, str]] = {
     "undefined split": (
         ("trainings", "firstp", "split"),
         "trian",
-        "trainings.firstp.split: 'trian' is no split of collection 'tiny'; did you mean 'train'?",
+        "trainings.firstp.split: 'trian' is not a split of collection 'tiny'; did you mean 'train'?",
     ),
     "undefined negatives": (
         ("trainings", "firstp", "negatives"),
@@ -124,13 +124,16 @@ FUSED = {
         "tables.table4.sections[1].rerankers[0].fusion: fusions.mix.weights are fitted on tiny/test, a test that this "
         "table reports; name another split there",
     ),
-    "unknown split": ({"weights": {"split": "trian"}}, "fusions.mix.weights.split: 'trian' is no split of collection"),
+    "unknown split": (
+        {"weights": {"split": "trian"}},
+        "fusions.mix.weights.split: 'trian' is not a split of collection",
+    ),
     "unknown retriever": ({"retrievers": ["bm52"]}, "fusions.mix.retrievers: 'bm52' is not defined in section"),
     "k of another method": ({"k": 60}, "fusions.mix: k belongs to method rrf, not to z-score"),
-    "nothing": ({"retrievers": []}, "fusions.mix: names nothing to fuse a reranker with"),
+    "nothing": ({"retrievers": []}, "fusions.mix: nothing is named to fuse a reranker with"),
     "itself": (
         {"rerankers": [{"model": "tiny-bert", "training": "firstp"}]},
-        "tables.table4.sections[1].rerankers[0].fusion: 'mix' fuses this reranker with itself",
+        "tables.table4.sections[1].rerankers[0].fusion: 'mix' fuses the reranker with itself",
     ),
 }
 
@@ -187,8 +190,8 @@ def test_a_missing_key_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:
     [
         (b"collections: {a: [1\n", r"params.yaml:2: malformed YAML"),
         (b"collections: \xff\n", r"params.yaml: byte 14 is not UTF-8"),
-        (b"- a\n", r"params.yaml: holds no keys"),
-        (b"", r"params.yaml: holds no keys"),
+        (b"- a\n", r"params.yaml: has no keys"),
+        (b"", r"params.yaml: has no keys"),
         (None, r"params.yaml: cannot read: No such file"),
     ],
 )
@@ -216,7 +219,7 @@ def test_files_of_an_experiment_are_checked_as_snakemake_merges_them(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["params", "check", "--params", str(root / "params.yaml"), str(root / "params/paper-models.yaml")]) == 0
-    assert "paper-models.yaml: no code, no unknown key" in capsys.readouterr().out
+    assert "paper-models.yaml: valid: no code, no unknown keys" in capsys.readouterr().out
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("retrievers: {bm25: {kk1: 1}}\n")
     assert main(["params", "check", "--params", str(root / "params.yaml"), str(overlay)]) == 2
@@ -230,7 +233,7 @@ def test_digests_are_printed_as_params_take_them(tmp_path: Path, capsys: pytest.
     first, second = (yaml.safe_load(line) for line in capsys.readouterr().out.splitlines())
     assert RunFile(**first) == RunFile(**second) == RunFile(path=str(run), sha256=sha256(run))
     assert main(["params", "digest", str(tmp_path)]) == 2
-    assert "no such file; give the paths of files" in capsys.readouterr().err
+    assert "no such file; give paths of existing files" in capsys.readouterr().err
 
 
 def test_an_overlay_wins_key_by_key(tmp_path: Path, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from ssmrank import __version__
-from ssmrank.cli import SUBCOMMANDS
+from ssmrank.cli import SUBCOMMANDS, main
 from ssmrank.config.collections import Collection
 from ssmrank.config.models import Model
 from ssmrank.config.reading import check
@@ -53,6 +54,31 @@ def test_the_readme_s_python_reranks(
     exec(compile(code, "README.md", "exec"), {})
     best, *_ = capsys.readouterr().out.splitlines()
     assert "Mamba" in best
+
+
+NUMBER = re.compile(r"-?[0-9]+\.[0-9]+")
+
+
+def same_output(found: str, shown: str) -> bool:
+    """Whether two texts are equal, but for the last digits of numbers."""
+    numbers, expected = (list(map(float, NUMBER.findall(text))) for text in (found, shown))
+    return NUMBER.sub("#", found) == NUMBER.sub("#", shown) and numbers == pytest.approx(expected, abs=0.011)
+
+
+def test_the_python_page_prints_what_it_shows(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (root / "docs/python.md").read_text()
+    parts = re.findall(r"^```(python|sh)\n(.*?)^```\n\n```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert [language for language, *_ in parts].count("python") == len(blocks(page, "python")) and len(parts) > 8
+    monkeypatch.chdir(root)
+    names: dict[str, object] = {}
+    for language, code, shown in parts:
+        if language == "python":
+            exec(compile(code, "docs/python.md", "exec"), names)
+        else:
+            assert main(shlex.split(code.replace("\\\n", ""))[1:]) == 0
+        assert same_output(capsys.readouterr().out, shown), code
 
 
 def test_tables_are_those_of_their_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,4 +18,4 @@ def test_tidy(fresh) -> None:
     assert [path for path in old if path.exists()] == []
     assert all(path.exists() for path in kept)
     assert not part.exists()
-    assert printed.count("of other code, removed") == len(old)
+    assert printed.count("made by other code, removed") == len(old)

@@ -160,12 +160,14 @@ def main() -> None:
     subparsers = parser.add_subparsers(dest="subcommand", required=True)
     listing = subparsers.add_parser("list")
     listing.add_argument("file", type=Path)
-    listing.add_argument("--rules", nargs="+", default=[], help="jobs of these rules alone")
+    listing.add_argument("--rules", nargs="+", default=[], help="run only jobs of these rules")
     running = subparsers.add_parser("run")
     running.add_argument("file", type=Path)
-    running.add_argument("--seconds", type=float, default=1e9, help="be done by then")
-    running.add_argument("--rules", nargs="+", default=[], help="jobs of these rules alone")
-    running.add_argument("--gpu-jobs", type=int, default=1, help="so many at a time; above 1 their times mean little")
+    running.add_argument("--seconds", type=float, default=1e9, help="time at which to stop")
+    running.add_argument("--rules", nargs="+", default=[], help="run only jobs of these rules")
+    running.add_argument(
+        "--gpu-jobs", type=int, default=1, help="jobs on the GPU at a time; with more than 1, their times mean little"
+    )
     running.add_argument("--cpu-jobs", type=int, default=2)
     words = sys.argv[1:]
     place = words.index("--") if "--" in words else len(words)

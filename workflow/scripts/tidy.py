@@ -30,7 +30,7 @@ def main() -> None:
         alone = Alone()
         alone.run()
     for path in old_states(Path(STATE)):
-        print(f"{path}: of other code, removed")
+        print(f"{path}: made by other code, removed")
         shutil.rmtree(path)
 
 

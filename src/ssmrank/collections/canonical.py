@@ -91,10 +91,10 @@ def _write_documents(source: Source, path: Path) -> dict[str, Any]:
         first, second = (source.where("documents", numbers[row]) for row in (error.first, error.second))
         other = " with another text" if source.tolerant else ""
         raise UserError(
-            f"{second}: document id {error.id!r} stands at {first} already{other}; keep one of them"
+            f"{second}: document id {error.id!r} is already used at {first}{other}; keep one of them"
         ) from error
     if not numbers:
-        raise UserError(f"{source.where('documents', 0)}: holds no documents")
+        raise UserError(f"{source.where('documents', 0)}: has no documents")
     return {
         "documents": len(writer),
         "documents_empty": empty,
@@ -153,12 +153,12 @@ def _read_queries(source: Source, split: str) -> dict[str, str]:
         _check_length(query.text, source, "queries", query.number, split)
         if query.id in queries:
             here, there = (source.where("queries", n, split) for n in (query.number, numbers[query.id]))
-            raise UserError(f"{here}: query id {query.id!r} stands at {there} already; keep one of them")
+            raise UserError(f"{here}: query id {query.id!r} is already used at {there}; keep one of them")
         # Topic files have one line for each query.
         queries[query.id] = _encodable(" ".join(query.text.split()))
         numbers[query.id] = query.number
     if not queries:
-        raise UserError(f"{source.where('queries', 0, split)}: holds no queries")
+        raise UserError(f"{source.where('queries', 0, split)}: has no queries")
     return queries
 
 
@@ -208,7 +208,7 @@ def _read_judgments(source: Source, split: str, queries: dict[str, str], documen
             found.relevant_without_text += grade > 0
         found.qrels.setdefault(judgment.query, {})[judgment.document] = grade
     if count == 0:
-        raise UserError(f"{source.where('judgments', 0, split)}: holds no judgments")
+        raise UserError(f"{source.where('judgments', 0, split)}: has no judgments")
     return found
 
 
@@ -231,7 +231,7 @@ def _check_id(source: Source, part: Part, id: str, number: int, split: str = "")
 def _check_length(text: str, source: Source, part: Part, number: int, split: str = "") -> None:
     if len(text) > LONGEST_TEXT:
         raise UserError(
-            f"{source.where(part, number, split)}: a text of {len(text):,} characters, of which no index takes more "
+            f"{source.where(part, number, split)}: a text of {len(text):,} characters; no index accepts more "
             f"than {LONGEST_TEXT:,}; cut it or split it"
         )
 
@@ -248,7 +248,7 @@ def _encodable(text: str) -> str:
 def _report(statistics: dict[str, Any]) -> None:
     _log.info("%s documents%s", f"{statistics['documents']:,}", _left_out(statistics["documents_left_out"]))
     if statistics["documents_repeated"]:
-        _log.warning("%s documents stand twice in the source", f"{statistics['documents_repeated']:,}")
+        _log.warning("%s documents appear twice in the source", f"{statistics['documents_repeated']:,}")
     if statistics["documents_empty"]:
         _log.warning("%s documents have no text; they are kept", f"{statistics['documents_empty']:,}")
     for split, counts in statistics["splits"].items():
@@ -260,14 +260,14 @@ def _report(statistics: dict[str, Any]) -> None:
         )
         if counts["judgments_without_text"]:
             _log.warning(
-                "split %s: %s judgments, %s of them relevant, are of documents that the collection lacks; evaluation "
-                "has them, training does not",
+                "split %s: %s judgments, %s of them relevant, are of documents that are not in the collection; "
+                "evaluation has them, training does not",
                 split,
                 *(f"{counts[key]:,}" for key in ("judgments_without_text", "relevant_without_text")),
             )
         if counts["queries_not_asked"]:
             _log.warning(
-                "split %s: %s queries have no text or no relevant document; they are not asked and count 0",
+                "split %s: %s queries have no text or no relevant document; they are not searched and count as 0",
                 split,
                 f"{counts['queries_not_asked']:,}",
             )

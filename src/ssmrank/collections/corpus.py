@@ -47,7 +47,7 @@ def read_texts(path: Path) -> Iterator[Text]:
                 if record is not None:
                     yield Text(number, *(_field(record, key, f"{path}:{number}") for key in ("_id", "title", "text")))
         except (lzma.LZMAError, EOFError) as error:
-            raise UserError(f"{path}: damaged behind line {number} ({error}); fetch it again") from error
+            raise UserError(f"{path}: damaged after line {number} ({error}); fetch it again") from error
 
 
 def is_held_out(id: str, share: float) -> bool:
@@ -80,5 +80,5 @@ def _open(path: Path) -> IO[bytes]:
 def _field(record: dict, key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f'{where}: key "{key}" is missing, empty or no string; each line needs _id, title and text')
+        raise UserError(f'{where}: key "{key}" is missing, empty or not a string; each line needs _id, title and text')
     return value

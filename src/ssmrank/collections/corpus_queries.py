@@ -71,7 +71,9 @@ class CorpusQueriesSource:
             for place, query in enumerate(self._drawn_from(text), start=1)
         ]
         if not found:
-            raise UserError("source: no query could be drawn; raise queries_per_text, or add shares of other kinds")
+            raise UserError(
+                "source: no query could be made from the texts; raise queries_per_text, or add other kinds of queries"
+            )
         return found
 
     def _drawn_from(self, text: Text) -> list[str]:

@@ -65,7 +65,7 @@ class FolderSource:
         path = self._qrels(split)
         if not os.path.lexists(path):
             there = ", ".join(sorted(found.stem for found in path.parent.glob("*.tsv"))) or "none"
-            raise UserError(f"{path}: no such file; splits that are there: {there}")
+            raise UserError(f"{path}: no such file; existing splits: {there}")
         with open_file(path) as stream:
             for number, raw in lines_up_to(stream, path, LONGEST_LINE):
                 where = f"{path}:{number}"
@@ -77,7 +77,7 @@ class FolderSource:
                 fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
                 if len(fields) != 3:
                     raise UserError(
-                        f"{path}:{number}: {len(fields)} fields where `query-id corpus-id score` (by tabs) has 3"
+                        f"{path}:{number}: {len(fields)} fields, but `query-id corpus-id score` (by tabs) has 3"
                     )
                 if number == 1 and fields[2].lower() in _HEADINGS:
                     continue
@@ -96,7 +96,7 @@ class FolderSource:
 def _id(record: dict[str, Any], where: str) -> str:
     id = record.get("_id", record.get("id"))
     if isinstance(id, bool) or not isinstance(id, str | int):
-        raise UserError(f'{where}: key "_id" is missing or no string; each line needs one')
+        raise UserError(f'{where}: key "_id" is missing or not a string; each line needs one')
     return str(id)
 
 

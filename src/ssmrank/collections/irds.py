@@ -35,7 +35,9 @@ class IrDatasetsSource:
         for split, id in settings.splits.items():
             self._splits[split] = _load(id, "queries")
             if not self._splits[split].has_qrels():
-                raise UserError(f"ir_datasets {id}: has no qrels; choose an id that has, such as {_like(id, 'qrels')}")
+                raise UserError(
+                    f"ir_datasets {id}: has no qrels; choose an id with qrels, such as {_like(id, 'qrels')}"
+                )
 
     def documents(self) -> Iterator[Document]:
         """The documents of the id that the key `documents` gives."""
@@ -109,7 +111,7 @@ def _load(id: str, part: str) -> Any:
     except KeyError as error:
         raise UserError(f"ir_datasets {id}: no such id; did you mean {_like(id, part)}?") from error
     if not getattr(dataset, f"has_{part}")():
-        raise UserError(f"ir_datasets {id}: has no {part}; choose an id that has, such as {_like(id, part)}")
+        raise UserError(f"ir_datasets {id}: has no {part}; choose an id with them, such as {_like(id, part)}")
     return dataset
 
 

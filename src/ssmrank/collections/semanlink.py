@@ -71,7 +71,7 @@ class SemanlinkSource:
         for number, record in enumerate(records, start=1):
             where = self.where("documents", number)
             if not isinstance(record, dict):
-                raise UserError(f"{where}: is no object; the archive is not what this adapter reads")
+                raise UserError(f"{where}: is not a JSON object; this is not the archive of Semanlink")
             url, tags = record.get("document"), record.get("tag")
             if not isinstance(url, str) or not isinstance(tags, list):
                 raise UserError(f'{where}: needs a string "document" and a list "tag"; is this the right archive?')
@@ -112,7 +112,7 @@ class SemanlinkSource:
         except ValueError as error:
             raise UserError(f"{self._where(name)}: malformed JSON or not UTF-8 ({error})") from error
         if not isinstance(data, kind):
-            raise UserError(f"{self._where(name)}: is no {kind.__name__}; the archive is not what this adapter reads")
+            raise UserError(f"{self._where(name)}: is not a {kind.__name__}; this is not the archive of Semanlink")
         return data
 
     def _where(self, name: str, detail: str = "") -> str:

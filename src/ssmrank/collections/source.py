@@ -85,7 +85,7 @@ def join_fields(record: Mapping[str, Any], fields: Sequence[str], where: str, ke
         elif isinstance(value, Mapping):
             raise UserError(f"{where}: field {field!r} is an object where text is needed; correct {key}")
         elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{where}: field {field!r} is {value}, no text; write null or a string")
+            raise UserError(f"{where}: field {field!r} is {value}, not a text; write null or a string")
         text = "" if value is None else str(value).strip()
         if text:
             parts.append(text)

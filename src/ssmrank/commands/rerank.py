@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state",
         type=Path,
-        help="folder of finished parts, from which a killed reranking goes on (default: hidden, beside --output)",
+        help="folder of finished parts, from which a killed reranking resumes (default: hidden, next to --output)",
     )
     parser.add_argument(
         "--token-cache", type=Path, help="folder of tokenized texts that rerankings share (default: inside --state)"

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--groups", type=Path, required=True, help="file that `ssmrank negatives` wrote")
     parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
     parser.add_argument("--split", required=True, help="split of the groups' queries")
-    parser.add_argument("--pool", type=Path, required=True, help="run; scores are standardised over its documents")
+    parser.add_argument("--pool", type=Path, required=True, help="run over whose documents scores are standardised")
     parser.add_argument(
         "--member",
         action="append",
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "PATH"),
         help="files of a member: a run; a bi-encoder's folder and that of its vectors; or a reranker's checkpoint",
     )
-    parser.add_argument("--state", type=Path, required=True, help="folder of what a killed job goes on from")
+    parser.add_argument("--state", type=Path, required=True, help="folder of the state from which a killed job resumes")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines to write")
 
 

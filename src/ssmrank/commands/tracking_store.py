@@ -13,7 +13,7 @@ from ssmrank.tracking.store import create, deliver
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
-    parser.add_argument("--journals", type=Path, help="folder whose journals are brought into the store")
+    parser.add_argument("--journals", type=Path, help="folder of the journals to copy into the store")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -36,14 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negatives", type=Path, required=True, help="groups that `ssmrank negatives` wrote")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument(
-        "--state", type=Path, required=True, help="folder that keeps what a killed training goes on from"
+        "--state", type=Path, required=True, help="folder of the state from which a killed training resumes"
     )
     parser.add_argument("--validation-run", type=Path, help="first-stage run of settings' validation.split")
     parser.add_argument("--validation-qrels", type=Path, help="relevance judgments of that split")
     parser.add_argument(
         "--token-cache", type=Path, help="folder of tokenized texts that trainings share (default: inside --state)"
     )
-    parser.add_argument("--save-seconds", type=float, default=300.0, help="how often that is written (default: 300)")
+    parser.add_argument(
+        "--save-seconds", type=float, default=300.0, help="seconds between two saves of the state (default: 300)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

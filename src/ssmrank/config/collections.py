@@ -16,9 +16,11 @@ class SemanlinkSource(PackageArchive):
     adapter: Literal["semanlink"]
     folder: str = Field(description="folder of docs.json and tags.json inside the archive")
     min_words: int = Field(3, ge=1, description="documents with fewer words are left out")
-    min_relevant: int = Field(3, ge=1, description="tags with fewer relevant documents are no queries")
-    max_relevant: int = Field(200, ge=1, description="tags with more relevant documents are no queries")
-    train_share: float = Field(0.7, gt=0, lt=1, description="share of the tags, by a hash, in the train split")
+    min_relevant: int = Field(3, ge=1, description="tags with fewer relevant documents are not used as queries")
+    max_relevant: int = Field(200, ge=1, description="tags with more relevant documents are not used as queries")
+    train_share: float = Field(
+        0.7, gt=0, lt=1, description="share of the tags that are in the train split; a hash decides"
+    )
 
 
 class FolderCollection(Section):
@@ -26,11 +28,11 @@ class FolderCollection(Section):
 
     kind: Literal["folder"]
     path: str
-    sha256: dict[str, Sha256] = Field({}, description="expected digest of files, by their path in the folder")
+    sha256: dict[str, Sha256] = Field({}, description="expected SHA-256 of each file, by its path in the folder")
 
 
 class IrDatasetsCollection(Section):
-    """Documents of one ir_datasets id, queries and judgments of another for each split."""
+    """A collection of ir_datasets: documents of one id; queries and judgments of one id per split."""
 
     kind: Literal["ir_datasets"]
     documents: str = Field(description="ir_datasets id whose documents are taken")
@@ -38,36 +40,42 @@ class IrDatasetsCollection(Section):
 
 
 class TitlesCollection(Section):
-    """Titles of a corpus as queries, each with its own text as the one relevant document (without the title)."""
+    """Titles of a corpus as queries; the text without its title is the only relevant document."""
 
     kind: Literal["titles"]
     corpus: Name = Field(description="a name of section corpora")
-    part: Literal["train", "held-out"] = Field(description="of the corpus: documents and queries come from it alone")
-    queries: int | None = Field(None, ge=1, description="use this many titles (drawn by a hash), not all")
+    part: Literal["train", "held-out"] = Field(
+        description="the part of the corpus that documents and queries are made from"
+    )
+    queries: int | None = Field(None, ge=1, description="use only this many titles, drawn by a hash; null: all")
 
 
 class CorpusQueries(Section):
-    """Texts with queries drawn from themselves; the one relevant document of a query is its own text."""
+    """Queries made from texts; a query's only relevant document is the text that it was made from."""
 
     kind: Literal["corpus-queries"]
     corpus: Name | None = Field(None, description="a name of section corpora")
     part: Literal["train", "held-out"] = Field("train", description="of the corpus")
-    collection: Name | None = Field(None, description="instead of corpus: a collection; its documents are the texts")
-    share: float = Field(1.0, gt=0, le=1, description="share of the texts, drawn by a hash, that is used")
-    queries_per_text: float = Field(1.0, gt=0, description="2.5: two of each text and a third of every other one")
-    titles: float = Field(0.35, ge=0, description="share of queries that are titles; texts without one give sentences")
-    sentences: float = Field(0.2, ge=0, description="share of queries that are a sentence")
-    words: float = Field(
-        0.45, ge=0, description="share of queries that are a run of words which no stop word begins or ends"
+    collection: Name | None = Field(None, description="a collection whose documents are the texts, instead of a corpus")
+    share: float = Field(1.0, gt=0, le=1, description="share of the texts that is used; a hash decides")
+    queries_per_text: float = Field(
+        1.0, gt=0, description="number of queries per text; 2.5: two from each text, and a third from every second one"
     )
-    max_words: int = Field(5, ge=1, description="words of such a run, at most")
+    titles: float = Field(
+        0.35, ge=0, description="share of queries that are titles; a text without a title gives a sentence"
+    )
+    sentences: float = Field(0.2, ge=0, description="share of queries that are sentences of the text")
+    words: float = Field(
+        0.45, ge=0, description="share of queries that are consecutive words; they do not begin or end with a stop word"
+    )
+    max_words: int = Field(5, ge=1, description="most words in such a query")
     titled: float = Field(0.5, ge=0, le=1, description="share of the documents that begin with their title")
     seed: Seed = 42
 
     @model_validator(mode="after")
     def _texts_and_queries_are_some(self) -> Self:
         if (self.corpus is None) == (self.collection is None):
-            raise ValueError("name either corpus or collection, where the texts come from")
+            raise ValueError("name either a corpus or a collection that the texts come from")
         if self.titles + self.sentences + self.words == 0:
             raise ValueError("titles, sentences and words are all 0; raise one of these shares")
         return self
@@ -80,14 +88,14 @@ CollectionSource = Annotated[
 
 
 class ExpectedSplit(Section):
-    """What evaluation has to be given of a split; what is not given is not checked."""
+    """Expected counts of a split's queries and judgments; counts that are not given are not checked."""
 
     queries: int | None = Field(None, ge=1, description="queries with a judgment")
     judgments: int | None = Field(None, ge=1, description="their judgments; a repeated one counts with each line")
 
 
 class Expected(Section):
-    """What a collection has to hold as it comes from its source: another number is an error, not a bad score."""
+    """Expected counts of a collection; a different count is an error, because it would silently change scores."""
 
     documents: int | None = Field(None, ge=1)
     splits: dict[Name, ExpectedSplit] = {}

@@ -14,6 +14,6 @@ class Corpus(Section):
     path: str = Field(description="the folder")
     files: list[str] = Field(min_length=1, description="its files, in the order in which they are read")
     held_out: float = Field(
-        0.05, gt=0, lt=1, description="share of the texts, by a hash of the id, that nothing is trained on"
+        0.05, gt=0, lt=1, description="share of the texts that is never trained on; a hash of the id decides"
     )
     license: str = ""

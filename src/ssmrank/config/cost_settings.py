@@ -6,7 +6,7 @@ from ssmrank.config.section import Section
 
 
 class CostRow(Section):
-    """Where the costs of a row are: folders of its checkpoints (one per seed) and pretraining, file of its speed."""
+    """The files with a row's costs: folders of its checkpoints (one per seed) and pretraining, file of its speed."""
 
     run: str
     checkpoints: list[str]

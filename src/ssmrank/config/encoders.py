@@ -10,20 +10,22 @@ from ssmrank.config.section import Name, Section
 
 
 class Encoder(Section):
-    """A bi-encoder: a model of `models` that is in the format of sentence-transformers, and how texts are put to it.
+    """A bi-encoder: a model of section models in the format of sentence-transformers, and how it encodes texts.
 
     Pooling, normalization and length are the model's own (modules.json) unless they are given here.
     """
 
     model: Name
-    query_instruction: str = Field("", description="stands before each query, with its blank if it needs one")
-    document_instruction: str = Field("", description="stands before each document")
+    query_instruction: str = Field("", description="text before each query, including a blank at its end if needed")
+    document_instruction: str = Field("", description="text before each document")
     pooling: Literal["first", "last", "mean"] | None = None
     normalize: bool | None = Field(None, description="vectors of length 1: the inner product is the cosine")
-    max_length: int | None = Field(None, ge=8, description="tokens, those that the tokenizer adds included")
+    max_length: int | None = Field(
+        None, ge=8, description="most tokens of a text, including those that the tokenizer adds"
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     token_budget: int = Field(16384, ge=16, description="tokens in one forward pass")
-    shard_documents: int = Field(100_000, ge=1, description="documents whose vectors are written at a time")
+    shard_documents: int = Field(100_000, ge=1, description="documents in one file of vectors")
     vectors: Literal["float16", "float32"] = Field(
         "float16",
         description="how documents' vectors are kept: in float16 they take half of the disk, but products are rounded, "

@@ -13,14 +13,22 @@ from ssmrank.config.trainings import RerankerRow
 
 
 class FittedWeights(Section):
-    """Weights from a grid: the ones with the best mean on a split are taken."""
+    """Weights chosen from a grid: those with the best mean of a metric on a split."""
 
     collection: Name | None = Field(
-        None, description="the split's collection; null: the run's own, so that each collection has its own weights"
+        None,
+        description="collection of that split; null: the fused run's own, so that each collection gets its own weights",
     )
-    split: Name = Field(description="one that no table reports which shows the fused runs")
+    split: Name = Field(
+        description="split whose queries the weights are fitted on; no table that shows the fused runs may report it"
+    )
     metric: str = Field("nDCG@10", description=METRICS_HELP)
-    steps: int = Field(11, ge=2, le=101, description="values of a weight from 0 to 1; all weights add up to 1")
+    steps: int = Field(
+        11,
+        ge=2,
+        le=101,
+        description="number of values from 0 to 1 that are tried for a weight; all weights add up to 1",
+    )
 
     def fitted_on(self, collection: str) -> tuple[str, str]:
         """The collection and split on which the weights for runs of this collection are fitted."""
@@ -46,7 +54,7 @@ Weights = Annotated[
 
 
 class FusionMethod(Section):
-    """How runs become one: the documents of a query get a weighted sum over the runs."""
+    """How runs are fused: a document's score is a weighted sum over the runs."""
 
     method: Literal["z-score", "min-max", "rrf"] = Field(
         "z-score",
@@ -54,9 +62,9 @@ class FusionMethod(Section):
         "1, or 1 / (k + rank) (reciprocal rank fusion, Cormack et al. 2009)",
     )
     k: int | None = Field(None, ge=0, description="of rrf; null: 60")
-    retrievers: list[Name] = Field([], description="their first-stage runs are fused")
+    retrievers: list[Name] = Field([], description="retrievers whose runs are fused")
     weights: Weights | None = Field(
-        None, description="one for each run in their order, or how they are fitted; null: all the same"
+        None, description="one weight per run, in their order, or how weights are fitted; null: equal weights"
     )
 
     @model_validator(mode="after")
@@ -91,19 +99,23 @@ class FusionMethod(Section):
 
 
 class Fusion(FusionMethod):
-    """What a reranker's run is fused with: first-stage runs, and those of other rerankers.
+    """The runs that a reranker's run is fused with: first-stage runs and other rerankers' runs.
 
     The reranker's own run is the last of them. Only documents that were reranked count.
     """
 
-    rerankers: list[RerankerRow] = Field([], description="their runs of the same reranking, each with the same seed")
-    label: str = Field("", description="what tables add to the reranker's name; empty: + and what it is fused with")
+    rerankers: list[RerankerRow] = Field(
+        [], description="rerankers whose runs of the same reranking and seed are fused"
+    )
+    label: str = Field(
+        "", description="what tables append to the reranker's name; empty: + and the names of what is fused"
+    )
 
     @model_validator(mode="after")
     def _fuses_something(self) -> Self:
         rerankers = [f"{row.model} ({row.training})" for row in self.rerankers]
         if not self.retrievers and not rerankers:
-            raise ValueError("names nothing to fuse a reranker with; add retrievers or rerankers")
+            raise ValueError("nothing is named to fuse a reranker with; add retrievers or rerankers")
         if len(set(rerankers)) < len(rerankers):
             raise ValueError("rerankers: one is named twice; name it once, with a weight")
         self.check_weights([*self.retrievers, *rerankers, "the reranker itself"])
@@ -116,7 +128,9 @@ class FuseSettings(Section):
     method: Literal["z-score", "min-max", "rrf"]
     k: int = 60
     depth: int = Field(ge=1, description="documents of each query")
-    weights: list[Weight] | None = Field(None, description="one for each run; null: those of a file, else all the same")
+    weights: list[Weight] | None = Field(
+        None, description="one weight per run; null: the weights of a file, else equal weights"
+    )
 
 
 class FuseWeightsSettings(FuseSettings):

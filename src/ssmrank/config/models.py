@@ -42,7 +42,7 @@ class HubModel(Section):
 
 
 class RandomModel(Section):
-    """Random weights of a given shape; tokenizer, and if wanted word embeddings, of another model."""
+    """Random weights of a given shape, with the tokenizer and optionally the word embeddings of another model."""
 
     kind: Literal["random"]
     config: dict[str, Any] = Field(description="transformers config: model_type and its fields")
@@ -76,7 +76,7 @@ def unsupported(config: Mapping[str, Any]) -> str:
     model_type = config.get("model_type")
     if model_type is None or model_type in ARCHITECTURES:
         return ""
-    return f"model_type {shown(model_type)} has no packed forward; known: {', '.join(ARCHITECTURES)}"
+    return f"model_type {shown(model_type)} is not supported; known: {', '.join(ARCHITECTURES)}"
 
 
 ModelSource = Annotated[
@@ -105,9 +105,9 @@ class Model(Section):
     size: str = Field(description="parameters, such as 110M")
     pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
     source: ModelSource
-    tokenizer: TokenizerSource | None = Field(None, description="where its tokenizer is, if source has none")
+    tokenizer: TokenizerSource | None = Field(None, description="source of the tokenizer, if `source` has none")
     template: Literal["query-first", "document-first", "query-document-query"] | None = Field(
-        None, description="order of the input; null: query first for E and ED, document first for D"
+        None, description="order of the input; null: the query first for E and ED, the document first for D"
     )
     pooling: Literal["first", "last", "mean"] | None = Field(
         None, description="token that is scored, or the mean of all; null: first for E and ED, last for D"

@@ -11,7 +11,7 @@ from ssmrank.config.section import Name, Section, Seed
 
 
 class Sweep(Section):
-    """Short pretrainings by which each model's learning rate is chosen."""
+    """Short pretrainings that choose each model's learning rate."""
 
     learning_rates: list[float] = Field(min_length=1)
     tokens: int = Field(ge=1, description="tokens of each of them")
@@ -37,13 +37,15 @@ class LanguageModelSettings(Section):
 
 
 class LanguageModelling(Section):
-    """How language models are pretrained: the same for all models of a section."""
+    """How language models are pretrained; it is the same for all models of a section."""
 
     corpus: Name
     vocabulary: int = Field(8192, ge=320, multiple_of=64, description="entries of the byte-level BPE tokenizer")
-    vocabulary_texts: int = Field(100_000, ge=1, description="the tokenizer learns from this many first texts")
-    max_length: int = Field(512, ge=8, description="tokens of a text, which loses what is behind")
-    tokens: int = Field(ge=1, description="tokens to train on; the last step is filled up")
+    vocabulary_texts: int = Field(
+        100_000, ge=1, description="number of texts that the tokenizer is trained on, the first ones"
+    )
+    max_length: int = Field(512, ge=8, description="most tokens of a text; the rest is cut off")
+    tokens: int = Field(ge=1, description="tokens to train on, rounded up to whole steps")
     step_tokens: int = Field(32768, ge=16, description="tokens of an optimizer step")
     token_budget: int = Field(32768, ge=16, description="tokens in one forward pass; a step is cut to fit")
     masked_share: float = Field(0.15, gt=0, lt=1, description="tokens that a masked language model predicts")
@@ -53,7 +55,9 @@ class LanguageModelling(Section):
     clip_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     held_out_tokens: int = Field(500_000, ge=1, description="tokens of held-out text that the loss is measured on")
-    held_out_measurements: int = Field(20, ge=1, description="how often that is done in a training, evenly spread")
+    held_out_measurements: int = Field(
+        20, ge=1, description="number of measurements of the held-out loss, evenly spaced"
+    )
     seed: Seed = 42
 
     @model_validator(mode="after")
@@ -69,7 +73,7 @@ class Pretraining(LanguageModelling):
     sweep: Sweep
     models: dict[Name, LanguageModelSettings] = Field(min_length=1)
     published: Name | None = Field(
-        None, description="training whose checkpoints are published, not those of the pretraining alone"
+        None, description="training whose checkpoints are published; null: those of the pretraining"
     )
 
 

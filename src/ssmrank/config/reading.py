@@ -38,12 +38,11 @@ def read_sections(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. It is checked only for what no file of settings may contain."""
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys; see params.yaml for the sections")
+        raise UserError(f"{path}: has no keys; see params.yaml for the sections")
     check_plain(values, str(path))
     if _CODE_KEY in values:
         raise UserError(
-            f"{path}: key {_CODE_KEY} makes Snakemake run Python code that stands in the file; take it out, and write "
-            "the values out"
+            f"{path}: key {_CODE_KEY} makes Snakemake run Python code from the file; remove it and write the values out"
         )
     return values
 

@@ -48,7 +48,7 @@ class References:
         splits = self._params.collections[collection].splits
         if split not in splits:
             raise ValueError(
-                f"{where}.split: {split!r} is no split of collection {collection!r}{suggest(split, splits)}"
+                f"{where}.split: {split!r} is not a split of collection {collection!r}{suggest(split, splits)}"
             )
 
     def _check_pretraining(self) -> None:
@@ -72,7 +72,7 @@ class References:
                 where = f"collections.{name}.source.collection"
                 self.defined("collections", source.collection, where)
                 if isinstance(self._params.collections[source.collection].source, CorpusQueries):
-                    raise ValueError(f"{where}: {source.collection!r} is made from texts too; name these texts")
+                    raise ValueError(f"{where}: {source.collection!r} is itself made from texts; name those")
 
     def _check_first_stages(self) -> None:
         for name, negatives in self._params.negatives.items():
@@ -106,7 +106,7 @@ class References:
 
     def _check_trainings(self) -> None:
         if NO_TRAINING in self._params.trainings:
-            raise ValueError(f"trainings.{NO_TRAINING}: this name stands for no training at all; give it another")
+            raise ValueError(f"trainings.{NO_TRAINING}: this name means no training; choose another")
         for name, training in self._params.trainings.items():
             self.defined_split(training.collection, training.split, f"trainings.{name}")
             self.defined("negatives", training.negatives, f"trainings.{name}.negatives")
@@ -117,7 +117,7 @@ class References:
                 where = f"trainings.{name}.validation"
                 self.defined_split(training.collection, training.validation.split, where)
                 self.defined("retrievers", training.validation.retriever, f"{where}.retriever")
-        self._check_lessons()
+        self._check_circles_of_teachers()
 
     def _check_rerankings(self) -> None:
         for name, reranking in self._params.rerankings.items():
@@ -162,7 +162,7 @@ class References:
                     self._check_rerankers(f"{where}.sections[{number}]", part.rerankers)
                     if any(row.training == NO_TRAINING for row in part.rerankers):
                         raise ValueError(
-                            f"{where}.sections[{number}]: {NO_TRAINING!r} is no training to show; remove the row"
+                            f"{where}.sections[{number}]: {NO_TRAINING!r} means no training; remove the row"
                         )
 
     def _check_rerankers(self, where: str, rows: Sequence[RerankerRow]) -> None:
@@ -213,14 +213,14 @@ class References:
             else:
                 self._check_row(here, member.model, member.training)
 
-    def _check_lessons(self) -> None:
+    def _check_circles_of_teachers(self) -> None:
         """Raises ValueError if a training learns from itself through others."""
         for first in self._params.trainings:
             waiting, seen = self._learns_from(first), set[str]()
             while waiting:
                 name = waiting.pop()
                 if name == first:
-                    raise ValueError(f"trainings.{first}: it learns, through others, from itself; break the circle")
+                    raise ValueError(f"trainings.{first}: it learns from itself through others; break the circle")
                 if name not in seen and name in self._params.trainings:
                     seen.add(name)
                     waiting += self._learns_from(name)
@@ -261,7 +261,9 @@ class References:
                 fusion = self._params.fusions[row.fusion]
                 for other in fusion.rerankers:
                     if (other.model, other.training) == (row.model, row.training):
-                        raise ValueError(f"{here}.fusion: {row.fusion!r} fuses this reranker with itself; name another")
+                        raise ValueError(
+                            f"{here}.fusion: {row.fusion!r} fuses the reranker with itself; name another reranker"
+                        )
                     self._check_seeds(f"{here}.fusion", row.training, other.training)
                 self._check_fitted(f"{here}.fusion", f"fusions.{row.fusion}.weights", fusion.weights, table, tests)
         for name in self._first_stages_of(table):
@@ -330,4 +332,4 @@ class References:
         if baseline.fusion is not None:
             self.defined("fusions", baseline.fusion, where)
         if table.baseline_row is None:
-            raise ValueError(f"{where}: no row of the table is this one; name a row of the table")
+            raise ValueError(f"{where}: it is not a row of the table; name a row of the table")

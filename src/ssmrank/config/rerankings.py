@@ -10,15 +10,18 @@ from ssmrank.config.section import Name, Section
 
 LongQueries = Annotated[
     Literal["cut", "error"],
-    Field(description="a query that leaves no room for a document: cut to half of max_length and counted, or an error"),
+    Field(
+        description="what to do with a query that leaves no room for a document: cut it to half of max_length, or "
+        "stop with an error"
+    ),
 ]
 
 
 class Passages(Section):
-    """MaxP: windows over a document, of which the best one counts."""
+    """MaxP: windows over a document; the best one gives its score."""
 
     length: int = Field(ge=1, description="tokens of the document's text in a window")
-    stride: int = Field(ge=1, description="tokens from the start of a window to the next one's")
+    stride: int = Field(ge=1, description="tokens between the starts of two windows")
 
 
 class Reranking(Section):
@@ -35,8 +38,8 @@ class Reranking(Section):
     long_queries: LongQueries = "cut"
     remainder: Literal["dropped", "kept"] = Field(
         "dropped",
-        description="what the first stage has beyond depth; kept: it stays below the reranked ones, in its order, so "
-        "that metrics with a cutoff beyond depth count as many documents as for the first stage",
+        description="documents of the first stage beyond depth; kept: they stay below the reranked ones, in their "
+        "order, so that metrics with a cutoff beyond depth count as many documents as for the first stage",
     )
     passages: Passages | None = Field(None, description="null: a document is scored by its first tokens")
-    processes: int | None = Field(None, ge=1, description="each computes a part on a GPU of its own; null: one")
+    processes: int | None = Field(None, ge=1, description="processes, each on its own GPU; null: one")

@@ -21,36 +21,36 @@ class Bm25(Bm25Parameters):
     """Lucene's BM25."""
 
     kind: Literal["bm25"]
-    of_collections: dict[Name, Bm25Parameters] = Field({}, description="other parameters for some collections")
+    of_collections: dict[Name, Bm25Parameters] = Field({}, description="parameters that differ for some collections")
     stemmer: Literal["porter", "krovetz", "none"] = "porter"
     depth: int = Field(1000, ge=1, description="documents kept for each query")
     label: str = "BM25"
 
 
 class FlatIndex(Section):
-    """Every vector is compared, as it is kept (key `vectors` of the encoder)."""
+    """Exact search: every vector is compared, in the precision of the encoder's key `vectors`."""
 
     kind: Literal["flat"]
 
 
 class IvfPqIndex(Section):
-    """FAISS's inverted lists with product quantization: approximate, small."""
+    """FAISS's inverted lists with product quantization: approximate and small."""
 
     kind: Literal["ivfpq"]
     lists: int = Field(4096, ge=1)
     probes: int = Field(64, ge=1, description="lists that are searched for a query")
-    bytes: int = Field(64, ge=1, description="of a vector's code; divides the vectors' width")
+    bytes: int = Field(64, ge=1, description="bytes of a vector's code; must divide the vectors' width")
     train_vectors: int = Field(200_000, ge=256, description="vectors that the quantizers are trained on")
     seed: Seed = 42
 
 
 class HnswIndex(Section):
-    """FAISS's navigable small world graph: approximate, fast, larger than the vectors."""
+    """FAISS's navigable small world graph: approximate and fast, but larger than the vectors."""
 
     kind: Literal["hnsw"]
-    links: int = Field(32, ge=2, description="of each vector")
+    links: int = Field(32, ge=2, description="links of each vector")
     build_breadth: int = Field(200, ge=1)
-    search_breadth: int = Field(256, ge=1, description="no less than depth makes sense")
+    search_breadth: int = Field(256, ge=1, description="candidates that a search keeps; choose at least depth")
 
 
 VectorIndex = Annotated[FlatIndex | IvfPqIndex | HnswIndex, Field(discriminator="kind")]
@@ -88,16 +88,16 @@ class RunFile(Section):
 
 
 class FileRetriever(Section):
-    """Runs that are given as files, such as published ones."""
+    """Runs from files, such as published ones."""
 
     kind: Literal["run"]
     runs: dict[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")], RunFile] = Field(
-        min_length=1, description="for each COLLECTION/SPLIT its file"
+        min_length=1, description="file of each COLLECTION/SPLIT"
     )
     ties: Literal["trec_eval", "file"] = Field(
         "trec_eval",
-        description="order of documents with equal scores: trec_eval's, which is by id, descending; file: that of the "
-        "lines, where published numbers were made so (RepLLaMA's)",
+        description="order of documents with equal scores: trec_eval's (by id, descending), or that of the lines in "
+        "the file, as in published numbers of RepLLaMA",
     )
     depth: int = Field(1000, ge=1, description="documents kept for each query")
     label: str

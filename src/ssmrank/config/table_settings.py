@@ -27,7 +27,7 @@ class ComparedRow(Section):
     """
 
     runs: list[str]
-    columns: list[int] | None = Field(None, description="numbers of the columns that it is run on; null: all")
+    columns: list[int] | None = Field(None, description="columns that the row has values for, by number; null: all")
 
     def has(self, column: int) -> bool:
         """Whether the row has runs for the column of this number."""
@@ -44,13 +44,13 @@ class ResultColumn(ComparedColumn):
 class RowFusion(Section):
     """How the runs of a row were fused."""
 
-    label: str = Field(description="what the row's name says of it")
+    label: str = Field(description="what is appended to the row's name")
     method: Literal["z-score", "min-max", "rrf"]
     k: int
-    names: list[str] = Field(description="of what is fused, in the order of the weights")
+    names: list[str] = Field(description="names of what is fused, in the order of the weights")
     depth: int | None = Field(description="documents of each run; null: those that were reranked")
     weights: list[float] | None = Field(description="null: all the same, or fitted")
-    fitted: str = Field("", description="what the weights were fitted on; empty: they were given")
+    fitted: str = Field("", description="split that the weights were fitted on; empty: they were given")
 
 
 class ResultRow(ComparedRow):
@@ -61,7 +61,9 @@ class ResultRow(ComparedRow):
     size: str = ""
     prior: str = Field("", description="what it reranks, such as BM25 top-30; empty for a first stage")
     length: str = ""
-    max_length: int | None = Field(None, description="tokens; tells apart rows of the paper with one model")
+    max_length: int | None = Field(
+        None, description="longest input in tokens; distinguishes the paper's rows of one model"
+    )
     pretrained: bool | None = Field(None, description="None: a first stage, or not trained here")
     fusion: RowFusion | None = Field(None, description="null: nothing is fused")
 
@@ -81,9 +83,11 @@ class TableSettings(Section):
     collections: list[str] = Field(description="titles of the test collections")
     columns: list[ResultColumn]
     sections: list[ResultSection]
-    alpha: float | None = Field(None, description="level of the tests whose marks are printed")
+    alpha: float | None = Field(None, description="significance level of the printed marks")
     test: Literal["randomization", "t"] = "randomization"
-    baseline: str | None = Field(None, description="label of the row that all are compared with; null: every pair")
+    baseline: str | None = Field(
+        None, description="label of the row that all others are compared with; null: every pair of rows"
+    )
     depth: int | None = Field(None, description="documents of a query that rerankers reorder")
     remainder: Literal["dropped", "kept"] = "dropped"
     tolerance: Tolerance = Tolerance()
@@ -105,7 +109,7 @@ class SignificanceSettings(Tests):
 
     columns: list[ComparedColumn]
     rows: list[ComparedRow]
-    families: list[list[Comparison]] = Field(description="Holm's correction is over one of these, for each column")
+    families: list[list[Comparison]] = Field(description="rows that one Holm correction covers, for each column")
 
     def metric_keys(self) -> list[str]:
         """Every TEST/RUN once, in the order of rows and columns."""

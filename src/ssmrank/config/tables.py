@@ -17,13 +17,14 @@ class TestSet(Section):
     __test__ = False  # otherwise pytest would take it for a class of tests
 
     collection: Name | Annotated[list[Name], Field(min_length=2)] = Field(
-        description="several: the mean of their means, each counting the same"
+        description="test collections; if several, the mean of their means is shown"
     )
     split: Name
     metric: str
     label: str
     paper: str | None = Field(
-        None, description="column of ssmrank/reporting/paper.yaml whose numbers stand beside, such as passage-dev"
+        None,
+        description="column of ssmrank/reporting/paper.yaml whose numbers are shown next to ours, such as passage-dev",
     )
 
     @field_validator("metric")
@@ -75,46 +76,48 @@ class Baseline(Section):
         if reranker == (self.retriever is not None) or (self.model is None) != (self.training is None):
             raise ValueError("name either a retriever, or a model and a training")
         if self.fusion is not None and not reranker:
-            raise ValueError("fusion goes with a model and a training; add them, or remove it")
+            raise ValueError("fusion needs a model and a training; add them, or remove fusion")
         return self
 
 
 class Tests(Section):
     """How paired tests over queries are computed and judged."""
 
-    test: Literal["randomization", "t"] = Field("randomization", description="decides the marks; both are computed")
+    test: Literal["randomization", "t"] = Field(
+        "randomization", description="test that decides the marks; both are computed"
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="level of significance after Holm's correction")
     permutations: int = Field(
-        100_000, ge=100, description="random changes of sign; all of them where there are no more than that"
+        100_000, ge=100, description="random sign changes; all of them if there are no more than this"
     )
     seed: Seed = 42
 
 
 class Significance(Tests):
-    """Paired tests between the rows of each section of a table, on each of its columns."""
+    """Paired significance tests between the rows of each section of a table, for each of its columns."""
 
     baseline: Baseline | None = Field(None, description="row that all others are compared with; null: every pair")
 
 
 class Tolerance(Section):
-    """How far from the paper's number ours may be, in the points that tables print, for a verdict on reproduction."""
+    """Tolerances of the verdict on reproduction: differences from the paper's number, in points of the tables."""
 
     ok: float = Field(0.5, ge=0, description="OK up to here")
-    okish: float = Field(1.5, ge=0, description="OKish up to here, FAIL beyond")
+    okish: float = Field(1.5, ge=0, description="difference up to which a cell is OKish; beyond it is FAIL")
 
     @model_validator(mode="after")
     def _okish_is_wider(self) -> Self:
         if self.okish < self.ok:
-            raise ValueError(f"okish {self.okish} is below ok {self.ok}; it is the wider tolerance")
+            raise ValueError(f"okish {self.okish} is below ok {self.ok}, but must be the wider tolerance")
         return self
 
 
 class SpeedTest(Section):
-    """The run whose reranking is timed, with and without document reuse."""
+    """The reranking that is timed, with and without document reuse."""
 
     collection: Name
     split: Name
-    pairs: int | None = Field(None, ge=1, description="of its first queries; null: all")
+    pairs: int | None = Field(None, ge=1, description="pairs of the first queries; null: all")
 
 
 class Costs(Section):
@@ -126,13 +129,13 @@ class Costs(Section):
 class Table(Section):
     """A table of results."""
 
-    caption: str = Field(description="begin of the caption, plain text; what the marks mean is added to it")
+    caption: str = Field(description="beginning of the caption in plain text; the meaning of the marks is added to it")
     label: str = Field("", pattern=r"^[A-Za-z0-9:._-]*$", description="LaTeX label, such as tab:documents")
     reranking: Name
     tests: list[TestSet] = Field(min_length=1)
     sections: list[TableSection] = Field(min_length=1)
     significance: Significance | None = Field(None, description="null: no tests")
-    costs: Costs | None = Field(None, description="null: such columns are not shown")
+    costs: Costs | None = Field(None, description="null: columns of costs are not shown")
     tolerance: Tolerance = Tolerance()
 
     @model_validator(mode="after")

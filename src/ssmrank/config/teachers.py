@@ -12,7 +12,7 @@ from ssmrank.config.section import Name, Section
 
 
 class RunTeacher(Section):
-    """A first stage's own scores."""
+    """The scores of a first-stage run."""
 
     kind: Literal["run"]
     retriever: Name
@@ -28,7 +28,7 @@ class EncoderTeacher(Section):
 
 
 class RerankerTeacher(Section):
-    """A reranker that another training made, or a checkpoint as it is; with several seeds the training's own."""
+    """A reranker: the checkpoint of a training with its key `seed`, or a model's checkpoint as it is."""
 
     kind: Literal["reranker"]
     model: Name
@@ -44,17 +44,17 @@ TeacherMember = Annotated[RunTeacher | EncoderTeacher | RerankerTeacher, Field(d
 class Teacher(Section):
     """Whose scores a distillation loss learns: the weighted mean of its members' z-scores, times `scale`.
 
-    A member's z-scores are over the first `depth` documents of `retriever` for the query; those of a reranker, which
-    reads each pair, over the group. A document that a run lacks has the lowest score of these.
+    A member's z-scores are over the first `depth` documents of `retriever` for the query. Those of a reranker, which
+    reads each pair, are over the group. A document that is not in a run gets the lowest score of these.
     """
 
     members: dict[Name, TeacherMember] = Field(min_length=1)
-    retriever: Name = Field(description="the negatives' own, as a rule")
+    retriever: Name = Field(description="usually the one that the negatives come from")
     depth: int = Field(100, ge=2)
     scale: float = Field(
-        1.0, gt=0, description="the inverse of a temperature: softmax of the scores is what KL divergence compares with"
+        1.0, gt=0, description="inverse temperature of the softmax over the scores, which KL divergence compares with"
     )
-    positive_bonus: float = Field(0.0, ge=0, description="is added to the relevant document's score")
+    positive_bonus: float = Field(0.0, ge=0, description="added to the relevant document's score")
 
     @property
     def runs(self) -> list[RunTeacher]:

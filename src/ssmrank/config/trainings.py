@@ -22,16 +22,18 @@ NO_TRAINING = "none"
 
 
 class Validation(Section):
-    """Held-out queries that are reranked now and then in training; the weights that rank them best are kept."""
+    """Held-out queries that are reranked during training; the weights that rank them best are kept."""
 
-    split: Name = Field(description="of the training's collection")
-    retriever: Name = Field(description="whose run of that split is reranked")
+    split: Name = Field(description="split of the training's collection")
+    retriever: Name = Field(description="retriever whose run of that split is reranked")
     depth: int = Field(100, ge=1, description="documents of each query")
-    queries: int | None = Field(None, ge=1, description="use this many queries (drawn by seed), not all")
+    queries: int | None = Field(None, ge=1, description="use only this many queries, drawn by the seed; null: all")
     metric: str = Field("MRR@10", description=METRICS_HELP)
-    every_steps: int = Field(ge=1, description="optimizer steps between two validations; there is one at the end")
+    every_steps: int = Field(
+        ge=1, description="optimizer steps between two validations; the last step is always validated"
+    )
     patience: int | None = Field(
-        None, ge=1, description="stop after so many validations without a better one; null: never"
+        None, ge=1, description="stop after this many validations without improvement; null: never"
     )
 
     @field_validator("metric")
@@ -46,13 +48,15 @@ class Training(Section):
     collection: Name
     split: Name
     negatives: Name
-    teacher: Name | None = Field(None, description="a distillation loss learns its scores; null: such losses fail")
+    teacher: Name | None = Field(
+        None, description="teacher whose scores a distillation loss learns; needed by such losses"
+    )
     max_length: int = Field(ge=8, description="tokens of query, document and template together")
     long_queries: LongQueries = "cut"
     label: str = Field(description="how tables name the length, such as FirstP (512)")
     learning_rate: float = Field(gt=0)
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
-    groups: int | None = Field(None, ge=1, description="use this many groups (drawn by seed), not all")
+    groups: int | None = Field(None, ge=1, description="use only this many groups, drawn by the seed; null: all")
     batch_groups: int = Field(ge=1, description="groups (a positive with its negatives) in an optimizer step")
     loss: str = Field("cross_entropy", description=f"one of {', '.join(LOSS_NAMES)}")
     token_budget: int = Field(16384, ge=16, description="tokens in one forward pass; a step is cut to fit")
@@ -63,25 +67,26 @@ class Training(Section):
         "auto", description="auto: bf16 autocast where the device computes in bf16, else fp32"
     )
     activation_checkpointing: Literal["auto", "off", "full"] = Field(
-        "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory asks for"
+        "auto", description="layers that recompute their activations; auto: on a GPU as many as its memory requires"
     )
     cuda_graphs: Literal["auto", "off"] = Field(
-        "auto", description="auto: on a GPU passes whose shape comes again are started as one CUDA graph each"
+        "auto", description="auto: on a GPU, passes of a repeated shape run as one CUDA graph"
     )
-    length_grouped: bool = Field(False, description="groups of about equal tokens in a step")
+    length_grouped: bool = Field(False, description="batch groups of about equal length together")
     parallel: Literal["none", "ddp", "fsdp2"] = Field(
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
     )
-    processes: int | None = Field(None, ge=1, description="how many, where parallel; null: one for each GPU")
+    processes: int | None = Field(None, ge=1, description="number of processes if parallel; null: one per GPU")
     threads: int | None = Field(
         None,
         ge=1,
-        description="of a CPU, whatever --cores says: the last bits of PyTorch's sums depend on it; null: those that "
-        "Snakemake gives",
+        description="CPU threads, whatever --cores says, because the last bits of PyTorch's sums depend on them; null: "
+        "as many as Snakemake gives",
     )
     validation: Validation | None = None
     start: Name | None = Field(
-        None, description="training whose checkpoint of the same model, and seed, goes on; null: the model itself"
+        None,
+        description="training whose checkpoint of the same model and seed is trained further; null: the model itself",
     )
     seed: Seed = 42
 
@@ -104,7 +109,7 @@ class SeededTraining(Training):
     @classmethod
     def _seeds_differ(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"a seed stands twice in {seeds}; give each once")
+            raise ValueError(f"a seed appears twice in {seeds}; give each once")
         return seeds
 
 
@@ -118,4 +123,4 @@ class RerankerRow(Section):
     """A model after one training."""
 
     model: Name
-    training: Name = Field(description="none: the model's checkpoint as it is, which then has to be a trained reranker")
+    training: Name = Field(description="none: the model's checkpoint as it is, which must then be a trained reranker")

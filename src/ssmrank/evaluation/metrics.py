@@ -49,7 +49,7 @@ def evaluate(
     """
     measures = {name: _measure(name) for name in metrics}
     if not qrels:
-        raise UserError(f"{run_name}: the qrels name no query; check the qrels' file")
+        raise UserError(f"{run_name}: the qrels have no query; check the qrels file")
     if run and not run.keys() & qrels.keys():
         raise UserError(
             f"{run_name}: none of its {len(run)} queries (such as {next(iter(run))}) is among the {len(qrels)} of the "

@@ -20,7 +20,7 @@ def read_per_query(path: Path) -> PerQuery:
     """Reads one file. Raises UserError where it is missing or not from `ssmrank evaluate`."""
     values = read_json(path, "run `ssmrank evaluate` to make it")
     if not all(isinstance(queries, dict) for queries in values.values()):
-        raise UserError(f"{path}: holds no values of queries; delete it and run `ssmrank evaluate` again")
+        raise UserError(f"{path}: has no values of queries; delete it and run `ssmrank evaluate` again")
     return values
 
 
@@ -42,7 +42,7 @@ class PerQueryFiles:
             return None
         for path, values in zip(paths, files, strict=True):
             if metric not in values:
-                raise UserError(f"{path}: holds no {metric}; add it to evaluation.metrics and evaluate again")
+                raise UserError(f"{path}: has no {metric}; add it to evaluation.metrics and evaluate again")
             check_same_queries(paths[0], files[0][metric], path, values[metric])
         return {query: float(np.mean([values[metric][query] for values in files])) for query in files[0][metric]}
 
@@ -52,8 +52,8 @@ def check_same_queries(path: Path, queries: dict[str, float], other: Path, other
     odd = sorted(queries.keys() ^ others.keys())
     if odd:
         raise UserError(
-            f"{path} and {other}: {len(odd)} queries are in one alone, such as {odd[0]}; evaluate both again with the "
-            "same qrels"
+            f"{path} and {other}: {len(odd)} queries are in only one of them, such as {odd[0]}; evaluate both again "
+            "with the same qrels"
         )
 
 

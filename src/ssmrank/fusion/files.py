@@ -48,7 +48,7 @@ def fit_files(
     """
     found: dict[str, Any] = {"runs": [path.as_posix() for path in runs], "metric": settings.metric, "weights": None}
     if any(is_out_of_memory(path) for path in runs):
-        log.warning("%s: a model did not fit in memory; there are no weights", output)
+        log.warning("%s: a model did not fit into memory, so there are no weights", output)
     else:
         pools = pool_files(settings, runs, candidates)
         fitted = fit_weights(pools, read_qrels(qrels), settings.metric, settings.steps, str(runs[-1]))
@@ -72,9 +72,9 @@ def read_weights(path: Path, runs: int) -> list[float]:
     try:
         weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
         if weights is None or len(weights) != runs:
-            raise UserError(f"{path}: holds no weights of {runs} runs; fit them on runs of the same systems")
+            raise UserError(f"{path}: has no weights for {runs} runs; fit weights on runs of the same systems")
         return [float(weight) for weight in weights]
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}; run `ssmrank fuse weights` to make it") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no file of `ssmrank fuse weights`; delete it and make it again") from error
+        raise UserError(f"{path}: was not written by `ssmrank fuse weights`; delete it and make it again") from error

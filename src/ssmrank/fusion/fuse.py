@@ -61,7 +61,7 @@ def read_rankings(path: Path, depth: int | None = None) -> Rankings:
         if len(odd):
             raise UserError(
                 f"{path}: score of query {query}, document {documents[odd[0]]} is {scores[odd[0]]}; "
-                "runs that are fused have finite scores"
+                "fused runs need finite scores"
             )
         found[query] = Ranking(list(documents), with_ties(array))
     return found

@@ -45,7 +45,7 @@ def fit_weights(pools: Mapping[str, Pool], qrels: Qrels, metric: str, steps: int
         array = np.array(weights)
         run = {query: pool.fused(array) for query, pool in pools.items() if query in qrels}
         if not run:
-            raise UserError(f"{name}: none of its queries is judged; give qrels of the same split")
+            raise UserError(f"{name}: the qrels have none of its queries; give the qrels of the same split")
         tried[weights] = evaluate(qrels, run, [metric], name).mean()[metric]
     best = max(tried, key=lambda weights: (tried[weights], -float(np.var(weights))))
     return Fitted(best, tried[best], tried)

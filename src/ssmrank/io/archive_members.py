@@ -52,7 +52,7 @@ def read_member(archive: str | Path, member: str) -> bytes:
                 with open_member() as stream:
                     found = stream.read()
     if found is None:
-        raise UserError(f"{archive}: holds no file {member}; correct folder in params.yaml")
+        raise UserError(f"{archive}: has no file {member}; correct folder in params.yaml")
     return found
 
 
@@ -75,7 +75,7 @@ def extract_folder(archive: str | Path, folder: str, destination: str | Path) ->
                 shutil.copyfileobj(read, write, 1 << 20)
             written.append(path)
     if not written:
-        raise UserError(f"{archive}: holds no folder {folder}; correct folder in params.yaml")
+        raise UserError(f"{archive}: has no folder {folder}; correct folder in params.yaml")
     return written
 
 
@@ -85,7 +85,9 @@ def _open_new(archive: str | Path, path: Path, destination: Path) -> IO[bytes]:
         return path.open("wb")
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         name = path.relative_to(destination)
-        raise UserError(f"{archive}: holds both a file and a folder at {name}; use an archive without such") from error
+        raise UserError(
+            f"{archive}: has both a file and a folder named {name}; use an archive without this conflict"
+        ) from error
 
 
 _Member = tuple[tuple[str, ...], Callable[[], IO[bytes]]]
@@ -112,7 +114,9 @@ def _members(archive: str | Path) -> Iterator[Iterator[_Member]]:
     except FileNotFoundError as error:
         raise UserError(f"{archive}: no such file; download it again") from error
     except _DAMAGED as error:
-        raise UserError(f"{archive}: is no .tar.gz or .zip, or damaged ({error}); delete it and run again") from error
+        raise UserError(
+            f"{archive}: is not a .tar.gz or .zip archive, or is damaged ({error}); delete it and run again"
+        ) from error
 
 
 def _zip_members(archive: str | Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -161,7 +165,7 @@ def _limit(archive: str | Path) -> int:
 
 def _bomb(archive: str | Path) -> UserError:
     return UserError(
-        f"{archive}: would expand to more than {LARGEST_RATIO} times its size; it is no archive of texts or weights"
+        f"{archive}: would expand to more than {LARGEST_RATIO} times its size; archives of texts or weights never do"
     )
 
 

@@ -38,7 +38,7 @@ def parse_line(path: str | Path, number: int, raw: bytes) -> dict[str, Any] | No
         raise UserError(f"{path}:{number}: begins with a byte order mark; save the file as UTF-8 without one")
     record = parse_json(line, f"{path}:{number}", "; each line must be one object")
     if not isinstance(record, dict):
-        raise UserError(f"{path}:{number}: a {type(record).__name__} where a JSON object is needed")
+        raise UserError(f"{path}:{number}: is a {type(record).__name__}, but must be a JSON object")
     return record
 
 

@@ -59,7 +59,7 @@ def parse_json(text: str, where: str, advice: str = "") -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: malformed JSON ({error.msg}, column {error.colno}){advice}") from error
     except _Twice as error:
-        raise UserError(f"{where}: key {shown(str(error))} stands twice in one object; keep one") from error
+        raise UserError(f"{where}: key {shown(str(error))} appears twice in one object; keep one") from error
     except RecursionError:
         raise UserError(f"{where}: malformed JSON (brackets are nested too deep){advice}") from None
     except ValueError as error:
@@ -73,7 +73,7 @@ def read_json(path: str | Path, advice: str) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}; {advice}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no JSON object; {advice}")
+        raise UserError(f"{path}: is not a JSON object; {advice}")
     return values
 
 
@@ -141,9 +141,11 @@ def _nodes(root: yaml.Node | None, where: str) -> Iterator[yaml.Node]:
         count += 1
         place = _place(where, node.start_mark)
         if count > MOST:
-            raise UserError(f"{place}: more than {MOST:,} values with what anchors (&) stand for; write fewer")
+            raise UserError(f"{place}: more than {MOST:,} values after anchors (&) are expanded; write fewer")
         if depth > DEEPEST:
-            raise UserError(f"{place}: nested deeper than {DEEPEST} levels by an anchor (&), which may hold itself")
+            raise UserError(
+                f"{place}: nested deeper than {DEEPEST} levels through an anchor (&), which may contain itself"
+            )
         yield node
         if isinstance(node, yaml.MappingNode):
             waiting += [(child, depth + 1) for pair in node.value for child in pair]
@@ -183,10 +185,10 @@ def _check_keys(node: yaml.MappingNode, where: str) -> None:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith((":str", ":merge")):
             text = shown(key.value) if isinstance(key, yaml.ScalarNode) else "of brackets"
-            raise UserError(f"{where}:{line}: key {text} is no string; put it in quotes")
+            raise UserError(f"{where}:{line}: key {text} is not a string; put it in quotes")
         if key.value in seen:
             there = seen[key.value]
-            raise UserError(f"{where}:{line}: key {shown(key.value)} stands in line {there} already; keep one of them")
+            raise UserError(f"{where}:{line}: key {shown(key.value)} is already in line {there}; keep one of them")
         seen[key.value] = line
 
 
@@ -218,7 +220,7 @@ def _problem(value: Any, depth: int, count: int) -> str:
     if count > MOST:
         return f"more than {MOST:,} values; write fewer"
     if depth > DEEPEST:
-        return f"nested deeper than {DEEPEST} levels, or holds itself"
+        return f"nested deeper than {DEEPEST} levels, or contains itself"
     if isinstance(value, str):
         odd = _UNWRITABLE.search(value)
         return f"text with the character {odd.group()!r}, which cannot be written; remove it" if odd else ""

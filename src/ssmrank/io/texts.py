@@ -66,7 +66,7 @@ class TextStore:
         with open_file(self.path) as stream:
             size = stream.seek(0, 2)
             if size == 0:
-                raise UserError(f"{self.path}: is empty; nothing to read")
+                raise UserError(f"{self.path}: is empty")
             self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         arrays = _load_arrays(self.path, size)
         self._offsets, self._keys, self._rows = _scan(self.path) if arrays is None else arrays
@@ -110,7 +110,7 @@ class TextStore:
         return sha256(self.path)
 
     def _unknown(self, id: str) -> UnknownId:
-        return UnknownId(f"{self.path}: holds no id {id!r}; run, qrels and collection must be of the same data")
+        return UnknownId(f"{self.path}: has no id {id!r}; run, qrels and collection must belong together")
 
     def ids(self) -> Iterator[str]:
         """All ids, in the order of the file."""
@@ -233,9 +233,9 @@ def read_queries(path: str | Path) -> dict[str, str]:
     queries: dict[str, str] = {}
     for number, record in read_jsonl(path):
         if not isinstance(record.get("id"), str) or not isinstance(record.get("text"), str):
-            raise UserError(f'{path}:{number}: needs the strings "id" and "text"')
+            raise UserError(f'{path}:{number}: needs "id" and "text", both strings')
         if record["id"] in queries:
-            raise UserError(f"{path}:{number}: id {record['id']!r} stands twice; keep one line")
+            raise UserError(f"{path}:{number}: id {record['id']!r} appears twice; keep one line")
         queries[record["id"]] = record["text"]
     return queries
 
@@ -270,9 +270,9 @@ def _scan(path: Path) -> _Arrays:
         for number, raw in enumerate(stream, start=1):
             record = parse_line(path, number, raw)
             if record is None:
-                raise UserError(f"{path}:{number}: a blank line; delete it")
+                raise UserError(f"{path}:{number}: the line is blank; delete it")
             if not isinstance(record.get("id"), str) or not isinstance(record.get("text"), str):
-                raise UserError(f'{path}:{number}: needs the strings "id" and "text"')
+                raise UserError(f'{path}:{number}: needs "id" and "text", both strings')
             offsets.append(position)
             keys.append(_key(record["id"]))
             position += len(raw)
@@ -303,6 +303,6 @@ def _check_same_keys(
             stream.seek(int(offsets[row]))
             id = json.loads(stream.readline())["id"]
             if id in seen:
-                message = f"{path}:{row + 1}: id {id!r} stands in line {seen[id] + 1} already; keep one line"
+                message = f"{path}:{row + 1}: id {id!r} is already in line {seen[id] + 1}; keep one line"
                 raise DuplicateId(message, id, seen[id], row)
             seen[id] = row

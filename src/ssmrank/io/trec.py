@@ -187,7 +187,7 @@ def iterate_run(
     seen: set[str] = set()
     for query, ranking, number in _rankings(path):
         if query in seen:
-            raise UserError(f"{path}:{number}: query {query} stands further up too; sort the lines by query")
+            raise UserError(f"{path}:{number}: query {query} already appears in earlier lines; sort the lines by query")
         seen.add(query)
         ordered = sorted(ranking, key=lambda pair: -pair[1]) if ties == "file" else sort_ranking(ranking)
         yield query, ordered[:depth]
@@ -236,8 +236,8 @@ def lines_of(path: str | Path) -> Iterator[tuple[int, list[str], list[str], list
                 if abs(score) > _LARGEST_SCORE:
                     if (query, score > 0) in infinite:
                         raise UserError(
-                            f"{where} {score:g}, infinite in single precision as that of a document further up, so "
-                            "neither is above the other; give finite scores"
+                            f"{where} {score:g}, infinite in single precision like that of an earlier document, so "
+                            "their order is unknown; give finite scores"
                         )
                     infinite.add((query, score > 0))
                 yield number, [query], [document], [score]
@@ -320,7 +320,7 @@ def _check_once(path: str | Path, number: int, query: str, ranking: list[tuple[s
 
 
 def _twice(path: str | Path, number: int, query: str, document: str) -> UserError:
-    return UserError(f"{path}:{number}: document {document} stands twice in query {query}; keep one line")
+    return UserError(f"{path}:{number}: document {document} appears twice in query {query}; keep one line")
 
 
 def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
@@ -343,7 +343,7 @@ def read_qrels(path: str | Path) -> Qrels:
             known = qrels.setdefault(query, {}).setdefault(document, grade)
             if known != grade:
                 raise UserError(
-                    f"{path}:{number}: document {document} of query {query} has grade {known} already; keep one line"
+                    f"{path}:{number}: document {document} of query {query} already has grade {known}; keep one line"
                 )
     return qrels
 
@@ -359,7 +359,7 @@ def _gzip_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: is no complete gzip file ({error}); get it again") from error
+        raise UserError(f"{path}: is not a complete gzip file ({error}); get it again") from error
 
 
 @contextmanager
@@ -384,7 +384,7 @@ def _fields(path: str | Path, lines: IO[bytes], first: int, layout: str) -> Iter
         if line.startswith(BYTE_ORDER_MARK):
             raise UserError(f"{path}:{number}: begins with a byte order mark; save the file as UTF-8 without one")
         if "\0" in line:
-            raise UserError(f"{path}:{number}: holds a byte of value 0; is it a text file?")
+            raise UserError(f"{path}:{number}: has a byte of value 0; is it a text file?")
         if len(fields) != count:
-            raise UserError(f"{path}:{number}: {len(fields)} fields where `{layout}` has {count}")
+            raise UserError(f"{path}:{number}: {len(fields)} fields, but `{layout}` has {count}")
         yield number, fields

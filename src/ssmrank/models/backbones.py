@@ -62,7 +62,7 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import AutoModel
 
     _check_known(config, "config")
-    with reading("config: transformers cannot make a model of it; correct its values"):
+    with reading("config: transformers cannot make a model from it; correct its values"):
         backbone = AutoModel.from_config(config, dtype=torch.float32, **_options(config))
     return _with_own_modules(backbone)
 
@@ -168,7 +168,7 @@ def _options(config: PreTrainedConfig) -> dict[str, Any]:
 def _read_json(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: holds no config.json; a checkpoint folder has config, weights and tokenizer")
+        raise UserError(f"{folder}: has no config.json; a checkpoint folder has config, weights and tokenizer")
     return read_json(path)
 
 

@@ -68,7 +68,7 @@ def origin_of(folder: Path) -> dict[str, Any]:
     if commits := _read(folder, COMMITS_FILE):
         found["hub"] = commits
     if facts := _read(folder, PRETRAINING_FILE):
-        with reading(f"{folder / PRETRAINING_FILE}: is none that `ssmrank pretrain run` wrote"):
+        with reading(f"{folder / PRETRAINING_FILE}: was not written by `ssmrank pretrain run`"):
             corpus, tokens = facts["settings"]["corpus"], facts["curve"]["tokens"]
             found["pretraining"] = {"corpus": corpus, "tokens": tokens, "objective": facts["objective"]}
     if training := _read(folder, TRAINING_FILE):

@@ -18,7 +18,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     Raises UserError if the `gguf` package is missing or transformers cannot read the file.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise UserError(f"{file}: reading GGUF needs a package more; install it with: python -m pip install gguf")
+        raise UserError(f"{file}: reading GGUF needs the package gguf; install it with: python -m pip install gguf")
     with reading(f"{file}: transformers cannot read this GGUF file; get it again"):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
         read = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **NO_CODE)

@@ -41,7 +41,7 @@ def download(source: HubModel, target: Path, wanted: Callable[[Iterable[str]], l
         raise
     except Exception as error:  # the hub's client raises many kinds
         raise UserError(
-            f"model {source.id}: cannot be had from the hub ({reason_of(error)}); check the id and the network, "
+            f"model {source.id}: cannot be downloaded from the hub ({reason_of(error)}); check the id and the network, "
             "or give a folder as source"
         ) from error
     if source.revision != commit:

@@ -209,7 +209,7 @@ def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
     levels = packed.prefix_levels
     if levels is not None:
         if filters.shape[1] - 1 > levels.history.shape[1]:
-            raise ValueError(f"{levels.history.shape[1]} tokens are kept for filters of {filters.shape[1]} taps")
+            raise ValueError(f"{levels.history.shape[1]} tokens are kept for a filter of {filters.shape[1]} taps")
         history = levels.history[:, : filters.shape[1] - 1]
     return packed_causal_conv1d(x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history)
 

@@ -185,7 +185,7 @@ def _read_weights(folder: Path) -> State:
         return read_tensors(safe)
     path = folder / _WEIGHTS
     if not path.is_file():
-        raise UserError(f"{folder}: holds neither {_WEIGHTS} nor {safe.name}; get the whole checkpoint")
-    with reading(f"{path}: is no file of tensors that torch can read; get it again"):
+        raise UserError(f"{folder}: has neither {_WEIGHTS} nor {safe.name}; get the whole checkpoint")
+    with reading(f"{path}: torch cannot read tensors from this file; get it again"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

@@ -22,7 +22,7 @@ def check_tokenizer(folder: Path, model: Model) -> Template:
     with reading(f"{folder}: its tokenizer is broken; get its files again"):
         template = Template.of(tokenizer, model.kind, model.template)
         if not len(template.tokenize_documents(["a"])[0]):
-            raise UserError(f"{folder}: its tokenizer makes no tokens of a text; get its files again")
+            raise UserError(f"{folder}: its tokenizer makes no tokens from a text; get its files again")
     return template
 
 
@@ -37,7 +37,7 @@ def check_model(folder: Path, template: Template) -> None:
     with torch.inference_mode(), reading(f"{folder}: its model does not run; correct config.json"):
         states = packed_forward(backbone.eval(), pack([tokens]))
     if not states.isfinite().all():
-        raise UserError(f"{folder}: its model makes NaN or infinity of two tokens; get another one")
+        raise UserError(f"{folder}: its model computes NaN or infinity for two tokens; get another model")
 
 
 def _check_ids(folder: Path, template: Template, rows: int) -> None:
@@ -49,5 +49,5 @@ def _check_ids(folder: Path, template: Template, rows: int) -> None:
     if id >= rows:
         raise UserError(
             f"{folder}: token {token!r} has id {id}, but the model has embeddings of {rows} tokens; give the tokenizer "
-            "that belongs to the model, or correct vocab_size"
+            "of this model, or correct vocab_size"
         )

@@ -68,7 +68,9 @@ def private_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UserError(f"{folder}: is no private folder of yours; remove it, or set TMPDIR to a folder of your own")
+        raise UserError(
+            f"{folder}: belongs to another user or is open to others; remove it, or set TMPDIR to a folder of your own"
+        )
     return folder
 
 

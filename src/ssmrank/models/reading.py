@@ -41,7 +41,7 @@ def reading(what: str) -> Iterator[None]:
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file. Raises UserError if it is absent, damaged or of another format."""
-    with reading(f"{path}: is no whole safetensors file; get it again"):
+    with reading(f"{path}: is not a complete safetensors file; get it again"):
         return load_file(path)
 
 
@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
     with reading(f"{path}: cannot be read as JSON; get it again"):
         values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys but {type(values).__name__}; get it again")
+        raise UserError(f"{path}: is a {type(values).__name__}, but must be a JSON object; get it again")
     return values
 
 
@@ -58,4 +58,4 @@ def check_finite(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raises UserError if a weight is NaN or infinite."""
     odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if odd:
-        raise UserError(f"{folder}: {len(odd)} of its weights, such as {odd[0]}, hold NaN or infinity; get another one")
+        raise UserError(f"{folder}: NaN or infinity in {len(odd)} of its weights, such as {odd[0]}; get another model")

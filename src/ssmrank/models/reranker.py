@@ -115,7 +115,7 @@ class Reranker(nn.Module):
         one text.
         """
         if isinstance(documents, str):
-            raise UserError("score: documents is one text; give a list of texts, if only of one")
+            raise UserError("score: documents is one text; give a list of texts, also for one text")
         if not documents:
             return []
         name, max_length = repr(query if len(query) <= _SHOWN else query[:_SHOWN] + "…"), self.settings.max_length
@@ -195,7 +195,7 @@ def load_reranker(folder: str | Path) -> Reranker:
             f"{folder}: has no head that scores (no {TRAINED_FILE}); train it, or give a folder that "
             "`ssmrank train` wrote"
         )
-    with reading(f"{file}: is none that `ssmrank train` wrote"):
+    with reading(f"{file}: was not written by `ssmrank train`"):
         settings = TypeAdapter(RerankerSettings).validate_python(read_json(file))
     reranker = Reranker(unread_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
@@ -205,7 +205,7 @@ def load_reranker(folder: str | Path) -> Reranker:
 def stored_precision(folder: str | Path) -> torch.dtype:
     """The dtype of the weights in a reranker's checkpoint; float32 if they have several."""
     file = Path(folder) / _WEIGHTS_FILE
-    with reading(f"{file}: is no whole safetensors file; get it again"), safe_open(file, "pt") as weights:
+    with reading(f"{file}: is not a complete safetensors file; get it again"), safe_open(file, "pt") as weights:
         found = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
     return {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(found), torch.float32)
 
@@ -214,5 +214,5 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder."""
     from transformers import AutoTokenizer
 
-    with reading(f"{folder}: holds no tokenizer that transformers can read; get its files again"):
+    with reading(f"{folder}: has no tokenizer that transformers can read; get its files again"):
         return AutoTokenizer.from_pretrained(folder, **NO_CODE)

@@ -74,7 +74,7 @@ def write_model(
             _fetch(source, temporary, archives, weights=True)
             gguf = sorted(temporary.glob("*.gguf"))
             if len(gguf) > 1:
-                raise UserError(f"{model.label}: its source holds {len(gguf)} GGUF files; give a folder with one")
+                raise UserError(f"{model.label}: its source has {len(gguf)} GGUF files; give a folder with one")
             for file in gguf:
                 convert_gguf(file, temporary)
             _drop(temporary, GGUF_WEIGHTS)
@@ -142,7 +142,7 @@ def _random(
     try:
         config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **_special_ids(tokenizer), **source.config})
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"source.config: transformers cannot make a config of it: {error}") from error
+        raise UserError(f"source.config: transformers cannot make a config from it: {error}") from error
     torch.manual_seed(seed)
     backbone = random_backbone(config)
     if embeddings_from is not None:

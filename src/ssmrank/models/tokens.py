@@ -118,7 +118,7 @@ def _write(
     keys = np.fromiter((_key(id) for id in wanted), dtype=np.uint64, count=len(wanted))
     rows = np.argsort(keys, kind="stable").astype(np.uint32)
     if (np.diff(keys[rows]) == 0).any():
-        raise UserError(f"{store.path}: two ids share a hash of 64 bits; rename one of them")
+        raise UserError(f"{store.path}: two ids have the same 64-bit hash; rename one of them")
     lengths = []
     with atomic_directory(folder) as temporary:
         with (temporary / "tokens.bin").open("wb") as stream:
@@ -195,7 +195,7 @@ def _key(id: str) -> int:
 def _map(path: Path, tokens: int) -> np.ndarray:
     """Maps a file of int32 tokens. Raises ValueError if its size does not match their number."""
     if path.stat().st_size != 4 * tokens:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes where {4 * tokens} belong")
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, expected {4 * tokens}")
     if tokens == 0:
         return np.empty(0, dtype=np.int32)
     # A plain view, because slicing an np.memmap costs several times as much as slicing an ndarray.

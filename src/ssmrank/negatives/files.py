@@ -41,7 +41,7 @@ def write_negatives(
         raise UserError(f"{ranking}, {qrels}: {error}") from error
     if sample.deepest < settings.depth:
         logger.warning(
-            "%s: at most %d documents for a query, so depth %d is not reached", ranking, sample.deepest, settings.depth
+            "%s: at most %d documents per query, so depth %d is not reached", ranking, sample.deepest, settings.depth
         )
     write_jsonl(output, (group._asdict() for group in sample.groups))
     logger.info("%s: %s", output, explain(sample, settings))

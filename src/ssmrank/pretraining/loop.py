@@ -94,7 +94,7 @@ def pretrain(
     total = step_count(settings.tokens, settings.step_tokens)
     first = _resume(state, model, optimizer, curve, device)
     if first:
-        log.info("going on after step %d of %d", first, total)
+        log.info("resuming after step %d of %d", first, total)
     times = settings.held_out_measurements
     measured_at = {round(number * total / times) for number in range(1, times + 1)}
     pending: list[torch.Tensor] = []

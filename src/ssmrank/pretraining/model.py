@@ -68,7 +68,7 @@ def language_model_config(
         known = AutoConfig.for_model(values["model_type"]).to_dict()
         config = AutoConfig.for_model(**({key: value for key, value in own.items() if key in known} | values))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"config: transformers cannot make a config of it: {error}") from error
+        raise UserError(f"config: transformers cannot make a config from it: {error}") from error
     if "max_position_embeddings" not in values and "max_position_embeddings" in known:
         config.max_position_embeddings += architecture_of(config.model_type).position_offset(config)
     return config

@@ -36,7 +36,7 @@ def publish(
         scores = {file: _read(Path(file))["mean"] for row in settings.scores for file in row.files.values()}
         card = model_card(facts, settings, command, outcome, scores)
     except KeyError as error:
-        raise UserError(f"{pretrained}/pretraining.json: key {error} is missing; pretrain again") from error
+        raise UserError(f"{pretrained}/pretraining.json: key {error} is missing; run the pretraining again") from error
     with atomic_directory(output) as folder:
         if checkpoint is None:
             for file in pretrained.iterdir():

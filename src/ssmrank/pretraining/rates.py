@@ -26,4 +26,4 @@ def chosen_rate(path: Path) -> float:
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no file of `ssmrank pretrain sweep` ({error})") from error
+        raise UserError(f"{path}: was not written by `ssmrank pretrain sweep` ({error})") from error

@@ -55,7 +55,7 @@ def sweep_rates(
     except ValueError as error:
         raise UserError(f"{output.stem}: {error}; add lower ones to the sweep") from error
     if len(losses) > 2 and chosen in (min(losses), max(losses)):
-        log.warning("learning rate %g is at the end of the sweep; a rate beyond it may be better", chosen)
+        log.warning("learning rate %g is at the end of the sweep; a rate outside its range may be better", chosen)
     with atomic_file(output) as stream:
         stream.write(json.dumps({"learning_rate": chosen, "trials": trials}) + "\n")
     shutil.rmtree(state, ignore_errors=True)
@@ -76,6 +76,6 @@ def _trial(job: Job, name: str, save_seconds: float, stop_seconds: float | None)
     try:
         curve, _ = job.run("pretrain-sweep", name, save_seconds, stop_seconds)
     except Diverged as error:
-        log.warning("%s: %s; the rate counts as too high", name, error)
+        log.warning("%s: %s; the rate is taken as too high", name, error)
         return {"learning_rate": job.learning_rate, "held_out_loss": None}
     return {"learning_rate": job.learning_rate, "held_out_loss": curve.held_out[-1][2], **vars(curve)}

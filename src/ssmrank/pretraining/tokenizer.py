@@ -25,7 +25,7 @@ def first_texts(corpus: Corpus, count: int) -> list[str]:
     """The first `count` texts of a corpus that are not held out. Raises UserError where there is none."""
     texts = list(islice(_training_texts(corpus), count))
     if not texts:
-        raise UserError(f"{corpus.path}: every text is held out; lower held_out in section corpora")
+        raise UserError(f"{corpus.path}: all texts are held out; lower held_out in section corpora")
     return texts
 
 

@@ -42,9 +42,11 @@ class CorpusTokens:
             self._offsets = np.load(folder / part / "offsets.npy")
             path = folder / part / "tokens.bin"
             if path.stat().st_size != 2 * self._offsets[-1]:
-                raise UserError(f"{path}: not as long as offsets.npy says; make it anew with `ssmrank pretrain tokens`")
+                raise UserError(
+                    f"{path}: its length does not fit offsets.npy; make it again with `ssmrank pretrain tokens`"
+                )
         except OSError as error:
-            raise UserError(f"{folder}: holds no tokens; make them with `ssmrank pretrain tokens`") from error
+            raise UserError(f"{folder}: has no tokens; make them with `ssmrank pretrain tokens`") from error
         self.lengths: np.ndarray = np.diff(self._offsets)
         # A plain view, because each slice of a np.memmap costs several times that of an ndarray.
         self._tokens = np.memmap(path, dtype=np.uint16, mode="r").view(np.ndarray)

@@ -38,7 +38,7 @@ def read_comparisons(path: Path, test: Literal["randomization", "t"]) -> list[Co
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}; make it with `ssmrank table significance`") from error
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: is no file of `ssmrank table significance` ({error}); make it again") from error
+        raise UserError(f"{path}: was not written by `ssmrank table significance` ({error}); make it again") from error
 
 
 def letters_of(sections: Sequence[Sequence[int]]) -> dict[int, str]:

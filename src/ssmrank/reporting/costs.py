@@ -103,7 +103,7 @@ def read_costs(path: Path) -> Costs:
         rows = {run: tuple(texts) for run, texts in values["rows"].items()}
         return Costs(rows, values["sentence"], tuple(values["titles"]))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is no file of `ssmrank measure costs` ({error})") from error
+        raise UserError(f"{path}: was not written by `ssmrank measure costs` ({error})") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def read_curve(label: str, checkpoint: Path) -> Curve:
         validation = [(int(step), float(value)) for step, value in outcome.get("validation", [])]
         return Curve(label, [float(loss) for loss in outcome.get("loss", [])], validation)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: tells no course of a training ({error}); train again") from error
+        raise UserError(f"{path}: has no loss curve of a training ({error}); train again") from error
 
 
 def smoothed(values: list[float]) -> list[float]:

@@ -42,7 +42,9 @@ def panels_of(settings: TableSettings, files: PerQueryFiles) -> tuple[str, list[
         if (panel := _panel(row, baseline, column, files)) is not None
     ]
     if baseline is None or not panels:
-        raise UserError("differences: the table has no two rows with values of queries to compare; add rows to run")
+        raise UserError(
+            "differences: the table has no two rows with per-query values to compare; add rows that are run"
+        )
     return _name(baseline), panels
 
 
@@ -97,7 +99,7 @@ def _panel(row: ResultRow, baseline: ResultRow, column: ResultColumn, files: Per
         return None
     if known[0].keys() != known[1].keys():
         names = f"{_name(row)} and {_name(baseline)}"
-        raise UserError(f"{column.tests[0]}: {names} have other queries; evaluate both again")
+        raise UserError(f"{column.tests[0]}: {names} have different queries; evaluate both again")
     own, other = as_array(known)
     title = column.label if column.label == column.metric else f"{column.label} {column.metric}"
     return Panel(_name(row), title, np.sort(own - other)[::-1])

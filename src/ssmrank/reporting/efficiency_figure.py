@@ -71,7 +71,7 @@ def read_points(settings: EfficiencySettings) -> tuple[list[Point], str]:
         if result.status == "oom":
             continue
         if settings.metric not in result.mean:
-            raise UserError(f"{row.metrics}: holds no {settings.metric}; add it to evaluation.metrics")
+            raise UserError(f"{row.metrics}: has no {settings.metric}; add it to evaluation.metrics")
         whole, reuse, measured = read_speed(Path(row.speed))
         points.append(Point(row.label, result.mean[settings.metric], whole, reuse))
         places.add(measured)

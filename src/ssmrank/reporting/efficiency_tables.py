@@ -159,7 +159,7 @@ def read_timings(path: Path, suite: str) -> list[Timing]:
             raise UserError(f"{path}:{line}: pairs, max_length or seconds is not a number; {advice}") from error
         timings.append(Timing(row["model"], row["batch"], row["device"], row["precision"], *numbers, seconds))
     if not timings:
-        raise UserError(f"{path}: holds no line of the suite {suite}; {advice}")
+        raise UserError(f"{path}: has no line of the suite {suite}; {advice}")
     return timings
 
 

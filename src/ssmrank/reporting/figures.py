@@ -36,7 +36,7 @@ def read_throughput(path: Path) -> tuple[list[Throughput], str]:
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     if not rows:
-        raise UserError(f"{path}: holds no measurement; make it with benchmarks/training.py --suite figure1")
+        raise UserError(f"{path}: has no measurement; make it with benchmarks/training.py --suite figure1")
     missing = [name for name in _NEEDED if name not in rows[0]]
     if missing:
         raise UserError(f"{path}: column {missing[0]} is missing; make it with benchmarks/training.py --suite figure1")

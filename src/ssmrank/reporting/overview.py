@@ -36,14 +36,14 @@ def parameters(folder: Path) -> int:
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{folder}: holds no safetensors file; make it with `ssmrank download model`")
+        raise UserError(f"{folder}: has no safetensors file; make it with `ssmrank download model`")
     total = 0
     for file in files:
         try:
             with safe_open(file, "np") as tensors:
                 total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
         except SafetensorError as error:
-            raise UserError(f"{file}: is no safetensors file ({error}); get the model again") from error
+            raise UserError(f"{file}: is not a safetensors file ({error}); get the model again") from error
     return total
 
 

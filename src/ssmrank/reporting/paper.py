@@ -56,7 +56,7 @@ class Paper(Section):
     def column(self, name: str) -> PaperColumn:
         """A test set by name. Raises UserError, which lists the known ones, for another name."""
         if name not in self.columns:
-            raise UserError(f"paper: {name!r} is no test set of the paper; known: {', '.join(self.columns)}")
+            raise UserError(f"paper: {name!r} is not a test set of the paper; known: {', '.join(self.columns)}")
         return self.columns[name]
 
     def number(self, column: str, model: str, length: int | None) -> PaperNumber | None:

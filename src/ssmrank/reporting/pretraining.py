@@ -23,7 +23,7 @@ def read_curves(models: Iterable[tuple[str, Path]]) -> dict[str, list[tuple[int,
             label = f"{label} (masked tokens)" if facts["objective"] == "masked tokens" else label
             curves[label] = [(tokens, loss) for _, tokens, loss in facts["curve"]["held_out"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: cannot be read as what `ssmrank pretrain run` writes ({error})") from error
+            raise UserError(f"{path}: was not written by `ssmrank pretrain run` ({error})") from error
     return curves
 
 

@@ -58,7 +58,7 @@ def queries_of(row: ComparedRow, column: ComparedColumn, results: Mapping[str, R
 def _metric(result: Result, metric: str) -> float:
     if metric not in result.mean:
         raise UserError(
-            f"{result.path}: holds no {metric} (it has {', '.join(result.mean) or 'no metric'}); "
+            f"{result.path}: has no {metric} (only {', '.join(result.mean) or 'no metric'}); "
             "add it to evaluation.metrics in params.yaml and evaluate again"
         )
     return result.mean[metric]

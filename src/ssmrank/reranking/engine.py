@@ -196,7 +196,7 @@ class _PartInProgress:
             self._state.mend(process)
             done = self._state.finished_into(self.scores)
             if done:
-                log.info("goes on from %d finished batches of %d", len(done), len(self.work.batches))
+                log.info("resuming: %d of %d batches are finished", len(done), len(self.work.batches))
         self.left = [number for number in range(process, len(self.work.batches), processes) if number not in done]
 
     def finish(self, number: int, sequences: np.ndarray, scores: np.ndarray) -> None:

@@ -122,7 +122,7 @@ class Scorer:
 
     def _lower(self, batch: Batch) -> None:
         self._limit = max(1, batch.cost // 2)
-        log.warning("memory of %s does not suffice: batches of %d tokens from here on", self.device, self._limit)
+        log.warning("memory of %s does not suffice: using batches of %d tokens from now on", self.device, self._limit)
 
     def _in_parts(self, ready: _Ready) -> Scored:
         pairs, scores = [], []
@@ -143,7 +143,7 @@ class Scorer:
                     document = sequences.documents[sequences.document[pair]]
                     raise UserError(
                         f"document {document}: its {sequences.lengths[pair]} tokens do not fit into the memory "
-                        f"of {self.device}; use one with more, or train with a smaller max_length"
+                        f"of {self.device}; use a device with more memory, or train with a smaller max_length"
                     )
                 self._lower(batch)
             left.extend(divided(batch))

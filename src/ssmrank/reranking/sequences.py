@@ -43,7 +43,7 @@ class PairSequences:
         unknown = next((query for query in self.queries if query not in queries), None)
         if unknown is not None:
             raise UserError(
-                f"query {unknown}: in the run, unknown to the collection's split; rerank a run of this split"
+                f"query {unknown}: in the run, but not in the collection's split; rerank a run of this split"
             )
         asked_whole = template.tokenize_queries([queries[query] for query in self.queries])
         self._asked = template.fit_queries(asked_whole, max_length, self.queries, long_queries)

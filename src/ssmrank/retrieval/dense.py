@@ -76,7 +76,7 @@ def search_dense(
     stored = Vectors(vectors)
     width = stored.description.width
     if width != encoder.width:
-        raise UserError(f"{vectors}: of width {width}, but the model's vectors have {encoder.width}; encode again")
+        raise UserError(f"{vectors}: has vectors of width {width}, but the model's have {encoder.width}; encode again")
     if index is not None and not isinstance(settings.index, FlatIndex):
         check_index(index)
     done = 0
@@ -87,7 +87,7 @@ def search_dense(
         else:
             scores, rows = search_index(index, settings.index, encoded, settings.depth, threads)
             if rows.max(initial=-1) >= len(stored):
-                raise UserError(f"{index}: is made of more vectors than {vectors} holds; make it of these")
+                raise UserError(f"{index}: was built from more vectors than {vectors} has; build it again")
         for name, own_scores, own_rows in zip(names, scores, rows, strict=True):
             found = own_rows >= 0
             documents = [id.decode() for id in stored.ids[own_rows[found]].tolist()]
@@ -112,7 +112,7 @@ def score_candidates(
     }
     rows = {document: row for row, document in enumerate(dict.fromkeys(d for ds in run.values() for d in ds))}
     if not rows:
-        raise UserError(f"{candidates}: has no document for any of the queries; it must be of the same split")
+        raise UserError(f"{candidates}: has no document for any of the queries; give a run of the same split")
     vectors = encoder.documents([documents[document] for document in rows])
     encoded = encoder.queries([queries[query] for query in run])
     for (query, own), vector in zip(run.items(), encoded, strict=True):

@@ -54,7 +54,9 @@ class BiEncoder:
         own_pooling, own_normalize = read_modules(folder)
         pooling = settings.pooling or own_pooling
         if pooling is None:
-            raise UserError(f"{folder}: has no modules.json to name a pooling; set pooling in the section of encoders")
+            raise UserError(
+                f"{folder}: has no modules.json that names a pooling; set pooling in the section of encoders"
+            )
         self.pooling: Pooling = pooling
         self.normalize = own_normalize if settings.normalize is None else settings.normalize
         self.width = output_width(self.backbone.config)
@@ -73,10 +75,10 @@ class BiEncoder:
     def _longest(self, folder: Path) -> int:
         wanted, reach = self.settings.max_length, longest_input(self.backbone.config)
         if wanted is not None and reach is not None and wanted > reach:
-            raise UserError(f"encoders: max_length {wanted}: the model reaches to {reach} tokens")
+            raise UserError(f"encoders: max_length {wanted}: the model accepts at most {reach} tokens")
         known = [limit for limit in (wanted or _max_seq_length(folder), reach) if limit is not None]
         if not known:
-            raise UserError(f"{folder}: names no greatest length of a text; set max_length in the section of encoders")
+            raise UserError(f"{folder}: does not say the longest input; set max_length in the section of encoders")
         return min(known)
 
     @torch.inference_mode()
@@ -126,9 +128,11 @@ def read_modules(folder: Path) -> tuple[Pooling | None, bool]:
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
-            raise UserError(f"{path}: module {kind or module} is not supported; Transformer, Pooling and Normalize are")
+            raise UserError(
+                f"{path}: module {kind or module} is not supported; supported: Transformer, Pooling, Normalize"
+            )
     if pooling is None:
-        raise UserError(f"{path}: names no Pooling; set pooling in the section of encoders")
+        raise UserError(f"{path}: has no Pooling module; set pooling in the section of encoders")
     return pooling, normalize
 
 

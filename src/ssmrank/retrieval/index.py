@@ -36,7 +36,7 @@ class IndexDescription(Section):
 
     stemmer: Stemmer
     documents: int = Field(ge=1, description="documents of the collection")
-    without_text: int = Field(ge=0, description="those of them that hold no text and so stand in no posting")
+    without_text: int = Field(ge=0, description="documents without text, which the index cannot find")
 
 
 def build_index(collection: Path, output: Path, *, stemmer: str = "porter", threads: int = 1) -> IndexDescription:
@@ -76,11 +76,11 @@ def build_index(collection: Path, output: Path, *, stemmer: str = "porter", thre
         run_anserini("index.IndexCollection", options, ["-optimize"], on_message)
         if counts["indexed"] + counts["empty"] != total:
             raise UserError(
-                f"{output}: Lucene took {counts['indexed']} documents and found {counts['empty']} without text, but "
+                f"{output}: Lucene indexed {counts['indexed']} documents and found {counts['empty']} without text, but "
                 f"{documents} has {total}; nothing was written"
             )
         if counts["indexed"] == 0:
-            raise UserError(f"{documents}: none of the {total} documents holds text; check text_fields")
+            raise UserError(f"{documents}: none of the {total} documents has text; check text_fields")
         shutil.rmtree(source)
         description = IndexDescription.model_validate(
             {"stemmer": stemmer, "documents": total, "without_text": counts["empty"]}
@@ -120,7 +120,7 @@ def _write_source(documents: Path, folder: Path, files: int) -> int:
             streams[total % files].write(line + "\n")
             total += 1
     if total == 0:
-        raise UserError(f"{documents}: no document; an index needs at least one")
+        raise UserError(f"{documents}: no documents; an index needs at least one")
     return total
 
 

@@ -37,7 +37,7 @@ def retrieve(
     """
     texts = read_queries(queries)
     if not texts:
-        raise UserError(f"{queries}: no query; nothing to retrieve")
+        raise UserError(f"{queries}: no queries; nothing to retrieve")
     logger.info("%s: %d queries, k1=%g b=%g depth %d", output, len(texts), settings.k1, settings.b, settings.depth)
     deeper = settings.model_copy(update={"depth": settings.depth + leave_out_own})
     rankings = search_in_parts(deeper, index, texts, threads=threads, scratch=output.parent)
@@ -79,7 +79,10 @@ def search_in_parts(
     """
     stemmer = read_description(index).stemmer
     if stemmer != settings.stemmer:
-        raise UserError(f"{index}: built with stemmer {stemmer}, not {settings.stemmer}; index with the one you want")
+        raise UserError(
+            f"{index}: built with stemmer {stemmer}, but the settings say {settings.stemmer}; build it again or change "
+            "stemmer"
+        )
     if threads < 1:
         raise UserError(f"threads: {threads} is less than 1")
     progress = _Progress(len(queries))
@@ -104,7 +107,7 @@ def _search(
     options |= {"-stemmer": settings.stemmer, "-threads": threads}
     run_anserini("search.SearchCollection", options, ["-bm25"], progress)
     if not found.is_file():
-        raise UserError(f"{index}: Anserini wrote no run and named no reason; check that the index is complete")
+        raise UserError(f"{index}: Anserini wrote no run and gave no reason; check that the index is complete")
     yield from _read_found(found, list(queries))
 
 

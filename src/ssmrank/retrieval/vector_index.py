@@ -66,7 +66,7 @@ def build_index(settings: IvfPqIndex | HnswIndex, vectors: Vectors, output: Path
 def check_index(folder: Path) -> None:
     """Raises UserError where the folder holds no index of `build_index` or a damaged one."""
     if not (folder / _FILE).is_file():
-        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank index faiss`")
+        raise UserError(f"{folder}: has no complete index; make it with `ssmrank index faiss`")
     check_seal(folder, "make the index again with `ssmrank index faiss`")
 
 
@@ -85,7 +85,7 @@ def search_index(
     fits = isinstance(index, kind) and index.d == queries.shape[1]
     if not fits:
         raise UserError(
-            f"{folder}: is an index of another kind or width than the settings and the model have; make it with "
+            f"{folder}: the index has another kind or width than the settings and the model; make it again with "
             "`ssmrank index faiss`"
         )
     if isinstance(settings, HnswIndex):
@@ -105,8 +105,8 @@ def _trained(settings: IvfPqIndex, vectors: Vectors) -> Any:
     least = max(settings.lists, 256)
     if len(vectors) < least:
         raise UserError(
-            f"retrievers: index.lists {settings.lists} with 256 codes need {least} vectors, there are {len(vectors)}; "
-            "lower lists, or take kind: flat"
+            f"retrievers: index.lists {settings.lists} with 256 codes need {least} vectors, but there are "
+            f"{len(vectors)}; lower lists, or choose kind: flat"
         )
     index: Any = faiss.IndexIVFPQ(
         faiss.IndexFlatIP(width), width, settings.lists, settings.bytes, 8, faiss.METRIC_INNER_PRODUCT
@@ -129,7 +129,7 @@ def _read(folder: Path) -> Any:
     try:
         return faiss.read_index(str(folder / _FILE))
     except RuntimeError as error:
-        raise UserError(f"{folder}: holds no complete index; make it with `ssmrank index faiss`") from error
+        raise UserError(f"{folder}: has no complete index; make it with `ssmrank index faiss`") from error
 
 
 def _on_cpu(queries: NDArray[np.float32], shard: NDArray[np.floating], depth: int, device: torch.device) -> Found:

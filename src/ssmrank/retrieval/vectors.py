@@ -113,12 +113,12 @@ class Vectors:
         """Opens a folder. Raises UserError where its description or ids are missing or do not fit each other."""
         path = folder / _DESCRIPTION
         if not path.is_file():
-            raise UserError(f"{folder}: holds no complete vectors; make them with `ssmrank index vectors`")
+            raise UserError(f"{folder}: has no complete vectors; make them with `ssmrank index vectors`")
         self.description = check(VectorsDescription, read_json(path, "encode again"), str(path))
         self.folder = folder
         self.ids: NDArray[np.bytes_] = _load(folder / "ids.npy")
         if self.ids.ndim != 1 or self.ids.dtype.kind != "S":
-            raise UserError(f"{folder}/ids.npy: holds no ids; encode again")
+            raise UserError(f"{folder}/ids.npy: has no ids; encode again")
         if len(self.ids) != len(self):
             raise UserError(f"{folder}/ids.npy: {len(self.ids)} ids for {len(self)} documents; encode again")
 
@@ -144,7 +144,7 @@ class Vectors:
             path = self.folder / _shard_name(number)
             vectors = _load(path)
             if vectors.dtype.kind != "f" or vectors.shape != (min(step, len(self) - first), self.description.width):
-                raise UserError(f"{path}: holds {vectors.shape} numbers, not those of its documents; encode again")
+                raise UserError(f"{path}: has shape {vectors.shape}, which does not fit its documents; encode again")
             yield first, vectors
 
 
@@ -154,14 +154,14 @@ def _load(path: Path) -> NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read; encode again") from error
     if not isinstance(array, np.ndarray):  # an archive of arrays
-        raise UserError(f"{path}: holds no array; encode again")
+        raise UserError(f"{path}: has no array; encode again")
     return array
 
 
 def _open_state(state: Path, fingerprint: str) -> None:
     known = state / _STATE
     if known.is_file() and known.read_bytes() == fingerprint.encode():
-        log.info("%s: goes on with %d finished shards", state, len(list(state.glob("vectors-*.npy"))))
+        log.info("%s: resuming with %d finished shards", state, len(list(state.glob("vectors-*.npy"))))
         return
     # A job killed during this removal leaves shards without a fingerprint. Their model is unknown, so they go too.
     if state.exists():

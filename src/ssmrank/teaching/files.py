@@ -17,8 +17,8 @@ from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import run_writer
-from ssmrank.teaching.lessons import lessons
 from ssmrank.teaching.members import EncoderMember, Member, RerankerMember, RunMember
+from ssmrank.teaching.queries import grouped_queries
 from ssmrank.teaching.teach import Weighing, teach
 from ssmrank.training.groups import Group, read_groups
 
@@ -67,10 +67,10 @@ def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output:
     members = [_member(name, settings, files.members[name], files, groups, state / name) for name in settings.members]
     weights = [settings.weights[name] for name in settings.members]
     weighing = Weighing(weights, settings.scale, settings.positive_bonus)
-    taught = teach(lessons(groups, files.pool, settings.depth), groups, members, weighing, state / "parts")
+    taught = teach(grouped_queries(groups, files.pool, settings.depth), groups, members, weighing, state / "parts")
     if taught.without_pool:
         log.warning(
-            "%s: %d groups have queries that %s lacks; their teacher knows nothing but the relevant document",
+            "%s: %d groups have queries without documents in %s; their teacher only knows the relevant document",
             *(output, taught.without_pool, files.pool),
         )
     write_jsonl(output, _records(groups, taught.scores.tolist()))
@@ -123,9 +123,9 @@ def _reranked(
     pairs = state / "pairs.trec"
     deepest = 0
     with run_writer(pairs, "groups") as write:
-        for lesson in lessons(groups, inputs.pool, depth):
-            write(lesson.query, [(document, 0.0) for document in lesson.documents])
-            deepest = max(deepest, len(lesson.documents))
+        for query in grouped_queries(groups, inputs.pool, depth):
+            write(query.id, [(document, 0.0) for document in query.documents])
+            deepest = max(deepest, len(query.documents))
     files = Files(pairs, inputs.collection, inputs.split, state / "reranking", state / "tokens")
     settings = settings.model_copy(update={"depth": deepest})
     reranking = FileReranking(files, settings, load_reranker(checkpoint), default_device(), _digest(checkpoint))

@@ -1,4 +1,4 @@
-"""The members of a teacher, each of which scores the documents of lessons."""
+"""The members of a teacher, each of which scores the documents of queries."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ssmrank.io.run_reader import RunReader
 from ssmrank.io.texts import TextStore
 from ssmrank.retrieval.encoder import BiEncoder
 from ssmrank.retrieval.vectors import Vectors
-from ssmrank.teaching.lessons import Lesson, Marks
+from ssmrank.teaching.queries import GroupedQuery, MemberScores
 
 
 class Member(Protocol):
     """One member of a teacher."""
 
-    def marks(self, lessons: Sequence[Lesson], /) -> list[Marks]:
-        """Its scores of each lesson. Over all calls, lessons come in their order and each once."""
+    def score(self, queries: Sequence[GroupedQuery], /) -> list[MemberScores]:
+        """Its scores of each query. Over all calls, queries come in their order and each once."""
         ...
 
-    def skip(self, lessons: Sequence[Lesson], /) -> None:
-        """Skips lessons that are finished already."""
+    def skip(self, queries: Sequence[GroupedQuery], /) -> None:
+        """Skips queries that are finished already."""
         ...
 
 
@@ -39,23 +39,23 @@ class RunMember:
     def __init__(self, run: Path, depth: int) -> None:
         self._rankings = RunReader(run, depth)
 
-    def marks(self, lessons: Sequence[Lesson]) -> list[Marks]:
+    def score(self, queries: Sequence[GroupedQuery]) -> list[MemberScores]:
         """Looks documents up; a document outside the run's first `depth` has no score."""
-        return [self._of(lesson) for lesson in lessons]
+        return [self._of(query) for query in queries]
 
-    def skip(self, lessons: Sequence[Lesson]) -> None:
-        """Reads past the lessons' rankings."""
-        for lesson in lessons:
-            self._rankings.take(lesson.query)
+    def skip(self, queries: Sequence[GroupedQuery]) -> None:
+        """Reads past the queries' rankings."""
+        for query in queries:
+            self._rankings.take(query.id)
 
-    def _of(self, lesson: Lesson) -> Marks:
-        scores = _scores(self._rankings, lesson)
-        documents = np.array([scores.get(document, np.nan) for document in lesson.documents], dtype=np.float64)
+    def _of(self, query: GroupedQuery) -> MemberScores:
+        scores = _scores(self._rankings, query)
+        documents = np.array([scores.get(document, np.nan) for document in query.documents], dtype=np.float64)
         if not scores:
-            return Marks(np.zeros(0), documents)
+            return MemberScores(np.zeros(0), documents)
         lowest = min(scores.values())
-        pool = [scores.get(document, lowest) for document, _ in lesson.pool]
-        return Marks(np.array(pool, dtype=np.float64), documents)
+        pool = [scores.get(document, lowest) for document, _ in query.pool]
+        return MemberScores(np.array(pool, dtype=np.float64), documents)
 
 
 class EncoderMember:
@@ -66,21 +66,23 @@ class EncoderMember:
         self._vectors = Vectors(vectors)
         width = self._vectors.description.width
         if width != encoder.width:
-            raise UserError(f"{vectors}: of width {width}, but the model's vectors have {encoder.width}; encode again")
+            raise UserError(
+                f"{vectors}: has vectors of width {width}, but the model's have {encoder.width}; encode again"
+            )
 
-    def marks(self, lessons: Sequence[Lesson]) -> list[Marks]:
+    def score(self, queries: Sequence[GroupedQuery]) -> list[MemberScores]:
         """Encodes the queries together and reads each document's vector once."""
-        names = [[*(document for document, _ in lesson.pool), *lesson.documents] for lesson in lessons]
+        names = [[*(document for document, _ in query.pool), *query.documents] for query in queries]
         places = {document: place for place, document in enumerate(dict.fromkeys(d for own in names for d in own))}
         vectors = self._vectors.at(self._store.rows(list(places)))
-        queries = self._encoder.queries([self._queries[lesson.query] for lesson in lessons])
+        encoded = self._encoder.queries([self._queries[query.id] for query in queries])
         found = []
-        for lesson, own, query in zip(lessons, names, queries, strict=True):
-            scores: NDArray[np.float64] = (vectors[[places[name] for name in own]] @ query).astype(np.float64)
-            found.append(Marks(scores[: len(lesson.pool)], scores[len(lesson.pool) :]))
+        for query, own, vector in zip(queries, names, encoded, strict=True):
+            scores: NDArray[np.float64] = (vectors[[places[name] for name in own]] @ vector).astype(np.float64)
+            found.append(MemberScores(scores[: len(query.pool)], scores[len(query.pool) :]))
         return found
 
-    def skip(self, lessons: Sequence[Lesson]) -> None:
+    def skip(self, queries: Sequence[GroupedQuery]) -> None:
         """Does nothing, since vectors can be read in any order."""
 
 
@@ -88,26 +90,26 @@ class RerankerMember:
     """A reranker's scores. Its pool is the documents of the query's groups, because scoring deep pools is expensive."""
 
     def __init__(self, run: Path) -> None:
-        """Opens the run that holds the scores of all documents of all lessons."""
+        """Opens the run that holds the scores of all documents of all queries."""
         self._rankings = RunReader(run)
 
-    def marks(self, lessons: Sequence[Lesson]) -> list[Marks]:
+    def score(self, queries: Sequence[GroupedQuery]) -> list[MemberScores]:
         """Looks the documents up."""
         found = []
-        for lesson in lessons:
-            scores = _scores(self._rankings, lesson)
-            own = np.array([scores[document] for document in lesson.documents], dtype=np.float64)
-            found.append(Marks(own, own))
+        for query in queries:
+            scores = _scores(self._rankings, query)
+            own = np.array([scores[document] for document in query.documents], dtype=np.float64)
+            found.append(MemberScores(own, own))
         return found
 
-    def skip(self, lessons: Sequence[Lesson]) -> None:
-        """Reads past the lessons' rankings."""
-        for lesson in lessons:
-            self._rankings.take(lesson.query)
+    def skip(self, queries: Sequence[GroupedQuery]) -> None:
+        """Reads past the queries' rankings."""
+        for query in queries:
+            self._rankings.take(query.id)
 
 
-def _scores(rankings: RunReader, lesson: Lesson) -> dict[str, float]:
+def _scores(rankings: RunReader, query: GroupedQuery) -> dict[str, float]:
     """The scores of a query's documents in a run, with ties restored (`with_ties`)."""
-    ranking = rankings.take(lesson.query)
+    ranking = rankings.take(query.id)
     scores = with_ties(np.array([score for _, score in ranking], dtype=np.float64))
     return dict(zip((document for document, _ in ranking), scores.tolist(), strict=True))

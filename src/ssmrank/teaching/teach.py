@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmrank.io.atomic import atomic_file
-from ssmrank.teaching.lessons import Lesson
 from ssmrank.teaching.members import Member
+from ssmrank.teaching.queries import GroupedQuery
 from ssmrank.training.groups import Group
 
 log = logging.getLogger(__name__)
 
-_LESSONS_AT_ONCE = 4096
+_QUERIES_AT_ONCE = 4096
 _REPORT_SECONDS = 10.0
 
 
@@ -39,7 +39,7 @@ class Taught(NamedTuple):
 
 
 def teach(
-    lessons: Iterable[Lesson], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing, state: Path
+    queries: Iterable[GroupedQuery], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing, state: Path
 ) -> Taught:
     """Scores documents: `scale` times the weighted mean of the members' z-scores, plus the bonus of the positive.
 
@@ -48,12 +48,12 @@ def teach(
     """
     width = len(groups[0].documents)
     scores = np.zeros((len(groups), width), dtype=np.float32)
-    iterator, done, without_pool = iter(lessons), 0, 0
+    iterator, done, without_pool = iter(queries), 0, 0
     start = last_report = time.monotonic()
     number = 0
-    while part := list(islice(iterator, _LESSONS_AT_ONCE)):
+    while part := list(islice(iterator, _QUERIES_AT_ONCE)):
         path = state / f"part-{number:05d}.npy"
-        own = [group for lesson in part for group in lesson.groups]
+        own = [group for query in part for group in query.groups]
         values = _finished(path, (len(own), width))
         if values is None:
             values = _scores_of(part, groups, members, weighing)
@@ -64,7 +64,7 @@ def teach(
             for member in members:
                 member.skip(part)
         scores[own] = values
-        without_pool += sum(len(lesson.groups) for lesson in part if not lesson.pool)
+        without_pool += sum(len(query.groups) for query in part if not query.pool)
         done, number, now = done + len(own), number + 1, time.monotonic()
         if now - last_report >= _REPORT_SECONDS:
             last_report = now
@@ -82,18 +82,18 @@ def _finished(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def _scores_of(
-    part: Sequence[Lesson], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing
+    part: Sequence[GroupedQuery], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing
 ) -> NDArray[np.float32]:
     weights = np.array(weighing.weights) / sum(weighing.weights)
-    marks = [member.marks(part) for member in members]
+    of_members = [member.score(part) for member in members]
     rows = []
-    for place, lesson in enumerate(part):
-        own = [of_member[place] for of_member in marks]
-        mean = np.zeros(len(lesson.documents))
+    for place, query in enumerate(part):
+        own = [scores[place] for scores in of_members]
+        mean = np.zeros(len(query.documents))
         for weight, one in zip(weights, own, strict=True):
             mean += weight * (one.standardised() if len(one.pool) else 0.0)
-        score = dict(zip(lesson.documents, mean * weighing.scale, strict=True))
-        for group in lesson.groups:
+        score = dict(zip(query.documents, mean * weighing.scale, strict=True))
+        for group in query.groups:
             row = [score[document] for document in groups[group].documents]
             row[0] += weighing.positive_bonus
             rows.append(row)

@@ -71,7 +71,7 @@ class Tracked:
                 stream.write(line + "\n")
         except (OSError, UserError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            log.warning("tracking: %s: %s; the job goes on untracked", self._journal, reason)
+            log.warning("tracking: %s: %s; the job continues without tracking", self._journal, reason)
             self._journal = None
 
     def _deliver_now_and_then(self) -> None:
@@ -112,7 +112,7 @@ def track(
     try:
         folder = Path(shared or tempfile.mkdtemp(prefix="ssmrank-tracking-"))
     except OSError as error:
-        log.warning("tracking: no folder for the journal: %s; the job goes on untracked", error.strerror)
+        log.warning("tracking: no folder for the journal: %s; the job continues without tracking", error.strerror)
         yield Tracked()
         return
     run_id = resume or uuid.uuid4().hex

@@ -136,7 +136,7 @@ def _check_database(database: Path) -> None:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
-        raise UserError(f"{database}: is no sound SQLite database ({error}); {advice}") from error
+        raise UserError(f"{database}: is not a valid SQLite database ({error}); {advice}") from error
     if found != "ok":
         raise UserError(f"{database}: is damaged ({found.splitlines()[-1]}); {advice}")
     if tables and not tables & {"experiments", "alembic_version"}:
@@ -225,7 +225,7 @@ def _news(text: bytes, offset: int) -> _News:
     try:
         return _read_news(text, offset)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _Malformed(f"is no journal of a job ({error!r})") from error
+        raise _Malformed(f"is not a journal of a job ({error!r})") from error
 
 
 def _read_news(text: bytes, offset: int) -> _News:
@@ -237,7 +237,7 @@ def _read_news(text: bytes, offset: int) -> _News:
         event = json.loads(line)
         if news is None:
             if event["event"] != "start":
-                raise ValueError("the first line tells no start")
+                raise ValueError("the first line is not the start of a job")
             news = _News({key: event[key] for key in ("run", "name", "time", "host")})
             news.start |= {"time": int(event["time"]), "process": event.get("process", "")}
             if not old:
@@ -254,7 +254,7 @@ def _read_news(text: bytes, offset: int) -> _News:
             news.tags.update(event["values"])
         elif event["event"] == "end":
             if event["status"] not in _STATES:
-                raise ValueError(f"{event['status']!r} is no state of a run")
+                raise ValueError(f"{event['status']!r} is not a state of a run")
             news.end = {"status": event["status"], "time": int(event["time"])}
     if news is None:
         raise ValueError("it has no line")

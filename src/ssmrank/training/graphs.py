@@ -23,7 +23,7 @@ MAX_TOKENS = 32768
 _STEPS = 16
 """Shapes per octave."""
 
-_BEHIND = 64
+_LARGEST_EXCESS = 64
 """The most tokens by which a shape exceeds a round number."""
 
 Pass = Callable[[Packed, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -57,8 +57,8 @@ def _next_shape(tokens: int) -> int:
     least one filling token.
     """
     octave = 2 ** math.floor(math.log2(max(tokens, 1)))
-    behind = min(_BEHIND, octave // _STEPS // 2)
-    return round_up(tokens - behind) + behind
+    excess = min(_LARGEST_EXCESS, octave // _STEPS // 2)
+    return round_up(tokens - excess) + excess
 
 
 def fill_up(lengths: Sequence[int], group_size: int, groups: int, longest: int) -> tuple[Shape, list[int]]:

@@ -47,12 +47,12 @@ def read_groups(path: str | Path, negatives: int, distils: bool = False) -> list
             raise UserError(f'{where}: "query" and "positive" must be strings, "negatives" a list of strings: ids')
         group = Group(ids[0], tuple(ids[1:]))
         if len(group.documents) != 1 + negatives:
-            raise UserError(f"{where}: {len(group.documents) - 1} negatives where {negatives} are set")
+            raise UserError(f"{where}: {len(group.documents) - 1} negatives, but the settings say {negatives}")
         if distils:
             group = replace(group, scores=_teacher_scores(record, len(group.documents), where))
         groups.append(group)
     if not groups:
-        raise UserError(f"{path}: holds no group; check section negatives and the collection's qrels")
+        raise UserError(f"{path}: has no groups; check section negatives and the collection's qrels")
     return groups
 
 
@@ -95,7 +95,7 @@ class GroupSequences:
         document_ids = sorted({document for group in groups for document in group.documents})
         missing = next((query for query in query_ids if query not in queries), None)
         if missing is not None:
-            raise UserError(f"query {missing}: named by the training groups, unknown to the collection's split")
+            raise UserError(f"query {missing}: named by the training groups, but not in the collection's split")
         asked = template.tokenize_queries([queries[query] for query in query_ids])
         self.queries_cut = template.count_long(asked, max_length)
         """How many queries are cut because they leave no room for a document."""

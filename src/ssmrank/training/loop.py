@@ -90,7 +90,7 @@ def train(
     first_step = saver.resume()
     total_steps = max(1, math.ceil(settings.epochs * len(data) / settings.batch_groups))
     if first_step:
-        log.info("going on after step %d of %d", first_step, total_steps)
+        log.info("resuming after step %d of %d", first_step, total_steps)
     losses = _Losses(data, history, on_step)
     progress = Progress(total_steps, first_step, history)
     lengths = data.lengths if settings.length_grouped else None
@@ -118,7 +118,7 @@ def train(
             saver.keep_if_best(done)
             progress.pause()
             if validator.patience is not None and history.validations_since_best() >= validator.patience:
-                log.info("step %d: nothing better in %d validations; stopped", done, validator.patience)
+                log.info("step %d: no improvement in %d validations; stopping", done, validator.patience)
                 break
         if not last and saver.is_due():
             losses.read()
@@ -200,9 +200,7 @@ class _Saver:
             return
         self.workers.wait()  # no process may read before the first has written
         self.workers.take_weights(self.reranker, self.state.load_best(best[0]))
-        log.info(
-            "the weights after step %d, the best of %d validations, are kept", best[0], len(self.history.validation)
-        )
+        log.info("keeping the weights after step %d, the best of %d validations", best[0], len(self.history.validation))
 
 
 class _Losses:

@@ -173,7 +173,7 @@ class Replicated(Workers):
             reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
             raise UserError(
                 f"process {self.rank} of {self.size}: another process of this training has ended or did not answer "
-                f"({reason[:200]}); start again to go on from the last state"
+                f"({reason[:200]}); start again to resume from the last saved state"
             ) from error
 
 

@@ -56,10 +56,10 @@ class TrainingState:
         for checkpoint in reversed(self._checkpoints(_STEP)):
             manifest = self._sound(checkpoint)
             if manifest is None:
-                log.warning("%s: damaged checkpoint passed over", checkpoint)
+                log.warning("%s: the checkpoint is damaged; skipping it", checkpoint)
             elif manifest["fingerprint"] == self.fingerprint:
                 if manifest["best"] is not None and self._sound(self._path(_BEST, manifest["best"])) is None:
-                    log.warning("%s: passed over, its best weights are damaged", checkpoint)
+                    log.warning("%s: its best weights are damaged; skipping it", checkpoint)
                     continue
                 return manifest["step"], torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
         return None

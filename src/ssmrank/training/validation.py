@@ -32,7 +32,7 @@ def choose_queries(run: Run, qrels: Qrels, settings: Validation, seed: int) -> t
     """
     queries = [query for query, judged in qrels.items() if max(judged.values()) > 0]
     if not queries:
-        raise UserError("validation: the qrels name no relevant document; give those of the run's split")
+        raise UserError("validation: the qrels have no relevant documents; give the qrels of the run's split")
     if settings.queries is not None and settings.queries < len(queries):
         drawn = np.random.default_rng(seed).permutation(len(queries))[: settings.queries]
         queries = [queries[index] for index in sorted(drawn)]
@@ -70,7 +70,7 @@ class RerankedMetric:
         self._pairs = pairs_of(run, settings.depth)
         unknown = next((query for query in run if query not in queries), None)
         if unknown is not None:
-            raise UserError(f"query {unknown}: in the validation's run, unknown to split {settings.split}")
+            raise UserError(f"query {unknown}: in the validation's run, but not in split {settings.split}")
         sides = template.tokenize_queries([queries[query] for query in run])
         asked = dict(zip(run, template.fit_queries(sides, max_length, list(run), long_queries), strict=True))
         ids = list(dict.fromkeys(pair.document for pair in self._pairs))

@@ -110,8 +110,8 @@ def test_documents_of_a_collection_are_texts_too(corpus: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ({}, "source: name either corpus or collection"),
-        ({"corpus": "a", "collection": "b"}, "source: name either corpus or collection"),
+        ({}, "source: name either a corpus or a collection"),
+        ({"corpus": "a", "collection": "b"}, "source: name either a corpus or a collection"),
         ({"corpus": "a", "titles": 0, "sentences": 0, "words": 0}, "source: titles, sentences and words are all 0"),
     ],
 )
@@ -123,5 +123,5 @@ def test_what_source_cannot_say(source: dict, problem: str, tmp_path: Path, caps
 
 def test_no_query_is_an_error(corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert download(tmp_path / "c", "--corpus", corpus, corpus="made-up", queries_per_text=1e-9) == 2
-    assert "no query could be drawn; raise queries_per_text" in capsys.readouterr().err
+    assert "no query could be made from the texts; raise queries_per_text" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()

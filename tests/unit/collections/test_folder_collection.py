@@ -106,12 +106,12 @@ def test_malformed_line(beir) -> None:
     beir.corpus(b'{"_id": "d1", "text": "a"}\n\n{"_id": "d2", "text": \n')
     assert fails(beir).startswith("corpus.jsonl:3: malformed JSON (Expecting value, column")
     beir.corpus(b'{"_id": "d1", "text": "a"}\n["d2"]\n')
-    assert fails(beir) == "corpus.jsonl:2: a list where a JSON object is needed"
+    assert fails(beir) == "corpus.jsonl:2: is a list, but must be a JSON object"
 
 
 def test_missing_id(beir) -> None:
     beir.corpus([{"title": "a", "text": "b"}])
-    assert fails(beir) == 'corpus.jsonl:1: key "_id" is missing or no string; each line needs one'
+    assert fails(beir) == 'corpus.jsonl:1: key "_id" is missing or not a string; each line needs one'
 
 
 def test_bytes_that_are_not_utf8(beir) -> None:
@@ -131,12 +131,12 @@ def test_qrels_that_are_not_utf8(beir) -> None:
 
 def test_duplicate_document(beir) -> None:
     beir.corpus(b'{"_id": "d1", "text": "a"}\n\n{"_id": "d2", "text": "b"}\n{"_id": "d1", "text": "c"}\n')
-    assert fails(beir) == "corpus.jsonl:4: document id 'd1' stands at corpus.jsonl:1 already; keep one of them"
+    assert fails(beir) == "corpus.jsonl:4: document id 'd1' is already used at corpus.jsonl:1; keep one of them"
 
 
 def test_duplicate_query(beir) -> None:
     beir.queries([{"_id": "q1", "text": "a"}, {"_id": "q1", "text": "a"}])
-    assert fails(beir) == "queries.jsonl:2: query id 'q1' stands at queries.jsonl:1 already; keep one of them"
+    assert fails(beir) == "queries.jsonl:2: query id 'q1' is already used at queries.jsonl:1; keep one of them"
 
 
 @pytest.mark.parametrize("id", ["d 1", " d1", "d\t1", "d\u00a01", "d1\n"])
@@ -173,7 +173,10 @@ def test_queries_without_text_or_relevant_documents_are_not_asked_and_stay_in_th
     split = write(beir.path, tmp_path / "out")["splits"]["test"]
     assert split["skipped"] == {"grades_below_0": 1}
     assert (split["queries"], split["queries_not_asked"], split["judgments"]) == (3, 2, 4)
-    assert "split test: 2 queries have no text or no relevant document; they are not asked and count 0" in caplog.text
+    assert (
+        "split test: 2 queries have no text or no relevant document; they are not searched and count as 0"
+        in caplog.text
+    )
     assert read_qrels(tmp_path / "out/splits/test/qrels.txt").keys() == {"q1", "q2", "q3"}
     assert read_queries(tmp_path / "out/splits/test/queries.jsonl") == {"q1": "a b c"}  # one line for each query
 
@@ -209,7 +212,9 @@ def test_judgments_of_documents_that_the_collection_lacks_stay(
     split = write_collection(source, ["test"], tmp_path / "out", expected)["splits"]["test"]
     counts = {"queries": 2, "judgments": 4, "relevant": 3, "judgments_without_text": 3, "relevant_without_text": 2}
     assert split == whole | counts
-    assert "split test: 3 judgments, 2 of them relevant, are of documents that the collection lacks;" in caplog.text
+    assert (
+        "split test: 3 judgments, 2 of them relevant, are of documents that are not in the collection;" in caplog.text
+    )
     qrels = read_qrels(tmp_path / "out/splits/test/qrels.txt")
     assert qrels == {"q1": {"d1": 1, "d9": 0, "d8": 2}, "q2": {"d7": 1}}
     assert read_queries(tmp_path / "out/splits/test/queries.jsonl").keys() == {"q1", "q2"}
@@ -230,8 +235,8 @@ def test_repeated_judgments(beir, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q1\td1", "2 fields where `query-id corpus-id score` (by tabs) has 3"),
-        ("q1 0 d1 1", "4 fields where `query-id corpus-id score` (by tabs) has 3"),
+        ("q1\td1", "2 fields, but `query-id corpus-id score` (by tabs) has 3"),
+        ("q1 0 d1 1", "4 fields, but `query-id corpus-id score` (by tabs) has 3"),
         ("q1\td1\thigh", "score 'high' is not a whole number"),
         ("q1\td1\t0.5", "score '0.5' is not a whole number"),
         ("q1\td1\tinf", "score 'inf' is not a whole number"),
@@ -246,17 +251,17 @@ def test_malformed_qrels_line(beir, line: str, message: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_empty_files(beir, content: bytes) -> None:
     beir.qrels(content)
-    assert fails(beir) == "qrels/test.tsv: holds no judgments"
+    assert fails(beir) == "qrels/test.tsv: has no judgments"
     beir.qrels("query-id\tcorpus-id\tscore\n")
-    assert fails(beir) == "qrels/test.tsv: holds no judgments"
+    assert fails(beir) == "qrels/test.tsv: has no judgments"
     beir.queries(content)
-    assert fails(beir) == "queries.jsonl: holds no queries"
+    assert fails(beir) == "queries.jsonl: has no queries"
     beir.corpus(content)
-    assert fails(beir) == "corpus.jsonl: holds no documents"
+    assert fails(beir) == "corpus.jsonl: has no documents"
 
 
 def test_missing_files(beir) -> None:
-    assert fails(beir, splits=["dev"]) == "qrels/dev.tsv: no such file; splits that are there: test"
+    assert fails(beir, splits=["dev"]) == "qrels/dev.tsv: no such file; existing splits: test"
     (beir.path / "queries.jsonl").unlink()
     assert fails(beir) == "queries.jsonl: cannot read: No such file or directory"
     (beir.path / "corpus.jsonl").unlink()
@@ -281,7 +286,7 @@ def test_half_surrogate_pairs_do_not_stop_the_writer(beir, tmp_path: Path) -> No
 
 def test_output_below_a_file(beir, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/out: cannot write: a file stands where a folder is needed"):
+    with pytest.raises(UserError, match=r"file/out: cannot write: a file is in the place of a folder"):
         write(beir.path, tmp_path / "file" / "out")
 
 

@@ -191,8 +191,8 @@ def test_duplicates_and_white_space(local: Local, tmp_path: Path) -> None:
     split = local.register("split", queries=QUERIES, qrels="q1 0 d1 1\n")
     twice = local.register("twice", "d1\ta\nd2\tb\nd1\tc\n")
     assert fails(tmp_path / "out", twice, test=split) == (
-        f"ir_datasets {twice}, document number 3: document id 'd1' stands at "
-        f"ir_datasets {twice}, document number 1 already with another text; keep one of them"
+        f"ir_datasets {twice}, document number 3: document id 'd1' is already used at "
+        f"ir_datasets {twice}, document number 1 with another text; keep one of them"
     )
     spaces = local.register("spaces", "d 1\ta\n")
     assert "document id 'd 1' contains white space" in fails(tmp_path / "out", spaces, test=split)

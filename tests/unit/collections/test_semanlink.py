@@ -112,9 +112,9 @@ def test_unknown_split(tmp_path: Path) -> None:
     [
         (b"[{", {}, "docs.json: malformed JSON or not UTF-8 (Expecting property name"),
         (b'["\xff"]', {}, "docs.json: malformed JSON or not UTF-8 ('utf-8' codec"),
-        ({}, {}, "docs.json: is no list; the archive is not what this adapter reads"),
-        ([], [], "tags.json: is no dict; the archive is not what this adapter reads"),
-        (["x"], {}, "docs.json, document number 1: is no object"),
+        ({}, {}, "docs.json: is not a list; this is not the archive of Semanlink"),
+        ([], [], "tags.json: is not a dict; this is not the archive of Semanlink"),
+        (["x"], {}, "docs.json, document number 1: is not a JSON object"),
         ([{"title": "a"}], {}, 'docs.json, document number 1: needs a string "document" and a list "tag"'),
         ([{"document": "u", "tag": []}], {}, "docs.json, document number 1: no field 'title' or 'arxiv_summary'"),
     ],
@@ -127,12 +127,12 @@ def test_another_archive_than_expected(tmp_path: Path, docs: Any, tags: Any, mes
 
 
 def test_wrong_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"pack-1.tar.gz: holds no file pack-1/no/docs.json; correct folder"):
+    with pytest.raises(UserError, match=r"pack-1.tar.gz: has no file pack-1/no/docs.json; correct folder"):
         SemanlinkSource(settings(tmp_path, [], {}, folder="pack-1/no"), FIELDS, tmp_path)
 
 
 def test_same_bookmark_twice(tmp_path: Path) -> None:
     docs = [bookmark(1, ["a"]), bookmark(2, ["a"]), bookmark(1, ["a"])]
     source = SemanlinkSource(settings(tmp_path, docs, {TAG + "a": tag("A")}), FIELDS, tmp_path)
-    with pytest.raises(UserError, match=r"document number 3: document id .* stands at .*document number 1 already"):
+    with pytest.raises(UserError, match=r"document number 3: document id .* is already used at .*document number 1"):
         write_collection(source, ["train"], tmp_path / "out")

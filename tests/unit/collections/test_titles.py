@@ -58,4 +58,4 @@ def test_an_id_that_stands_twice_is_named_with_its_lines(
     assert download(corpus, tmp_path / "out", "train") == 2
     error = capsys.readouterr().err
     assert f"{tmp_path}/1.jsonl:31: document id" in error
-    assert f"stands at {tmp_path}/0.jsonl:" in error
+    assert f"is already used at {tmp_path}/0.jsonl:" in error

@@ -63,7 +63,7 @@ def test_run_that_is_empty_counts_zero_and_is_no_oom(files: dict[str, Path]) -> 
         (lambda files: files["qrels.txt"].unlink(), "qrels.txt: cannot read"),
         (lambda files: files["run.trec"].write_text("q1 Q0 a\n"), "run.trec:1: 3 fields"),
         (lambda files: files["run.trec"].write_text("z Q0 a 1 1.0 t\n"), "run.trec: none of its 1 queries"),
-        (lambda files: files["qrels.txt"].write_text(""), "the qrels name no query"),
+        (lambda files: files["qrels.txt"].write_text(""), "the qrels have no query"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(

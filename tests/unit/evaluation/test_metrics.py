@@ -231,7 +231,7 @@ def test_metric_named_twice_is_refused() -> None:
 def test_run_of_other_queries_is_refused() -> None:
     with pytest.raises(UserError, match=r"x\.trec: none of its 1 queries \(such as z\) .* same collection and split"):
         evaluate({"q": {"a": 1}}, {"z": [("a", 1.0)]}, ["MRR@10"], "x.trec")
-    with pytest.raises(UserError, match="the qrels name no query"):
+    with pytest.raises(UserError, match="the qrels have no query"):
         evaluate({}, {"z": [("a", 1.0)]}, ["MRR@10"], "x.trec")
 
 

@@ -120,5 +120,5 @@ def test_other_queries_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     wanted = settings([["a"], ["b"]], [[(1, 0)]], ["t/s"])
     words = ["--settings", wanted.model_dump_json(), "--per-query", str(tmp_path), "--output", str(tmp_path / "s.csv")]
     assert main(["table", "significance", *words]) == 2
-    assert "1 queries are in one alone, such as q2; evaluate both again" in capsys.readouterr().err
+    assert "1 queries are in only one of them, such as q2; evaluate both again" in capsys.readouterr().err
     assert not (tmp_path / "s.csv").exists()

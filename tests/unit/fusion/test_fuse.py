@@ -173,5 +173,5 @@ def test_what_cannot_be_fused_is_one_line(runs, tmp_path: Path, capsys, second: 
 
 
 def test_qrels_of_other_queries_fit_no_weights() -> None:
-    with pytest.raises(UserError, match=r"^the run: none of its queries is judged"):
+    with pytest.raises(UserError, match=r"^the run: the qrels have none of its queries"):
         fit_weights(pool_runs(Z, [{"q": ranking(a=1)}] * 2), {"p": {"a": 1}}, "MRR@10", 2)

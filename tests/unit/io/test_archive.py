@@ -143,7 +143,9 @@ def test_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_destination_that_cannot_be_written(wheel: PackageArchive, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/archives/tinydata-1.0.whl: cannot write: a file stands where a folder"):
+    with pytest.raises(
+        UserError, match=r"file/archives/tinydata-1.0.whl: cannot write: a file is in the place of a folder"
+    ):
         fetch_archive(wheel, tmp_path / "file" / "archives")
 
 

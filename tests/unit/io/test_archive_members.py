@@ -28,9 +28,9 @@ def test_members_and_folders(tmp_path: Path, make) -> None:
     written = extract_folder(archive, "top/data", tmp_path / "out")
     assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == ["a.txt", "deep/b.txt"]
     assert (tmp_path / "out/deep/b.txt").read_bytes() == b"beta"
-    with pytest.raises(UserError, match=r"archive: holds no file top/c.txt; correct folder"):
+    with pytest.raises(UserError, match=r"archive: has no file top/c.txt; correct folder"):
         read_member(archive, "top/c.txt")
-    with pytest.raises(UserError, match=r"archive: holds no folder top/nothing; correct folder"):
+    with pytest.raises(UserError, match=r"archive: has no folder top/nothing; correct folder"):
         extract_folder(archive, "top/nothing", tmp_path / "out")
 
 
@@ -54,7 +54,7 @@ def test_links_are_left_out(tmp_path: Path) -> None:
 
 def test_file_that_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match=r"archive: is no .tar.gz or .zip, or damaged .*; delete it"):
+    with pytest.raises(UserError, match=r"archive: is not a .tar.gz or .zip archive, or is damaged .*; delete it"):
         read_member(tmp_path / "archive", "a")
     whole = make_tar(tmp_path / "whole", {"a": os.urandom(100_000)}).read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
@@ -79,7 +79,7 @@ def refused(archive: Path, out: Path) -> str:
 @pytest.mark.parametrize("names", [("top/a", "top/a/b"), ("top/a/b", "top/a")])
 def test_a_file_over_a_folder_is_refused(tmp_path: Path, make, names: tuple[str, str]) -> None:
     archive = make(tmp_path / "archive", dict.fromkeys(names, b"x"))
-    assert "holds both a file and a folder at a" in refused(archive, tmp_path / "out")
+    assert "has both a file and a folder named a" in refused(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
@@ -103,7 +103,7 @@ def length(whole: bytes) -> bytes:
 def test_a_gzip_of_which_the_end_is_wrong_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     whole = make_tar(tmp_path / "archive", {"top/a": b"x" * 20_000, "top/b": b"y"})
     whole.write_bytes(damage(whole.read_bytes()))
-    assert "is no .tar.gz or .zip, or damaged" in refused(whole, tmp_path / "out")
+    assert "is not a .tar.gz or .zip archive, or is damaged" in refused(whole, tmp_path / "out")
 
 
 def test_a_zip_with_a_wrong_checksum_or_a_password_is_refused(tmp_path: Path) -> None:
@@ -158,4 +158,4 @@ def test_what_is_not_packed_by_gzip_is_refused(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("top/a"))
     assert "damaged (Not a gzipped file" in refused(tmp_path / "archive", tmp_path / "out")
     (tmp_path / "archive").write_bytes(gzip.compress(b"no tar at all" * 100))
-    assert "is no .tar.gz or .zip" in refused(tmp_path / "archive", tmp_path / "out")
+    assert "is not a .tar.gz or .zip archive" in refused(tmp_path / "archive", tmp_path / "out")

@@ -82,7 +82,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_below_a_file(tmp_path: Path, write) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b"):
-        message = "cannot write: a file stands where a folder is needed; move it away"
+        message = "cannot write: a file is in the place of a folder; move it away"
         with pytest.raises(UserError, match=message), write(path):
             pass
 
@@ -90,9 +90,9 @@ def test_below_a_file(tmp_path: Path, write) -> None:
 def test_a_file_or_folder_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="a file stands where a folder is needed"), atomic_directory(tmp_path / "file"):
+    with pytest.raises(UserError, match="a file is in the place of a folder"), atomic_directory(tmp_path / "file"):
         pass
-    with pytest.raises(UserError, match="a folder stands where a file is needed"), atomic_file(tmp_path / "folder"):
+    with pytest.raises(UserError, match="a folder is in the place of a file"), atomic_file(tmp_path / "folder"):
         pass
     assert sorted(child.name for child in tmp_path.iterdir()) == ["file", "folder"]
 

@@ -28,8 +28,8 @@ def test_blank_lines_count_as_lines(tmp_path: Path) -> None:
     [
         (b'{"a": 1', "malformed JSON (Expecting ',' delimiter, column 8); each line must be one object"),
         (b'{"a": 1} {"a": 2}', "malformed JSON (Extra data, column 10); each line must be one object"),
-        (b"[1]", "a list where a JSON object is needed"),
-        (b'"text"', "a str where a JSON object is needed"),
+        (b"[1]", "is a list, but must be a JSON object"),
+        (b'"text"', "is a str, but must be a JSON object"),
         (b'{"a": "caf\xe9"}', "byte 11 is not UTF-8; convert the file to UTF-8"),
     ],
 )

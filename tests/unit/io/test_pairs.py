@@ -53,9 +53,9 @@ def test_a_file_of_ordered_lines_is_read_in_their_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q7 Q0 d3 1 0.5 t", ":601: document d3 stands twice in query q7; keep one line"),
+        ("q7 Q0 d3 1 0.5 t", ":601: document d3 appears twice in query q7; keep one line"),
         ("q7 Q0 d3 1 nan t", ":601: score of query q7, document d3 is NaN"),
-        ("q7 Q0 d3 1 t", ":601: 5 fields where"),
+        ("q7 Q0 d3 1 t", ":601: 5 fields, but"),
     ],
 )
 def test_errors_are_those_of_reading_the_run(tmp_path: Path, line: str, message: str):

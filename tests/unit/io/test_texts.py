@@ -53,7 +53,7 @@ def test_unknown_id_is_one_line(path: Path) -> None:
     with pytest.raises(UnknownId) as caught:
         TextStore(path)["doc-x"]
     assert isinstance(caught.value, UserError) and isinstance(caught.value, KeyError)
-    assert str(caught.value) == f"{path}: holds no id 'doc-x'; run, qrels and collection must be of the same data"
+    assert str(caught.value) == f"{path}: has no id 'doc-x'; run, qrels and collection must belong together"
 
 
 def test_sizes_are_those_of_the_lines(path: Path) -> None:
@@ -62,7 +62,7 @@ def test_sizes_are_those_of_the_lines(path: Path) -> None:
     asked = list(TEXTS)[::-3]
     assert store.sizes(asked).tolist() == [sizes[id] for id in asked]
     assert store.sizes([]).tolist() == []
-    with pytest.raises(UnknownId, match="holds no id 'doc-x'; run, qrels and collection"):
+    with pytest.raises(UnknownId, match="has no id 'doc-x'; run, qrels and collection"):
         store.sizes(["doc-1é", "doc-x"])
 
 
@@ -102,7 +102,7 @@ def test_duplicate_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         writer = StoreWriter(tmp_path / "a.jsonl")
         for id in ("a", "b", "c", "b", "a"):
             writer.add(id, "")
-        with pytest.raises(DuplicateId, match=r"a\.jsonl:4: id 'b' stands in line 2 already") as caught:
+        with pytest.raises(DuplicateId, match=r"a\.jsonl:4: id 'b' is already in line 2") as caught:
             writer.close()
         assert (caught.value.id, caught.value.first, caught.value.second) == ("b", 1, 3)
         with pytest.raises(DuplicateId):  # also without arrays
@@ -112,12 +112,12 @@ def test_duplicate_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", ": is empty; nothing to read"),
+        (b"", ": is empty"),
         (b'{"id": "a", "text": "b"}\n{"id": \n', ":2: malformed JSON"),
-        (b'{"id": "a", "text": "b"}\n{"id": "b"}\n', ':2: needs the strings "id" and "text"'),
-        (b'{"id": 1, "text": "b"}\n', ':1: needs the strings "id" and "text"'),
+        (b'{"id": "a", "text": "b"}\n{"id": "b"}\n', ':2: needs "id" and "text", both strings'),
+        (b'{"id": 1, "text": "b"}\n', ':1: needs "id" and "text", both strings'),
         (b'{"id": "a", "text": "\xff"}\n', ":1: byte 22 is not UTF-8"),
-        (b'{"id": "a", "text": "b"}\n\n', ":2: a blank line; delete it"),
+        (b'{"id": "a", "text": "b"}\n\n', ":2: the line is blank; delete it"),
     ],
 )
 def test_malformed_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -136,7 +136,10 @@ def test_read_queries(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_text('{"id": "b", "text": "B"}\n{"id": "a", "text": "A"}\n')
     assert list(read_queries(path).items()) == [("b", "B"), ("a", "A")]
-    for line, message in (({"id": "a", "text": ""}, "id 'a' stands twice; keep one line"), ({"id": "c"}, "needs the")):
+    for line, message in (
+        ({"id": "a", "text": ""}, "id 'a' appears twice; keep one line"),
+        ({"id": "c"}, 'needs "id"'),
+    ):
         with path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
         with pytest.raises(UserError, match=f":3: {message}"):
@@ -158,7 +161,7 @@ def test_repeated_records_are_dropped_and_others_of_their_id_are_not(tmp_path: P
         "documents.rows.npy",
     ]
     with (
-        pytest.raises(DuplicateId, match="id 'a' stands in line 1 already"),
+        pytest.raises(DuplicateId, match="id 'a' is already in line 1"),
         StoreWriter(tmp_path / "other.jsonl", drop_repeated=True) as writer,
     ):
         for text in ("one", "two", "one"):

@@ -61,10 +61,10 @@ def test_run_is_read_by_score_not_by_rank(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"q Q0 d 1 2.0", "5 fields where `qid Q0 docid rank score tag` has 6"),
+        (b"q Q0 d 1 2.0", "5 fields, but `qid Q0 docid rank score tag` has 6"),
         (b"q Q0 d 1 high t", "score 'high' is not a number"),
         (b"q Q0 d 1 nan t", "score of query q, document d is NaN"),
-        (b"q Q0 a 1 2.0 t", "document a stands twice in query q; keep one line"),
+        (b"q Q0 a 1 2.0 t", "document a appears twice in query q; keep one line"),
         (b"q Q0 caf\xe9 1 2.0 t", "byte 9 is not UTF-8; convert the file to UTF-8"),
     ],
 )
@@ -138,9 +138,9 @@ def test_errors_of_a_plain_block_are_those_of_its_lines(tmp_path: Path):
     path = tmp_path / "run"
     lines = PLAIN.decode().splitlines(keepends=True)
     for text, message in (
-        ("".join([*lines[:60], lines[45], *lines[60:]]), ":61: document d5 stands twice in query q1; keep one line"),
-        ("".join([*lines, lines[45], lines[46]]), ":402: document d5 stands twice in query q1; keep one line"),
-        ("".join([*lines[:70], "q1 Q0 x 1 t\n", *lines[70:]]), ":71: 5 fields where"),
+        ("".join([*lines[:60], lines[45], *lines[60:]]), ":61: document d5 appears twice in query q1; keep one line"),
+        ("".join([*lines, lines[45], lines[46]]), ":402: document d5 appears twice in query q1; keep one line"),
+        ("".join([*lines[:70], "q1 Q0 x 1 t\n", *lines[70:]]), ":71: 5 fields, but"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
@@ -193,7 +193,7 @@ def test_qrels_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"q 0 d", "3 fields where `qid 0 docid grade` has 4"),
+        (b"q 0 d", "3 fields, but `qid 0 docid grade` has 4"),
         (b"q 0 d 1.5", "grade '1.5' is not a whole number"),
         (b"q 0 \xff 1", "byte 5 is not UTF-8; convert the file to UTF-8"),
     ],

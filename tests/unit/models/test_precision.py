@@ -66,11 +66,11 @@ def test_locks_lie_in_a_folder_that_no_other_user_can_write_to(tmp_path: Path, m
     assert folder.stat().st_mode & 0o777 == 0o700
     assert private_folder() == folder
     folder.chmod(0o777)
-    with pytest.raises(UserError, match="is no private folder of yours; remove it, or set TMPDIR"):
+    with pytest.raises(UserError, match="belongs to another user or is open to others; remove it, or set TMPDIR"):
         private_folder()
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    with pytest.raises(UserError, match="is no private folder of yours"):
+    with pytest.raises(UserError, match="belongs to another user or is open to others"):
         private_folder()
 
 

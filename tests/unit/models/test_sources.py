@@ -102,6 +102,6 @@ def test_several_or_damaged_gguf_files_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"a\.gguf: (transformers cannot read this GGUF file|reading GGUF needs)"):
         write_model(model(source=folder_source(source)), tmp_path / "model", tmp_path)
     (source / "b.gguf").write_bytes(b"")
-    with pytest.raises(UserError, match=r"Tiny: its source holds 2 GGUF files; give a folder with one"):
+    with pytest.raises(UserError, match=r"Tiny: its source has 2 GGUF files; give a folder with one"):
         write_model(model(source=folder_source(source)), tmp_path / "model", tmp_path)
     assert not (tmp_path / "model").exists()

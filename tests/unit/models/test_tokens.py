@@ -100,6 +100,6 @@ def test_damaged_tokens_are_made_again(documents, tiny_tokenizer, tmp_path):
     store = token_store(documents, template, tmp_path / "cache")
     content = (store.folder / "tokens.bin").read_bytes()
     (store.folder / "tokens.bin").write_bytes(content[:-5])
-    with pytest.raises(ValueError, match=r"tokens.bin: \d+ bytes where \d+ belong"):
+    with pytest.raises(ValueError, match=r"tokens.bin: \d+ bytes, expected \d+"):
         TokenStore(store.folder)
     assert_template_tokens(token_store(documents, template, tmp_path / "cache"), template, list(TEXTS))

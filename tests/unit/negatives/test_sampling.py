@@ -204,7 +204,7 @@ def test_the_subcommand_writes_json_lines(tmp_path: Path, caplog: pytest.LogCapt
     assert records == [{"query": a, "positive": b, "negatives": c} for a, b, c in expected]
     assert "2 groups of 6 relevant documents, 2 left out that the collection lacks" in caplog.text
     assert "2 left out with fewer than 2 candidates" in caplog.text
-    assert "at most 6 documents for a query, so depth 10 is not reached" in caplog.text
+    assert "at most 6 documents per query, so depth 10 is not reached" in caplog.text
 
 
 def test_pythons_hash_seed_does_not_matter(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_no_text_stands_twice_in_a_group() -> None:
     ("changed", "problem"),
     [
         ({"bands": BANDED, "count": 4}, "bands have 5 negatives and random 0; count must be their sum"),
-        ({"bands": BANDED, "count": 5, "depth": 9}, "bands reach to rank 10, depth to 9; raise depth"),
+        ({"bands": BANDED, "count": 5, "depth": 9}, "bands reach rank 10, but depth is 9; raise depth"),
         ({"bands": BANDED[::-1], "count": 5}, "bands overlap or are out of order"),
         ({"bands": [{"first": 3, "last": 4, "count": 3}], "count": 3}, "ranks 3 to 4 are too few for 3 negatives"),
     ],

@@ -68,7 +68,7 @@ def test_what_is_held_out_depends_on_the_id_alone() -> None:
         ({"path": "nowhere"}, "nowhere: no such folder; put the corpus there"),
         ({"files": ["part-9.jsonl"]}, "part-9.jsonl: no such file; put it there"),
         ({"files": ["bad.jsonl"]}, 'bad.jsonl:2: key "title" is missing'),
-        ({"files": ["cut.jsonl.xz"]}, "cut.jsonl.xz: damaged behind line"),
+        ({"files": ["cut.jsonl.xz"]}, "cut.jsonl.xz: damaged after line"),
     ],
 )
 def test_one_line_for_a_corpus_that_is_wrong(

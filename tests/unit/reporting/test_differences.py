@@ -62,9 +62,9 @@ def test_panels_are_differences_from_the_baseline_of_the_tests(tmp_path: Path) -
     baseline, panels = panels_of(settings(*ROWS, baseline="A F"), PerQueryFiles(tmp_path))
     assert baseline == "A F" and {panel.system for panel in panels} == {"BM25", "B"}
     write(tmp_path, b=[0.1])
-    with pytest.raises(UserError, match="x/s: B and A F have other queries"):
+    with pytest.raises(UserError, match="x/s: B and A F have different queries"):
         panels_of(settings(*ROWS, baseline="A F"), PerQueryFiles(tmp_path))
-    with pytest.raises(UserError, match="no two rows with values of queries"):
+    with pytest.raises(UserError, match="no two rows with per-query values"):
         panels_of(settings(ROWS[0], ROWS[1]), PerQueryFiles(tmp_path))
 
 
@@ -104,4 +104,4 @@ def test_the_command_draws_losses_and_validation(tmp_path: Path, capsys: pytest.
     assert "Model a" in text and "Model c (OOM)" in text and "metric of held-out queries" in text
     (tmp_path / "a/outcome.json").write_text("[]")
     assert main([*words, "--output", str(tmp_path / "d.svg")]) == 2
-    assert "outcome.json: tells no course of a training" in capsys.readouterr().err
+    assert "outcome.json: has no loss curve of a training" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_tables_as_latex(measurements, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no line of the suite table5; make it with benchmarks/reranking.py --suite table5"),
+        ([], "has no line of the suite table5; make it with benchmarks/reranking.py --suite table5"),
         (
             [["table5", "M", "ssmrank", "bf16", "", "Card", "many", 512, 1.0]],
             "speed.csv:2: pairs, max_length or seconds",

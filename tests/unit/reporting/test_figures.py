@@ -38,7 +38,7 @@ def test_equal_measurements_give_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no measurement"),
+        ("", "has no measurement"),
         ("model,batch\nOPT,1 x 512\n", "column implementation is missing"),
         (HEADER + "OPT,ssmrank,bf16,many,A card,3\n", r"t\.csv:2: batch 'many'"),
     ],

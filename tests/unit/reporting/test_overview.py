@@ -38,7 +38,7 @@ def test_trainings_are_what_the_jobs_are_handed(params) -> None:
 def test_parameters_are_counted_in_the_checkpoint(params, tmp_path: Path) -> None:
     save_file({"a": np.zeros((3, 5), dtype=np.float16), "b": np.zeros(7, dtype=np.float32)}, tmp_path / "x.safetensors")
     assert parameters(tmp_path) == 22
-    with pytest.raises(UserError, match="holds no safetensors file"):
+    with pytest.raises(UserError, match="has no safetensors file"):
         parameters(tmp_path / "none")
 
 

@@ -295,7 +295,7 @@ def test_more_rows_than_letters_are_refused() -> None:
 
 
 def test_wrong_paper_columns_are_refused() -> None:
-    with pytest.raises(UserError, match=r"'dl19' is no test set of the paper; known: passage-dev"):
+    with pytest.raises(UserError, match=r"'dl19' is not a test set of the paper; known: passage-dev"):
         build_table(settings([row("A", "a")], paper="dl19"), results(a=0.1), read_paper())
     with pytest.raises(UserError, match=r"its metric is nDCG@10, but the paper's passage-dev is MRR@10"):
         build_table(settings([row("A", "a")], paper="passage-dev"), results(a=0.1), read_paper())
@@ -303,7 +303,7 @@ def test_wrong_paper_columns_are_refused() -> None:
 
 def test_missing_metric_and_other_number_of_queries_are_refused() -> None:
     wrong = {"t/a": Result(Path("a.json"), "ok", 460, {"MRR@10": 0.1})}
-    with pytest.raises(UserError, match=r"a\.json: holds no nDCG@10 \(it has MRR@10\); add it to evaluation\.metrics"):
+    with pytest.raises(UserError, match=r"a\.json: has no nDCG@10 \(only MRR@10\); add it to evaluation\.metrics"):
         build_table(settings([row("A", "a")]), wrong, read_paper())
     stale = results(a=0.1) | {"t/b": Result(Path("b.json"), "ok", 459, {"nDCG@10": 0.1})}
     with pytest.raises(UserError, match=r"b\.json: 459 queries, but a\.json has 460"):

@@ -133,9 +133,9 @@ def test_a_missing_file_is_one_line_and_nothing_is_written(
     ("content", "message"),
     [
         ("{", "bm25.json: malformed JSON"),
-        ("[]", "bm25.json: holds no JSON object"),
+        ("[]", "bm25.json: is not a JSON object"),
         ('{"status": "ok", "queries": 3}', "bm25.json: key mean is missing"),
-        ('{"status": "ok", "queries": 3, "mean": {"MRR@10": 1}}', "bm25.json: holds no nDCG@10 (it has MRR@10)"),
+        ('{"status": "ok", "queries": 3, "mean": {"MRR@10": 1}}', "bm25.json: has no nDCG@10 (only MRR@10)"),
     ],
 )
 def test_broken_metrics_files_are_named(
@@ -180,7 +180,7 @@ def test_a_baseline_that_is_no_row_is_refused() -> None:
             table_settings(values)
     values["tables"]["t"]["significance"] = {"baseline": {"retriever": "bm25"}}
     values["tables"]["t"]["sections"][0] = {"title": "First", "published": ["MonoBERT"]}
-    with pytest.raises(UserError, match=r"tables\.t\.significance\.baseline: no row of the table is this one"):
+    with pytest.raises(UserError, match=r"tables\.t\.significance\.baseline: it is not a row of the table"):
         table_settings(values)
 
 
@@ -197,7 +197,7 @@ def test_tests_need_their_file(tmp_path: Path, metrics: Path, capsys: pytest.Cap
     assert [row["nDCG@10 (significance)"] for row in rows] == ["", "", "↑"]
     compared.write_text("a,b\n1,2\n")
     assert write(tmp_path, metrics, settings, "--significance", str(compared)) == 2
-    assert "compared.csv: is no file of `ssmrank table significance`" in capsys.readouterr().err
+    assert "compared.csv: was not written by `ssmrank table significance`" in capsys.readouterr().err
 
 
 def test_section_without_rows_is_refused() -> None:

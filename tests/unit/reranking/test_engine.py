@@ -67,7 +67,7 @@ def test_sharing_computes_fewer_tokens_for_the_same_scores(tiny_model, model_typ
 
 
 def test_a_run_of_another_split_is_named(tiny_model):
-    with pytest.raises(UserError, match="query q8: in the run, unknown to the collection's split"):
+    with pytest.raises(UserError, match="query q8: in the run, but not in the collection's split"):
         rerank(reranker_of(tiny_model, "bert", "E"), {"q8": [("d1", 1.0)]}, QUERIES, DOCUMENTS, 2, 100, "fp32", CPU)
 
 
@@ -198,7 +198,7 @@ def test_too_little_memory_halves_the_batches(tiny_model, monkeypatch, caplog, m
     with caplog.at_level(logging.WARNING):
         assert np.abs(score(reranker, work, "fp32", CPU) - expected).max() < 1e-5
     assert sum(size > 70 for size in sizes) <= 4  # a size that did not fit once is not tried again
-    assert "does not suffice: batches of" in caplog.text
+    assert "does not suffice: using batches of" in caplog.text
 
 
 def test_a_pair_too_large_for_the_memory_is_named(tiny_model, monkeypatch):

@@ -91,10 +91,10 @@ def test_models_that_cannot_be_read_are_refused(model: Path) -> None:
     with pytest.raises(UserError, match=r"1_Pooling/config\.json: pooling pooling_mode_x is not supported"):
         BiEncoder(model, Encoder(model="m"), CPU)
     modules(model, "pooling_mode_mean_tokens")
-    with pytest.raises(UserError, match="max_length 9999: the model reaches to"):
+    with pytest.raises(UserError, match="max_length 9999: the model accepts at most"):
         BiEncoder(model, Encoder(model="m", pooling="mean", max_length=9999), CPU)
     (model / "modules.json").unlink()
-    with pytest.raises(UserError, match=r"no modules\.json to name a pooling; set pooling"):
+    with pytest.raises(UserError, match=r"no modules\.json that names a pooling; set pooling"):
         BiEncoder(model, Encoder(model="m"), CPU)
 
 
@@ -259,9 +259,9 @@ def test_approximate_indexes_find_most_neighbours(stored: Vectors, tmp_path: Pat
     assert recall(IvfPqIndex(kind="ivfpq", lists=16, probes=16, bytes=12)) > 0.6
     with pytest.raises(UserError, match=r"index\.bytes 7 does not divide the vectors' width 24"):
         build_index(IvfPqIndex(kind="ivfpq", bytes=7), stored, tmp_path / "no", threads=1)
-    with pytest.raises(UserError, match="need 4096 vectors, there are 1500; lower lists, or take kind: flat"):
+    with pytest.raises(UserError, match="need 4096 vectors, but there are 1500; lower lists, or choose kind: flat"):
         build_index(IvfPqIndex(kind="ivfpq", bytes=8), stored, tmp_path / "no", threads=1)
-    with pytest.raises(UserError, match="holds no complete index"):
+    with pytest.raises(UserError, match="has no complete index"):
         search_index(tmp_path, HnswIndex(kind="hnsw"), queries, 10, threads=1)
 
 
@@ -282,7 +282,7 @@ def test_candidates_are_scored_alone(model: Path, tmp_path: Path) -> None:
 def test_vectors_of_another_width_are_refused(model: Path, stored: Vectors) -> None:
     encoder = BiEncoder(model, Encoder(model="m"), CPU)
     settings = Dense(kind="dense", encoder="e", label="E")
-    with pytest.raises(UserError, match="of width 24, but the model's vectors have 16; encode again"):
+    with pytest.raises(UserError, match="has vectors of width 24, but the model's have 16; encode again"):
         next(iter(search_dense(settings, encoder, {"q": "x"}, stored.folder, None, 1)))
 
 
@@ -318,4 +318,4 @@ def test_the_commands_from_documents_to_a_run(model: Path, tmp_path: Path, capsy
     assert Path(run).read_text().splitlines()[0].endswith(" My-encoder")
     capsys.readouterr()
     assert main([*words, "--output", run]) == 2
-    assert "the settings need --vectors" in capsys.readouterr().err
+    assert "the settings require the option --vectors" in capsys.readouterr().err

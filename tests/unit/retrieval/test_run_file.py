@@ -64,7 +64,11 @@ def test_ties(folder: Path, ties: str, order: list[str]) -> None:
         (RUN, {"sha256": "0" * 64}, "sha256"),
         (RUN.replace("d3", "d4"), {}, "query q2 names document 'd4', which"),
         ("q9 Q0 d1 1 1.0 x\n", {}, "no query has a hit; check that"),
-        (RUN + "q1 Q0 d3 4 1.0 x\n", {}, "run.trec:6: query q1 stands further up too; sort the lines by query"),
+        (
+            RUN + "q1 Q0 d3 4 1.0 x\n",
+            {},
+            "run.trec:6: query q1 already appears in earlier lines; sort the lines by query",
+        ),
     ],
 )
 def test_wrong_runs_are_one_line_and_nothing_is_written(
@@ -78,5 +82,5 @@ def test_wrong_runs_are_one_line_and_nothing_is_written(
 
 def test_a_broken_gzip_file_is_named(folder: Path) -> None:
     (folder / "broken.trec.gz").write_bytes(gzip.compress(RUN.encode() * 1000)[:60])
-    with pytest.raises(Exception, match=r"broken\.trec\.gz: is no complete gzip file"):
+    with pytest.raises(Exception, match=r"broken\.trec\.gz: is not a complete gzip file"):
         list(iterate_run(folder / "broken.trec.gz"))

@@ -16,8 +16,8 @@ from ssmrank.io.texts import StoreWriter, TextStore
 from ssmrank.io.trec import write_run
 from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.retrieval.vectors import encode_collection
-from ssmrank.teaching.lessons import Lesson, Marks, lessons
 from ssmrank.teaching.members import EncoderMember
+from ssmrank.teaching.queries import GroupedQuery, MemberScores, grouped_queries
 from ssmrank.teaching.teach import Weighing, teach
 from ssmrank.training.groups import Group
 
@@ -110,8 +110,8 @@ def test_z_scores_over_the_pool_are_added_by_weight(collection: Path) -> None:
 
 
 def test_a_pool_of_equal_scores_says_nothing() -> None:
-    assert Marks(np.array([2.0, 2.0]), np.array([2.0, 1.0, np.nan])).standardised().tolist() == [0, 0, 0]
-    found = Marks(np.array([2.0, 0.0]), np.array([2.0, 1.0, np.nan])).standardised().tolist()
+    assert MemberScores(np.array([2.0, 2.0]), np.array([2.0, 1.0, np.nan])).standardised().tolist() == [0, 0, 0]
+    found = MemberScores(np.array([2.0, 0.0]), np.array([2.0, 1.0, np.nan])).standardised().tolist()
     assert found == [1, 0, -1]
 
 
@@ -137,7 +137,7 @@ def test_a_query_without_a_pool_has_the_bonus_alone(collection: Path, caplog: py
     assert main(command(collection, settings, ("bm25", collection.parent / "pool.trec"), groups=groups)) == 0
     last = json.loads((collection.parent / "taught.jsonl").read_text().splitlines()[-1])
     assert last["scores"] == [1.0, 0.0, 0.0]
-    assert "1 groups have queries that" in caplog.text
+    assert "1 groups have queries without documents" in caplog.text
 
 
 class _Encoder:
@@ -156,15 +156,15 @@ def test_a_bi_encoder_s_scores_are_inner_products_of_stored_vectors(collection: 
     encoder, documents = _Encoder(), collection / "documents.jsonl"
     encode_collection(encoder, documents, collection.parent / "vectors", collection.parent / "s", 2, "f")
     write_run(collection.parent / "pool.trec", POOL, "pool")
-    own = list(lessons(GROUPS, collection.parent / "pool.trec", 2))
-    assert [lesson.query for lesson in own] == ["q2", "q1"]  # the run's order, because the run is read only once
+    own = list(grouped_queries(GROUPS, collection.parent / "pool.trec", 2))
+    assert [query.id for query in own] == ["q2", "q1"]  # the run's order, because the run is read only once
     member = EncoderMember(encoder, collection.parent / "vectors", TextStore(documents), QUERIES)  # type: ignore[arg-type]
-    for lesson, marks in zip(own, member.marks(own), strict=True):
-        query = encoder.queries([QUERIES[lesson.query]])[0]
+    for query, found in zip(own, member.score(own), strict=True):
+        vector = encoder.queries([QUERIES[query.id]])[0]
         half = encoder.documents(list(DOCUMENTS.values())).astype(np.float16).astype(np.float32)
-        expected = dict(zip(DOCUMENTS, half @ query, strict=True))
-        assert marks.pool.tolist() == pytest.approx([expected[document] for document, _ in lesson.pool], rel=1e-5)
-        assert marks.documents.tolist() == pytest.approx([expected[d] for d in lesson.documents], rel=1e-5)
+        expected = dict(zip(DOCUMENTS, half @ vector, strict=True))
+        assert found.pool.tolist() == pytest.approx([expected[document] for document, _ in query.pool], rel=1e-5)
+        assert found.documents.tolist() == pytest.approx([expected[d] for d in query.documents], rel=1e-5)
 
 
 def test_a_reranker_s_scores_are_standardised_over_the_query_s_groups(
@@ -189,27 +189,27 @@ def test_a_reranker_s_scores_are_standardised_over_the_query_s_groups(
 
 
 class _Fails:
-    """A member that counts its calls and fails at a lesson."""
+    """A member that counts its calls and fails at a query."""
 
     def __init__(self, at: str = "") -> None:
         self.at, self.asked, self.skipped = at, [], []  # type: ignore[var-annotated]
 
-    def marks(self, part: Sequence[Lesson]) -> list[Marks]:
-        if any(lesson.query == self.at for lesson in part):
+    def score(self, part: Sequence[GroupedQuery]) -> list[MemberScores]:
+        if any(query.id == self.at for query in part):
             raise KeyboardInterrupt
-        self.asked += [lesson.query for lesson in part]
-        return [Marks(np.array([0.0, 2.0]), np.arange(float(len(lesson.documents)))) for lesson in part]
+        self.asked += [query.id for query in part]
+        return [MemberScores(np.array([0.0, 2.0]), np.arange(float(len(query.documents)))) for query in part]
 
-    def skip(self, part: Sequence[Lesson]) -> None:
-        self.skipped += [lesson.query for lesson in part]
+    def skip(self, part: Sequence[GroupedQuery]) -> None:
+        self.skipped += [query.id for query in part]
 
 
 def test_a_killed_teaching_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssmrank.teaching.teach._LESSONS_AT_ONCE", 1)
+    monkeypatch.setattr("ssmrank.teaching.teach._QUERIES_AT_ONCE", 1)
     write_run(tmp_path / "pool.trec", POOL, "pool")
 
     def taught(member: _Fails, state: str) -> NDArray[np.float32]:
-        own = lessons(GROUPS, tmp_path / "pool.trec", 100)
+        own = grouped_queries(GROUPS, tmp_path / "pool.trec", 100)
         return teach(own, GROUPS, [member], Weighing([1.0], 1.0, 0.0), tmp_path / state).scores
 
     with pytest.raises(KeyboardInterrupt):

@@ -83,7 +83,7 @@ def test_a_job_goes_on_where_no_journal_can_be_written(
         for step in range(3):
             tracked.metrics({"loss": 1.0}, step=step)
     [record] = caplog.records
-    assert "the job goes on untracked" in record.getMessage()
+    assert "the job continues without tracking" in record.getMessage()
 
 
 def test_a_job_goes_on_where_the_store_fails(

@@ -22,10 +22,10 @@ def test_groups_put_the_relevant_document_first(tmp_path):
 def test_wrong_groups_are_named(tmp_path):
     with pytest.raises(UserError, match=r"g.jsonl:1: key 'positive' is missing"):
         read_groups(write(tmp_path / "g.jsonl", {"query": "q", "negatives": []}), 1)
-    with pytest.raises(UserError, match=r"g.jsonl:2: 1 negatives where 2 are set"):
+    with pytest.raises(UserError, match=r"g.jsonl:2: 1 negatives, but the settings say 2"):
         good = {"query": "q", "positive": "p", "negatives": ["a", "b"]}
         read_groups(write(tmp_path / "g.jsonl", good, good | {"negatives": ["a"]}), 2)
-    with pytest.raises(UserError, match=r"g.jsonl: holds no group"):
+    with pytest.raises(UserError, match=r"g.jsonl: has no group"):
         read_groups(write(tmp_path / "g.jsonl"), 2)
 
 

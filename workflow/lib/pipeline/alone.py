@@ -73,7 +73,7 @@ class Alone:
             raise UserError(f"{_name(_holder())} runs jobs in this folder; wait for it, or end it, and start again")
         if self._is_elsewhere():
             raise UserError(
-                f"{_name(self._former)} ran jobs in this folder and has not said that it ended; if it has, "
+                f"{_name(self._former)} ran jobs in this folder and did not say that it ended; if it has, "
                 "`snakemake --unlock`, then start again"
             )
         self._clear()
@@ -117,9 +117,9 @@ class Alone:
         files = f"{len(left)} unfinished file{'' if len(left) == 1 else 's'}"
         if locks or self._former.get("runs"):
             run = _name(self._former) if self._former else "a run"
-            print(f"ssmrank: {run} was ended before its time; its lock and {files} are removed", file=sys.stderr)
+            print(f"ssmrank: {run} was killed; its lock and {files} were removed", file=sys.stderr)
         elif left:
-            print(f"ssmrank: {files} of killed processes removed", file=sys.stderr)
+            print(f"ssmrank: {files} of killed processes were removed", file=sys.stderr)
 
     def _write(self, runs: bool) -> None:
         pid, _, start = lifetime.myself().partition(" ")

@@ -36,7 +36,7 @@ def prepare(tracking: Tracking) -> None:
     if os.environ["PATH"].split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, os.environ["PATH"]])
     if shutil.which("ssmrank") is None:
-        raise SystemExit(f"ssmrank: error: no command `ssmrank` beside {sys.executable}; install the project there")
+        raise SystemExit(f"ssmrank: error: no command `ssmrank` next to {sys.executable}; install the project there")
 
 
 def deliver_journals() -> None:
@@ -46,7 +46,7 @@ def deliver_journals() -> None:
     finished = subprocess.run(["ssmrank", "tracking-store", "--journals", JOURNALS], capture_output=True, text=True)
     if finished.returncode:
         reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
-        print(f"warning: MLflow has not got this run ({reason}); the next one tries again from {JOURNALS}")
+        print(f"warning: this run is not in MLflow yet ({reason}); the next run tries again from {JOURNALS}")
 
 
 def repeat_errors(started: float) -> None:

@@ -17,9 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="LABEL=FOLDER",
-        help="folders that `ssmrank train` wrote; write --checkpoints=LABEL=FOLDER where the label begins with a dash",
+        help="folders that `ssmrank train` wrote; write --checkpoints=LABEL=FOLDER if the label begins with a dash",
     )
-    parser.add_argument("--title", default="", help="stands above the figure")
+    parser.add_argument("--title", default="", help="shown above the figure")
     parser.add_argument("--output", type=Path, required=True, nargs="+", help="figures to write: .svg, .pdf, .png")
 
 

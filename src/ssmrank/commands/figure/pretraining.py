@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="LABEL=FOLDER",
-        help="folders of `ssmrank pretrain run`; write --models=LABEL=FOLDER where the label begins with a dash",
+        help="folders of `ssmrank pretrain run`; write --models=LABEL=FOLDER if the label begins with a dash",
     )
     parser.add_argument("--output", type=Path, required=True, help="PDF to write")
 

@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
     parser.add_argument("--split", required=True, help="split whose queries the run answers")
     parser.add_argument("--run", type=Path, required=True, help="first-stage run")
-    parser.add_argument("--pairs", type=int, help="of the run's first queries, about so many (default: all)")
+    parser.add_argument(
+        "--pairs", type=int, help="measure about this many pairs, those of the run's first queries (default: all)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
 
 

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints a line for each file in the form that retrievers of `kind: run` take."""
     for file in arguments.files:
         if not Path(file).is_file():
-            raise UserError(f"{file}: no such file; give the paths of files that are there")
+            raise UserError(f"{file}: no such file; give paths of existing files")
         line = {"path": file, "sha256": sha256(file)}
         yaml.safe_dump(
             line, sys.stdout, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")

@@ -12,7 +12,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank pretrain tokenizer`")
     parser.add_argument("--tokens", type=Path, required=True, help="folder of `ssmrank pretrain tokens`")
     parser.add_argument(
-        "--state", type=Path, required=True, help="folder that keeps what a killed pretraining goes on from"
+        "--state", type=Path, required=True, help="folder of the state from which a killed pretraining resumes"
     )
-    parser.add_argument("--save-seconds", type=float, default=300.0, help="how often that is written (default: 300)")
-    parser.add_argument("--stop-seconds", type=float, help="write it and stop after so long; the same command goes on")
+    parser.add_argument(
+        "--save-seconds", type=float, default=300.0, help="seconds between two saves of the state (default: 300)"
+    )
+    parser.add_argument(
+        "--stop-seconds", type=float, help="save the state and stop after this many seconds; the same command resumes"
+    )

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
     parser.add_argument("--corpus", required=True, help="section of corpora: inline JSON, or a file")
     parser.add_argument("--vocabulary", type=int, required=True, help="number of entries")
-    parser.add_argument("--texts", type=int, required=True, help="learn from this many first texts")
+    parser.add_argument("--texts", type=int, required=True, help="learn from the first N texts")
     parser.add_argument("--max-length", type=int, required=True, help="tokens of a text, for the tokenizer's settings")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
 

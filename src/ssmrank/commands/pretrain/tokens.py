@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", required=True, help="section of corpora: inline JSON, or a file")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of `ssmrank pretrain tokenizer`")
     parser.add_argument("--max-length", type=int, required=True, help="tokens of a text with its special tokens")
-    parser.add_argument("--processes", type=int, help="at most one for each file (default: as many as cores)")
+    parser.add_argument("--processes", type=int, help="at most one for each file (default: the number of cores)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
 
 

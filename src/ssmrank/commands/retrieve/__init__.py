@@ -8,5 +8,5 @@ import argparse
 def add_own_document(parser: argparse.ArgumentParser) -> None:
     """Adds the option for collections whose queries are also documents."""
     parser.add_argument(
-        "--leave-out-own-document", action="store_true", help="the document with a query's id is no answer to it"
+        "--leave-out-own-document", action="store_true", help="leave out the document that has the query's id"
     )

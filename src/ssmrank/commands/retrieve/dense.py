@@ -33,9 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(Dense, arguments.settings)
     needed = "candidates" if settings.candidates is not None else "vectors"
     if getattr(arguments, needed) is None:
-        raise UserError(f"the settings need --{needed}")
+        raise UserError(f"the settings require the option --{needed}")
     if not isinstance(settings.index, FlatIndex) and arguments.index is None:
-        raise UserError(f"the settings' index of kind {settings.index.kind} needs --index")
+        raise UserError(f"an index of kind {settings.index.kind} requires the option --index")
     collection, output = arguments.collection, arguments.output
     retrieve_dense(
         settings,

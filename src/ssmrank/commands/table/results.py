@@ -29,7 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
     parser.add_argument("--settings", required=True, help="JSON, or a file: what table_settings gives")
     parser.add_argument(
-        "--metrics", type=Path, required=True, metavar="FOLDER", help="holds COLLECTION/SPLIT/RUN.json of `evaluate`"
+        "--metrics",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder with COLLECTION/SPLIT/RUN.json from `ssmrank evaluate`",
     )
     parser.add_argument("--significance", type=Path, help="CSV of `ssmrank table significance`, if settings ask for it")
     parser.add_argument("--costs", type=Path, help="file of `ssmrank measure costs`, for columns of costs")

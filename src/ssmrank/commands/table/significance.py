@@ -18,7 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
     parser.add_argument("--settings", required=True, help="JSON, or a file: what significance_settings gives")
     parser.add_argument(
-        "--per-query", type=Path, required=True, metavar="FOLDER", help="holds COLLECTION/SPLIT/RUN.json of `evaluate`"
+        "--per-query",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder with COLLECTION/SPLIT/RUN.json from `ssmrank evaluate`",
     )
     parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
 

@@ -23,12 +23,12 @@ def table_kernel(starts, segments, sequences, SEGMENT: tl.constexpr, BLOCK: tl.c
     """Writes where segments start, and the number of tokens."""
     sequence = tl.program_id(0)
     start, end = tl.load(starts + sequence), tl.load(starts + sequence + 1)
-    first, behind = start // SEGMENT + sequence, end // SEGMENT + sequence + 1
-    for slot in range(first, behind, BLOCK):
+    first, stop = start // SEGMENT + sequence, end // SEGMENT + sequence + 1
+    for slot in range(first, stop, BLOCK):
         number = slot + tl.arange(0, BLOCK)
-        tl.store(segments + number, tl.minimum(start + (number - first) * SEGMENT, end), mask=number < behind)
+        tl.store(segments + number, tl.minimum(start + (number - first) * SEGMENT, end), mask=number < stop)
     if sequence == sequences - 1:
-        tl.store(segments + behind, end)
+        tl.store(segments + stop, end)
 
 
 @triton.jit

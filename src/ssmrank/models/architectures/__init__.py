@@ -28,7 +28,7 @@ MODEL_TYPES = tuple(name.rpartition(".")[2] for name in _FILES)
 def architecture_of(model_type: object) -> Architecture:
     """The architecture of this name in transformers. Raises UserError if it is not supported."""
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-        raise UserError(f"model_type {model_type!r} has no packed forward; known: {', '.join(MODEL_TYPES)}")
+        raise UserError(f"model_type {model_type!r} is not supported; known: {', '.join(MODEL_TYPES)}")
     found = import_module(_FILES[MODEL_TYPES.index(model_type)]).ARCHITECTURE
     assert isinstance(found, Architecture) and found.model_type == model_type
     return found

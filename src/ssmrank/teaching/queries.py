@@ -16,23 +16,23 @@ from ssmrank.training.groups import Group
 Ranking = list[tuple[str, float]]
 
 
-class Lesson(NamedTuple):
-    """A query, its pool (the first documents of a run), and the documents of its groups, each once."""
+class GroupedQuery(NamedTuple):
+    """A query of training groups: its pool (the first documents of a run), and its groups' documents, each once."""
 
-    query: str
+    id: str
     pool: Ranking
     documents: list[str]
     groups: list[int]
     """Indices of its groups."""
 
 
-class Marks(NamedTuple):
-    """A member's scores of a lesson, float64; NaN for a document without a score."""
+class MemberScores(NamedTuple):
+    """A member's scores of a query, float64; NaN for a document without a score."""
 
     pool: NDArray[np.float64]
     """Scores of the pool; empty where the member knows nothing of the query."""
     documents: NDArray[np.float64]
-    """Scores of the lesson's documents."""
+    """Scores of the query's documents."""
 
     def standardised(self) -> NDArray[np.float64]:
         """The documents' z-scores over the pool; a document without a score gets the lowest score of the pool.
@@ -43,19 +43,19 @@ class Marks(NamedTuple):
         return standardised(known, self.pool)
 
 
-def lessons(groups: Sequence[Group], run: Path, depth: int) -> Iterator[Lesson]:
-    """The lessons in the order of the run, which is read once. Queries not in the run come last, with an empty pool."""
+def grouped_queries(groups: Sequence[Group], run: Path, depth: int) -> Iterator[GroupedQuery]:
+    """The queries in the order of the run, which is read once. Queries not in the run come last, with an empty pool."""
     numbers: dict[str, list[int]] = {}
     for number, group in enumerate(groups):
         numbers.setdefault(group.query, []).append(number)
 
-    def lesson(query: str, pool: Ranking) -> Lesson:
-        own = numbers.pop(query)
+    def grouped(id: str, pool: Ranking) -> GroupedQuery:
+        own = numbers.pop(id)
         documents = dict.fromkeys(document for number in own for document in groups[number].documents)
-        return Lesson(query, pool, list(documents), own)
+        return GroupedQuery(id, pool, list(documents), own)
 
-    for query, ranking in iterate_run(run, depth):
-        if query in numbers:
-            yield lesson(query, ranking)
-    for query in list(numbers):
-        yield lesson(query, [])
+    for id, ranking in iterate_run(run, depth):
+        if id in numbers:
+            yield grouped(id, ranking)
+    for id in list(numbers):
+        yield grouped(id, [])
