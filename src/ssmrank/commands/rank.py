@@ -15,13 +15,15 @@ from ssmrank.io.jsonl import LONGEST_LINE, parse_line
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
-    parser.add_argument("--model", required=True, help="folder of a trained reranker, or OWNER/NAME of a hub")
+    parser.add_argument("--model", required=True, help="folder of a trained reranker, or OWNER/NAME of the hub")
     parser.add_argument("--query", required=True)
-    parser.add_argument("--top-k", type=int, help="lines that are printed (default: all)")
+    parser.add_argument("--top-k", type=int, help="number of lines to print (default: all)")
     parser.add_argument(
         "--jsonl", action="store_true", help="each line is an object with a text under `text` (default: by .jsonl)"
     )
-    parser.add_argument("--device", default="auto", help="as torch names it (default: a GPU where there is one)")
+    parser.add_argument(
+        "--device", default="auto", help="the device, as torch names it (default: a GPU if there is one)"
+    )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp8"], default="auto")
     parser.add_argument("file", metavar="FILE", help="texts, one on each line; - is standard input")
 

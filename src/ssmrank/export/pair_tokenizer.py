@@ -44,9 +44,7 @@ def pair_tokenizer(reranker: Reranker) -> PreTrainedTokenizerFast:
     backend = getattr(reranker.tokenizer, "backend_tokenizer", None)
     if backend is None or order_of(reranker) == "qdq":
         reason = "its tokenizer has no tokenizer.json" if backend is None else "it reads the query twice"
-        raise UserError(
-            f"a pair template cannot hold its input: {reason}; only format sentence-transformers can"
-        )
+        raise UserError(f"a pair template cannot hold its input: {reason}; only format sentence-transformers can")
     described = json.loads(backend.to_str())
     described["post_processor"] = _pair_template(reranker)
     described["truncation"] = described["padding"] = None

@@ -120,9 +120,7 @@ def _write_pooling(reranker: Reranker, folder: Path) -> None:
     folder.mkdir()
     pooling = _POOLING[reranker.settings.pooled]
     width = output_width(reranker.backbone.config)
-    _write_json(
-        folder / "config.json", {"embedding_dimension": width, "pooling_mode": pooling, "include_prompt": True}
-    )
+    _write_json(folder / "config.json", {"embedding_dimension": width, "pooling_mode": pooling, "include_prompt": True})
 
 
 def _write_dense(reranker: Reranker, folder: Path) -> None:

@@ -32,7 +32,7 @@ _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 # ---------------------------------------------------------------- JSON
 
 
-class _Twice(ValueError):
+class _RepeatedKey(ValueError):
     pass
 
 
@@ -41,7 +41,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _Twice(twice)
+        raise _RepeatedKey(twice)
     return values
 
 
@@ -58,7 +58,7 @@ def parse_json(text: str, where: str, advice: str = "") -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: malformed JSON ({error.msg}, column {error.colno}){advice}") from error
-    except _Twice as error:
+    except _RepeatedKey as error:
         raise UserError(f"{where}: key {shown(str(error))} appears twice in one object; keep one") from error
     except RecursionError:
         raise UserError(f"{where}: malformed JSON (brackets are nested too deep){advice}") from None

@@ -89,7 +89,7 @@ class Template:
         return self.order != "query-first"
 
     @property
-    def readings(self) -> int:
+    def query_copies(self) -> int:
         """How many times a sequence contains the query side."""
         return 2 if self.order == "query-document-query" else 1
 
@@ -113,7 +113,7 @@ class Template:
         fitted = []
         for query, name in zip(queries, names, strict=True):
             if long == "cut" and self.cuts(len(query), max_length):
-                share = max_length // (2 * self.readings)
+                share = max_length // (2 * self.query_copies)
                 query = np.concatenate([query[: share - len(self.separator)], self.separator])
                 query = query.astype(np.int32)
             self.room(len(query), max_length, name)
@@ -151,7 +151,7 @@ class Template:
         return room
 
     def _room(self, query_tokens: int, max_length: int) -> int:
-        return max_length - len(self.before) - self.readings * query_tokens - len(self.after)
+        return max_length - len(self.before) - self.query_copies * query_tokens - len(self.after)
 
     @property
     def _least(self) -> int:

@@ -193,7 +193,7 @@ class _PartInProgress:
         self.scores = np.full(len(self.work.sequences), np.nan, dtype=np.float32)
         done: set[int] = set()
         if self._state is not None:
-            self._state.mend(process)
+            self._state.repair(process)
             done = self._state.finished_into(self.scores)
             if done:
                 log.info("resuming: %d of %d batches are finished", len(done), len(self.work.batches))

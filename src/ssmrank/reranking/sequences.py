@@ -60,7 +60,7 @@ class PairSequences:
         # A cut document keeps its separator where a query follows it.
         kept = len(template.separator) if template.query_follows else 0
         self.whole = np.where(self.cut, room - kept, sizes)
-        asked = template.readings * np.array([len(tokens) for tokens in self._asked], dtype=np.int64)[self.query]
+        asked = template.query_copies * np.array([len(tokens) for tokens in self._asked], dtype=np.int64)[self.query]
         self.lengths = self.whole + np.where(self.cut, kept, 0) + asked + len(template.before) + len(template.after)
 
     def __len__(self) -> int:

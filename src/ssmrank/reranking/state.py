@@ -65,7 +65,7 @@ class RerankingState:
         with disk_errors(path), path.open("ab") as stream:
             stream.write(header.tobytes() + body)
 
-    def mend(self, process: int) -> None:
+    def repair(self, process: int) -> None:
         """Removes a half-written record at the end of the process's file."""
         path = self.folder / f"{process}.scores"
         if path.is_file():

@@ -19,7 +19,7 @@ from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import run_writer
 from ssmrank.teaching.members import EncoderMember, Member, RerankerMember, RunMember
 from ssmrank.teaching.queries import grouped_queries
-from ssmrank.teaching.teach import Weighing, teach
+from ssmrank.teaching.teach import Weighting, teach
 from ssmrank.training.groups import Group, read_groups
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ def teach_files(settings: TeachSettings, files: TeachFiles, state: Path, output:
     state = state / _fingerprint(files, settings)
     members = [_member(name, settings, files.members[name], files, groups, state / name) for name in settings.members]
     weights = [settings.weights[name] for name in settings.members]
-    weighing = Weighing(weights, settings.scale, settings.positive_bonus)
-    taught = teach(grouped_queries(groups, files.pool, settings.depth), groups, members, weighing, state / "parts")
+    weighting = Weighting(weights, settings.scale, settings.positive_bonus)
+    taught = teach(grouped_queries(groups, files.pool, settings.depth), groups, members, weighting, state / "parts")
     if taught.without_pool:
         log.warning(
             "%s: %d groups have queries without documents in %s; their teacher only knows the relevant document",

@@ -23,7 +23,7 @@ _QUERIES_AT_ONCE = 4096
 _REPORT_SECONDS = 10.0
 
 
-class Weighing(NamedTuple):
+class Weighting(NamedTuple):
     """How the members' z-scores are combined into the teacher's scores."""
 
     weights: Sequence[float]
@@ -31,7 +31,7 @@ class Weighing(NamedTuple):
     positive_bonus: float
 
 
-class Taught(NamedTuple):
+class TeacherScores(NamedTuple):
     """Scores of all groups, float32 [groups, documents], and how many groups had no pool."""
 
     scores: NDArray[np.float32]
@@ -39,8 +39,12 @@ class Taught(NamedTuple):
 
 
 def teach(
-    queries: Iterable[GroupedQuery], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing, state: Path
-) -> Taught:
+    queries: Iterable[GroupedQuery],
+    groups: Sequence[Group],
+    members: Sequence[Member],
+    weighting: Weighting,
+    state: Path,
+) -> TeacherScores:
     """Scores documents: `scale` times the weighted mean of the members' z-scores, plus the bonus of the positive.
 
     A query without a pool has zeros and the bonus. `state` is the folder of finished parts. The caller must give
@@ -56,7 +60,7 @@ def teach(
         own = [group for query in part for group in query.groups]
         values = _finished(path, (len(own), width))
         if values is None:
-            values = _scores_of(part, groups, members, weighing)
+            values = _scores_of(part, groups, members, weighting)
             state.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, "wb") as stream:
                 np.save(stream, values)
@@ -69,7 +73,7 @@ def teach(
         if now - last_report >= _REPORT_SECONDS:
             last_report = now
             log.info("%d of %d groups, %.0f a second", done, len(groups), done / (now - start))
-    return Taught(scores, without_pool)
+    return TeacherScores(scores, without_pool)
 
 
 def _finished(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
@@ -82,9 +86,9 @@ def _finished(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def _scores_of(
-    part: Sequence[GroupedQuery], groups: Sequence[Group], members: Sequence[Member], weighing: Weighing
+    part: Sequence[GroupedQuery], groups: Sequence[Group], members: Sequence[Member], weighting: Weighting
 ) -> NDArray[np.float32]:
-    weights = np.array(weighing.weights) / sum(weighing.weights)
+    weights = np.array(weighting.weights) / sum(weighting.weights)
     of_members = [member.score(part) for member in members]
     rows = []
     for place, query in enumerate(part):
@@ -92,9 +96,9 @@ def _scores_of(
         mean = np.zeros(len(query.documents))
         for weight, one in zip(weights, own, strict=True):
             mean += weight * (one.standardised() if len(one.pool) else 0.0)
-        score = dict(zip(query.documents, mean * weighing.scale, strict=True))
+        score = dict(zip(query.documents, mean * weighting.scale, strict=True))
         for group in query.groups:
             row = [score[document] for document in groups[group].documents]
-            row[0] += weighing.positive_bonus
+            row[0] += weighting.positive_bonus
             rows.append(row)
     return np.array(rows, dtype=np.float32)

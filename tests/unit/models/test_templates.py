@@ -212,7 +212,7 @@ def test_pieces_between_two_queries_are_the_tokens_of_the_joint_text(byte_level_
     kind, before, after = SPECIAL[family]
     template = Template.of(tokenizer, kind, "query-document-query")
     for text in ["state space", "ends with ;", "!?;;", "", "a;b; c ;"]:
-        # A decoder's text begins with a space, so that both readings of the query are the same tokens.
+        # A decoder's text begins with a space, so that both copies of the query are the same tokens.
         whole = f"{'' if kind == 'D' else ';'} query: rank; text; document: {text}; query: rank; text;"
         expected = [*before, *tokenizer(whole, add_special_tokens=False)["input_ids"], *after]
         assert joined(template, "rank; text", text) == expected

@@ -184,7 +184,7 @@ def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
 )
 def test_packed_are_the_sequences_of_the_pairs(tiny_tokenizer, kind, order):
     template = Template.of(tiny_tokenizer, kind, order)
-    max_length = 24 * template.readings
+    max_length = 24 * template.query_copies
     sequences, pairs = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, max_length, template=template)
     assert sequences.cut.any() and not sequences.cut.all()
     for batch in plan_batches(sequences, 200, False):

@@ -18,7 +18,7 @@ from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.retrieval.vectors import encode_collection
 from ssmrank.teaching.members import EncoderMember
 from ssmrank.teaching.queries import GroupedQuery, MemberScores, grouped_queries
-from ssmrank.teaching.teach import Weighing, teach
+from ssmrank.teaching.teach import Weighting, teach
 from ssmrank.training.groups import Group
 
 DOCUMENTS = {
@@ -210,7 +210,7 @@ def test_a_killed_teaching_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def taught(member: _Fails, state: str) -> NDArray[np.float32]:
         own = grouped_queries(GROUPS, tmp_path / "pool.trec", 100)
-        return teach(own, GROUPS, [member], Weighing([1.0], 1.0, 0.0), tmp_path / state).scores
+        return teach(own, GROUPS, [member], Weighting([1.0], 1.0, 0.0), tmp_path / state).scores
 
     with pytest.raises(KeyboardInterrupt):
         taught(_Fails(at="q1"), "state")

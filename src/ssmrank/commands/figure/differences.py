@@ -13,7 +13,7 @@ from ssmrank.reporting.differences import draw_differences, panels_of
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
-    parser.add_argument("--settings", required=True, help="JSON, or a file: what table_settings gives")
+    parser.add_argument("--settings", required=True, help="the settings that `table_settings` makes: JSON or a file")
     parser.add_argument(
         "--per-query",
         type=Path,

@@ -16,7 +16,7 @@ _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown, "html": 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
-    parser.add_argument("--settings", required=True, help="JSON, or a file: what overview_settings gives")
+    parser.add_argument("--settings", required=True, help="the settings that `overview_settings` makes: JSON or a file")
     parser.add_argument("--models", type=Path, required=True, help="folder of the models whose parameters are counted")
     add_files(parser, page="page to write")
 

@@ -27,7 +27,7 @@ _RENDERINGS = {"tex": to_latex, "csv": to_csv, "markdown": to_markdown}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
-    parser.add_argument("--settings", required=True, help="JSON, or a file: what table_settings gives")
+    parser.add_argument("--settings", required=True, help="the settings that `table_settings` makes: JSON or a file")
     parser.add_argument(
         "--metrics",
         type=Path,

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
-    parser.add_argument("--settings", required=True, help="JSON, or a file: what significance_settings gives")
+    parser.add_argument("--settings", required=True, help="the settings of `significance_settings`: JSON or a file")
     parser.add_argument(
         "--per-query",
         type=Path,
