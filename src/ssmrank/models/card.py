@@ -150,8 +150,8 @@ def _training(training: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[t
         rows = [
             (
                 "Training data",
-                f"{settings['collection']} ({settings['split']}): {training['groups']:,} queries' groups of a relevant "
-                f"document and {settings['negatives_count']} negatives ({settings['negatives']})",
+                f"{settings['collection']} ({settings['split']}): {training['groups']:,} groups of a query, a "
+                f"relevant document and {settings['negatives_count']} negatives ({settings['negatives']})",
             ),
             *([("Teacher", settings["teacher"])] if settings["teacher"] else []),
             ("Loss", settings["loss"]),
