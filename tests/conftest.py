@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from pathlib import Path
 
@@ -28,6 +30,17 @@ os.environ |= {
 # other packages import Triton if it is installed, so the variable has to be set here.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# What tests import lives until the end, and the collector would take a third of the time of the imports to visit it.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Everything is imported: the collector works from now on, on what tests make."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.freeze)
+
 
 ROOT = Path(__file__).resolve().parents[1]
 
