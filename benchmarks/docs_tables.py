@@ -48,6 +48,7 @@ MINI_TESTS = {
 }
 ZERO_SHOT = ("First stage", "Distilled", "Distilled, fused with BM25")
 TAGS = "Then trained on Semanlink's tags"
+OWN_COLLECTION = ("First stage", "As it is", "Taught on the collection's own texts")
 
 
 def read(name: str) -> list[Row]:
@@ -253,14 +254,14 @@ def table5_h200() -> str:
     return speed_table(read_timings(RESULTS / "table5-h200.csv", "table5")).to_markdown().strip()
 
 
-def minis(*names: str, sections: Sequence[str]) -> str:
-    """Means and standard deviations over seeds of the minis, the best of each section bold."""
+def rerankers(*names: str, sections: Sequence[str], tests: Sequence[str] = tuple(MINI_TESTS.values())) -> str:
+    """A table of the pipeline by sections: means, deviations over seeds and arrows, the best of a section bold."""
     rows: dict[tuple[str, str], Row] = {}
     for name in names:
         for row in read(f"{name}.csv"):
             if row["section"] in sections:
                 rows.setdefault((row["section"], row["model"]), {}).update(row)
-    columns = [column for column in MINI_TESTS.values() if any(row.get(column) for row in rows.values())]
+    columns = [test for test in tests if any(row.get(test) for row in rows.values())]
     lines = []
     for section in sections:
         inside = [row for row in rows.values() if row["section"] == section]
@@ -298,9 +299,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "llama-cpu": llama_cpu,
     "loading-cpu": loading_cpu,
     "minis-pretraining": minis_pretraining,
-    "minis-second-size": lambda: minis("table13", sections=ZERO_SHOT),
-    "minis-tags": lambda: minis("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
-    "minis-zero-shot": lambda: minis("table12", "table12-zero-shot", sections=ZERO_SHOT),
+    "minis-second-size": lambda: rerankers("table13", sections=ZERO_SHOT),
+    "minis-tags": lambda: rerankers("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
+    "minis-zero-shot": lambda: rerankers("table12", "table12-zero-shot", sections=ZERO_SHOT),
+    "own-collection": lambda: rerankers("own-collection", sections=OWN_COLLECTION, tests=("nDCG@10", "MAP")),
     "reranking-1536-h200": lambda: reranking_h200("1536"),
     "reranking-512-h200": lambda: reranking_h200("512"),
     "reuse-cpu": reuse_cpu,
