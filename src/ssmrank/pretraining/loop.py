@@ -154,7 +154,7 @@ def pretrain(
             _save(state, done, model, optimizer, curve, device)
             if time_is_up:
                 prepared.close()
-                raise Stopped(f"stopped after {done} of {total} steps; the same command goes on")
+                raise Stopped(f"stopped after {done} of {total} steps; the same command resumes it")
             counted = last_save = time.monotonic()
     model.eval()
     return curve

@@ -64,7 +64,7 @@ def build_index(settings: IvfPqIndex | HnswIndex, vectors: Vectors, output: Path
 
 
 def check_index(folder: Path) -> None:
-    """Raises UserError where the folder holds no index of `build_index` or a damaged one."""
+    """Raises UserError if the folder has no index of `build_index`, or a damaged one."""
     if not (folder / _FILE).is_file():
         raise UserError(f"{folder}: has no complete index; make it with `ssmrank index faiss`")
     check_seal(folder, "make the index again with `ssmrank index faiss`")
@@ -75,7 +75,7 @@ def search_index(
 ) -> Found:
     """The neighbours that the index finds. With product quantization (ivfpq) their inner products are approximate too.
 
-    Raises UserError where the folder holds no index, or one of another kind or width.
+    Raises UserError if the folder has no index, or one of another kind or width.
     """
     import faiss
 

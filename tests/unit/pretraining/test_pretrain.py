@@ -242,7 +242,7 @@ def test_a_stopped_pretraining_ends_as_one_that_was_not(
     for name, more in (("whole", []), ("parts", ["--stop-seconds", "0"])):
         stops = 0
         while run_pretrain(tmp_path, name, tokenizer_folder, tokens_folder, values, *more):
-            assert f"stopped after {stops + 1} of 12 steps; the same command goes on" in capsys.readouterr().err
+            assert f"stopped after {stops + 1} of 12 steps; the same command resumes it" in capsys.readouterr().err
             stops += 1
         assert stops == (11 if more else 0)
     whole, parts = (load_backbone(tmp_path / name).state_dict() for name in ("whole", "parts"))
@@ -261,7 +261,7 @@ def test_a_sweep_that_is_stopped_goes_on_and_chooses_the_best(
         command = ["pretrain", "sweep", "--settings", json.dumps(settings("llama")), *data, "--sweep", sweep, *more]
         output = tmp_path / f"{name}.json"
         while main([*command, "--state", str(tmp_path / "state" / name), "--output", str(output)]):
-            assert "of 8 steps; the same command goes on" in capsys.readouterr().err
+            assert "of 8 steps; the same command resumes it" in capsys.readouterr().err
         assert not (tmp_path / "state" / name).exists()
         results.append(json.loads(output.read_text()))
     assert results[0]["learning_rate"] == 0.01

@@ -141,7 +141,7 @@ def test_killed_in_a_later_part_and_started_again_the_run_is_the_same(folder, sm
     assert second.is_file() and not (folder / "resumed.trec").exists()
     with caplog.at_level(logging.INFO):
         assert main(command) == 0
-    assert sum("goes on from" in message for message in caplog.messages) >= 2
+    assert sum("resuming:" in message for message in caplog.messages) >= 2
     assert (folder / "resumed.trec").read_bytes() == (folder / "whole.trec").read_bytes()
     assert not second.exists()
 
