@@ -104,7 +104,7 @@ def test_linked_files_exist(root: Path) -> None:
 
 def test_sections_that_pages_show_are_valid(root: Path) -> None:
     known, seen = {"models": Model, "collections": Collection}, set()
-    for page in [root / "docs/add-a-collection.md", root / "docs/add-a-model.md"]:
+    for page in [root / f"docs/{name}.md" for name in ("add-a-collection", "add-a-model", "export")]:
         for block in blocks(page.read_text(), "yaml"):
             for section, entries in yaml.safe_load(block).items():
                 for name, values in entries.items():

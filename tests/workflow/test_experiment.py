@@ -236,6 +236,23 @@ def test_without_a_training_the_model_itself_is_the_reranker(params: Params, tmp
     experiment.check_untrained("p")
 
 
+def test_a_cross_encoder_needs_no_training(params: Params, tmp_path: Path) -> None:
+    read = ["config.json", "model.safetensors", "tokenizer.json", "modules.json", "config_sentence_transformers.json"]
+    for name in read:
+        (tmp_path / name).write_text("{}")
+    values = params.model_dump()
+    source = {"kind": "cross-encoder", "checkpoint": {"kind": "folder", "path": str(tmp_path)}}
+    values["models"]["theirs"] = values["models"]["tiny-bert"] | {"source": source}
+    values["tables"]["table4"]["sections"][1]["rerankers"] += [{"model": "theirs", "training": "none"}]
+    experiment = Experiment(Params.model_validate(values))
+    experiment.check_untrained("p")
+    assert experiment.lookups.checkpoint("none", "theirs") == "data/models/theirs"
+    assert {file.name for file in experiment.lookups.model_files("theirs")} == {*read}
+    values["models"]["theirs"]["template"] = "query-first"
+    with pytest.raises(ValueError, match="template: a cross-encoder has its own; leave it out"):
+        Params.model_validate(values)
+
+
 def test_fill() -> None:
     assert fill("{collection}/{split}.x", [Sample("a", "b", "c")]) == ["a/b.x"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 import ssmrank
 from ssmrank.config.archives import PackageArchive
@@ -63,6 +63,17 @@ class PretrainedModel(Section):
     model: Name = Field(description="a name of that section's models")
 
 
+Checkpoint = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
+
+
+class CrossEncoderModel(Section):
+    """A trained reranker of sentence-transformers or transformers, with its own input, pooling and head."""
+
+    kind: Literal["cross-encoder"]
+    checkpoint: Checkpoint = Field(description="where its folder is: hub, folder or package")
+    max_length: int | None = Field(None, ge=8, description="tokens of a pair; null: what the checkpoint says")
+
+
 def check_architecture(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the transformers config; raises ValueError if its architecture is unknown."""
     found = unsupported(config)
@@ -80,11 +91,9 @@ def unsupported(config: Mapping[str, Any]) -> str:
 
 
 ModelSource = Annotated[
-    ModelArchive | ModelFolder | HubModel | RandomModel | PretrainedModel, Field(discriminator="kind")
+    ModelArchive | ModelFolder | HubModel | RandomModel | PretrainedModel | CrossEncoderModel,
+    Field(discriminator="kind"),
 ]
-
-
-TokenizerSource = Annotated[ModelArchive | ModelFolder | HubModel, Field(discriminator="kind")]
 
 
 class TrainingOverrides(Section):
@@ -105,7 +114,7 @@ class Model(Section):
     size: str = Field(description="parameters, such as 110M")
     pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
     source: ModelSource
-    tokenizer: TokenizerSource | None = Field(None, description="source of the tokenizer, if `source` has none")
+    tokenizer: Checkpoint | None = Field(None, description="source of the tokenizer, if `source` has none")
     template: Literal["query-first", "document-first", "query-document-query"] | None = Field(
         None, description="order of the input; null: the query first for E and ED, the document first for D"
     )
@@ -113,3 +122,16 @@ class Model(Section):
         None, description="token that is scored, or the mean of all; null: first for E and ED, last for D"
     )
     training: TrainingOverrides = TrainingOverrides()
+
+    @model_validator(mode="after")
+    def _cross_encoders_have_their_own(self) -> Model:
+        if isinstance(self.source, CrossEncoderModel):
+            for key in ("tokenizer", "template", "pooling"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: a cross-encoder has its own; leave it out")
+        return self
+
+    @property
+    def checkpoint(self) -> ModelSource:
+        """Where the files of the checkpoint come from."""
+        return self.source.checkpoint if isinstance(self.source, CrossEncoderModel) else self.source

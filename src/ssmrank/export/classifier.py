@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from ssmrank.errors import UserError
+from ssmrank.models.cross_encoder import KNOWN, head_settings, layers_of
+from ssmrank.models.heads import ClassifierHead
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker
+from ssmrank.models.templates import PAIR
 
 _NEAR_ZERO = 2.0**-13
 """What scores are multiplied by before a tanh. A score of 20 loses 4e-5, and half precision keeps its digits."""
@@ -32,6 +35,8 @@ def classifier(reranker: Reranker) -> Any:
 
     Raises UserError if transformers has none for this architecture and pooling.
     """
+    if reranker.settings.template == PAIR:
+        return _read_before(reranker)
     config = copy.deepcopy(reranker.backbone.config)
     kind, pooled = config.model_type, reranker.settings.pooled
     poolings = ("first", "mean") if kind == "modernbert" else ("first",)
@@ -40,17 +45,47 @@ def classifier(reranker: Reranker) -> Any:
         raise UserError(
             f"format transformers: {kind} cannot be written, since it {reason}; use format sentence-transformers"
         )
-    config.num_labels, config.problem_type = 1, "regression"
-    config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     if kind == "modernbert":
         config.classifier_pooling = {"first": "cls", "mean": "mean"}[pooled]
         config.classifier_bias, config.classifier_activation = True, "gelu"
+    model, head = _unset(reranker, config), linear_head(reranker)
+    with torch.no_grad():
+        _HEADS[kind](model, head.weight[0], head.bias[0])
+    return model.eval()
+
+
+def linear_head(reranker: Reranker) -> nn.Linear:
+    """The layer that scores. Raises UserError if there are others before it."""
+    if not isinstance(reranker.head, nn.Linear) or reranker.settings.template == PAIR:
+        raise UserError("it was read from another library's cross-encoder; only format transformers can hold it")
+    return reranker.head
+
+
+def _read_before(reranker: Reranker) -> Any:
+    """The classifier that a reranker was read from, with the reranker's weights."""
+    config = copy.deepcopy(reranker.backbone.config)
+    wrong = UserError(f"{config.model_type} with the head of this cross-encoder has no class in transformers")
+    if config.model_type not in KNOWN or not isinstance(reranker.head, ClassifierHead):
+        raise wrong  # Llama's class, for one, has no bias, which a training here changes
+    model = _unset(reranker, config)
+    layers = layers_of(model)
+    if head_settings(layers) != reranker.settings.head:
+        raise wrong
+    with torch.no_grad():
+        for own, theirs in zip((reranker.head.dense, reranker.head.norm, reranker.head.out), layers, strict=False):
+            if theirs is not None:
+                theirs.load_state_dict(own.state_dict(), strict=theirs.bias is not None)
+    return model.eval()
+
+
+def _unset(reranker: Reranker, config: Any) -> Any:
+    """A classifier with the reranker's backbone, whose other layers have yet to be set."""
+    config.num_labels, config.problem_type = 1, "regression"
+    config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     with quiet_transformers():
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager", dtype=torch.float32)
-    model.base_model.load_state_dict(reranker.backbone.state_dict(), strict=False)  # BERT's pooler is set here
-    with torch.no_grad():
-        _HEADS[kind](model, reranker.head.weight[0], reranker.head.bias[0])
-    return model.eval()
+    model.base_model.load_state_dict(reranker.backbone.state_dict(), strict=False)  # BERT's pooler belongs to the head
+    return model
 
 
 def write_classifier(reranker: Reranker, folder: Path) -> None:

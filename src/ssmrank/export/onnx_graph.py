@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from ssmrank.errors import UserError
+from ssmrank.export.classifier import linear_head
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker
@@ -34,7 +35,7 @@ class _Scorer(nn.Module):
         with quiet_transformers():
             self.backbone = AutoModel.from_config(config, attn_implementation="eager", dtype=torch.float32, **options)
         self.backbone.load_state_dict(reranker.backbone.state_dict())
-        self.head, self.mean = reranker.head, reranker.settings.pooled == "mean"
+        self.head, self.mean = linear_head(reranker), reranker.settings.pooled == "mean"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -46,6 +47,7 @@ class _Scorer(nn.Module):
 
 def check_exportable(reranker: Reranker) -> None:
     """Raises UserError, with the reason, if a reranker has no ONNX graph."""
+    linear_head(reranker)
     kind = reranker.backbone.config.model_type
     if kind in ("mamba", "mamba2"):
         reason = "ONNX has no operator for Mamba's scan, and unrolled over time it would be a graph for one length only"

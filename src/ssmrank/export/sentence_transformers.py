@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from ssmrank import __version__
+from ssmrank.export.classifier import linear_head
 from ssmrank.export.pair_tokenizer import differing, order_of, pair_tokenizer, save_tokenizer, warn_of_tokens
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.backbones import output_width
@@ -125,7 +126,7 @@ def _write_pooling(reranker: Reranker, folder: Path) -> None:
 
 def _write_dense(reranker: Reranker, folder: Path) -> None:
     folder.mkdir()
-    head = reranker.head
+    head = linear_head(reranker)
     settings = {
         "in_features": head.in_features,
         "out_features": 1,

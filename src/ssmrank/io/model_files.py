@@ -25,6 +25,8 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
 """The files that say how a bi-encoder pools the states of a text into a vector (ssmrank/retrieval/encoder.py)."""
+CROSS_ENCODER = ("config_sentence_transformers.json", "*_Dense/config.json", "*_Dense/model.safetensors")
+"""What else sentence-transformers says of a cross-encoder."""
 TOKENIZER_FILES = VOCABULARIES + TOKENIZER_SETTINGS
 
 

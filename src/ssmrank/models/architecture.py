@@ -44,7 +44,10 @@ def attention_forward(backbone: Any, packed: Packed, offset: int = 0) -> Tensor:
     The model takes position ids, which start at `offset`, and passes its keyword arguments on to attention.
     """
     positions = packed.position_ids + offset if offset else packed.position_ids
-    output = backbone(input_ids=packed.input_ids[None], position_ids=positions[None], use_cache=False, packed=packed)
+    options: dict[str, Any] = {"use_cache": False, "packed": packed}
+    if packed.token_types is not None:
+        options["token_type_ids"] = packed.token_types[None]
+    output = backbone(input_ids=packed.input_ids[None], position_ids=positions[None], **options)
     return output.last_hidden_state.squeeze(0)
 
 

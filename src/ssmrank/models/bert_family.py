@@ -14,8 +14,9 @@ from ssmrank.models.packing import Packed
 
 def encoder_token(backbone: Any, packed: Packed, wanted: Tensor, offset: int = 0) -> Tensor:
     """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R]; positions start at `offset`."""
+    types = None if packed.token_types is None else packed.token_types[None]
     hidden = backbone.embeddings(
-        input_ids=packed.input_ids[None], position_ids=packed.position_ids[None] + offset, token_type_ids=None
+        input_ids=packed.input_ids[None], position_ids=packed.position_ids[None] + offset, token_type_ids=types
     )
     if hasattr(backbone, "embeddings_project"):
         hidden = backbone.embeddings_project(hidden)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmrank.io.model_files import TRAINING_FILE
-from ssmrank.models.origin import origin_of, read_if_there
-from ssmrank.models.reading import reading
+from ssmrank.io.model_files import COMMITS_FILE, PRETRAINING_FILE, TRAINING_FILE
+from ssmrank.models.reading import read_json, reading
 
 if TYPE_CHECKING:
     from ssmrank.models.reranker import Reranker
@@ -36,6 +35,7 @@ for index, score, text in reranker.rank("state space models", ["Boats on a river
 The backbone alone loads with `transformers.AutoModel`; `head.weight` and `head.bias` are the layer that scores.
 """
 _INPUTS = {
+    "sentence-pair": "query, then document, as a sentence pair",
     "document-first": "`document: {document}; query: {query};`",
     "query-first": "`query: {query}; document: {document}`",
     "query-document-query": "`query: {query}; document: {document}; query: {query};`",
@@ -57,6 +57,24 @@ def model_card(folder: Path, reranker: Reranker, scores: Scores | None = None, l
         if scores:
             text = f"{text.rstrip()}\n\n{_scores(scores)}"
         return _with_metadata(text, folder, reranker, license)
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint folder's files say of where it came from; empty if they say nothing.
+
+    Keys: hub (commit by repository), pretraining (tokens, corpus, objective), training (contents of `training.json`).
+    Raises UserError if one of the files is damaged.
+    """
+    found: dict[str, Any] = {}
+    if commits := _read(folder, COMMITS_FILE):
+        found["hub"] = commits
+    if facts := _read(folder, PRETRAINING_FILE):
+        with reading(f"{folder / PRETRAINING_FILE}: was not written by `ssmrank pretrain run`"):
+            corpus, tokens = facts["settings"]["corpus"], facts["curve"]["tokens"]
+            found["pretraining"] = {"corpus": corpus, "tokens": tokens, "objective": facts["objective"]}
+    if training := _read(folder, TRAINING_FILE):
+        found["training"] = training
+    return found
 
 
 def published(card: str, name: str) -> str:
@@ -84,7 +102,7 @@ def _with_metadata(text: str, folder: Path, reranker: Reranker, license: str | N
 
 
 def _made(folder: Path, reranker: Reranker) -> str:
-    training, outcome = read_if_there(folder, TRAINING_FILE), read_if_there(folder, "outcome.json")
+    training, outcome = _read(folder, TRAINING_FILE), _read(folder, "outcome.json")
     rows = [*_architecture(reranker), *_before(_start(folder)), *_training(training, outcome)]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     name = training.get("model") or f"{reranker.backbone.config.model_type} reranker"
@@ -98,17 +116,18 @@ def _made(folder: Path, reranker: Reranker) -> str:
 def _architecture(reranker: Reranker) -> list[tuple[str, str]]:
     config, settings = reranker.backbone.config, reranker.settings
     kind = {"E": "encoder", "ED": "encoder-decoder", "D": "decoder"}[settings.kind]
+    layers = "linear layer" if settings.head is None else f"two linear layers with {settings.head.activation} between"
     return [
         ("Architecture", f"{config.model_type} of transformers, {kind}, {config.num_hidden_layers} layers"),
         ("Parameters", f"{sum(parameter.numel() for parameter in reranker.parameters()):,}"),
         ("Input", f"{_INPUTS[reranker.template.order]}, at most {settings.max_length} tokens"),
-        ("Score", f"linear layer over {_SCORED[settings.pooled]}"),
+        ("Score", f"{layers} over {_SCORED[settings.pooled]}"),
     ]
 
 
 def _start(folder: Path) -> dict[str, Any]:
     """What is known of the model that the training started from, or of a checkpoint that was not trained here."""
-    training = read_if_there(folder, TRAINING_FILE)
+    training = _read(folder, TRAINING_FILE)
     return training["from"] if training else origin_of(folder)
 
 
@@ -133,8 +152,8 @@ def _training(training: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[t
         rows = [
             (
                 "Training data",
-                f"{settings['collection']} ({settings['split']}): {training['groups']:,} groups of a query, a "
-                f"relevant document and {settings['negatives_count']} negatives ({settings['negatives']})",
+                f"{settings['collection']} ({settings['split']}): {training['groups']:,} queries' groups of a relevant "
+                f"document and {settings['negatives_count']} negatives ({settings['negatives']})",
             ),
             *([("Teacher", settings["teacher"])] if settings["teacher"] else []),
             ("Loss", settings["loss"]),
@@ -174,3 +193,7 @@ def _scores(scores: Scores) -> str:
         cells = [f"{100 * values[metric]:.1f}" if metric in values else "–" for metric in metrics]
         lines.append(f"| {test} | {' | '.join(cells)} |")
     return "## Scores\n\nTimes 100.\n\n" + "\n".join(lines) + "\n"
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if (folder / name).is_file() else {}

@@ -10,7 +10,7 @@ import torch
 from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.models.backbones import load_backbone, packed_forward
-from ssmrank.models.packing import pack
+from ssmrank.models.packing import TYPE_SHIFT, pack
 from ssmrank.models.reading import check_finite, reading
 from ssmrank.models.reranker import TRAINED_FILE, load_reranker, load_tokenizer
 from ssmrank.models.templates import Template
@@ -43,7 +43,7 @@ def check_model(folder: Path, template: Template) -> None:
 def _check_ids(folder: Path, template: Template, rows: int) -> None:
     # An unused special token may have a higher id, because some tokenizer classes add their own.
     tokenizer = template.tokenizer
-    unused = {*tokenizer.all_special_ids} - {*template.before, *template.after}
+    unused = {*tokenizer.all_special_ids} - {id % (1 << TYPE_SHIFT) for id in (*template.before, *template.after)}
     used = ((id, token) for token, id in tokenizer.get_vocab().items() if id not in unused)
     id, token = max(used, default=(0, ""))
     if id >= rows:

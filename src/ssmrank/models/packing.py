@@ -16,6 +16,9 @@ from ssmrank.models.length_grid import LengthGrid, length_grid, similar_lengths
 TILE = 64
 """How many tokens of short segments attention without FlashAttention takes at once."""
 
+TYPE_SHIFT = 24
+"""A token in a sequence is its id, below 2^24, with its type in the bits above. Most tokens have type 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -25,7 +28,7 @@ class Packed:
     each token's sequence; cu_seqlens: int64 [S + 1], the start of each sequence, then T; lengths: tokens of each
     sequence, on the host; memory: S sequences for cross attention (the encoder's, for a decoder); prefix_levels: set
     if some sequences are prefixes that others continue (`models.prefix_sharing`). Then position_ids count from the
-    start of the root.
+    start of the root. token_types: int64 [T], each token's type; None: all are 0.
     """
 
     input_ids: torch.Tensor
@@ -35,6 +38,7 @@ class Packed:
     lengths: tuple[int, ...]
     memory: Packed | None = None
     prefix_levels: PrefixLevels | None = None
+    token_types: torch.Tensor | None = None
 
     @property
     def first(self) -> torch.Tensor:
@@ -65,8 +69,8 @@ class Packed:
 
     def clone(self, lengths: tuple[int, ...]) -> Packed:
         """A copy in tensors of its own, with other `lengths` on the host."""
-        ids, positions, numbers, starts = (tensor.clone() for tensor in self._tensors)
-        return Packed(ids, positions, numbers, starts, lengths)
+        ids, positions, numbers, starts, *types = (tensor.clone() for tensor in self._tensors)
+        return Packed(ids, positions, numbers, starts, lengths, token_types=types[0] if types else None)
 
     def copy_(self, other: Packed) -> None:
         """Copies another batch into this one's tensors; both have equally many tokens and sequences."""
@@ -75,7 +79,8 @@ class Packed:
 
     @property
     def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.input_ids, self.position_ids, self.sequence_ids, self.cu_seqlens
+        tensors = (self.input_ids, self.position_ids, self.sequence_ids, self.cu_seqlens)
+        return tensors if self.token_types is None else (*tensors, self.token_types)
 
     @cached_property
     def grid(self) -> LengthGrid:
@@ -193,7 +198,7 @@ def mapped(batch: _Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> _
 
 
 def pack(sequences: Sequence[Sequence[int] | np.ndarray], device: torch.device | str = "cpu") -> Packed:
-    """Packs sequences of token ids, each of at least one token, in the given order."""
+    """Packs sequences of token ids, with their types above `TYPE_SHIFT`, each of at least one token, in order."""
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     tokens = np.concatenate([np.asarray(sequence) for sequence in sequences]) if len(lengths) else lengths
     return pack_tokens(tokens, lengths, device)
@@ -213,12 +218,16 @@ def pack_tokens(tokens: np.ndarray, lengths: np.ndarray, device: torch.device | 
         # From pinned memory, so that the CPU does not wait for the GPU's queued work.
         return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
+    tokens = tokens.astype(np.int64)
+    types = tokens >> TYPE_SHIFT
+    has_types = bool(types.any())
     return Packed(
-        input_ids=move(tokens.astype(np.int64)),
+        input_ids=move(tokens & ((1 << TYPE_SHIFT) - 1) if has_types else tokens),
         position_ids=move(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
         sequence_ids=move(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)),
         cu_seqlens=move(starts),
         lengths=tuple(lengths.tolist()),
+        token_types=move(types) if has_types else None,
     )
 
 

@@ -28,10 +28,12 @@ from ssmrank.models.backbones import (
     scored_forward,
     unread_backbone,
 )
+from ssmrank.models.cross_encoder import is_cross_encoder, read_cross_encoder
+from ssmrank.models.heads import HeadSettings, new_head
 from ssmrank.models.packing import Packed, pack
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import NO_CODE, read_json, read_tensors, reading
-from ssmrank.models.templates import Kind, Order, Template
+from ssmrank.models.templates import PAIR, Kind, Order, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,13 +54,14 @@ class RerankerSettings:
 
     kind: E, ED or D; max_length: limit of tokens in a sequence; template: order of the input, by default the query
     first for E and ED and the document first for D; pooling: the token that is scored, or the mean of all, by default
-    the first for E and ED and the last for D.
+    the first for E and ED and the last for D; head: the layers before the linear one that scores, by default none.
     """
 
     kind: Kind
     max_length: int
     template: Order | None = None
     pooling: Pooling | None = None
+    head: HeadSettings | None = None
 
     @property
     def pooled(self) -> Pooling:
@@ -67,7 +70,10 @@ class RerankerSettings:
 
 
 class Reranker(nn.Module):
-    """Scores pairs of query and document: a linear layer over the backbone's pooled state (Eq. 5 and 6)."""
+    """Scores pairs of query and document: a linear layer over the backbone's pooled state (Eq. 5 and 6).
+
+    A cross-encoder of another library keeps the layers that it has before the linear one.
+    """
 
     backbone: Any
 
@@ -80,9 +86,7 @@ class Reranker(nn.Module):
                 f"max_length {settings.max_length}: this model ({backbone.config.model_type}) has position embeddings "
                 f"for {longest} tokens; train it in a section of trainings with at most that max_length"
             )
-        self.head = nn.Linear(output_width(backbone.config), 1)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = new_head(output_width(backbone.config), settings.head)
         self.settings = settings
         self.tokenizer = tokenizer
         self.template = Template.of(tokenizer, settings.kind, settings.template)
@@ -100,7 +104,7 @@ class Reranker(nn.Module):
         states = scored_forward(self.backbone, packed, self.settings.pooled)
         with torch.autocast(states.device.type, enabled=False):
             # bfloat16 has only 128 values between 1 and 2, so many of a query's documents would tie.
-            return self.head(states.to(self.head.weight.dtype)).squeeze(-1).float()
+            return self.head(states.to(next(self.head.parameters()).dtype)).squeeze(-1).float()
 
     @property
     def can_share_prefixes(self) -> bool:
@@ -141,7 +145,8 @@ class Reranker(nn.Module):
         with quiet_transformers():
             self.backbone.config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / TRAINED_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "head" or value is not None}
+        (folder / TRAINED_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     def read(self, folder: Path) -> None:
         """Loads the weights that `write` wrote. Raises UserError if names or shapes differ."""
@@ -187,9 +192,14 @@ def ran_out_of_memory(folder: Path) -> bool:
 
 
 def load_reranker(folder: str | Path) -> Reranker:
-    """A trained reranker from its checkpoint folder, float32, in evaluation mode."""
+    """A trained reranker from its checkpoint folder, float32, in evaluation mode.
+
+    The folder may be a cross-encoder of transformers or sentence-transformers, with one label.
+    """
     folder = Path(folder)
     file = folder / TRAINED_FILE
+    if not file.is_file() and is_cross_encoder(folder):
+        return imported_reranker(folder)
     if not file.is_file():
         raise UserError(
             f"{folder}: has no head that scores (no {TRAINED_FILE}); train it, or give a folder that "
@@ -203,11 +213,35 @@ def load_reranker(folder: str | Path) -> Reranker:
 
 
 def stored_precision(folder: str | Path) -> torch.dtype:
-    """The dtype of the weights in a reranker's checkpoint; float32 if they have several."""
+    """The dtype of the weights in a reranker's checkpoint; float32 if they have several, or are in several files."""
     file = Path(folder) / _WEIGHTS_FILE
+    if not file.is_file():
+        return torch.float32
     with reading(f"{file}: is not a complete safetensors file; get it again"), safe_open(file, "pt") as weights:
         found = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
     return {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(found), torch.float32)
+
+
+def imported_reranker(folder: Path, max_length: int | None = None) -> Reranker:
+    """A reranker with the layers, pooling and input of a cross-encoder of another library, in evaluation mode.
+
+    max_length: the most tokens of a sequence; None: what the cross-encoder says. Raises UserError if the folder has
+    none that is known.
+    """
+    tokenizer = load_tokenizer(folder)
+    found = read_cross_encoder(folder, tokenizer)
+    config = found.backbone.config
+    if not hasattr(config, "type_vocab_size"):  # transformers ignores types of tokens here
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    settings = RerankerSettings(found.kind, max_length or found.max_length, PAIR, found.pooling, found.head)
+    reranker = Reranker(found.backbone, tokenizer, settings)
+    reranker.head.load_state_dict(found.weights)
+    after = reranker.template.after
+    if found.kind == "D" and after and after[-1] == config.pad_token_id:
+        raise UserError(f"{folder}: a pair ends with the token for padding; transformers scores the one before it")
+    if reranker.template.document_type >= getattr(config, "type_vocab_size", 1):
+        raise UserError(f"{folder}: its tokenizer gives types of tokens that config.json has no embeddings for")
+    return reranker.eval()
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

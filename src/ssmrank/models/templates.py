@@ -9,6 +9,9 @@ The query side and the document side are tokenized separately. They are split af
 the joint text. If a sequence would be too long, the document loses its last tokens. The query is only cut if it leaves
 no room for a document at all (`fit_queries`). Special tokens come from the template alone: `</s>` within a text is read
 as these four characters.
+
+A cross-encoder of another library reads what its tokenizer makes of a sentence pair, `[CLS] {q} [SEP] {d} [SEP]`. There
+the second text may have tokens of another type. A token's type is kept in the bits of its id above `TYPE_SHIFT`.
 """
 
 from __future__ import annotations
@@ -20,12 +23,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ssmrank.errors import UserError
+from ssmrank.models.packing import TYPE_SHIFT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["E", "ED", "D"]
-Order = Literal["query-first", "document-first", "query-document-query"]
+Order = Literal["query-first", "document-first", "query-document-query", "sentence-pair"]
+PAIR: Order = "sentence-pair"
+"""The input of cross-encoders of other libraries. The three others are ours."""
 LongQueries = Literal["cut", "error"]
 """How a query that leaves no room for a document is treated: cut to half of the sequence, or an error."""
 
@@ -35,7 +41,8 @@ class Template:
     """The token ids around and between query and document, for one tokenizer and kind of model.
 
     order: order of the sides; before: ids at the start of every sequence; after: ids at its end; separator: ids of the
-    `;` that a cut document keeps if a query follows.
+    `;` that a cut document keeps if a query follows; for a sentence pair those between its texts, which end the query
+    side; document_type: the type of a document's tokens.
     """
 
     kind: Kind
@@ -44,6 +51,7 @@ class Template:
     before: tuple[int, ...]
     after: tuple[int, ...]
     separator: tuple[int, ...]
+    document_type: int = 0
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, kind: Kind, order: Order | None = None) -> Template:
@@ -53,6 +61,8 @@ class Template:
         If a decoder's tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>), it is kept.
         Raises UserError if the tokenizer lacks such a token.
         """
+        if order == PAIR:
+            return cls(kind, order, tokenizer, *_around_a_pair(tokenizer))
         before: tuple[int, ...]
         after: tuple[int, ...]
         separator = tuple(tokenizer.encode(";", add_special_tokens=False))
@@ -70,23 +80,28 @@ class Template:
     def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The uncut document side of each text, int32 ids."""
         begin, end = self.around_document
-        return self._tokenize([f"{begin}{text}{end}" for text in texts])
+        sides = self._tokenize([f"{begin}{text}{end}" for text in texts])
+        return [typed(side, self.document_type) for side in sides] if self.document_type else sides
 
     @property
     def around_document(self) -> tuple[str, str]:
         """The text before and after a document's own."""
+        if self.order == PAIR:
+            return "", ""
         begin = "document: " if self.order == "document-first" else " document: "
         return begin, ";" if self.query_follows else ""
 
     @property
     def around_query(self) -> tuple[str, str]:
         """The text before and after a query's own."""
+        if self.order == PAIR:
+            return "", ""
         return " query: " if self.query_follows else "; query: ", ";"
 
     @property
     def query_follows(self) -> bool:
         """Whether a query side follows the document side."""
-        return self.order != "query-first"
+        return self.order not in ("query-first", PAIR)
 
     @property
     def query_copies(self) -> int:
@@ -95,12 +110,17 @@ class Template:
 
     def document_head(self) -> np.ndarray:
         """The tokens that start every document side, int32 ids."""
+        if self.order == PAIR:
+            return np.empty(0, dtype=np.int32)
         return self._tokenize(["document:" if self.order == "document-first" else " document:"])[0]
 
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text, int32 ids."""
         begin, end = self.around_query
-        return self._tokenize([f"{begin}{text}{end}" for text in texts])
+        sides = self._tokenize([f"{begin}{text}{end}" for text in texts])
+        if self.order != PAIR:
+            return sides
+        return [np.concatenate([side, self.separator]).astype(np.int32) for side in sides]
 
     def fit_queries(
         self, queries: Sequence[np.ndarray], max_length: int, names: Sequence[str], long: LongQueries = "cut"
@@ -178,6 +198,34 @@ class Template:
             texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )
         return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+def typed(ids: np.ndarray, types: np.ndarray | int) -> np.ndarray:
+    """Token ids with their types, int32."""
+    return (ids | (types << TYPE_SHIFT)).astype(np.int32)
+
+
+def _around_a_pair(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """The ids before, after and between the texts of a sentence pair, and the type of the second text's tokens.
+
+    Raises UserError if the tokenizer does not put the first text first, or gives it tokens of more than one type.
+    """
+    wrong = UserError(
+        f"tokenizer {tokenizer.name_or_path}: makes no sentence pair of a query and a document in this order; give the "
+        "tokenizer of a cross-encoder, with tokenizer.json"
+    )
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise wrong
+    encoded = tokenizer("a", "a")
+    owners, ids = encoded.sequence_ids(0), np.array(encoded["input_ids"])
+    types = np.array(encoded.get("token_type_ids", np.zeros_like(ids)))
+    first, second = (np.flatnonzero([owner == side for owner in owners]) for side in (0, 1))
+    whole = all(len(side) and side[-1] - side[0] + 1 == len(side) for side in (first, second))
+    if not whole or first[-1] > second[0] or types[: second[0]].any() or len(set(types[second])) > 1:
+        raise wrong
+    coded = typed(ids, types)
+    before, between, after = coded[: first[0]], coded[first[-1] + 1 : second[0]], coded[second[-1] + 1 :]
+    return tuple(before.tolist()), tuple(after.tolist()), tuple(between.tolist()), int(types[second[0]])
 
 
 def _special(tokenizer: PreTrainedTokenizerBase, *names: str) -> int:

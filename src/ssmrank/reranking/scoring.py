@@ -166,6 +166,7 @@ def _fetched(ready: _Ready, launched: _Launched) -> Scored:
 
 def _halve_matrices(reranker: Reranker) -> None:
     """Converts linear layers to bf16 once, except the head. Norms and Mamba's own parameters stay float32."""
+    head = set(reranker.head.modules())
     for module in reranker.modules():
-        if isinstance(module, nn.Linear) and module is not reranker.head:
+        if isinstance(module, nn.Linear) and module not in head:
             module.to(torch.bfloat16)

@@ -12,8 +12,9 @@ from ssmrank.reranking.sequences import PairSequences
 
 PARENT, FROM, TO, CUT, QUERY, START, END = range(7)
 """Columns of a segment: PARENT is the segment that it continues, -1 if none. It holds the document's tokens FROM to TO,
-the separator if CUT, and the tokens START to END of the ending of QUERY. With the order query-first, the ending's
-tokens before START precede the document; with query-document-query, the whole query precedes it."""
+the separator if CUT, and the tokens START to END of the ending of QUERY. With the order query-first,
+and in a sentence pair, the ending's tokens before START precede the document; with query-document-query, the whole
+query precedes it."""
 
 
 def whole_segments(sequences: PairSequences, pairs: np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def segment_tokens(
     endings = begins[2] + sequences.ending_starts[segments[:, QUERY]]
     starts, lengths = (np.zeros((len(segments), 5), dtype=np.int64) for _ in range(2))
     lengths[:, 0] = len(before) * (segments[:, PARENT] < 0)
-    if template.order == "query-first":
+    if not template.query_follows:
         starts[:, 1], lengths[:, 1] = endings, segments[:, START]
     elif template.order == "query-document-query":
         starts[:, 1], lengths[:, 1] = endings, segments[:, END] - len(template.after)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssmrank.models.length_grid import MAX_WASTE
-from ssmrank.models.packing import pack
+from ssmrank.models.packing import TYPE_SHIFT, pack
 
 
 def test_packed_sequences_by_hand():
@@ -16,6 +16,18 @@ def test_packed_sequences_by_hand():
     assert packed.cu_seqlens.tolist() == [0, 3, 4, 6]
     assert packed.first.tolist() == [0, 3, 4]
     assert packed.last.tolist() == [2, 3, 5]
+
+
+def test_types_of_tokens_are_apart_from_their_ids_in_copies_too():
+    second = 1 << TYPE_SHIFT
+    packed = pack([[7, 8 | second], [5]])
+    assert packed.input_ids.tolist() == [7, 8, 5]
+    assert packed.token_types.tolist() == [0, 1, 0]
+    copy = packed.clone(packed.lengths)
+    copy.copy_(pack([[1 | second, 2], [3]]))
+    assert (copy.input_ids.tolist(), copy.token_types.tolist()) == ([1, 2, 3], [1, 0, 0])
+    assert packed.token_types.tolist() == [0, 1, 0]
+    assert pack([[7, 8]]).token_types is None
 
 
 @pytest.mark.parametrize("sequences", [[], [[1], []]])

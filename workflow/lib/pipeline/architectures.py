@@ -27,7 +27,7 @@ def check_architecture(name: str, model: Model) -> None:
 
 
 def _config(model: Model) -> tuple[str, dict[str, Any]]:
-    source = model.source
+    source = model.checkpoint
     if isinstance(source, ModelFolder):
         path = Path(source.path, "config.json")
         return str(path), read_json(path, "a checkpoint's config is a JSON object") if path.is_file() else {}

@@ -118,5 +118,5 @@ class Experiment:
                 raise UserError(
                     f"{where}: models.{name}.source.path: {source.path} has no head that scores (no {_TRAINED_FILE}), "
                     f"but a table has it with training {NO_TRAINING!r}; name a training there, or give the folder of a "
-                    "trained reranker"
+                    "trained reranker (of one of another library as source {kind: cross-encoder, checkpoint: ...})"
                 )

@@ -12,13 +12,13 @@ from ssmrank import jobs
 from ssmrank.config.collections import CollectionSource, CorpusQueries, FolderCollection, TitlesCollection
 from ssmrank.config.cost_settings import CostRow
 from ssmrank.config.fusions import FittedWeights, FusionMethod
-from ssmrank.config.models import ModelFolder, PretrainedModel, RandomModel
+from ssmrank.config.models import CrossEncoderModel, ModelFolder, PretrainedModel, RandomModel
 from ssmrank.config.overviews import ModelsOverview
 from ssmrank.config.params import Params
 from ssmrank.config.retrievers import Bm25, Dense, FileRetriever, FusedRetriever
 from ssmrank.config.teachers import EncoderTeacher, RunTeacher
 from ssmrank.config.trainings import NO_TRAINING
-from ssmrank.io.model_files import model_files, wanted_files
+from ssmrank.io.model_files import CROSS_ENCODER, model_files, select, wanted_files
 
 
 class OfSplit(Protocol):
@@ -144,9 +144,15 @@ class Lookups:
     def model_files(self, name: str) -> list[Path]:
         """Files on this machine that the checkpoint is made of."""
         model = self.params.models[name]
-        parts = ((model.source, True), (model.tokenizer, False))
+        also = CROSS_ENCODER if isinstance(model.source, CrossEncoderModel) else ()
+        parts = ((model.checkpoint, True), (model.tokenizer, False))
         folders = [(Path(source.path), weights) for source, weights in parts if isinstance(source, ModelFolder)]
-        return [folder / file for folder, weights in folders for file in wanted_files(model_files(folder), weights)]
+        found = [(folder, model_files(folder), weights) for folder, weights in folders]
+        return [
+            folder / file
+            for folder, names, weights in found
+            for file in [*wanted_files(names, weights), *select(names, also)]
+        ]
 
     def kind(self, model: str) -> str:
         """E, ED or D."""
