@@ -22,10 +22,10 @@ from ssmrank.startup import importing
 
 SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "download": (
-        "fetch what an experiment starts from",
+        "download collections and models",
         {
-            "collection": "fetch a collection and write it in canonical form",
-            "model": "fetch a checkpoint, or make one with random weights",
+            "collection": "download a collection and write it in canonical form",
+            "model": "download a checkpoint, or make one with random weights",
         },
     ),
     "pretrain": (
@@ -33,7 +33,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
         {
             "tokenizer": "train the tokenizer of a pretraining",
             "tokens": "tokenize a corpus",
-            "sweep": "short pretrainings with several learning rates",
+            "sweep": "choose the learning rate by short pretrainings",
             "run": "pretrain a language model",
             "publish": "write a pretrained model as a folder with a model card",
         },
@@ -47,61 +47,61 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
         },
     ),
     "retrieve": (
-        "first-stage retrieval to a TREC run",
+        "retrieve a first-stage TREC run",
         {
             "bm25": "retrieve with BM25",
             "dense": "retrieve with a bi-encoder",
-            "import": "take a TREC run from elsewhere",
+            "import": "import a TREC run from a file",
         },
     ),
     "negatives": "sample negatives for each relevant document",
-    "teach": "a teacher's scores of the documents of training groups",
+    "teach": "score the documents of training groups with a teacher",
     "train": "fine-tune a reranker",
     "rerank": "rerank a TREC run",
     "rank": "rank the lines of a file for a query",
     "export": "write a reranker for another library",
     "fuse": (
-        "one TREC run from several",
+        "fuse TREC runs",
         {
-            "run": "fuse TREC runs",
+            "run": "fuse TREC runs into one",
             "weights": "fit the weights of fused runs on judged queries",
         },
     ),
-    "evaluate": "metrics of a TREC run",
+    "evaluate": "compute the metrics of a TREC run",
     "measure": (
-        "what rerankers cost",
+        "measure what rerankers cost",
         {
-            "speed": "pairs a second with and without document reuse",
+            "speed": "measure pairs per second, with and without document reuse",
             "costs": "gather what the rerankers of a table cost",
         },
     ),
     "table": (
-        "tables in LaTeX, CSV, Markdown and HTML",
+        "write tables in LaTeX, CSV, Markdown and HTML",
         {
-            "results": "a table of metrics",
-            "significance": "paired tests between the rows of a table",
-            "overview": "a table of models or of trainings",
-            "speed": "inference speed beside the paper's (Table 5)",
-            "complexity": "complexity, with measured exponents (Table 6)",
-            "pdf": "tables in LaTeX as PDF pages",
+            "results": "write a table of metrics",
+            "significance": "test the differences between the rows of a table",
+            "overview": "write a table of models or of trainings",
+            "speed": "compare inference speed with the paper's (Table 5)",
+            "complexity": "write complexity with measured exponents (Table 6)",
+            "pdf": "compile tables in LaTeX to PDF pages",
         },
     ),
     "figure": (
-        "figures",
+        "draw figures",
         {
-            "curves": "training curves",
-            "differences": "per-query differences of a table's rows",
-            "efficiency": "quality against speed, with document reuse and without",
-            "pretraining": "loss on held-out text against tokens",
-            "throughput": "training throughput against batch size (Figure 1)",
+            "curves": "draw training curves",
+            "differences": "draw per-query differences of a table's rows",
+            "efficiency": "draw quality against speed, with document reuse and without",
+            "pretraining": "draw loss on held-out text against tokens",
+            "throughput": "draw training throughput against batch size (Figure 1)",
         },
     ),
     "tracking-store": "create the MLflow store",
     "params": (
         "check and describe params.yaml",
         {
-            "check": "check params.yaml with overlays, without running what they say",
-            "digest": "SHA-256 of files, as params.yaml takes it",
+            "check": "check params.yaml with overlays without running anything",
+            "digest": "print SHA-256 of files as params.yaml takes it",
             "schema": "print the JSON schema of params.yaml",
         },
     ),

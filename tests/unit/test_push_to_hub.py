@@ -173,7 +173,7 @@ def test_the_card_of_a_training_says_what_is_known(trained: Path, tmp_path: Path
         "| Input | `document: {document}; query: {query};`, at most 192 tokens |",
         "| Started from | some/backbone at commit c0ffee |",
         "| Pretraining | 1,234,567 tokens of arxiv, predicting next token |",
-        "semanlink (train): 12,345 queries' groups of a relevant document and 7 negatives (hard)",
+        "semanlink (train): 12,345 groups of a query, a relevant document and 7 negatives (hard)",
         "| Teacher | bm25-minilm |",
         "| Loss | kl_divergence |",
         "learning rate 0.0006",

@@ -174,7 +174,7 @@ def _parts(archive: str | Path, name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     shown = repr(name if len(name) <= 80 else name[:77] + "...")
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0] or "\0" in name:
-        raise UserError(f"{archive}: path {shown} leads out of the archive; use an archive without such paths")
+        raise UserError(f"{archive}: path {shown} points outside the archive; use an archive without such paths")
     if any(len(part.encode("utf-8", "surrogateescape")) > _LONGEST_NAME for part in path.parts) or len(name) > 2000:
         raise UserError(f"{archive}: path {shown} is too long for a file system; use an archive with shorter names")
     return path.parts

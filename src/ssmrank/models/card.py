@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmrank.io.model_files import COMMITS_FILE, PRETRAINING_FILE, TRAINING_FILE
-from ssmrank.models.reading import read_json, reading
+from ssmrank.io.model_files import TRAINING_FILE
+from ssmrank.models.origin import origin_of, read_if_there
+from ssmrank.models.reading import reading
 
 if TYPE_CHECKING:
     from ssmrank.models.reranker import Reranker
@@ -59,24 +60,6 @@ def model_card(folder: Path, reranker: Reranker, scores: Scores | None = None, l
         return _with_metadata(text, folder, reranker, license)
 
 
-def origin_of(folder: Path) -> dict[str, Any]:
-    """What a checkpoint folder's files say of where it came from; empty if they say nothing.
-
-    Keys: hub (commit by repository), pretraining (tokens, corpus, objective), training (contents of `training.json`).
-    Raises UserError if one of the files is damaged.
-    """
-    found: dict[str, Any] = {}
-    if commits := _read(folder, COMMITS_FILE):
-        found["hub"] = commits
-    if facts := _read(folder, PRETRAINING_FILE):
-        with reading(f"{folder / PRETRAINING_FILE}: was not written by `ssmrank pretrain run`"):
-            corpus, tokens = facts["settings"]["corpus"], facts["curve"]["tokens"]
-            found["pretraining"] = {"corpus": corpus, "tokens": tokens, "objective": facts["objective"]}
-    if training := _read(folder, TRAINING_FILE):
-        found["training"] = training
-    return found
-
-
 def published(card: str, name: str) -> str:
     """The card of a checkpoint that is loaded by this name, such as OWNER/NAME of the hub."""
     return card.replace(FOLDER_NOTE, "").replace(FOLDER, name)
@@ -102,7 +85,7 @@ def _with_metadata(text: str, folder: Path, reranker: Reranker, license: str | N
 
 
 def _made(folder: Path, reranker: Reranker) -> str:
-    training, outcome = _read(folder, TRAINING_FILE), _read(folder, "outcome.json")
+    training, outcome = read_if_there(folder, TRAINING_FILE), read_if_there(folder, "outcome.json")
     rows = [*_architecture(reranker), *_before(_start(folder)), *_training(training, outcome)]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     name = training.get("model") or f"{reranker.backbone.config.model_type} reranker"
@@ -127,7 +110,7 @@ def _architecture(reranker: Reranker) -> list[tuple[str, str]]:
 
 def _start(folder: Path) -> dict[str, Any]:
     """What is known of the model that the training started from, or of a checkpoint that was not trained here."""
-    training = _read(folder, TRAINING_FILE)
+    training = read_if_there(folder, TRAINING_FILE)
     return training["from"] if training else origin_of(folder)
 
 
@@ -152,8 +135,8 @@ def _training(training: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[t
         rows = [
             (
                 "Training data",
-                f"{settings['collection']} ({settings['split']}): {training['groups']:,} queries' groups of a relevant "
-                f"document and {settings['negatives_count']} negatives ({settings['negatives']})",
+                f"{settings['collection']} ({settings['split']}): {training['groups']:,} groups of a query, a "
+                f"relevant document and {settings['negatives_count']} negatives ({settings['negatives']})",
             ),
             *([("Teacher", settings["teacher"])] if settings["teacher"] else []),
             ("Loss", settings["loss"]),
@@ -193,7 +176,3 @@ def _scores(scores: Scores) -> str:
         cells = [f"{100 * values[metric]:.1f}" if metric in values else "–" for metric in metrics]
         lines.append(f"| {test} | {' | '.join(cells)} |")
     return "## Scores\n\nTimes 100.\n\n" + "\n".join(lines) + "\n"
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if (folder / name).is_file() else {}

@@ -120,10 +120,10 @@ class Accumulator:
         """Halves the micro-batch, or makes all layers recompute. False if neither would save memory."""
         if len(micro_batches(lengths, self.budget)) < len(lengths):
             self.budget //= 2
-            log.warning("out of memory: the step is done again with micro-batches of %d tokens", self.budget)
+            log.warning("out of memory: repeating the step with micro-batches of %d tokens", self.budget)
         elif self.may_recompute and recomputed_layers(self.reranker.backbone) == 0:
             recompute_layers(self.reranker.backbone, share=1.0)
-            log.warning("out of memory: the step is done again with all activations recomputed")
+            log.warning("out of memory: repeating the step with all activations recomputed")
         else:
             return False
         if self.device.type == "cuda":

@@ -23,7 +23,7 @@ from ssmrank.io.model_files import TRAINING_FILE
 from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
 from ssmrank.models.attention import backend
-from ssmrank.models.card import origin_of
+from ssmrank.models.origin import origin_of
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Kind, Reranker, new_reranker
 from ssmrank.models.tokens import TokenStore, token_store

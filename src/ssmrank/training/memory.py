@@ -120,7 +120,7 @@ def choose_recomputation(
         backbone, share_to_recompute(kept, len(layers_of(backbone)), backbone.config.hidden_size, tokens, free)
     )
     log.info(
-        "%.0f kB of activations a token, %.1f GB free: %d of %d layers recompute theirs",
+        "%.0f kB of activations per token, %.1f GB free: %d of %d layers recompute their activations",
         kept.per_token / 1e3,
         free / 1e9,
         recomputed_layers(backbone),

@@ -13,6 +13,9 @@ from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers
 from tiny_models import SHAPES, kind_of
 
+UNALIGNED = {"llama-3.2", "mamba2"}
+"""Shapes whose rows or heads are no multiple of 16 bytes. Plain PyTorch computes them, and it cannot be captured."""
+
 
 def test_shapes_are_few_and_waste_little():
     shapes = {round_up(tokens) for tokens in range(1, 32769)}
@@ -85,4 +88,5 @@ def test_replayed_passes_add_the_gradients_of_passes_without_graphs(tiny_model, 
         assert loss == pytest.approx(expected_loss, abs=2e-2)
         for name, gradient in expected.items():
             assert (found[name] - gradient).norm() <= 0.05 * gradient.norm() + 1e-4, name
-    assert graphed.graphs.active and graphed.graphs._passes._graphs
+    assert graphed.graphs.active == (shape not in UNALIGNED)
+    assert not graphed.graphs.active or graphed.graphs._passes._graphs

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_training import DOCUMENTS
 
+from ssmrank.api import Reranker
 from ssmrank.cli import main
 from ssmrank.commands.train import configure, files_of
 from ssmrank.config.reading import read_settings
@@ -33,6 +34,28 @@ def test_a_training_goes_on_from_the_checkpoint_of_another(options, tmp_path):
     before, after = load_reranker(first), load_reranker(tmp_path / "output")
     assert after.settings.max_length == 24
     assert after.score("river", texts) == pytest.approx(before.score("river", texts), abs=1e-6)
+
+
+def test_the_card_of_a_checkpoint_says_how_it_was_trained(options, tmp_path):
+    assert main(options(epochs=4, seed=7)) == 0
+    first = (tmp_path / "output").rename(tmp_path / "first")
+    command = options(loss="ranknet", max_length=24)
+    command[command.index("--model") + 1] = str(first)
+    assert main(command) == 0
+    tokens = json.loads((tmp_path / "output" / "outcome.json").read_text())["tokens"]
+    Reranker.from_pretrained(tmp_path / "output", device="cpu").save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    for fact in (
+        "| Architecture | bert of transformers, encoder, ",
+        "| Input | `query: {query}; document: {document}`, at most 24 tokens |",
+        "| First trained on | c (train), loss cross_entropy |",
+        "| Training data | c (train): 4 groups of a query, a relevant document and 2 negatives (n) |",
+        "| Loss | ranknet |",
+        f"| Tokens | {tokens:,} in ",
+    ):
+        assert fact in card, fact
+    assert str(tmp_path) not in card + (tmp_path / "saved" / "training.json").read_text()
+    assert json.loads((tmp_path / "saved" / "training.json").read_text())["from"]["training"]["settings"]["seed"] == 7
 
 
 def test_what_starts_from_a_training_that_ran_out_of_memory_is_oom_too(options, tmp_path):

@@ -37,10 +37,10 @@ def packed_causal_conv1d(
     silu = activation == "silu"
     implementation = dispatch.causal_conv(x, weight.shape[1], continues=history is not None)
     if implementation is Implementation.GPU:
-        from ssmrank.kernels.causal_conv import gpu, gpu_forks
+        from ssmrank.kernels.causal_conv import gpu, gpu_continued
 
         if history is not None:
-            return gpu_forks.causal_conv1d(x, weight, bias, cu_seqlens, silu, history)
+            return gpu_continued.causal_conv1d(x, weight, bias, cu_seqlens, silu, history)
         return gpu.causal_conv1d(x, weight, bias, cu_seqlens, silu)
     if implementation is Implementation.CPU:
         from ssmrank.kernels.causal_conv import cpu

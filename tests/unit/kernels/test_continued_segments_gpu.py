@@ -20,7 +20,7 @@ from kernel_checks import (
     ssd_inputs,
 )
 
-from ssmrank.kernels.causal_conv import gpu_forks
+from ssmrank.kernels.causal_conv import gpu_continued
 from ssmrank.kernels.causal_conv import reference as conv_reference
 from ssmrank.kernels.selective_scan import ScanInputs
 from ssmrank.kernels.selective_scan import gpu as scan_kernels
@@ -109,7 +109,7 @@ def test_causal_conv(width: int, channels: int) -> None:
     starts = cu_seqlens(lengths)
     history = torch.tensor([(path[::-1] + [-1] * width)[: width - 1] for path in paths], device=DEVICE)
     moved = (tensor.to(DEVICE, FP32) for tensor in (x, weight, bias))
-    got = gpu_forks.causal_conv1d(*moved, starts.to(DEVICE), True, history).cpu()
+    got = gpu_continued.causal_conv1d(*moved, starts.to(DEVICE), True, history).cpu()
     for sequence, path in enumerate(paths):
         own = list(range(starts[sequence], starts[sequence + 1]))
         whole = x[path + own]
@@ -127,7 +127,7 @@ def test_causal_conv_of_a_sequence_in_pieces() -> None:
     where = torch.argsort(places)
     before = [(9, 8, 7), (-1, -1, -1), (1, 0, -1)]
     history = torch.tensor([[int(where[t]) if t >= 0 else -1 for t in row] for row in before])
-    y = gpu_forks.causal_conv1d(
+    y = gpu_continued.causal_conv1d(
         x[places].to(DEVICE), weight.to(DEVICE), bias.to(DEVICE), cu_seqlens([10, 2, 8]), True, history.to(DEVICE)
     )
     torch.testing.assert_close(y.cpu()[where], expected, rtol=1e-5, atol=1e-5)
