@@ -10,6 +10,7 @@ and would never finish reading some others.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -72,8 +73,20 @@ def check_overlays(paths: Sequence[Path]) -> None:
 
 
 def main() -> None:
-    """Runs Snakemake on the command line, unless a file of settings holds code that it would run."""
+    """Runs Snakemake on the command line, unless a file of settings holds code that it would run.
+
+    Snakemake handles Ctrl-C while jobs run. Before and after that, one line takes the place of a traceback.
+    """
     sys.argv[1:] = separate_targets(sys.argv[1:])
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _run()
+    except KeyboardInterrupt:
+        print("ssmrank: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _run() -> None:
     try:
         with importing():
             from snakemake.cli import main as snakemake

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from snakemake.cli import get_argument_parser
 
+from ssmrank import snakemake_entry
 from ssmrank.snakemake_entry import GREEDY, main, separate_targets
 
 TABLE = "results/tables/table4.tex"
@@ -81,6 +85,39 @@ def test_an_overlay_with_code_is_refused_before_snakemake_reads_it(
     assert stopped.value.code == 2
     assert "ssmrank: error: overlay.yaml: key __use_yte__ makes Snakemake run Python" in capsys.readouterr().err
     assert not (tmp_path / "proof").exists()
+
+
+def test_ctrl_c_outside_the_jobs_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Snakemake handles it while jobs run, but not while it starts, or while the journals are delivered."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snakemake.cli.main", interrupted)
+    monkeypatch.setattr("sys.argv", ["snakemake", "--cores", "2"])
+    with pytest.raises(SystemExit) as capture:
+        snakemake_entry.main()
+    assert capture.value.code == 130
+    assert capsys.readouterr().err == "ssmrank: interrupted; the same command goes on from here\n"
+
+
+def handles_ctrl_c(pid: int) -> bool:
+    caught = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(caught and int(caught[1], 16) & 1 << signal.SIGINT - 1)
+
+
+def test_ctrl_c_while_the_command_imports_ends_it_at_once(root: Path) -> None:
+    command = [sys.executable, root / "workflow/bin/snakemake", "--version"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not handles_ctrl_c(process.pid):  # Python's own handler, which raises KeyboardInterrupt
+            time.sleep(0.0005)
+        while handles_ctrl_c(process.pid):  # until the script has put it away
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate()
+    assert (process.returncode, said) == (-signal.SIGINT, "")
 
 
 def test_the_collector_skips_what_snakemake_imports_and_works_on() -> None:
