@@ -149,10 +149,12 @@ def _main(arguments: list[str] | None) -> int:
         return 2
     if arguments is None:  # this process runs one command and ends
         lifetime.begin()
+        arguments = sys.argv[1:]
         with importing():
-            parsed = _parser(sys.argv[1:]).parse_args()
+            parsed = _parser(arguments).parse_args(arguments)
     else:
         parsed = _parser(arguments).parse_args(arguments)
+    parsed.words = arguments
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
     try:
         parsed.run_subcommand(parsed)

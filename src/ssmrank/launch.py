@@ -36,7 +36,7 @@ def command_of(arguments: argparse.Namespace) -> list[str]:
     """The command line of the `ssmrank` that parsed these arguments."""
     words = [sys.executable, "-m", "ssmrank", *arguments.subcommand.split()]
     for name, value in vars(arguments).items():
-        if value is not None and name not in ("subcommand", "run_subcommand"):
+        if value is not None and name not in ("subcommand", "run_subcommand", "words"):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return words
 

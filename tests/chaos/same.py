@@ -9,6 +9,7 @@ from pathlib import Path
 from chaos.disturbed import temporary_folder
 from projects import Project
 from ssmrank.io.leftovers import sweep
+from ssmrank.tracking.run_metadata import SUFFIX
 
 RESULTS = ("data/collections/", "data/models/", *(f"results/{name}/" for name in ("runs", "negatives", "metrics")))
 RESULTS += ("results/per-query/", "results/tables/")
@@ -27,7 +28,9 @@ def assert_same(project: Project, undisturbed: Project) -> None:
 
 def _results(project: Project) -> dict[str, bytes]:
     files = project.files()
-    return {name: files[name] for name in files if name.startswith(RESULTS) or name.endswith("/model.safetensors")}
+    # A run's description has times.
+    kept = {name: content for name, content in files.items() if not name.endswith(SUFFIX)}
+    return {name: kept[name] for name in kept if name.startswith(RESULTS) or name.endswith("/model.safetensors")}
 
 
 def _left(project: Project) -> list[Path]:

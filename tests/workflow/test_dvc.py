@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssmrank.io.checksum import sha256
+from ssmrank.tracking.run_metadata import metadata_file
+
 PHASES = ["download", "index", "retrieve", "negatives", "train", "rerank", "evaluate", "throughput", "tables"]
 LEARNING_RATE = ("learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
 ONE_LEARNING_RATE = (
@@ -78,6 +81,21 @@ def test_each_output_of_a_rule_belongs_to_one_stage(fresh) -> None:
 def _outputs(stage: dict) -> list[dict]:
     """Each is a mapping of one path to what DVC does with it."""
     return [*stage.get("outs", []), *stage.get("metrics", [])]
+
+
+def test_each_run_comes_with_its_description(pulled) -> None:
+    folder, steps = pulled.folder / "results/runs", {}
+    for run in folder.rglob("*.trec"):
+        found = yaml.safe_load(metadata_file(run).read_text())
+        assert found["run"]["sha256"] == sha256(run)
+        steps[run.relative_to(folder).as_posix()] = [step["name"] for step in found["method"]["retrieval"]]
+    reranked = "reranked/tiny/test/bm25-top10/firstp"
+    assert steps == {
+        "first-stage/tiny/train/bm25.trec": ["bm25"],
+        "first-stage/tiny/test/bm25.trec": ["bm25"],
+        f"{reranked}/tiny-bert.trec": ["bm25", "tiny-bert-firstp"],
+        f"{reranked}/tiny-mamba2.trec": ["bm25", "tiny-mamba2-firstp"],
+    }
 
 
 def test_repro_on_sources_alone_builds_everything_once(first_run) -> None:

@@ -21,6 +21,7 @@ from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.reranking.pipeline import Files, open_reranking
 from ssmrank.tracking import run_of, track, untrained
+from ssmrank.tracking.run_metadata import RunMethod, described, metadata_file, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     limit_tokenizer_threads()
     settings = read_settings(Reranking, arguments.settings)
     if ran_out_of_memory(arguments.checkpoint):
+        metadata_file(arguments.output).unlink(missing_ok=True)
         with atomic_file(arguments.output) as stream:
             stream.write(OUT_OF_MEMORY + "\n")
         return
@@ -62,7 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
     # The MLflow run of the training is resumed.
     model = arguments.checkpoint.name
     run_id = run_of(arguments.checkpoint / "mlflow_run_id") or untrained(model)
-    with track("rerank", model, tags, {"reranking": settings.model_dump()}, run_id) as tracked:
+    with (
+        described(arguments, _method(arguments, settings)),
+        track("rerank", model, tags, {"reranking": settings.model_dump()}, run_id) as tracked,
+    ):
         reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, default_device())
         name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
         processes = settings.processes or 1
@@ -83,6 +88,14 @@ def run(arguments: argparse.Namespace) -> None:
         tracked.metrics({f"{collection.name}/{arguments.split}/{name}": value for name, value in speed.items()})
         if own_state:
             shutil.rmtree(arguments.state, ignore_errors=True)
+
+
+def _method(arguments: argparse.Namespace, settings: Reranking) -> RunMethod:
+    checkpoint = arguments.checkpoint
+    step = {"name": f"{checkpoint.name}-{checkpoint.parent.name}", "method": "ssmrank cross-encoder"}
+    step |= settings.model_dump(include={"depth", "passages", "precision"}, exclude_none=True)
+    trained = trained_on(checkpoint)
+    return RunMethod(step, arguments.collection, arguments.split, [arguments.run], "reranks", training_data=trained)
 
 
 def _run_share(arguments: argparse.Namespace, settings: Reranking) -> None:

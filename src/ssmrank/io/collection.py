@@ -15,6 +15,12 @@ def queries_file(collection: Path, split: str) -> Path:
     return split_folder(collection, split) / "queries.jsonl"
 
 
+def collection_of(queries: Path) -> tuple[Path, str] | tuple[None, None]:
+    """The collection and split whose queries a file has; None for a file from elsewhere."""
+    split = queries.parent
+    return (split.parents[1], split.name) if split.parent.name == "splits" else (None, None)
+
+
 def split_folder(collection: Path, split: str) -> Path:
     """The folder of a split's queries and qrels."""
     return collection / "splits" / split

@@ -9,6 +9,7 @@ from ssmrank.commands.fuse import add_runs
 from ssmrank.config.fusions import FuseSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.fusion.files import check_runs, fuse_files
+from ssmrank.tracking.run_metadata import RunMethod, described
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,4 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(FuseSettings, arguments.settings)
     output, runs = arguments.output, arguments.runs
     check_runs(runs, settings.weights)
-    fuse_files(settings, runs, arguments.candidates, arguments.weights, output)
+    step = {"name": output.stem, "method": f"fusion by {settings.method}", "depth": settings.depth}
+    if settings.weights is not None:
+        step["weight"] = settings.weights
+    with described(arguments, RunMethod(step, reads=runs, relation="interpolates")):
+        fuse_files(settings, runs, arguments.candidates, arguments.weights, output)

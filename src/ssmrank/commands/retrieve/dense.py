@@ -11,6 +11,7 @@ from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Dense, FlatIndex
 from ssmrank.errors import UserError
 from ssmrank.retrieval.dense import DenseFiles, retrieve_dense
+from ssmrank.tracking.run_metadata import RunMethod, described
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +38,22 @@ def run(arguments: argparse.Namespace) -> None:
     if not isinstance(settings.index, FlatIndex) and arguments.index is None:
         raise UserError(f"an index of kind {settings.index.kind} requires the option --index")
     collection, output = arguments.collection, arguments.output
-    retrieve_dense(
-        settings,
-        read_settings(Encoder, arguments.encoder),
-        DenseFiles(
-            *(arguments.model, collection, arguments.split),
-            *(arguments.vectors, arguments.index, arguments.candidates),
-        ),
-        output,
-        threads=arguments.threads,
-        leave_out_own=arguments.leave_out_own_document,
-    )
+    with described(arguments, _method(arguments, settings)):
+        retrieve_dense(
+            settings,
+            read_settings(Encoder, arguments.encoder),
+            DenseFiles(
+                *(arguments.model, collection, arguments.split),
+                *(arguments.vectors, arguments.index, arguments.candidates),
+            ),
+            output,
+            threads=arguments.threads,
+            leave_out_own=arguments.leave_out_own_document,
+        )
+
+
+def _method(arguments: argparse.Namespace, settings: Dense) -> RunMethod:
+    step = {"name": arguments.output.stem, "method": f"bi-encoder {arguments.model.name}", "depth": settings.depth}
+    if arguments.candidates is None:
+        return RunMethod(step, arguments.collection, arguments.split)
+    return RunMethod(step, arguments.collection, arguments.split, [arguments.candidates], "reranks")

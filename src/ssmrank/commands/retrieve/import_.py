@@ -9,6 +9,7 @@ from ssmrank.commands.retrieve import add_own_document
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import FileRetriever
 from ssmrank.retrieval.run_file import import_run, run_file_of
+from ssmrank.tracking.run_metadata import RunMethod, described
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,4 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     collection, output = arguments.collection, arguments.output
     file = run_file_of(settings, collection, arguments.split)
     own = arguments.leave_out_own_document
-    import_run(settings, file, collection, arguments.split, output, leave_out_own=own)
+    step = {"name": output.stem, "method": f"run from elsewhere ({settings.label})", "depth": settings.depth}
+    with described(arguments, RunMethod(step, collection, arguments.split)):
+        import_run(settings, file, collection, arguments.split, output, leave_out_own=own)
