@@ -30,7 +30,7 @@ SOURCES = [
     ".dvc/config",
     ".dvcignore",
 ]
-IGNORED = "/data/\n/results/\n/mlflow.db*\n.snakemake/\n__pycache__/\n"
+IGNORED = "/data/\n/results/\n/mlflow.db*\n/mlruns/\n.snakemake/\n__pycache__/\n"
 
 
 FORKS = Forks()

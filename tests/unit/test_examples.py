@@ -82,10 +82,23 @@ def test_pyterrier_compares_a_first_stage_with_its_reranking(run: Run) -> None:
     assert name == "mamba2" and all(float(ours) > float(before) for ours, before in zip(second, first, strict=True))
 
 
+@pytest.mark.slow
 def test_mteb_evaluates_on_the_examples_own_task(run: Run) -> None:
     pytest.importorskip("mteb")
     model, task, value = run("mteb_reranking.py")[-1].split()
     assert (model, task) == ("ssmrank/mamba2", "ExamplesReranking") and 0.8 < float(value) <= 1
+
+
+@pytest.mark.slow
+def test_a_model_of_mlflow_scores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    try:
+        river, mamba = (float(line.split()[0]) for line in run("mlflow_model.py"))
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert mamba > river
 
 
 def test_the_scripts_are_short_and_listed(root: Path) -> None:
@@ -94,7 +107,7 @@ def test_the_scripts_are_short_and_listed(root: Path) -> None:
     for script in scripts:
         assert len(script.read_text().splitlines()) <= 40
         assert f"({script.name})" in listed
-    assert len(scripts) == 8
+    assert len(scripts) == 9
 
 
 def test_the_data_fit_together(root: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from ssmrank.config.section import Section
 
 
@@ -10,3 +14,7 @@ class Tracking(Section):
 
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "ssmrank"
+    models: Literal["path", "copy", "none"] = Field(
+        "path",
+        description="what MLflow keeps of a checkpoint, as a model that it can load: its path, a copy, or nothing",
+    )

@@ -20,6 +20,7 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.files import open_file
 from ssmrank.io.locks import locked
+from ssmrank.io.model_files import TRAINED_FILE
 from ssmrank.lifetime import is_alive
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN_TAG = "ssmrank.run"
+MODELS = "SSMRANK_TRACKING_MODELS"
+"""Environment variable: `path` (the default), `copy` or `none`, what is kept of a training's checkpoint as a model."""
+
+_MODEL_TAG = "ssmrank.model"
+"""The model of MLflow that a run's checkpoint is."""
+
 _MARK = ".delivered"
 """Suffix of the file with the number of a journal's bytes that are in the store."""
 
@@ -165,7 +172,14 @@ def _open(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     found = client.get_experiment_by_name(experiment)
     if found is not None and found.lifecycle_stage != "active":
         raise UserError(f"{uri}: experiment {experiment!r} is deleted; restore it or change tracking.experiment")
-    return client, found.experiment_id if found is not None else client.create_experiment(experiment)
+    return client, found.experiment_id if found is not None else client.create_experiment(experiment, _artifacts(uri))
+
+
+def _artifacts(uri: str) -> str | None:
+    """The folder of models: beside a database file, wherever the process runs; a server has its own."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return str(Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve().parent / "mlruns")
 
 
 @dataclass
@@ -300,7 +314,46 @@ def _log(news: _News, client: MlflowClient, experiment_id: str) -> None:
     for first in range(0, len(metrics), _METRICS_IN_A_BATCH):
         client.log_batch(run_id, metrics=metrics[first : first + _METRICS_IN_A_BATCH])
     if news.end is not None:
+        checkpoint = news.tags.get("checkpoint") or run.data.tags.get("checkpoint")
+        if checkpoint and news.end["status"] == "FINISHED" and _MODEL_TAG not in run.data.tags:
+            _log_model(client, run_id, Path(checkpoint))
         client.set_terminated(run_id, news.end["status"], news.end["time"])
+
+
+def _log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> None:
+    """Logs a trained reranker as a model; a failure is a warning, because the run itself is in the store."""
+    kept = os.environ.get(MODELS, "path")
+    if kept == "none" or not (checkpoint / TRAINED_FILE).is_file():
+        return
+    if elsewhere := _made_elsewhere(client, run_id):
+        reason = f"the store was made in {elsewhere} and would keep it there"
+        log.warning("tracking: %s is no model in MLflow: %s", checkpoint, reason)
+        return
+    import mlflow
+
+    from ssmrank.integrations.mlflow import log_reranker
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(client.tracking_uri)
+    try:
+        with mlflow.start_run(run_id=run_id):  # which ends it; its real end is set afterwards
+            client.set_tag(run_id, _MODEL_TAG, log_reranker(checkpoint, copy=kept == "copy").model_uri)
+    except Exception as error:  # MLflow raises many types, and a run may be active in this process
+        log.warning("tracking: %s is no model in MLflow: %s", checkpoint, " ".join(str(error).split())[:300])
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def _made_elsewhere(client: MlflowClient, run_id: str) -> Path | None:
+    """The folder that a database was made in, if it is another than its present one.
+
+    The store remembers the folder of its models, so those of a moved or copied project would be written there.
+    """
+    own = _artifacts(client.tracking_uri)
+    location = client.get_experiment(client.get_run(run_id).info.experiment_id).artifact_location
+    place = Path(location.removeprefix("file://"))
+    made = next((folder.parent for folder in (place, *place.parents) if folder.name == "mlruns"), None)
+    return made if own is not None and made is not None and made.resolve() != Path(own).parent else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

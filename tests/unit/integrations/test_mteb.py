@@ -24,6 +24,8 @@ from ssmrank.export.formats import export  # noqa: E402
 from ssmrank.integrations.mteb import MtebReranker  # noqa: E402
 from ssmrank.io.trec import read_qrels, read_run  # noqa: E402
 
+pytestmark = pytest.mark.slow  # MTEB takes seconds to import
+
 CARD = "---\nconfigs:\n{}---\n"
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -232,3 +235,80 @@ def test_a_torn_mark_of_what_was_delivered(uri: str, journals: Path, mark: str) 
     run = run_of(uri, tracked.run_id)
     assert [point.value for point in client(uri).get_metric_history(run.info.run_id, "loss")] == [2.0]
     assert list(journals.iterdir()) == []
+
+
+def models_of(uri: str, run) -> list:
+    found = client(uri).search_logged_models([run.info.experiment_id])
+    return [model for model in found if model.source_run_id == run.info.run_id]
+
+
+def test_a_training_s_checkpoint_is_a_model_once(uri: str, journals: Path, root: Path) -> None:
+    with track("train", "firstp/mamba2", {"model": "mamba2"}) as training:
+        training.artifact_path("checkpoint", root / "models/minis/mamba2")
+    with track("evaluate", "mamba2", {"rule": "evaluate"}, resume=training.run_id) as tracked:
+        tracked.metrics({"tiny/test/RR@10": 0.5})
+    ended = int(time.time()) - 100
+    for journal in journals.glob("*.jsonl"):
+        events = [json.loads(line) for line in journal.read_text().splitlines()]
+        journal.write_text("".join(json.dumps(event | {"time": 1000 * ended}) + "\n" for event in events))
+    assert deliver(journals, uri, EXPERIMENT) == 2
+    run = run_of(uri, training.run_id)
+    [model] = models_of(uri, run)
+    assert run.data.tags["ssmrank.model"] == f"models:/{model.model_id}" and run.info.status == "FINISHED"
+    assert model.experiment_id == run.info.experiment_id
+    assert ended <= run.info.end_time / 1000 < ended + 60, "the end is the job's, not that of the delivery"
+    assert Path(model.artifact_location).is_relative_to(Path(uri.removeprefix("sqlite:///")).parent / "mlruns")
+    with track("rerank", "mamba2", resume=training.run_id) as tracked:
+        tracked.metrics({"pairs": 3})
+    assert deliver(journals, uri, EXPERIMENT) == 1 and len(models_of(uri, run)) == 1
+
+
+@pytest.mark.parametrize("reason", ["none", "failed", "no checkpoint", "a pretrained model"])
+def test_what_is_no_model(
+    uri: str, journals: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    checkpoint = root / "models/minis/mamba2"
+    if reason == "none":
+        monkeypatch.setenv("SSMRANK_TRACKING_MODELS", "none")
+    elif reason == "a pretrained model":
+        (tmp_path / "pretrained").mkdir()
+        (tmp_path / "pretrained/model.safetensors").write_bytes(b"x")
+        checkpoint = tmp_path / "pretrained"
+    with pytest.raises(ValueError) if reason == "failed" else nullcontext(), track("train", "mamba2") as training:
+        if reason != "no checkpoint":
+            training.artifact_path("checkpoint", checkpoint)
+        if reason == "failed":
+            raise ValueError
+    assert deliver(journals, uri, EXPERIMENT) == 1
+    assert models_of(uri, run_of(uri, training.run_id)) == []
+
+
+def test_a_model_that_cannot_be_kept_is_a_warning(
+    uri: str, journals: Path, root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssmrank.integrations.mlflow.sha256", lambda path: (_ for _ in ()).throw(UserError("unread")))
+    with track("train", "mamba2") as training:
+        training.artifact_path("checkpoint", root / "models/minis/mamba2")
+    assert deliver(journals, uri, EXPERIMENT) == 1
+    assert "models/minis/mamba2 is no model in MLflow: unread" in caplog.text
+    assert run_of(uri, training.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_models_of_a_moved_or_copied_project_are_not_written_to_its_old_place(
+    journals: Path,
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: bool,
+) -> None:
+    create(f"sqlite:///{tmp_path}/old/mlflow.db", EXPERIMENT)
+    (shutil.move if moved else shutil.copytree)(tmp_path / "old", tmp_path / "new")
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with track("train", "mamba2") as training:
+        training.artifact_path("checkpoint", root / "models/minis/mamba2")
+    assert deliver(journals, uri, EXPERIMENT) == 1
+    assert f"the store was made in {tmp_path}/old and would keep it there" in caplog.text
+    assert not (tmp_path / "old" / "mlruns").exists() and run_of(uri, training.run_id).info.status == "FINISHED"

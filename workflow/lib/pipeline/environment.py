@@ -22,6 +22,7 @@ def prepare(tracking: Tracking) -> None:
         "MLFLOW_TRACKING_URI": tracking.uri,
         "MLFLOW_EXPERIMENT_NAME": tracking.experiment,
         "SSMRANK_TRACKING_JOURNALS": JOURNALS,
+        "SSMRANK_TRACKING_MODELS": tracking.models,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
