@@ -9,6 +9,7 @@ from ssmrank.kernels import dispatch
 from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.float8 import Rows, quantized
 from ssmrank.kernels.norms import reference
+from ssmrank.kernels.norms.reference import Unscaled
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -20,13 +21,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(
-    residual: Tensor, update: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype | None = None
+    residual: Tensor, update: Tensor | Unscaled | None, weight: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     """Adds the last layer's update to a residual stream and computes its norm for the next layer.
 
     Args:
         residual: `[..., C]`, the stream.
-        update: `[..., C]` or None: there is nothing to add.
+        update: `[..., C]` or None: there is nothing to add. Rows that are still to be scaled are for `[T, C]` without
+            gradients.
         weight: `[C]`.
         eps: added to the mean square.
         dtype: of the norm; None: what the next matrix product takes, which is autocast's dtype or else the weight's.
@@ -39,7 +41,11 @@ def add_rms_norm(
     if dispatch.norm(residual, residual.shape[-1]) is Implementation.GPU:
         from ssmrank.kernels.norms import gpu
 
+        if isinstance(update, Unscaled):
+            return gpu.add_rms_norm_unscaled(residual, update, weight, eps, dtype)
         return gpu.add_rms_norm(residual, update, weight, eps, dtype)
+    if isinstance(update, Unscaled):
+        update = update.scaled().to(update.rows.dtype)
     total = residual if update is None else residual + update
     return rms_norm(total, weight, eps).to(dtype), total
 

@@ -26,6 +26,7 @@ from ssmrank.kernels.float8.gpu import new_rows, store_float8
 from ssmrank.kernels.float8.reference import Rows
 from ssmrank.kernels.gpu.rows import dense, launch
 from ssmrank.kernels.gpu.sums import add_columns
+from ssmrank.kernels.norms.reference import Unscaled
 
 PROGRAMS = 1024
 """The most programs of a backward pass: several for each multiprocessor, so that some load while others sum."""
@@ -69,16 +70,22 @@ def _store_normed(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _add_forward(  # type: ignore[no-untyped-def]
-    residual, update, weight, y, total, scales, steps, residual_stride, update_stride, channels, eps,
-    BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr,
+    residual, update, weight, y, total, scales, steps, squares, residual_stride, update_stride, channels, eps,
+    squares_stride, parts, update_size, update_eps, BLOCK: tl.constexpr, HAS_UPDATE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
+    """PARTS: 0, or a power of 2 no less than the parts of a row's squares, if the update is still to be normed."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < channels
     value = _load(residual, row, residual_stride, columns, mask)
     if HAS_UPDATE:
+        added = _load(update, row, update_stride, columns, mask)
+        if PARTS:
+            part = tl.arange(0, PARTS)
+            own = tl.load(squares + part * squares_stride + row, mask=part < parts, other=0.0)
+            added *= 1.0 / tl.sqrt(tl.sum(own, axis=0) / update_size + update_eps)
         # The norm is of the sum after rounding to its dtype, since the backward pass reads the rounded sum.
-        rounded = (value + _load(update, row, update_stride, columns, mask)).to(total.dtype.element_ty)
+        rounded = (value + added).to(total.dtype.element_ty)
         tl.store(total + row * channels + columns, rounded, mask=mask)
         value = rounded.to(tl.float32)
     factor = _load(weight, 0, 0, columns, mask)
@@ -218,6 +225,15 @@ def add_rms_norm(
     return normed.view(shape), total.view(shape)
 
 
+def add_rms_norm_unscaled(
+    residual: Tensor, update: Unscaled, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """As `add_rms_norm` of `[rows, C]` without gradients; the update's rows are still to be scaled."""
+    y = residual.new_empty(residual.shape, dtype=dtype)
+    scales = residual.new_empty(len(residual), dtype=torch.float32)
+    return y, _add(_rows(residual), update, weight.contiguous(), eps, y, scales, None)
+
+
 def add_layer_norm(
     residual: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> Tensor:
@@ -248,7 +264,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _add(
     residual: Tensor,
-    update: Tensor | None,
+    update: Tensor | Unscaled | None,
     weight: Tensor,
     eps: float,
     y: Tensor,
@@ -257,13 +273,18 @@ def _add(
 ) -> Tensor:
     """Returns the sum; writes its norm to y, and the norm's scales or, for a norm in float8, its rows' scales."""
     (rows, channels), total = residual.shape, residual
+    squares, of_update = None, (0, 0, 1, 0.0)
+    if isinstance(update, Unscaled):
+        squares, of_update = update.squares, (update.squares.stride(0), len(update.squares), update.size, update.eps)
+        update = update.rows
     if update is not None:
         total = residual.new_empty(rows, channels, dtype=torch.promote_types(residual.dtype, update.dtype))
     if rows:
         _add_forward[(rows,)](
-            residual, update, weight, y, total, scales, steps,
-            residual.stride(0), 0 if update is None else update.stride(0), channels, eps,
-            HAS_UPDATE=update is not None, **launch(channels),
+            residual, update, weight, y, total, scales, steps, squares,
+            residual.stride(0), 0 if update is None else update.stride(0), channels, eps, *of_update,
+            HAS_UPDATE=update is not None, PARTS=0 if squares is None else triton.next_power_of_2(len(squares)),
+            **launch(channels),
         )  # fmt: skip
     return total
 

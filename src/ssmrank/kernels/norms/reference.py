@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Unscaled(NamedTuple):
+    """Rows whose root-mean-square norm is still to be applied; a linear layer may come before it.
+
+    rows `[T, C]`; squares float32 `[parts, T]`, the sums of squares of parts of the rows that are normed; size: values
+    in all parts together; eps: added to the mean square.
+    """
+
+    rows: Tensor
+    squares: Tensor
+    size: int
+    eps: float
+
+    def scaled(self) -> Tensor:
+        """The rows times their factors, in float32."""
+        return self.rows.float() * torch.rsqrt(self.squares.sum(0) / self.size + self.eps)[:, None]
 
 
 def norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:
