@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
+from ssmrank.kernels import dispatch
 from ssmrank.models.backbones import random_backbone
 from tiny_models import tiny_config
 
@@ -17,6 +19,14 @@ WORDS = (
     "state space models rank text passages and documents by relevance for a given query with mamba attention "
     "convolution scan recurrent neural networks retrieval index search engine lucene river boat fish mountain snow"
 ).split()
+
+
+@pytest.fixture
+def hopper() -> None:
+    """Skips a test where no GPU has the scan of Mamba-2 that gates."""
+    on_gpu = torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1"
+    if not (on_gpu and dispatch.mamba2_gates_on(torch.device("cuda"), 4, 64, 128, 1)):
+        pytest.skip("needs a Hopper GPU")
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,23 @@ def mamba2_runs_as_one(projected: Tensor, filter_width: int, width: int, states:
     return fits and _runs_triton(projected)
 
 
+def mamba2_gates(projected: Tensor, filter_width: int, width: int, states: int, groups: int) -> bool:
+    """Whether Mamba-2's scan convolves and gates as well; only forward, from the input projection's result."""
+    if projected.dtype != torch.bfloat16 or not mamba2_gates_on(projected.device, filter_width, width, states, groups):
+        return False
+    # The unit that copies tiles to shared memory reads rows that begin at multiples of 16 bytes.
+    aligned = projected.stride(0) * projected.element_size() % 16 == 0 and projected.data_ptr() % 16 == 0
+    return aligned and len(projected) > 0 and projected.stride(1) == 1
+
+
+def mamba2_gates_on(device: torch.device, filter_width: int, width: int, states: int, groups: int) -> bool:
+    """Whether a device has such a scan for a mixer with these sizes; NVIDIA's Hopper has."""
+    if device.type != "cuda" or (filter_width, width, states, groups) != (4, 64, 128, 1):
+        return False
+    hopper = torch.version.hip is None and torch.cuda.get_device_capability(device) == (9, 0)
+    return hopper and is_available("ssmrank.kernels.ssd.gpu_gated")
+
+
 def multiplies_float8(device: torch.device) -> bool:
     """Whether a device has products of 8-bit floats."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= SMALLEST_FLOAT8_CAPABILITY
@@ -98,7 +115,7 @@ def multiplies_float8(device: torch.device) -> bool:
 
 @cache
 def is_available(package: str) -> bool:
-    """Whether an optional package can be imported: mamba_ssm, flash_attn, triton."""
+    """Whether an optional package can be imported: mamba_ssm, flash_attn, triton; or a module that needs a new one."""
     if importlib.util.find_spec(package) is None:
         return False
     try:

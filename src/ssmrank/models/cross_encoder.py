@@ -77,9 +77,7 @@ def read_cross_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Cros
     )
 
 
-def _read_classifier(
-    folder: Path, config: PreTrainedConfig
-) -> tuple[Pooling, HeadSettings | None, dict[str, Tensor]]:
+def _read_classifier(folder: Path, config: PreTrainedConfig) -> tuple[Pooling, HeadSettings | None, dict[str, Tensor]]:
     if not _is_classifier(folder):
         raise UserError(f"{folder}: config.json names no model that ends in {_CLASSIFIER}; give a cross-encoder")
     if config.model_type not in KNOWN:

@@ -50,9 +50,13 @@ def projections(layer: Any) -> tuple[nn.Module, ...]:
     return layer.mixer.in_proj, layer.mixer.out_proj
 
 
+FOLDED = "norm_is_folded"
+"""Attribute of a mixer whose norm's weight is part of its output projection."""
+
 Mixer = Callable[[Any, Any, Packed, Tensor | None], Tensor]
 """From a layer's mixer module, the hidden states of all tokens (8-bit floats if its input projection is), the batch and
-the wanted tokens (None: all) to the mixer's output for the wanted tokens."""
+the wanted tokens (None: all) to the mixer's output for the wanted tokens, without gradients perhaps as rows whose norm
+is still to be applied."""
 
 
 def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
@@ -170,19 +174,58 @@ def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
     return dispatch.mamba2_runs_as_one(projected, *sizes)
 
 
-def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
+def fold_mamba2(backbone: Any) -> None:
+    """Prepares a `Mamba2Model` for inference in bf16 or 8-bit floats where a kernel gates within the scan, in place.
+
+    The kernel leaves a row's norm to whoever adds the output projection's result, so the norm's weight has to be part
+    of the projection. To be called before weights are rounded.
+    """
+    mixer = backbone.layers[0].mixer
+    sizes = mixer.conv1d.weight.shape[-1], mixer.head_dim, mixer.ssm_state_size, mixer.n_groups
+    rounded = any(isinstance(layer.mixer.out_proj, Float8Linear) for layer in backbone.layers)  # prepared before
+    if dispatch.mamba2_gates_on(mixer.A_log.device, *sizes) and not rounded:
+        fold_norms(backbone)
+
+
+def fold_norms(backbone: Any) -> None:
+    """Moves the weights of a `Mamba2Model`'s gated norms into its output projections, in place.
+
+    The model computes the same function, with and without the kernel that gates within the scan.
+    """
+    with torch.no_grad():
+        for layer in backbone.layers:
+            norm = layer.mixer.norm
+            layer.mixer.out_proj.weight *= norm.weight
+            norm.weight.fill_(1.0)
+            setattr(layer.mixer, FOLDED, True)
+
+
+def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Any:
+    """The mixer's output; rows whose norm is still to be applied where the scan gates."""
     from ssmrank.kernels.mixers import mamba2 as triton_mamba2
 
     sizes = _sizes(mixer)
     own = triton_mamba2.Parameters(
         mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, mixer.A_log, mixer.D, mixer.dt_bias, mixer.norm.weight
     )
+    gates = _scan_gates(mixer, projected)
     if isinstance(mixer.out_proj, Float8Linear) and sizes.groups == 1:
-        return mixer.out_proj(triton_mamba2.mixer_float8(projected, own, packed.cu_seqlens, sizes))
+        float8 = triton_mamba2.mixer_gated_float8 if gates else triton_mamba2.mixer_float8
+        return mixer.out_proj(float8(projected, own, packed.cu_seqlens, sizes))
     plain = _is_plain(mixer.out_proj)
     weight = mixer.out_proj.weight.to(projected.dtype) if plain else None
+    if gates and weight is not None:
+        return triton_mamba2.mixer_gated(projected, own, weight, packed.cu_seqlens, sizes)
     y = triton_mamba2.mixer(projected, own, weight, packed.cu_seqlens, sizes)
     return y if plain else mixer.out_proj(y)
+
+
+def _scan_gates(mixer: Any, projected: Tensor) -> bool:
+    """Whether the scan applies the gate, without gradients."""
+    if torch.is_grad_enabled() or not getattr(mixer, FOLDED, False):
+        return False
+    sizes = mixer.conv1d.weight.shape[-1], mixer.head_dim, mixer.ssm_state_size, mixer.n_groups
+    return dispatch.mamba2_gates(projected, *sizes)
 
 
 def _sizes(mixer: Any) -> triton_mamba2.Sizes:

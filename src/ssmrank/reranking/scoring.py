@@ -67,16 +67,20 @@ class _Launched:
 class Scorer:
     """Scores batches with a model on a device. The model is moved and its weights are converted in place.
 
+    fused: whether a model that is not in float32 is prepared for its fastest kernels; without them it can be compared.
     began: when the first batch was launched, by `time.perf_counter`; infinity before.
     """
 
-    def __init__(self, reranker: Reranker, precision: Precision, device: torch.device) -> None:
+    def __init__(self, reranker: Reranker, precision: Precision, device: torch.device, fused: bool = True) -> None:
         self.reranker, self.precision, self.device = reranker, precision, device
         self.began = math.inf
         self._limit: int | None = None
         reranker.to(device).eval()
+        architecture = architecture_of(reranker.backbone.config.model_type)
+        if fused and precision != "fp32":
+            architecture.prepare(reranker.backbone)
         if precision == "fp8":
-            to_float8(reranker.backbone, architecture_of(reranker.backbone.config.model_type))
+            to_float8(reranker.backbone, architecture)
         if precision != "fp32":
             _halve_matrices(reranker)
 

@@ -116,6 +116,44 @@ def test_whole_mixers() -> None:
     assert not dispatch.mamba2_runs_as_one(projected, 4, 64, 128, dispatch.WIDEST + 1)
 
 
+def test_a_scan_that_gates(packages: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    packages.add("ssmrank.kernels.ssd.gpu_gated")
+    capability = [9, 0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
+    monkeypatch.setattr(torch.version, "hip", None)
+    cuda = torch.device("cuda")
+    assert dispatch.mamba2_gates_on(cuda, 4, 64, 128, 1)
+    assert not dispatch.mamba2_gates_on(torch.device("cpu"), 4, 64, 128, 1)
+    for sizes in ((2, 64, 128, 1), (4, 128, 128, 1), (4, 64, 64, 1), (4, 64, 128, 2)):
+        assert not dispatch.mamba2_gates_on(cuda, *sizes)
+    capability[0] = 10
+    assert not dispatch.mamba2_gates_on(cuda, 4, 64, 128, 1)
+    capability[0] = 9
+    packages.clear()
+    assert not dispatch.mamba2_gates_on(cuda, 4, 64, 128, 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "place", "stride", "expected"),
+    [
+        (BF16, 0, 1288, True),
+        (BF16, 32, 1288, True),
+        (BF16, 2, 1288, False),
+        (BF16, 0, 1284, False),
+        (FP32, 0, 1288, False),
+    ],
+)
+def test_a_scan_that_gates_reads_aligned_rows(
+    dtype: torch.dtype, place: int, stride: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "mamba2_gates_on", lambda *values: True)
+    room = torch.zeros(4096, dtype=torch.uint8)
+    first = -room.data_ptr() % 16 + place
+    projected = room[first : first + dtype.itemsize].view(dtype).as_strided((1, 1), (stride, 1))
+    assert dispatch.mamba2_gates(projected, 4, 64, 128, 1) is expected
+    assert not dispatch.mamba2_gates(projected[:0], 4, 64, 128, 1)
+
+
 def test_no_kernel_is_imported_before_it_serves() -> None:
     source = (
         "import sys\n"

@@ -175,9 +175,7 @@ def test_passages_and_long_queries_are_read_as_pairs(saved) -> None:
     exact = made.predict([("fish", window) for window in windows], activation_fn=torch.nn.Identity())
     assert found == pytest.approx(max(exact), abs=1e-4)
     [cut] = own.score("fish " * 100, ["snow"])
-    assert cut == pytest.approx(
-        made.predict([("fish " * 23, "snow")], activation_fn=torch.nn.Identity())[0], abs=1e-4
-    )
+    assert cut == pytest.approx(made.predict([("fish " * 23, "snow")], activation_fn=torch.nn.Identity())[0], abs=1e-4)
 
 
 def test_fine_tuning_starts_from_its_scores(saved, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ssmrank.kernels.float8.reference import Rows
 from ssmrank.kernels.gpu.rows import dense
 from ssmrank.kernels.gpu.sums import add_columns
 from ssmrank.kernels.norms import gpu as norms
+from ssmrank.kernels.norms.reference import Unscaled
 from ssmrank.kernels.ssd import gpu_backward, gpu_forward
 from ssmrank.kernels.ssd.inputs import SSDInputs
 
@@ -86,6 +87,23 @@ def mixer_float8(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, 
     return norms.gated_rms_norm_float8(y, _split(projected, sizes)[0], own.norm_weight, sizes.eps)
 
 
+def mixer_gated(
+    projected: Tensor, parameters: Parameters, out_weight: Tensor, cu_seqlens: Tensor, sizes: Sizes
+) -> Unscaled:
+    """As `mixer`, where `dispatch.mamba2_gates` and without gradients, up to the norm's factors of rows.
+
+    The norm's weight must be part of `out_weight`'s columns; that in `parameters` is not read.
+    """
+    y, squares = _gated(projected, parameters, cu_seqlens, sizes)
+    return Unscaled(y @ out_weight.T, squares, y.shape[1], sizes.eps)
+
+
+def mixer_gated_float8(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, sizes: Sizes) -> Rows:
+    """As `mixer_float8`, where `dispatch.mamba2_gates`."""
+    y, _ = _gated(projected, parameters, cu_seqlens, sizes)
+    return norms.add_rms_norm_float8(y, None, parameters.norm_weight, sizes.eps)[0]
+
+
 class _Mixer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor, *arguments: Any) -> Tensor:
@@ -146,6 +164,23 @@ def _scanned(projected: Tensor, own: Parameters, starts: Tensor, sizes: Sizes) -
     y = x.new_empty(x.shape)
     gpu_forward.run(SSDInputs(x, dt, own.A_log, b, c, own.D, own.dt_bias), starts, y=y, log=True)
     return y.flatten(1), convolved
+
+
+def _gated(projected: Tensor, parameters: Parameters, cu_seqlens: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """The state space model's output times the gate, `[T, H P]`, and its heads' sums of squares, float32 `[H, T]`."""
+    from ssmrank.kernels.ssd import gpu_gated
+
+    starts, own = cu_seqlens.to(projected.device, torch.int64).contiguous(), parameters.ready()
+    z, xbc, dt = _split(projected, sizes)
+    inner, filters, bias = sizes.heads * sizes.width, own.filters, own.filter_bias
+    # The scan computes the convolution of x itself; all heads share that of B and C.
+    of_b_and_c = conv.forward(xbc[:, inner:], filters[inner:], None if bias is None else bias[inner:], starts, True)
+    b, c = (part.unflatten(1, (sizes.groups, sizes.states)) for part in of_b_and_c.chunk(2, dim=1))
+    x, gate = (part.unflatten(1, (sizes.heads, sizes.width)) for part in (xbc[:, :inner], z))
+    y, squares = x.new_empty(x.shape), x.new_empty(sizes.heads, len(x), dtype=torch.float32)
+    inputs = SSDInputs(x, dt, own.A_log, b, c, own.D, own.dt_bias)
+    gpu_gated.run(inputs, gate, filters, bias, starts, y=y, squares=squares, log=True)
+    return y.flatten(1), squares
 
 
 def _split(projected: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:

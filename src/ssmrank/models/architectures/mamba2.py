@@ -3,7 +3,7 @@
 from transformers import PreTrainedConfig
 
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.mamba import mamba2_forward, mamba2_token, projections
+from ssmrank.models.mamba import fold_mamba2, mamba2_forward, mamba2_token, projections
 
 
 def _problem(config: PreTrainedConfig) -> str:
@@ -20,6 +20,7 @@ ARCHITECTURE = Architecture(
     attention=False,
     replaced={},
     shards=projections,
+    prepare=fold_mamba2,
     last_layer_float8=False,  # its parts are projected separately, some for the scored tokens alone
     problem=_problem,
 )
