@@ -50,14 +50,16 @@ class _RandomReranker(Reranker):
 class Ours:
     """This project's engine: plans, packs and scores."""
 
-    def __init__(self, shape: Shape, max_length: int, precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self, shape: Shape, max_length: int, precision: Precision, device: torch.device, fused: bool = True
+    ) -> None:
         with torch.device(device):
             self.reranker = _RandomReranker(shape, max_length).eval()
-        self.precision, self.device = precision, device
+        self.precision, self.device, self.fused = precision, device, fused
 
     def step(self, sequences: PairSequences, token_budget: int, share: bool) -> tuple[Step, int]:
         """A pass over all pairs, including planning, and the number of tokens that it computes."""
-        scorer = Scorer(self.reranker, self.precision, self.device)
+        scorer = Scorer(self.reranker, self.precision, self.device, self.fused)
         batches = plan_batches(sequences, token_budget, share)
         tokens = sum(batch.tokens for batch in batches)
         if self.device.type == "cuda":
@@ -73,7 +75,7 @@ class Ours:
 
     def step_by_count(self, sequences: PairSequences, count: int) -> tuple[Step, int]:
         """As `step`, in batches of `count` pairs, as the paper measures."""
-        scorer = Scorer(self.reranker, self.precision, self.device)
+        scorer = Scorer(self.reranker, self.precision, self.device, self.fused)
         order = np.argsort(-sequences.lengths, kind="stable")
         batches = [
             Batch(sequences, chosen, (), int(sequences.lengths[chosen].sum()))

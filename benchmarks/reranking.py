@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contender (default: 3)")
     parser.add_argument("--few", type=int, help="pairs of slow contenders (default: 16 on a CPU, 512 on a GPU)")
     parser.add_argument("--ours-only", action="store_true", help="no other libraries")
+    parser.add_argument("--unfused", action="store_true", help="`shapes`: ours also without the scan that gates")
     parser.add_argument("--llama-python", help="Python that has llama-cpp-python and gguf (default: this one)")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
     arguments = parser.parse_args()
@@ -180,13 +181,13 @@ def _of_length(arguments: argparse.Namespace, shape: Shape, length: int) -> Iter
             max_length=length,
         )
 
-    def ours() -> Contender:
+    def ours(fused: bool = True) -> Contender:
         # Our time includes planning, packing and copying; a GPU waits for those of the first batch. The others' batches
         # are on the device before the time starts.
         more = count if device.type == "cpu" else 4 * count
-        engine = contenders.Ours(shape, length, precision, device)
+        engine = contenders.Ours(shape, length, precision, device, fused)
         step, _ = engine.step(equal_sequences(shape, more, length), arguments.token_budget, share=False)
-        return row("ssmrank", more), step, runs
+        return row("ssmrank" if fused else "ssmrank, unfused", more), step, runs
 
     def padded() -> Contender:
         return row("transformers, padded"), contenders.Theirs(shape, precision, device).padded(sequences)[0], runs
@@ -200,6 +201,8 @@ def _of_length(arguments: argparse.Namespace, shape: Shape, length: int) -> Iter
         return made and (row("sentence-transformers CrossEncoder"), made, runs)
 
     yield ours
+    if arguments.unfused and shape.config["model_type"] == "mamba2":
+        yield lambda: ours(fused=False)
     if arguments.ours_only:
         return
     if not contenders.lacks_kernels(shape, device):
