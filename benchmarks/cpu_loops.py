@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,38 @@ from ssmrank.models.packing import Packed, pack
 from ssmrank.models.prefix_sharing import pack_shared
 
 CPU = torch.device("cpu")
-MODELS = {"Mamba-1-130M": ("selective_scan", "causal_conv", "norm"), "Mamba-2-130M": ("ssd", "causal_conv", "norm")}
+MODELS = {"Mamba-1": ("selective_scan", "causal_conv", "norm"), "Mamba-2": ("ssd", "causal_conv", "norm")}
 """The operations of each model."""
-LAYERS = 6
-"""Layers of the models' 24. All are alike, so the ratios are those of the whole model."""
-
-RUNS = 3
 
 
-def main(output: Path) -> None:
+@dataclass(frozen=True)
+class Size:
+    """A size class of models, how many of their layers run, how many times shorter all texts are, and runs of each."""
+
+    models: str
+    layers: int
+    shorter: int
+    runs: int
+
+
+# All layers are alike, so the ratios of 6 layers are those of the 24 of the whole model.
+USUAL = Size("130M", layers=6, shorter=1, runs=9)
+TINY = Size("4M", layers=1, shorter=8, runs=1)
+"""To see that everything runs; its times mean nothing."""
+
+
+def main(output: Path, size: Size = USUAL) -> None:
     """Times all passes and writes the CSV."""
     rows: list[Measurement] = []
     for name, operations in MODELS.items():
-        [shape] = [shape for shape in CLASSES["130M"] if shape.name == name]
+        [shape] = [shape for shape in CLASSES[size.models] if shape.name.startswith(name)]
         for title, make in PASSES.items():
-            rows += measure(_contenders(title, shape, operations, make), CPU)
+            rows += measure(_contenders(title, shape, operations, make, size), CPU)
             write_csv(output, rows)
 
 
-def _contenders(title: str, shape: Shape, operations: tuple[str, ...], make: Pass) -> list[Contender]:
-    model, (packed, step) = shape.ours(num_hidden_layers=LAYERS), make()
+def _contenders(title: str, shape: Shape, operations: tuple[str, ...], make: Pass, size: Size) -> list[Contender]:
+    model, (packed, step) = shape.ours(num_hidden_layers=size.layers), make(size.shorter)
     found: list[Contender] = []
     for operation in (None, *operations):
         row = Measurement(
@@ -62,7 +75,7 @@ def _contenders(title: str, shape: Shape, operations: tuple[str, ...], make: Pas
             with _plain(operation):
                 step(model, packed)
 
-        found.append((row, run, RUNS))
+        found.append((row, run, size.runs))
     return found
 
 
@@ -81,7 +94,7 @@ def _plain(operation: str | None) -> Iterator[None]:
 
 
 Step = Callable[[nn.Module, Packed], Any]
-Pass = Callable[[], tuple[Packed, Step]]
+Pass = Callable[[int], tuple[Packed, Step]]
 
 
 def _infer(model: nn.Module, packed: Packed) -> None:
@@ -94,20 +107,20 @@ def _train(model: nn.Module, packed: Packed) -> None:
     packed_forward(model, packed).square().mean().backward()
 
 
-def _reranking() -> tuple[Packed, Step]:
-    return pack([np.arange(length) for length in (512, 384)]), _infer
+def _reranking(shorter: int) -> tuple[Packed, Step]:
+    return pack([np.arange(length // shorter) for length in (512, 384)]), _infer
 
 
-def _shared() -> tuple[Packed, Step]:
+def _shared(shorter: int) -> tuple[Packed, Step]:
     """Three documents of 200 tokens, each with 24 queries of 16."""
     documents, queries = 3, 24
-    lengths = np.array([200] * documents + [16] * documents * queries)
+    lengths = np.array([200 // shorter] * documents + [16 // shorter] * documents * queries)
     parents = np.array([-1] * documents + [document for document in range(documents) for _ in range(queries)])
     return pack_shared(np.arange(lengths.sum()), lengths, parents)[0], _infer
 
 
-def _training() -> tuple[Packed, Step]:
-    return pack([np.arange(length) for length in (256, 160)]), _train
+def _training(shorter: int) -> tuple[Packed, Step]:
+    return pack([np.arange(length // shorter) for length in (256, 160)]), _train
 
 
 PASSES: dict[str, Pass] = {"reranking": _reranking, "document reuse": _shared, "training": _training}

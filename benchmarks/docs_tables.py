@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/*.md that come from files in the repository.
+"""Writes the tables of README.md, docs/*.md and the kernels' README.md that come from files in the repository.
 
 `python benchmarks/docs_tables.py` puts the table NAME of `TABLES` between the marks `<!-- table: NAME -->` and
 `<!-- end of table: NAME -->`. `tests/unit/test_docs.py` fails if a page's table differs from its file.
@@ -85,6 +85,25 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first column is text and whose other columns are numbers."""
     lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def kernels_cpu() -> str:
+    """How many times faster each CPU loop makes a pass of a whole model."""
+    if not (RESULTS / "kernels-cpu.csv").exists():
+        return "*Not measured yet.*"
+    rows = read("kernels-cpu.csv")
+    passes = list(dict.fromkeys(row["benchmark"] for row in rows))
+    lines = []
+    for model, way in dict.fromkeys((row["model"], row["implementation"]) for row in rows):
+        if way != "loops":
+            ratios = []
+            for title in passes:
+                plain, loops = (
+                    number(rows, "seconds", benchmark=title, model=model, implementation=one) for one in (way, "loops")
+                )
+                ratios.append(ratio(plain, loops))
+            lines.append([f"{model}, {way.removeprefix('plain ')}", *ratios])
+    return markdown(["model, operation", *passes], lines)
 
 
 def loading_cpu() -> str:
@@ -295,6 +314,7 @@ def minis_pretraining() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "end-to-end-h200": end_to_end_h200,
+    "kernels-cpu": kernels_cpu,
     "lengths-cpu": lengths_cpu,
     "llama-cpu": llama_cpu,
     "loading-cpu": loading_cpu,
@@ -322,6 +342,7 @@ def pages() -> Iterator[Path]:
     """The pages that may hold tables."""
     yield ROOT / "README.md"
     yield from sorted((ROOT / "docs").glob("*.md"))
+    yield ROOT / "src/ssmrank/kernels/README.md"
 
 
 def filled(text: str) -> str:

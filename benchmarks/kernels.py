@@ -8,7 +8,8 @@ same inputs. Prints one line for values and for each gradient, then each kernel'
 
     python benchmarks/kernels.py --cpu benchmarks/results/kernels-cpu.csv
 
-compares the CPU's loops with the plain PyTorch that they replace, in whole models (see cpu_loops.py).
+compares the CPU's loops with the plain PyTorch that they replace, in whole models (see cpu_loops.py); with `--tiny` it
+only shows, in seconds, that all of them run.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--kernel", choices=MODULES)
     what.add_argument("--cpu", type=Path, metavar="CSV", help="compare the CPU's loops with plain PyTorch")
+    parser.add_argument("--tiny", action="store_true", help="with --cpu: small models and short texts")
     parser.add_argument("--lengths", type=int, nargs="+", help="of the sequences (default: 64 times 512)")
     parser.add_argument("--width", type=int, default=1024, help="of the model (default: 1024)")
     parser.add_argument("--states", type=int, help="default: 128 for ssd, 16 for scan")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME[.KEY]=VALUE")
     arguments = parser.parse_args()
     if arguments.cpu:
-        cpu_loops.main(arguments.cpu)
+        cpu_loops.main(arguments.cpu, cpu_loops.TINY if arguments.tiny else cpu_loops.USUAL)
         return
     modules = [importlib.import_module(f"ssmrank.kernels.{name}") for name in MODULES[arguments.kernel]]
     for change in arguments.set:
