@@ -235,6 +235,20 @@ def reranking_h200(length: str) -> str:
     return markdown([f"{length} tokens, pairs/s", "bf16", "fp8", *OTHERS], lines)
 
 
+def mamba2_fused_h200() -> str:
+    """Mamba-2-370M with the scan that convolves and gates, and without it, in one run."""
+    rows = [row for row in read("mamba2-fused-h200.csv") if row["model"] == "Mamba-2-370M"]
+    lines = []
+    for precision in ("bf16", "fp8"):
+        for length in ("512", "1536"):
+            one = {"precision": precision, "max_length": length}
+            fused = number(rows, "pairs_per_second", implementation="ssmrank", **one)
+            apart = number(rows, "pairs_per_second", implementation="ssmrank, unfused", **one)
+            assert fused and apart
+            lines.append([f"{precision}, {length} tokens", shown(fused), shown(apart), f"{fused / apart:.2f} x"])
+    return markdown(["pairs/s", "one kernel", "three kernels", ""], lines)
+
+
 def sharing_h200() -> str:
     """Pairs per second on real collections, with and without document reuse."""
     rows = read("reranking-h200.csv")
@@ -318,6 +332,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lengths-cpu": lengths_cpu,
     "llama-cpu": llama_cpu,
     "loading-cpu": loading_cpu,
+    "mamba2-fused-h200": mamba2_fused_h200,
     "minis-pretraining": minis_pretraining,
     "minis-second-size": lambda: rerankers("table13", sections=ZERO_SHOT),
     "minis-tags": lambda: rerankers("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
