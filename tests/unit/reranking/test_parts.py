@@ -27,6 +27,7 @@ from ssmrank.reranking.engine import Part, plan_work
 from ssmrank.reranking.planner import parts_of
 from ssmrank.reranking.scoring import Scored, Scorer
 from ssmrank.reranking.state import RerankingState
+from ssmrank.tracking.run_metadata import metadata_file
 
 WORDS = "mamba river boat fish snow mountain index engine lucene search scan state space models".split()
 DOCUMENTS = {f"d{i}": " ".join(WORDS[(i * 3 + j) % len(WORDS)] for j in range(3 + i)) for i in range(40)}
@@ -120,7 +121,7 @@ def test_several_processes_write_the_same_bytes_and_nothing_stays_behind(folder,
     assert main(arguments("runs/two.trec", processes=2)) == 0
     runs = [folder / "runs" / name for name in ("one.trec", "two.trec")]
     assert runs[0].read_bytes() == runs[1].read_bytes()
-    assert sorted((folder / "runs").iterdir()) == runs
+    assert sorted((folder / "runs").iterdir()) == sorted([*runs, *map(metadata_file, runs)])
 
 
 @pytest.mark.slow

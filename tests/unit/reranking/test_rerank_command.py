@@ -41,9 +41,9 @@ def arguments(tmp_path, tiny_model):
     return given
 
 
-def test_nothing_but_the_run_stays_behind(arguments, tmp_path):
+def test_nothing_but_the_run_and_its_description_stays_behind(arguments, tmp_path):
     assert main(arguments("runs/one.trec")) == 0
-    assert sorted((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "one.trec"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["one.ir-metadata.yaml", "one.trec"]
     assert len((tmp_path / "runs" / "one.trec").read_text().splitlines()) == 90
 
 

@@ -240,7 +240,7 @@ def test_the_subcommands_write_an_index_and_a_run(tmp_path: Path, capsys: pytest
         ("a", "d3", "1", "BM25-of-Lucene"),
     ]
     assert read_run(output).keys() == {"z", "a"}
-    assert [path.name for path in output.parent.iterdir()] == ["bm25.trec"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["bm25.ir-metadata.yaml", "bm25.trec"]
 
     # A query that Lucene cannot read ends with one line, and the earlier run stays.
     before = output.read_text()
@@ -248,7 +248,7 @@ def test_the_subcommands_write_an_index_and_a_run(tmp_path: Path, capsys: pytest
     assert cli.main(["retrieve", "bm25", *command]) == 2
     assert "shorten the longest queries" in capsys.readouterr().err
     assert output.read_text() == before
-    assert [path.name for path in output.parent.iterdir()] == ["bm25.trec"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["bm25.ir-metadata.yaml", "bm25.trec"]
 
 
 def test_an_index_with_another_stemmer_is_refused(index: Path) -> None:
