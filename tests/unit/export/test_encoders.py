@@ -52,6 +52,7 @@ def test_a_classifier_of_transformers_gives_our_scores(checkpoint, shape: str, s
     np.testing.assert_allclose(found, exact, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "settings"),
     [("bert", {"pooling": "mean"}), ("roberta", {}), ("electra", {}), ("modernbert-deep", {})],

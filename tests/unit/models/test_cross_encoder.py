@@ -19,6 +19,7 @@ from odd_pairs import QUERY
 from ssmrank.api import PassageWindows, Reranker
 from ssmrank.cli import main
 from ssmrank.errors import UserError
+from ssmrank.models.packing import pack
 from ssmrank.models.reranker import load_reranker, new_reranker
 from tiny_models import tiny_config
 
@@ -40,7 +41,8 @@ def bert_tokenizer(tiny_tokenizer) -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
     )
     names = {f"{name}_token": getattr(tiny_tokenizer, f"{name}_token") for name in ("pad", "unk", "cls", "sep")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=48, **names)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=48, model_input_names=inputs, **names)
 
 
 @pytest.fixture
@@ -71,6 +73,14 @@ def saved(bert_tokenizer, byte_level_tokenizer, tmp_path: Path):
         return tmp_path / shape, made
 
     return save
+
+
+def test_types_of_tokens_are_the_tokenizer_s(saved) -> None:
+    folder, made = saved("bert")
+    assert made.preprocess([("a", "b")])["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
+    template = load_reranker(folder).template
+    joined = template.join(template.tokenize_queries(["a"])[0], template.tokenize_documents(["b"])[0], 48)
+    assert pack([joined]).token_types.tolist() == [0, 0, 0, 1, 1]
 
 
 def check(folder: Path, made: CrossEncoder) -> None:
