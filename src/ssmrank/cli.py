@@ -80,6 +80,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
         {
             "results": "write a table of metrics",
             "significance": "test the differences between the rows of a table",
+            "comparison": "compare TREC runs with ranx",
             "overview": "write a table of models or of trainings",
             "speed": "compare inference speed with the paper's (Table 5)",
             "complexity": "write complexity with measured exponents (Table 6)",
@@ -120,6 +121,7 @@ PIPELINE_PACKAGES = frozenset(
         "mlflow",
         "pyserini",
         "pytrec_eval",
+        "ranx",
         "scipy",
         "snakemake",
     }

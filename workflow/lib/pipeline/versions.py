@@ -16,7 +16,11 @@ WITHOUT_EFFECT = frozenset({"huggingface_hub", "mlflow", "pip", "pydantic", "tri
 triton comes with torch, so torch's version covers both; on a CPU only tests use it.
 """
 
-COMPANIONS = {"ir_measures": ("pytrec_eval", "cwl"), "transformers": ("tokenizers",)}
+COMPANIONS = {
+    "ir_measures": ("pytrec_eval", "cwl"),
+    "ranx": ("numba", "scipy"),
+    "transformers": ("tokenizers",),
+}
 """Modules that compute on behalf of another one. Sources import only that other one."""
 
 _FINDERS = frozenset({"find_spec", "import_module", "is_available"})
