@@ -388,3 +388,42 @@ def test_every_phase_of_dvc_waits_for_the_list_of_sources(root: Path) -> None:
     [listed] = first["outs"][0]
     assert first["always_changed"] and all(listed in phase["deps"] for phase in phases)
     assert all("${overlays}" in str(stage["cmd"]) for stage in stages.values())
+
+
+def test_what_ranx_compares(params: Params) -> None:
+    values = params.model_dump()
+    table = values["tables"]["table4"]
+    table["tests"].append(table["tests"][0] | {"split": "train", "label": "train", "metric": "RBP(p=0.8)"})
+    table["tests"].append(table["tests"][0] | {"metric": "MRR@10", "label": "MRR"})
+    table["significance"] = {"test": "t", "alpha": 0.01}
+    values["evaluation"]["metrics"] += ["RBP(p=0.8)"]
+    values["trainings"]["firstp"]["seeds"] = [42, 7]
+    experiment = Experiment(Params.model_validate(values))
+    # ranx has no metric of the other split's.
+    assert experiment.targets.comparisons == ["table4/tiny/test"]
+    runs = experiment.lookups.compared_runs("table4/tiny/test")
+    assert list(runs.values()) == [
+        "results/runs/first-stage/tiny/test/bm25.trec",
+        *(
+            f"results/runs/reranked/tiny/test/bm25-top10/firstp{seed}/{model}.trec"
+            for model in ("tiny-bert", "tiny-mamba2")
+            for seed in ("", "@seed7")
+        ),
+    ]
+    assert [label.endswith(", seed 7") for label in runs] == [False, False, True, False, True]
+    settings = json.loads(experiment.settings(jobs.comparison_settings, "table4", "tiny/test"))
+    assert settings["metrics"] == [table["tests"][0]["metric"], "MRR@10"]
+    assert (settings["test"], settings["alpha"]) == ("student", 0.01)
+
+    # Rows with equal labels, and more runs than ranx can report.
+    values["models"]["tiny-mamba2"]["label"] = values["models"]["tiny-bert"]["label"]
+    runs = Experiment(Params.model_validate(values)).lookups.compared_runs("table4/tiny/test")
+    assert len(runs) == 5 and list(runs)[-1].endswith(" (bm25-top10/firstp@seed7/tiny-mamba2)")
+    values["trainings"]["firstp"]["seeds"] = list(range(13))
+    assert Experiment(Params.model_validate(values)).targets.comparisons == []
+
+
+def test_the_file_of_a_run() -> None:
+    assert paths.run_of("c/s/bm25") == "results/runs/first-stage/c/s/bm25.trec"
+    assert paths.run_of("c/s/r/t/m") == "results/runs/reranked/c/s/r/t/m.trec"
+    assert paths.run_of("c/s/r/t/m/f") == "results/runs/fused/c/s/r/t/m/f.trec"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sqlite3
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def test_measured_tables_and_figures_are_targets_of_their_own(fresh) -> None:
     assert {rule: jobs[rule] for rule in own} == {rule: 2 if rule == "inference_speed" else 1 for rule in own}
     assert jobs["rerank_speed"] == jobs["train"] == 2
     assert not set(own) & set(fresh.planned())
+
+
+@pytest.mark.slow  # ranx compiles
+@pytest.mark.timeout(900)
+def test_ranx_compares_the_rows_of_a_table_by_name(project) -> None:
+    assert "comparison" not in project.planned("--forceall", "all")
+    project.snakemake("all_comparisons")
+    written = project.folder / "results/comparisons/table4/tiny/test"
+    report = json.loads(written.with_suffix(".json").read_text())
+    with (project.folder / "results/tables/table4.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(report["model_names"]) == len(rows) == 3
+    means = [report[name]["scores"]["ndcg@10"] for name in report["model_names"]]
+    files = ["bm25", "bm25-top10/firstp/tiny-bert", "bm25-top10/firstp/tiny-mamba2"]
+    metrics = [json.loads((project.folder / f"results/metrics/tiny/test/{name}.json").read_text()) for name in files]
+    assert means == pytest.approx([one["mean"]["nDCG@10"] for one in metrics], abs=1e-9)
+    assert written.with_suffix(".txt").read_text().startswith("#    Model")
+    assert project.planned("all_comparisons") == {}
 
 
 def test_report(finished) -> None:

@@ -21,7 +21,8 @@ PHASES = {
     "rerank": [rules.rerank, rules.rerank_speed, rules.fuse, rules.fuse_weights],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate, rules.evaluate_fused],
     "tables": [
-        *(rules.significance, rules.costs, rules.table, rules.overview, rules.table_pdf, rules.tables_pdf),
+        *(rules.significance, rules.comparison, rules.costs, rules.table, rules.overview, rules.table_pdf),
+        rules.tables_pdf,
         *(rules.table5, rules.table6, rules.differences, rules.training_curves, rules.efficiency, rules.figure1),
     ],
 }

@@ -29,6 +29,37 @@ rule significance:
         " 2>&1 | tee {log:q} >&2"
 
 
+# Comparisons by ranx are not part of `all`: `snakemake all_comparisons` makes them.
+rule all_comparisons:
+    input:
+        expand(f"{paths.COMPARISON}.txt", comparison=targets.comparisons),
+
+
+rule comparison:
+    input:
+        collection=lambda w: lookups.compared_collection(w.comparison),
+        runs=lambda w: lookups.compared_runs(w.comparison).values(),
+    output:
+        text=f"{paths.COMPARISON}.txt",
+        json=f"{paths.COMPARISON}.json",
+    log:
+        log_of("comparison", "{comparison}"),
+    benchmark:
+        benchmark_of("comparison", "{comparison}")
+    wildcard_constraints:
+        comparison=any_of(targets.comparisons),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.commands.table.comparison"),
+        settings=lambda w: experiment.settings(jobs.comparison_settings, *w.comparison.split("/", 1)),
+        qrels=lambda w: lookups.compared_qrels(w.comparison),
+        runs=lambda w: [f"{label}={file}" for label, file in lookups.compared_runs(w.comparison).items()],
+    shell:
+        "ssmrank table comparison --settings {params.settings:q} --run {params.runs:q} --qrels {params.qrels:q}"
+        " --output {output.text:q} --json {output.json:q} 2>&1 | tee {log:q} >&2"
+
+
 rule costs:
     input:
         lambda w: lookups.cost_inputs(w.table),

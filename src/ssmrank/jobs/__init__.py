@@ -26,12 +26,21 @@ from ssmrank.jobs.sections import (
     sweep_settings,
     vector_index_settings,
 )
-from ssmrank.jobs.tables import significance_settings, table_settings
+from ssmrank.jobs.tables import (
+    compared_metrics,
+    compared_runs,
+    comparison_settings,
+    significance_settings,
+    table_settings,
+)
 from ssmrank.jobs.trainings import teach_settings, train_settings
 
 __all__ = [
     "card_settings",
     "collection_settings",
+    "compared_metrics",
+    "compared_runs",
+    "comparison_settings",
     "corpus_settings",
     "cost_settings",
     "efficiency_settings",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ssmrank.config.comparison_settings import ComparisonSettings, ranx_has
 from ssmrank.config.fusions import FittedWeights, FusionMethod
+from ssmrank.config.metrics import parse_metric
 from ssmrank.config.models import RandomModel
 from ssmrank.config.params import Params
 from ssmrank.config.retrievers import FusedRetriever, Retriever
@@ -17,7 +19,8 @@ from ssmrank.config.table_settings import (
     SignificanceSettings,
     TableSettings,
 )
-from ssmrank.config.tables import Table, TableReranker, TableSection, TestSet
+from ssmrank.config.tables import Table, TableReranker, TableSection, Tests, TestSet
+from ssmrank.config.trainings import SEED_SIGN
 
 
 def table_settings(params: Params, name: str) -> TableSettings:
@@ -66,6 +69,42 @@ def significance_settings(params: Params, name: str) -> SignificanceSettings:
         rows=rows,
         families=[family for family in families if family],
     )
+
+
+def comparison_settings(params: Params, name: str, test: str) -> ComparisonSettings:
+    """For `ssmrank table comparison`: how ranx compares the runs of table `name` on test COLLECTION/SPLIT.
+
+    The test and its level are those of the table's own tests of significance.
+    """
+    tests = params.defined_table(name).significance or Tests()
+    return ComparisonSettings(
+        metrics=compared_metrics(params, name, test),
+        test="student" if tests.test == "t" else "fisher",
+        alpha=tests.alpha,
+        seed=tests.seed,
+    )
+
+
+def compared_metrics(params: Params, name: str, test: str) -> list[str]:
+    """The metrics of table `name` on test COLLECTION/SPLIT that ranx has."""
+    metrics = [column.metric for column in params.defined_table(name).tests if test in _tests(column)]
+    return list({parse_metric(metric): metric for metric in metrics if ranx_has(metric)}.values())
+
+
+def compared_runs(params: Params, name: str, test: str) -> dict[str, str]:
+    """The names of the runs of table `name` on test COLLECTION/SPLIT, without the test, by unique labels."""
+    table = params.defined_table(name)
+    columns = {number for number, column in enumerate(table.tests) if test in _tests(column)}
+    rows = [row for section in table.sections for row in _rows(params, table, section)]
+    found = [(_label(row, run), run) for row in rows if any(map(row.has, columns)) for run in row.runs]
+    labels = [label for label, _ in found]
+    return {label if labels.count(label) == 1 else f"{label} ({run})": run for label, run in found}
+
+
+def _label(row: ResultRow, run: str) -> str:
+    """The label of one run of a row; a seed is named where it is not the training's own."""
+    seed = run.partition(SEED_SIGN)[2].partition("/")[0]
+    return f"{row.label} {row.length}".strip() + (f", seed {seed}" if seed else "")
 
 
 def _rows(params: Params, table: Table, section: TableSection) -> list[ResultRow]:

@@ -367,6 +367,21 @@ class Lookups:
         """Keys of the metrics files that a table shows."""
         return jobs.table_settings(self.params, table).metric_keys()
 
+    def compared_runs(self, comparison: str) -> dict[str, str]:
+        """The files that a comparison TABLE/COLLECTION/SPLIT reads, by their labels."""
+        table, _, test = comparison.partition("/")
+        runs = jobs.compared_runs(self.params, table, test)
+        return {label: paths.run_of(f"{test}/{run}") for label, run in runs.items()}
+
+    def compared_collection(self, comparison: str) -> str:
+        """The collection that a comparison TABLE/COLLECTION/SPLIT is about."""
+        return paths.COLLECTION.format(collection=comparison.split("/")[1])
+
+    def compared_qrels(self, comparison: str) -> str:
+        """The judgments of a comparison TABLE/COLLECTION/SPLIT."""
+        _, collection, split = comparison.split("/")
+        return paths.QRELS.format(collection=collection, split=split)
+
     def significance(self, table: str) -> list[str]:
         """The file of the significance tests between a table's rows; empty if there are none."""
         return [paths.SIGNIFICANCE.format(table=table)] if self.params.tables[table].significance is not None else []

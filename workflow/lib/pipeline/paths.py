@@ -41,6 +41,7 @@ PER_QUERY = "results/per-query"
 
 TABLE = "results/tables/{table}"
 SIGNIFICANCE = "results/tables/significance/{table}.csv"
+COMPARISON = "results/comparisons/{comparison}"
 COSTS = "results/tables/costs/{table}.json"
 TABLES_PDF = "results/tables/tables.pdf"
 THROUGHPUT = "results/throughput/{suite}.csv"
@@ -77,6 +78,14 @@ def metrics_of(run: str) -> str:
 def per_query_of(run: str) -> str:
     """The file of a run's metrics for each query; `run` may be a pattern."""
     return f"{PER_QUERY}/{run}.json"
+
+
+def run_of(run: str) -> str:
+    """The file of a run, which is named as in `ssmrank.jobs.places.Places`."""
+    kinds = {pattern.count("/"): pattern for pattern in (FIRST_STAGE, RERANKED, FUSED)}
+    files = {FIRST_STAGE: FIRST_STAGE_RUN, RERANKED: RERANKED_RUN, FUSED: FUSED_RUN}
+    pattern = kinds[run.count("/")]
+    return files[pattern].replace(pattern, run)
 
 
 def speed_of(run: str) -> str:

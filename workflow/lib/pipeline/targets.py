@@ -21,6 +21,8 @@ from pipeline.items import (
 )
 from pipeline.lookups import Lookups
 from pipeline.paths import checkpoint_of
+from ssmrank import jobs
+from ssmrank.config.comparison_settings import MOST_RUNS
 from ssmrank.config.retrievers import Dense
 from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN
 
@@ -56,6 +58,21 @@ class Targets:
             for name, table in self._params.tables.items()
             if sum(len(section.retrievers) + len(section.rerankers) for section in table.sections) > 1
         ]
+
+    @cached_property
+    def comparisons(self) -> list[str]:
+        """TABLE/COLLECTION/SPLIT of each test of a table on which ranx can compare its runs."""
+        tests = once(
+            (name, f"{collection}/{test.split}")
+            for name, table in self._params.tables.items()
+            for test in table.tests
+            for collection in test.collections
+        )
+        return [f"{name}/{test}" for name, test in tests if self._is_comparable(name, test)]
+
+    def _is_comparable(self, table: str, test: str) -> bool:
+        runs = jobs.compared_runs(self._params, table, test)
+        return 1 < len(runs) <= MOST_RUNS and bool(jobs.compared_metrics(self._params, table, test))
 
     @cached_property
     def numbered_tables(self) -> list[str]:
