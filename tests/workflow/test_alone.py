@@ -67,7 +67,7 @@ def test_a_live_run_is_named_and_the_other_refused(fresh) -> None:
     (fresh.folder / SNAKEMAKE_LOCKS / "0.output.lock").write_text(f"{TARGET}\n")
     printed = fresh.snakemake(TARGET).stdout
     assert printed.count("ssmrank: ") == 1
-    assert "was killed; its lock and 1 unfinished file are removed" in printed
+    assert "was killed; its lock and 1 unfinished file were removed" in printed
     assert not leftover.exists() and not (fresh.folder / LOCK).exists()
 
 
