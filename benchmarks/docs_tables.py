@@ -101,7 +101,7 @@ def kernels_cpu() -> str:
                 plain, loops = (
                     number(rows, "seconds", benchmark=title, model=model, implementation=one) for one in (way, "loops")
                 )
-                ratios.append(ratio(plain, loops))
+                ratios.append(ratio(plain, loops, 2))
             lines.append([f"{model}, {way.removeprefix('plain ')}", *ratios])
     return markdown(["model, operation", *passes], lines)
 

@@ -63,9 +63,7 @@ def causal_conv(x: Tensor, filter_width: int, *, continues: bool) -> Implementat
 
 def norm(x: Tensor, size: int) -> Implementation:
     """Of norms over groups of so many channels."""
-    if _runs_triton(x) and size <= WIDEST:
-        return Implementation.GPU
-    return Implementation.CPU if _runs_numba(x) and size % LANES == 0 else Implementation.PLAIN
+    return Implementation.GPU if _runs_triton(x) and size <= WIDEST else Implementation.PLAIN
 
 
 def quantization(x: Tensor) -> Implementation:

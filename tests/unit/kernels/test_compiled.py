@@ -73,8 +73,8 @@ def test_an_edit_of_a_called_function_is_compiled(kernels: Path) -> None:
 def test_a_loop_is_compiled_when_it_is_first_run(root: Path) -> None:
     code = (
         "import numpy as np, torch\n"
-        "from ssmrank.kernels.norms import cpu_loops, rms_norm\n"
-        "rms_norm(torch.ones(2, 32), torch.ones(32), 1e-6)\n"
+        "from ssmrank.kernels.causal_conv import cpu_loops, packed_causal_conv1d\n"
+        "packed_causal_conv1d(torch.ones(2, 32), torch.ones(32, 4), None, torch.tensor([0, 2]))\n"
         "print(*('compiled' in vars(loop) for loop in vars(cpu_loops).values()"
         " if type(loop).__name__ == 'Loop'))"
     )

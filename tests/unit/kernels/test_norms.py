@@ -56,7 +56,7 @@ def test_bfloat16_is_normed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize(("shape", "size"), [((1, 16), 16), ((300, 48), 48), ((3, 50, 64), 64), ((129, 96), 32)])
+@pytest.mark.parametrize(("shape", "size"), [((1, 16), 16), ((3, 50, 64), 64), ((129, 96), 32)])
 def test_values_and_gradients_in_single_precision(shape: tuple[int, ...], size: int, gated: bool) -> None:
     random = Random(sum(shape))
     inputs = {"x": random(*shape), "z": random(*shape) if gated else None, "weight": random(shape[-1])}
