@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 from ssmrank.api import PassageWindows, Reranker
 from ssmrank.errors import UserError
-from ssmrank.integrations.pairs import score_rows
+from ssmrank.integrations.pairs import reranker_of, score_rows
 
 
 class MtebReranker:
@@ -49,13 +49,11 @@ class MtebReranker:
         **options: Any,
     ) -> None:
         if isinstance(model, Reranker):
-            if options:
-                raise UserError(f"{', '.join(options)}: the reranker is loaded already; give them where it is loaded")
+            self.reranker = reranker_of(model, options)
             if name is None:
                 raise UserError("name: a loaded reranker has none; give OWNER/NAME, under which MTEB keeps the results")
-            self.reranker = model
         else:
-            self.reranker = Reranker.from_pretrained(model, revision=revision, **options)
+            self.reranker = reranker_of(model, {"revision": revision, **options})
             name = name or _name_of(model)
         if name.count("/") != 1:
             raise UserError(f"name {name}: MTEB takes OWNER/NAME")

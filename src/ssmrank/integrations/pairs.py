@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ssmrank.api import PassageWindows, Progress, Reranker
+from ssmrank.errors import UserError
+
+
+def reranker_of(model: Reranker | str | os.PathLike[str], options: Mapping[str, Any]) -> Reranker:
+    """The given reranker, or the one that `Reranker.from_pretrained` loads with the options.
+
+    Raises UserError for options of a reranker that is loaded already.
+    """
+    if not isinstance(model, Reranker):
+        return Reranker.from_pretrained(model, **options)
+    if options:
+        raise UserError(f"{', '.join(options)}: the reranker is loaded already; give them where it is loaded")
+    return model
 
 
 def score_rows(

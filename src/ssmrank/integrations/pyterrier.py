@@ -21,7 +21,7 @@ import pandas as pd
 
 from ssmrank.api import PassageWindows, Progress, Reranker
 from ssmrank.errors import UserError
-from ssmrank.integrations.pairs import score_rows
+from ssmrank.integrations.pairs import reranker_of, score_rows
 from ssmrank.io.trec import single_precision
 
 
@@ -49,12 +49,7 @@ class SsmReranker(pt.Transformer):
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(model, Reranker):
-            if options:
-                raise UserError(f"{', '.join(options)}: the reranker is loaded already; give them where it is loaded")
-            self.reranker = model
-        else:
-            self.reranker = Reranker.from_pretrained(model, **options)
+        self.reranker = reranker_of(model, options)
         self.text_field, self.passages, self.progress = text_field, passages, progress
 
     def transform_inputs(self) -> list[list[str]]:

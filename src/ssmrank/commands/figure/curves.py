@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ssmrank.reporting.curves import draw_curves, read_curve
-from ssmrank.reporting.labels import labelled_folder
+from ssmrank.reporting.labels import labelled_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,5 +25,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the figure in each format."""
-    curves = [read_curve(*labelled_folder(word, "--checkpoints")) for word in arguments.checkpoints]
+    curves = [read_curve(*labelled_path(word, "--checkpoints")) for word in arguments.checkpoints]
     draw_curves(curves, arguments.title, arguments.output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssmrank.reporting.labels import labelled_folder
+from ssmrank.reporting.labels import labelled_path
 from ssmrank.reporting.pretraining import draw_curves, read_curves
 
 
@@ -24,5 +24,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draws the figure."""
-    curves = read_curves([labelled_folder(word, "--models") for word in arguments.models])
+    curves = read_curves([labelled_path(word, "--models") for word in arguments.models])
     draw_curves(curves, arguments.output)

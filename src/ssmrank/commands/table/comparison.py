@@ -9,6 +9,7 @@ from ssmrank.config.comparison_settings import ComparisonSettings
 from ssmrank.config.reading import read_settings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.ranx_report import compare_files
+from ssmrank.reporting.labels import labelled_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +39,10 @@ def _labelled(words: list[str]) -> dict[str, Path]:
     """The files by their labels. Raises UserError for words that are not LABEL=FILE, and for equal labels."""
     runs: dict[str, Path] = {}
     for word in words:
-        label, _, file = word.rpartition("=")
-        if not label.strip() or not file:
+        label, file = labelled_path(word, "--run", "FILE")
+        if not label.strip():
             raise UserError(f"--run {word!r}: write it as LABEL=FILE")
         if label in runs:
             raise UserError(f"--run {word!r}: another run has the label {label!r} too; rename one")
-        runs[label] = Path(file)
+        runs[label] = file
     return runs
