@@ -59,6 +59,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "train": "fine-tune a reranker",
     "rerank": "rerank a TREC run",
     "rank": "rank the lines of a file for a query",
+    "serve": "answer reranking requests over HTTP",
     "export": "write a reranker for another library",
     "fuse": (
         "fuse TREC runs",

@@ -45,21 +45,32 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+class _NoNumber(ValueError):
+    pass
+
+
+def _refuse(constant: str) -> None:
+    raise _NoNumber(constant)
+
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
+_FINITE_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse)
 
 
-def parse_json(text: str, where: str, advice: str = "") -> Any:
-    """The value of a JSON text; NaN and Infinity are accepted as numbers.
+def parse_json(text: str, where: str, advice: str = "", finite: bool = False) -> Any:
+    """The value of a JSON text; NaN and Infinity are accepted as numbers unless they have to be `finite`.
 
     Raises UserError for malformed JSON or brackets nested too deep for Python (the message then ends in `advice`), for
     a key that an object has twice, and for whole numbers of more than 4,300 digits.
     """
     try:
-        return _DECODER.decode(text)
+        return (_FINITE_DECODER if finite else _DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: malformed JSON ({error.msg}, column {error.colno}){advice}") from error
     except _RepeatedKey as error:
         raise UserError(f"{where}: key {shown(str(error))} appears twice in one object; keep one") from error
+    except _NoNumber as error:
+        raise UserError(f"{where}: malformed JSON (it has no {error}; write null){advice}") from error
     except RecursionError:
         raise UserError(f"{where}: malformed JSON (brackets are nested too deep){advice}") from None
     except ValueError as error:

@@ -1,0 +1,106 @@
+"""`ssmrank serve`: answers reranking requests over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ssmrank.api import Reranker
+from ssmrank.errors import UserError
+from ssmrank.io.files import read_text
+from ssmrank.models.tokens import limit_tokenizer_threads
+from ssmrank.serving.settings import ServerSettings
+
+KEY = "SSMRANK_API_KEY"
+"""Environment variable with the key that clients have to send."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's options."""
+    limits = ServerSettings()
+    parser.add_argument("--model", required=True, help="folder of a trained reranker, or OWNER/NAME of the hub")
+    parser.add_argument("--name", help="what clients call the model (default: the last part of --model)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port, 0: any free one (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="the device, as torch names it (default: a GPU if there is one)"
+    )
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp8"], default="auto")
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the key that clients send as `Authorization: Bearer KEY` (default: {KEY} of the environment)",
+    )
+    for option, name, help in (
+        ("--max-bytes", "max_bytes", "bytes of a request"),
+        ("--max-documents", "max_documents", "documents of a request"),
+        ("--max-requests", "max_requests", "requests that wait or are computed; further ones get 429"),
+        ("--max-connections", "max_connections", "open connections; further ones are closed"),
+        ("--batch-tokens", "batch_tokens", "tokens of a batch"),
+    ):
+        most = f"the most {help} (default: %(default)s)"
+        parser.add_argument(option, type=int, default=getattr(limits, name), metavar="N", help=most)
+    for option, name, help in (
+        ("--timeout", "timeout", "for sending a request, and again for answering it"),
+        ("--window", "window", "that the first request of an idle server waits for others to join its batch"),
+        ("--grace", "grace", "for finishing requests after SIGTERM"),
+    ):
+        seconds = f"seconds {help} (default: %(default)s)"
+        parser.add_argument(option, type=float, default=getattr(limits, name), metavar="SECONDS", help=seconds)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    from ssmrank.serving.record import RequestLog
+    from ssmrank.serving.scorers import PlainScorer
+    from ssmrank.serving.server import bind, serve
+    from ssmrank.serving.service import Service
+
+    settings = _settings(arguments)
+    listener = bind(arguments.host, arguments.port)
+    limit_tokenizer_threads()
+    reranker = Reranker.from_pretrained(
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision,
+        token_budget=settings.batch_tokens,
+    )
+    scorer = PlainScorer(reranker)
+    scorer.score([("a query", "a text"), ("another", "a text")])  # compiles kernels before the first client waits
+    name = arguments.name or Path(arguments.model).resolve().name
+    serve(Service(reranker, scorer, name, settings), listener, RequestLog())
+
+
+def _settings(arguments: argparse.Namespace) -> ServerSettings:
+    for name in ("max_bytes", "max_documents", "max_requests", "max_connections", "batch_tokens"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give at least 1")
+    for name, least in (("timeout", 0.001), ("window", 0), ("grace", 0)):
+        if not least <= getattr(arguments, name) <= 86400:
+            raise UserError(f"--{name} {getattr(arguments, name):g}: give seconds from {least:g} to 86400")
+    return ServerSettings(
+        max_bytes=arguments.max_bytes,
+        max_documents=arguments.max_documents,
+        max_requests=arguments.max_requests,
+        max_connections=arguments.max_connections,
+        timeout=arguments.timeout,
+        window=arguments.window,
+        batch_tokens=arguments.batch_tokens,
+        grace=arguments.grace,
+        api_key=_api_key(arguments.api_key_file),
+    )
+
+
+def _api_key(file: Path | None) -> str | None:
+    """The key from a file or from the environment. Raises UserError for one that no header can have."""
+    where = str(file) if file else KEY
+    key = read_text(file, 4096).strip() if file else os.environ.get(KEY)
+    if key is None:
+        return None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"{where}: the API key must be one or more ASCII characters without spaces; write another")
+    return key

@@ -1,0 +1,179 @@
+"""A request's way through the server: admitted, measured, queued, scored, or refused on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from ssmrank.api import Reranker
+from ssmrank.errors import UserError
+from ssmrank.serving.batcher import Batcher, NotScored, Scored, Stopped
+from ssmrank.serving.lengths import LengthChecker, Measured, Truncation
+from ssmrank.serving.metrics import Metrics
+from ssmrank.serving.problems import Problem, Refusal
+from ssmrank.serving.scorers import PairScorer
+from ssmrank.serving.settings import ServerSettings
+
+_MEASURED_AT_ONCE = 32
+"""Documents that are tokenized before another request's turn."""
+
+_STOPPING_SECONDS = 5.0
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """For each document of a request its score and whether it was found in the cache.
+
+    order: the documents' numbers, best first; equal scores keep the request's order. tokens: of all pairs.
+    """
+
+    scores: list[float]
+    cached: list[bool]
+    order: list[int]
+    tokens: int
+    queued: float
+    computed: float
+
+
+class Service:
+    """The model behind the routes. `name` is what clients call it."""
+
+    def __init__(self, reranker: Reranker, scorer: PairScorer, name: str, settings: ServerSettings) -> None:
+        self.reranker, self.name, self.settings = reranker, name, settings
+        self.metrics = Metrics(scorer.stats)
+        self._lengths = LengthChecker(reranker.model)
+        self._batcher = Batcher(scorer, settings.batch_tokens, settings.window, self.metrics.add_batch)
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix="ssmrank-texts")
+        self._admitted = 0
+        self._draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.metrics.waiting.set_function(lambda: self._admitted)
+        self.metrics.pairs_waiting.set_function(lambda: self._batcher.pairs_waiting)
+
+    def start(self) -> None:
+        """Starts the thread that computes."""
+        self._batcher.start()
+
+    def drain(self) -> None:
+        """From now on requests are refused; those that are admitted go on."""
+        self._draining = True
+
+    def stop(self) -> None:
+        """Ends the threads; requests that still wait are refused."""
+        self.drain()
+        self._batcher.stop(_STOPPING_SECONDS)
+        self._texts.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are taken."""
+        return self._batcher.alive and not self._draining
+
+    def check_open(self) -> None:
+        """Raises Refusal while the server stops, and if the thread that computes has died."""
+        if self._draining:
+            raise Refusal(
+                Problem.UNHEALTHY, "the server is stopping; send the request to another", {"Retry-After": "5"}
+            )
+        if not self._batcher.alive:
+            raise Refusal(Problem.UNHEALTHY, "the model's thread has ended; restart the server")
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the requests that wait or are computed. Raises Refusal if there is none."""
+        self.check_open()
+        if self._admitted >= self.settings.max_requests:
+            seconds = self._batcher.seconds_waiting()
+            message = f"{self._admitted} requests are waiting; try again in {seconds} seconds"
+            raise Refusal(Problem.OVERLOADED, message, {"Retry-After": str(seconds)})
+        self._admitted += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+            if not self._admitted:
+                self.idle.set()
+
+    async def rank(self, query: str, documents: Sequence[str], truncation: Truncation, receive: Receive) -> Answer:
+        """Ranks documents. Raises Refusal, or ClientDisconnect as soon as `receive` says that the client has gone."""
+        with self._place():
+            work = asyncio.ensure_future(self._answer(query, documents, truncation))
+            gone = asyncio.ensure_future(_disconnected(receive))
+            try:
+                await asyncio.wait((work, gone), timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    return work.result()
+                if gone.done():
+                    raise ClientDisconnect
+                raise Refusal(
+                    Problem.UNHEALTHY,
+                    f"no answer after {self.settings.timeout:g} seconds; try again later, or send fewer documents",
+                    {"Retry-After": str(self._batcher.seconds_waiting())},
+                )
+            finally:
+                for task in (work, gone):
+                    task.cancel()
+                await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _answer(self, query: str, documents: Sequence[str], truncation: Truncation) -> Answer:
+        # A text that is given twice is scored once, so that its scores are equal.
+        numbers = {text: number for number, text in reversed(list(enumerate(documents)))}
+        distinct = list(dict.fromkeys(documents))
+        measured = dict(zip(distinct, await self._measured(query, distinct, truncation, numbers), strict=True))
+        scored = await self._scored(
+            query, [part.text for part in measured.values()], [m.tokens for m in measured.values()]
+        )
+        found = dict(zip(distinct, scored.scores, strict=True))
+        scores = [found[text].score for text in documents]
+        self.metrics.queued.observe(scored.queued)
+        self.metrics.documents.observe(len(documents))
+        tokens = sum(measured[text].tokens for text in documents)
+        self.metrics.tokens.inc(tokens)
+        return Answer(
+            scores,
+            [found[text].cached for text in documents],
+            sorted(range(len(scores)), key=lambda place: -scores[place]),
+            tokens,
+            scored.queued,
+            scored.computed,
+        )
+
+    async def _measured(
+        self, query: str, documents: Sequence[str], truncation: Truncation, numbers: Mapping[str, int]
+    ) -> list[Measured]:
+        loop, found = asyncio.get_running_loop(), list[Measured]()
+        for first in range(0, len(documents), _MEASURED_AT_ONCE):
+            part = documents[first : first + _MEASURED_AT_ONCE]
+            try:
+                found += await loop.run_in_executor(
+                    self._texts, self._lengths.measure, query, part, truncation, [numbers[text] for text in part]
+                )
+            except UserError as error:
+                raise Refusal(Problem.VALUE, str(error)) from None
+        return found
+
+    async def _scored(self, query: str, documents: Sequence[str], costs: Sequence[int]) -> Scored:
+        ticket = self._batcher.submit(query, documents, costs)
+        try:
+            return await asyncio.wrap_future(ticket.future)
+        except NotScored as error:
+            raise Refusal(Problem.BACKEND, str(error)) from None
+        except Stopped:
+            raise Refusal(Problem.UNHEALTHY, "the server has stopped; send the request to another") from None
+        finally:
+            self._batcher.drop(ticket)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
