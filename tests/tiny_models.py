@@ -16,6 +16,27 @@ _USUAL = {
 }
 """The config of an architecture that has none of its own below."""
 
+_HYBRID = {
+    **_USUAL,
+    "initializer_range": 0.1,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 8,
+}
+"""Of models with Mamba-2 and attention."""
+
+_GRANITE = {
+    "num_local_experts": 0,
+    "shared_intermediate_size": 64,
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -88,6 +109,31 @@ _CONFIGS = {
         "n_groups": 1,
         "chunk_size": 8,
     },
+    "bamba": {**_HYBRID, "attn_layer_indices": [1]},
+    # As Bamba and Granite 4 themselves, whose last layers attend.
+    "bamba-attends-last": {**_HYBRID, "model_type": "bamba", "attn_layer_indices": [0, 2], "num_key_value_heads": 4},
+    # Heads and states that Triton's kernels take.
+    "bamba-wide": {
+        **_HYBRID,
+        "model_type": "bamba",
+        "hidden_size": 64,
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 2,
+        "mamba_d_head": 64,
+        "mamba_d_state": 64,
+    },
+    "granitemoehybrid": {
+        **_HYBRID,
+        **_GRANITE,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    },
+    "granitemoehybrid-attends-last": {
+        **_HYBRID,
+        **_GRANITE,
+        "model_type": "granitemoehybrid",
+        "position_embedding_type": "rope",
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    },
     "mamba2-wide": {
         "model_type": "mamba2",
         "hidden_size": 64,
@@ -99,6 +145,12 @@ _CONFIGS = {
         "n_groups": 1,
     },
 }
+
+HYBRIDS = [shape for shape in _CONFIGS if "mamba_d_state" in _CONFIGS[shape]]
+"""Shapes with Mamba-2 and attention."""
+
+VARIED = frozenset(HYBRIDS)
+"""Shapes whose vectors are drawn too, since transformers begins with constants."""
 
 SHAPES = [*MODEL_TYPES, *(name for name in _CONFIGS if name not in MODEL_TYPES)]
 """Every architecture, and variants of some that are built differently."""

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from ssmrank.kernels import dispatch
 from ssmrank.models.backbones import random_backbone
-from tiny_models import tiny_config
+from tiny_models import VARIED, tiny_config
 
 WORDS = (
     "state space models rank text passages and documents by relevance for a given query with mamba attention "
@@ -56,12 +56,25 @@ def tiny_model(tmp_path_factory, tiny_tokenizer):
             # Random numbers of a test must not depend on whether it is the first to ask for a model.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                random_backbone(config).save_pretrained(folder)
+                backbone = random_backbone(config)
+                if shape in VARIED:
+                    vary_constants(backbone)
+                backbone.save_pretrained(folder)
             tiny_tokenizer.save_pretrained(folder)
             folders[shape] = folder
         return folders[shape]
 
     return folder_of
+
+
+def vary_constants(backbone: torch.nn.Module) -> None:
+    """Changes what all models begin with alike, such as norms' weights of one: equal norms could be interchanged."""
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if name.endswith("dt_bias"):
+                parameter.uniform_(-4.0, 1.0)  # states that last, and states that fade
+            elif parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
 
 
 BYTE_LEVEL_TOKENIZERS = {

@@ -6,7 +6,7 @@ checkpoints in transformers' layout and in that of `mamba_ssm` load. Only the co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,7 @@ def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
 
 def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
     """Last hidden states [T, hidden size] of a `Mamba2Model`, after its final norm."""
-    return _residual_stream(backbone, packed, _mamba2_mixer)
+    return _residual_stream(backbone, packed, mamba2_mixer)
 
 
 def mamba1_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def mamba1_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
 
 def mamba2_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """Rows `wanted`, int64 [R], of `mamba2_forward`. The last layer gates and projects only these."""
-    return _residual_stream(backbone, packed, _mamba2_mixer, wanted)
+    return _residual_stream(backbone, packed, mamba2_mixer, wanted)
 
 
 def projections(layer: Any) -> tuple[nn.Module, ...]:
@@ -50,13 +50,15 @@ def projections(layer: Any) -> tuple[nn.Module, ...]:
     return layer.mixer.in_proj, layer.mixer.out_proj
 
 
+ALL = slice(None)
+
 FOLDED = "norm_is_folded"
 """Attribute of a mixer whose norm's weight is part of its output projection."""
 
-Mixer = Callable[[Any, Any, Packed, Tensor | None], Tensor]
+Mixer = Callable[[Any, Any, Packed, Tensor | None], Any]
 """From a layer's mixer module, the hidden states of all tokens (8-bit floats if its input projection is), the batch and
 the wanted tokens (None: all) to the mixer's output for the wanted tokens, without gradients perhaps as rows whose norm
-is still to be applied."""
+is still to be applied (`Unscaled`)."""
 
 
 def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
@@ -94,7 +96,7 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
             return _mamba1_as_one(mixer, projected, packed)
         x, gate = projected.chunk(2, dim=-1)
     else:
-        x = _project(mixer.in_proj, hidden, slice(0, width))
+        x = project(mixer, hidden, slice(0, width))
     x = _convolve(mixer, x, packed)
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
@@ -109,7 +111,7 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     if wanted is None:
         return mixer.out_proj(_level_by_level(scan, (*tensors, gate), packed))
     y = _level_by_level(scan, tensors, packed).index_select(0, wanted)
-    return mixer.out_proj(y * F.silu(_project(mixer.in_proj, hidden.index_select(0, wanted), slice(width, None))))
+    return mixer.out_proj(y * F.silu(project(mixer, hidden.index_select(0, wanted), slice(width, None))))
 
 
 def _mamba1_runs_as_one(mixer: Any, projected: Tensor) -> bool:
@@ -137,16 +139,42 @@ def _mamba1_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Tensor:
     return y if plain else mixer.out_proj(y)
 
 
-def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None = None) -> Tensor:
+def mamba2_norm(mixer: Any, y: Tensor, z: Tensor) -> Any:
+    """Mamba-2's own: the norm of y · silu(z), in 8-bit floats if the output projection is."""
+    norm = gated_rms_norm_float8 if isinstance(mixer.out_proj, Float8Linear) else gated_rms_norm
+    return norm(y, z, mixer.norm.weight, mixer.norm.variance_epsilon, mixer.intermediate_size // mixer.n_groups)
+
+
+def project(mixer: Any, hidden: Any, rows: slice) -> Tensor:
+    """The outputs `rows` of a mixer's input projection."""
+    linear = mixer.in_proj
+    if rows == ALL:
+        return linear(hidden)
+    return F.linear(hidden, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
+
+
+def mamba2_mixer(
+    mixer: Any,
+    hidden: Any,
+    packed: Packed,
+    wanted: Tensor | None = None,
+    project: Callable[[Any, Any, slice], Tensor] = project,
+    gate: Callable[[Any, Tensor, Tensor], Any] = mamba2_norm,
+) -> Any:
+    """Mamba-2's mixer, see `Mixer`.
+
+    Some hybrid models differ from Mamba-2 in `project`, which gives the columns of the input projection, and in `gate`,
+    which takes the scan's output and the gate `[R, C]`.
+    """
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
-        projected = mixer.in_proj(hidden)
-        if packed.prefix_levels is None and _mamba2_runs_as_one(mixer, projected):
+        projected = project(mixer, hidden, ALL)
+        if gate is mamba2_norm and packed.prefix_levels is None and _mamba2_runs_as_one(mixer, projected):
             return _mamba2_as_one(mixer, projected, packed)
-        gate, xbc, step = projected.split([width, mixer.conv_dim, heads], dim=-1)
+        z, xbc, step = projected.split([width, mixer.conv_dim, heads], dim=-1)
     else:
-        gate = _project(mixer.in_proj, hidden.index_select(0, wanted), slice(0, width))
-        xbc, step = _project(mixer.in_proj, hidden, slice(width, None)).split([mixer.conv_dim, heads], dim=-1)
+        z = project(mixer, hidden.index_select(0, wanted), slice(0, width))
+        xbc, step = project(mixer, hidden, slice(width, None)).split([mixer.conv_dim, heads], dim=-1)
     x, b, c = _convolve(mixer, xbc, packed).split([width, states, states], dim=-1)
     rates = -torch.exp(mixer.A_log.float())
 
@@ -163,8 +191,7 @@ def _mamba2_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     y = _level_by_level(scan, tensors, packed).flatten(1)
     if wanted is not None:
         y = y.index_select(0, wanted)
-    norm = gated_rms_norm_float8 if isinstance(mixer.out_proj, Float8Linear) else gated_rms_norm
-    return mixer.out_proj(norm(y, gate, mixer.norm.weight, mixer.norm.variance_epsilon, width // mixer.n_groups))
+    return mixer.out_proj(gate(mixer, y, z))
 
 
 def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
@@ -175,29 +202,33 @@ def _mamba2_runs_as_one(mixer: Any, projected: Tensor) -> bool:
 
 
 def fold_mamba2(backbone: Any) -> None:
-    """Prepares a `Mamba2Model` for inference in bf16 or 8-bit floats where a kernel gates within the scan, in place.
+    """As `fold_where_gated`, of a `Mamba2Model`."""
+    fold_where_gated([layer.mixer for layer in backbone.layers])
+
+
+def fold_where_gated(mixers: Sequence[Any]) -> None:
+    """Prepares Mamba-2's mixers for inference in bf16 or 8-bit floats where a kernel gates within the scan, in place.
 
     The kernel leaves a row's norm to whoever adds the output projection's result, so the norm's weight has to be part
     of the projection. To be called before weights are rounded.
     """
-    mixer = backbone.layers[0].mixer
+    mixer = mixers[0]
     sizes = mixer.conv1d.weight.shape[-1], mixer.head_dim, mixer.ssm_state_size, mixer.n_groups
-    rounded = any(isinstance(layer.mixer.out_proj, Float8Linear) for layer in backbone.layers)  # prepared before
+    rounded = any(isinstance(mixer.out_proj, Float8Linear) for mixer in mixers)  # prepared before
     if dispatch.mamba2_gates_on(mixer.A_log.device, *sizes) and not rounded:
-        fold_norms(backbone)
+        fold_norms(mixers)
 
 
-def fold_norms(backbone: Any) -> None:
-    """Moves the weights of a `Mamba2Model`'s gated norms into its output projections, in place.
+def fold_norms(mixers: Sequence[Any]) -> None:
+    """Moves the weights of Mamba-2's gated norms into the output projections, in place.
 
     The model computes the same function, with and without the kernel that gates within the scan.
     """
     with torch.no_grad():
-        for layer in backbone.layers:
-            norm = layer.mixer.norm
-            layer.mixer.out_proj.weight *= norm.weight
-            norm.weight.fill_(1.0)
-            setattr(layer.mixer, FOLDED, True)
+        for mixer in mixers:
+            mixer.out_proj.weight *= mixer.norm.weight
+            mixer.norm.weight.fill_(1.0)
+            setattr(mixer, FOLDED, True)
 
 
 def _mamba2_as_one(mixer: Any, projected: Tensor, packed: Packed) -> Any:
@@ -239,11 +270,6 @@ def _is_plain(linear: Any) -> bool:
     """Whether a projection is a product with its weight and nothing else."""
     # Modules of other classes, such as FSDP's, have their whole weight only while they are called themselves.
     return type(linear) is nn.Linear and linear.bias is None
-
-
-def _project(linear: Any, hidden: Tensor, rows: slice) -> Tensor:
-    """The outputs `rows` of a projection."""
-    return F.linear(hidden, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
 
 
 def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:

@@ -25,7 +25,7 @@ from ssmrank.models.backbones import (
     read_backbone_config,
 )
 from ssmrank.models.packing import pack
-from tiny_models import SHAPES, is_causal
+from tiny_models import HYBRIDS, SHAPES, is_causal
 
 
 def on_gpu(test):
@@ -268,7 +268,7 @@ def test_fp32_on_the_gpu(tiny_model, shape):
     found = packed_forward(model, pack(batch, "cuda"))
     exact = packed_forward(on_cpu, pack(batch))
     # Products of the state space kernels run in TF32.
-    bound = 2e-3 if shape.startswith("mamba") else 1e-5
+    bound = 2e-3 if shape.startswith("mamba") or shape in HYBRIDS else 1e-5
     assert distance(found.detach(), exact.detach()) < bound
     (found * weights.cuda()).sum().backward()
     (exact * weights).sum().backward()

@@ -59,7 +59,15 @@ def tokens_folder(corpus: dict, tokenizer_folder: Path, tmp_path_factory: pytest
 
 
 _USUAL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_HYBRID = {**_USUAL, "num_key_value_heads": 1, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16}
 _CONFIGS = {
+    "bamba": {**_HYBRID, "attn_layer_indices": [1]},
+    "granitemoehybrid": {
+        **_HYBRID,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 64,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "electra": {**_USUAL, "embedding_size": 16},
     "opt": {
         "hidden_size": 32,

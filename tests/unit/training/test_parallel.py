@@ -39,7 +39,13 @@ def run_processes(cases, count=2):
             process.kill()
 
 
-CASES = [("ddp", "llama", "D"), ("fsdp2", "bert", "E"), ("fsdp2", "mamba2", "D")]
+CASES = [
+    ("ddp", "llama", "D"),
+    ("ddp", "bamba", "D"),
+    ("fsdp2", "bert", "E"),
+    ("fsdp2", "mamba2", "D"),
+    ("fsdp2", "granitemoehybrid", "D"),
+]
 
 
 @pytest.fixture(scope="module")

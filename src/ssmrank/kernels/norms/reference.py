@@ -22,7 +22,14 @@ class Unscaled(NamedTuple):
 
     def scaled(self) -> Tensor:
         """The rows times their factors, in float32."""
-        return self.rows.float() * torch.rsqrt(self.squares.sum(0) / self.size + self.eps)[:, None]
+        return self.rows.float() * self._factors()
+
+    def scale_(self) -> Tensor:
+        """The rows, after they are multiplied by their factors in place: one pass over memory."""
+        return self.rows.mul_(self._factors())
+
+    def _factors(self) -> Tensor:
+        return torch.rsqrt(self.squares.sum(0) / self.size + self.eps)[:, None]
 
 
 def norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) -> Tensor:

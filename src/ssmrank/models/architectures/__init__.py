@@ -9,10 +9,12 @@ from ssmrank.models.architecture import Architecture
 
 # Full module names, so that the provenance of jobs finds these dependencies.
 _FILES = (
+    "ssmrank.models.architectures.bamba",
     "ssmrank.models.architectures.bart",
     "ssmrank.models.architectures.bert",
     "ssmrank.models.architectures.electra",
     "ssmrank.models.architectures.gpt_neox",
+    "ssmrank.models.architectures.granitemoehybrid",
     "ssmrank.models.architectures.llama",
     "ssmrank.models.architectures.mamba",
     "ssmrank.models.architectures.mamba2",

@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ssmrank.kernels.norms import rms_norm
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.attention import last_attention
+from ssmrank.models.llama_family import attended_token, faster_norm
 from ssmrank.models.packing import Packed
-
-
-class _RMSNorm(LlamaRMSNorm):
-    """Llama's norm in one kernel instead of seven."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
 def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
@@ -28,16 +20,8 @@ def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     for layer in backbone.layers[:-1]:
         hidden = layer(hidden, position_ids=positions, position_embeddings=rotations, packed=packed)
     layer, hidden = backbone.layers[-1], hidden[0]
-    own, kept = layer.self_attn, hidden.index_select(0, wanted)
-    normed = layer.input_layernorm(hidden)
-    size = (-1, own.head_dim)
-    q = own.q_proj(normed.index_select(0, wanted)).unflatten(1, size)
-    k, v = own.k_proj(normed).unflatten(1, size), own.v_proj(normed).unflatten(1, size)
-    cos, sin = (part[0] for part in rotations)
-    k, _ = apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=1)
-    cos, sin = (part.index_select(0, wanted) for part in (cos, sin))
-    q, _ = apply_rotary_pos_emb(q, q, cos, sin, unsqueeze_dim=1)
-    kept = kept + own.o_proj(last_attention(q, k, v, packed, own.scaling).flatten(1))
+    kept, normed = hidden.index_select(0, wanted), layer.input_layernorm(hidden)
+    kept = kept + attended_token(layer.self_attn, normed, packed, wanted, rotations)
     kept = kept + layer.mlp(layer.post_attention_layernorm(kept))
     return backbone.norm(kept)
 
@@ -46,5 +30,5 @@ ARCHITECTURE = Architecture(
     model_type="llama",
     causal=True,
     scored_token=_token,
-    replaced={LlamaRMSNorm: _RMSNorm},
+    replaced=faster_norm(LlamaRMSNorm),
 )

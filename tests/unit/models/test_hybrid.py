@@ -1,0 +1,141 @@
+"""What is special of models with both Mamba-2 and attention; the suites of all architectures test the rest."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+from ssmrank.errors import UserError
+from ssmrank.kernels import dispatch
+from ssmrank.kernels.norms.reference import Unscaled
+from ssmrank.models.architectures import architecture_of
+from ssmrank.models.backbones import random_backbone, scored_forward
+from ssmrank.models.float8 import to_float8
+from ssmrank.models.hybrid import PackedMamba2
+from ssmrank.models.mamba import fold_norms
+from ssmrank.models.packing import Packed, mapped, pack
+from ssmrank.models.prefix_sharing import pack_shared
+
+SIZES = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 256,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 64,
+    "mamba_d_state": 128,
+    "vocab_size": 300,
+}
+"""Heads and states as in the published models, for which a Hopper GPU has a scan that gates."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [2]},
+    "granitemoehybrid": {
+        "num_local_experts": 0,
+        "shared_intermediate_size": 256,
+        "residual_multiplier": 0.3,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    },
+}
+
+
+def model(kind: str, **changes: Any) -> Any:
+    """A random model whose norms have weights and whose states last."""
+    torch.manual_seed(1)
+    backbone = random_backbone(AutoConfig.for_model(kind, **(SIZES | KINDS[kind] | changes))).eval()
+    with torch.no_grad():
+        for mixer in mixers(backbone):
+            mixer.norm.weight.copy_(1 + torch.randn_like(mixer.norm.weight) / 4)
+            mixer.dt_bias.uniform_(-4, 0)
+    return backbone
+
+
+def mixers(backbone: Any) -> list[Any]:
+    return [module for module in backbone.modules() if isinstance(module, PackedMamba2)]
+
+
+def batches() -> list[Packed]:
+    """Sequences of mixed lengths one by one, and others that share prefixes."""
+    generator = np.random.default_rng(0)
+    apart = pack([generator.integers(4, 300, length) for length in (1, 30, 64, 65, 130, 3)])
+    lengths = np.array([70, 3, 65, 1])
+    tokens = generator.integers(4, 300, int(lengths.sum())).astype(np.int32)
+    return [apart, pack_shared(tokens, lengths, np.array([-1, 0, 0, 1]))[0]]
+
+
+def relative(got: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((got.float().cpu() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_model_is_the_same_function(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = model(kind)
+    prepared = copy.deepcopy(backbone)
+    architecture_of(kind).prepare(prepared)
+    assert all(map(torch.equal, backbone.state_dict().values(), prepared.state_dict().values()))  # a CPU
+    monkeypatch.setattr(dispatch, "mamba2_gates_on", lambda *values: True)
+    architecture_of(kind).prepare(prepared)
+    assert len(mixers(prepared)) == 3
+    assert all(torch.equal(mixer.norm.weight, torch.ones(512)) for mixer in mixers(prepared))
+    for batch in batches():
+        with torch.inference_mode():
+            exact = scored_forward(backbone, batch, "last")
+            assert relative(scored_forward(prepared, batch, "last"), exact) < 1e-5
+
+
+def test_rows_are_scaled_in_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, squares = torch.randn(5, 16, generator=generator).bfloat16(), torch.rand(3, 5, generator=generator)
+    unscaled = Unscaled(rows, squares, 12, 1e-5)
+    expected = unscaled.scaled().bfloat16()
+    scaled = unscaled.scale_()
+    assert scaled.data_ptr() == rows.data_ptr() and torch.equal(scaled, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("granitemoehybrid", {"num_local_experts": 8}, "num_local_experts 8: experts are not supported"),
+        ("granitemoehybrid", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
+        ("bamba", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
+        ("bamba", {"hidden_act": "gelu"}, "activation gelu"),
+    ],
+)
+def test_what_is_not_supported_is_one_line(kind: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        model(kind, **changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scan_that_gates_is_as_exact_as_without(kind: str, float8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssmrank.kernels.mixers import mamba2
+
+    served, own = [], mamba2._gated
+    monkeypatch.setattr(mamba2, "_gated", lambda *values: served.append(values) or own(*values))
+    exact, plain = model(kind), model(kind).cuda()
+    fused = copy.deepcopy(plain)
+    fold_norms(mixers(fused))
+    if float8:
+        for backbone in (plain, fused):
+            to_float8(backbone, architecture_of(kind))
+    for batch, apart in zip(batches(), (True, False), strict=True):
+        served.clear()
+        moved = mapped(batch, torch.Tensor.cuda)
+        with torch.inference_mode():
+            right = scored_forward(exact, batch, "last")
+            with torch.autocast("cuda", torch.bfloat16):
+                noise = relative(scored_forward(plain, moved, "last"), right)
+                assert not served
+                error = relative(scored_forward(fused, moved, "last"), right)
+        assert len(served) == (2 if apart else 0)  # the last layer projects scored tokens alone
+        assert error < 1.5 * noise
