@@ -6,8 +6,8 @@ own. On a CPU, or in float32, it is scaled dot-product attention over groups of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,10 @@ from transformers import AttentionInterface
 
 from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.length_grid import LengthGrid
-from ssmrank.models.packing import Packed, PrefixLevel
+from ssmrank.models.packing import Packed, PrefixLevel, PrefixPaths
+
+if TYPE_CHECKING:
+    from ssmrank.models.kept_states import Continuing
 
 NAME = "ssmrank_packed"
 
@@ -63,6 +66,8 @@ def packed_attention(
         if not causal:
             raise ValueError("a batch with shared prefixes needs causal attention")
         return prefix_attention(q, k, v, packed, scaling)[None], None
+    if packed.kept is not None:
+        return _kept_attention(q, k, v, packed, scaling, module.layer_idx)[None], None
     return attend(q, k, v, packed, causal, scaling, sliding_window)[None], None
 
 
@@ -81,14 +86,20 @@ def attend(
 
 
 def last_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None, layer: int | None = None
 ) -> torch.Tensor:
     """Attention of one token of each sequence to its whole sequence; q and the result: [R, heads, head size].
 
     In a causal model it must be the last token, else it may be any. With shared prefixes the R sequences are those of
-    the leaves.
+    the leaves. layer: the layer's number, which kept states go by.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
+    kept: Any = packed.kept
+    if kept is not None:
+        assert layer is not None
+        if not kept.keeps:
+            return _attention_on(q, k, v, kept, layer, kept.level.packed.singles, scaling)
+        kept.keep_keys(layer, k, v)
     if packed.prefix_levels is None:
         return attend(q, k, v, packed.singles, False, scaling)
     outputs, first = [], 0
@@ -113,22 +124,62 @@ def _level_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: PrefixLevel, queries: Packed, scaling: float | None
 ) -> torch.Tensor:
     """Attention of a level's queries; k and v are those of the whole batch."""
-    causal = queries is level.packed
     own = k[level.tokens], v[level.tokens]
     if level.paths is None:
-        return attend(q, *own, queries, causal, scaling)
-    path = level.paths
-    grouped = path.queries if causal else path.segments
-    before = k.index_select(0, path.tokens), v.index_select(0, path.tokens)
+        return attend(q, *own, queries, queries is level.packed, scaling)
+    tokens, keys = level.paths.tokens, level.paths.keys.lengths
+    before = k.index_select(0, tokens).split(keys), v.index_select(0, tokens).split(keys)
+    return _attention_after(q, before, own, level, level.paths, queries, scaling)
+
+
+def _kept_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None, layer: int
+) -> torch.Tensor:
+    """Causal attention of a layer that keeps keys and values, or continues kept ones; shaped as in `attend`."""
+    kept: Any = packed.kept
+    if kept.keeps:
+        kept.keep_keys(layer, k, v)
+        return attend(q, k, v, packed, True, scaling)
+    return _attention_on(q, k, v, kept, layer, kept.level.packed, scaling)
+
+
+def _attention_on(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    kept: Continuing,
+    layer: int,
+    queries: Packed,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of sequences that continue kept prefixes; k and v are those of the sequences themselves."""
+    paths = kept.level.paths
+    assert paths is not None
+    return _attention_after(q, kept.keys(layer, v.dtype), (k, v), kept.level, paths, queries, scaling)
+
+
+def _attention_after(
+    q: torch.Tensor,
+    before: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
+    own: tuple[torch.Tensor, torch.Tensor],
+    level: PrefixLevel,
+    paths: PrefixPaths,
+    queries: Packed,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention to the tokens before each group of segments, and to the segment's own; before: of each group."""
+    causal = queries is level.packed
+    grouped = paths.queries if causal else paths.segments
     if _implementation(q) is _flash:
         # The ancestors are attended to without a mask, the segment itself causally. The sums of the exponentials weight
         # both results.
+        k, v = (torch.cat(list(parts)) for parts in before)
         return _merge(
-            _flash_part(q, *before, grouped, path.keys, False, scaling),
+            _flash_part(q, k, v, grouped, paths.keys, False, scaling),
             _flash_part(q, *own, queries, level.packed, causal, scaling),
         ).to(q.dtype)
     return _merge_products(
-        _path_products(q, *before, grouped, path.keys, scaling),
+        _path_products(q, *before, grouped, scaling),
         _own_products(q, *own, level, queries, scaling),
     ).to(q.dtype)
 
@@ -242,11 +293,15 @@ class _Products(NamedTuple):
 
 
 def _path_products(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed, scaling: float | None
+    q: torch.Tensor,
+    k: Sequence[torch.Tensor],
+    v: Sequence[torch.Tensor],
+    queries: Packed,
+    scaling: float | None,
 ) -> _Products:
     """Each group's queries against all of the group's keys, as one matrix product per group and key head."""
     parts: list[_Products] = []
-    for qg, kg, vg in zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True):
+    for qg, kg, vg in zip(q.split(queries.lengths), k, v, strict=True):
         tokens, heads, size = qg.shape
         shared = heads // kg.shape[1]
         # Heads that share keys count as further queries of one head.

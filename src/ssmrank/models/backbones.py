@@ -134,6 +134,8 @@ def scored_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Ten
     architecture = architecture_of(backbone.config.model_type)
     if packed.prefix_levels is not None and not (architecture.causal and pooling == "last"):
         raise ValueError(f"{architecture.model_type} with pooling {pooling} cannot share the beginnings of sequences")
+    if packed.kept is not None and not (architecture.causal and pooling == "last"):
+        raise ValueError(f"{architecture.model_type} with pooling {pooling} keeps no states")
     if architecture.scored_token is None or pooling == "mean" or (architecture.causal and pooling == "first"):
         return pooled_forward(backbone, packed, pooling)
     return architecture.scored_token(backbone, packed, packed.first if pooling == "first" else packed.last)

@@ -58,4 +58,4 @@ def attended_token(
         k, _ = rotary(k, k, cos, sin, unsqueeze_dim=1)
         cos, sin = (part.index_select(0, wanted) for part in (cos, sin))
         q, _ = rotary(q, q, cos, sin, unsqueeze_dim=1)
-    return own.o_proj(last_attention(q, k, v, packed, own.scaling).flatten(1))
+    return own.o_proj(last_attention(q, k, v, packed, own.scaling, own.layer_idx).flatten(1))

@@ -23,6 +23,7 @@ from ssmrank.models.packing import Packed
 
 if TYPE_CHECKING:
     from ssmrank.kernels.mixers import mamba2 as triton_mamba2
+    from ssmrank.models.kept_states import Continuing
 
 
 def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
@@ -92,7 +93,7 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     width = mixer.intermediate_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
-        if packed.prefix_levels is None and _mamba1_runs_as_one(mixer, projected):
+        if _is_ordinary(packed) and _mamba1_runs_as_one(mixer, projected):
             return _mamba1_as_one(mixer, projected, packed)
         x, gate = projected.chunk(2, dim=-1)
     else:
@@ -109,9 +110,14 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
 
     tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
     if wanted is None:
-        return mixer.out_proj(_level_by_level(scan, (*tensors, gate), packed))
-    y = _level_by_level(scan, tensors, packed).index_select(0, wanted)
+        return mixer.out_proj(_scanned(mixer, scan, (*tensors, gate), packed))
+    y = _scanned(mixer, scan, tensors, packed).index_select(0, wanted)
     return mixer.out_proj(y * F.silu(project(mixer, hidden.index_select(0, wanted), slice(width, None))))
+
+
+def _is_ordinary(packed: Packed) -> bool:
+    """Whether each sequence is computed alone, from nothing, and its state is not wanted."""
+    return packed.prefix_levels is None and packed.kept is None
 
 
 def _mamba1_runs_as_one(mixer: Any, projected: Tensor) -> bool:
@@ -169,7 +175,7 @@ def mamba2_mixer(
     width, heads, states = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
     if wanted is None:
         projected = project(mixer, hidden, ALL)
-        if gate is mamba2_norm and packed.prefix_levels is None and _mamba2_runs_as_one(mixer, projected):
+        if gate is mamba2_norm and _is_ordinary(packed) and _mamba2_runs_as_one(mixer, projected):
             return _mamba2_as_one(mixer, projected, packed)
         z, xbc, step = projected.split([width, mixer.conv_dim, heads], dim=-1)
     else:
@@ -188,7 +194,7 @@ def mamba2_mixer(
         b.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
         c.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
     )
-    y = _level_by_level(scan, tensors, packed).flatten(1)
+    y = _scanned(mixer, scan, tensors, packed).flatten(1)
     if wanted is not None:
         y = y.index_select(0, wanted)
     return mixer.out_proj(gate(mixer, y, z))
@@ -276,11 +282,35 @@ def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
     filters = mixer.conv1d.weight.squeeze(1)
     history = None
     levels = packed.prefix_levels
+    if packed.kept is not None:
+        if not packed.kept.keeps:
+            return _convolve_on(mixer, filters, x, packed.kept)  # type: ignore[arg-type]
+        packed.kept.keep_tail(mixer.layer_idx, x, filters.shape[1])
     if levels is not None:
         if filters.shape[1] - 1 > levels.history.shape[1]:
             raise ValueError(f"{levels.history.shape[1]} tokens are kept for a filter of {filters.shape[1]} taps")
         history = levels.history[:, : filters.shape[1] - 1]
     return packed_causal_conv1d(x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history)
+
+
+def _convolve_on(mixer: Any, filters: Tensor, x: Tensor, kept: Continuing) -> Tensor:
+    """The convolution of sequences that continue kept prefixes."""
+    longer, starts, history = kept.convolution(mixer.layer_idx, x)
+    y = packed_causal_conv1d(longer, filters, mixer.conv1d.bias, starts, activation="silu", history=history)
+    return y[: x.shape[0]]
+
+
+def _scanned(mixer: Any, scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+    kept: Any = packed.kept
+    if kept is None:
+        return _level_by_level(scan, tensors, packed)
+    if kept.keeps:
+        y, final = scan(*tensors, cu_seqlens=packed.cu_seqlens, return_final_states=True)
+        kept.keep_scan(mixer.layer_idx, final)
+        return y
+    states, rows = kept.scan(mixer.layer_idx)
+    options = {"initial_states": states, "initial_index": rows, "longest": packed.longest}
+    return scan(*tensors, cu_seqlens=packed.cu_seqlens, **options)
 
 
 def _level_by_level(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from ssmrank.kernels.packing import sequence_index
 from ssmrank.models.length_grid import LengthGrid, length_grid, similar_lengths
+
+if TYPE_CHECKING:
+    from ssmrank.models.kept_states import KeptStates
 
 TILE = 64
 """How many tokens of short segments attention without FlashAttention takes at once."""
@@ -28,7 +31,8 @@ class Packed:
     each token's sequence; cu_seqlens: int64 [S + 1], the start of each sequence, then T; lengths: tokens of each
     sequence, on the host; memory: S sequences for cross attention (the encoder's, for a decoder); prefix_levels: set
     if some sequences are prefixes that others continue (`models.prefix_sharing`). Then position_ids count from the
-    start of the root. token_types: int64 [T], each token's type; None: all are 0.
+    start of the root. token_types: int64 [T], each token's type; None: all are 0. kept: set if the states of the
+    sequences are kept, or if the sequences continue prefixes whose states were kept (`models.kept_states`).
     """
 
     input_ids: torch.Tensor
@@ -39,6 +43,7 @@ class Packed:
     memory: Packed | None = None
     prefix_levels: PrefixLevels | None = None
     token_types: torch.Tensor | None = None
+    kept: KeptStates | None = None
 
     @property
     def first(self) -> torch.Tensor:

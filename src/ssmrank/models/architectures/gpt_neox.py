@@ -25,7 +25,7 @@ def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     q, k, v = joined.chunk(3, dim=-1)
     cos, sin = (part[0] for part in rotations)
     q, k = apply_rotary_pos_emb(q, k, cos, sin)
-    attended = own.dense(last_attention(q.index_select(0, wanted), k, v, packed, own.scaling).flatten(1))
+    attended = own.dense(last_attention(q.index_select(0, wanted), k, v, packed, own.scaling, own.layer_idx).flatten(1))
     residual = kept if layer.use_parallel_residual else kept + attended
     update = layer.mlp(layer.post_attention_layernorm(residual))
     return backbone.final_layer_norm(kept + attended + update)

@@ -32,7 +32,7 @@ def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
         query = kept
     size = (-1, own.head_dim)
     q, k, v = (x.unflatten(1, size) for x in (own.q_proj(query), own.k_proj(hidden), own.v_proj(hidden)))
-    kept = kept + own.out_proj(last_attention(q, k, v, packed, own.scaling).flatten(1))
+    kept = kept + own.out_proj(last_attention(q, k, v, packed, own.scaling, own.layer_idx).flatten(1))
     if not layer.do_layer_norm_before:
         kept = layer.self_attn_layer_norm(kept)
     inner = layer.final_layer_norm(kept) if layer.do_layer_norm_before else kept
