@@ -67,7 +67,8 @@ def packed_attention(
             raise ValueError("a batch with shared prefixes needs causal attention")
         return prefix_attention(q, k, v, packed, scaling)[None], None
     if packed.kept is not None:
-        return _kept_attention(q, k, v, packed, scaling, module.layer_idx)[None], None
+        layer: Any = module.layer_idx
+        return _kept_attention(q, k, v, packed, scaling, layer)[None], None
     return attend(q, k, v, packed, causal, scaling, sliding_window)[None], None
 
 

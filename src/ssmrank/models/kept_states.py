@@ -32,8 +32,8 @@ PROBE_TOKENS = 4
 class StateShapes:
     """The shapes of one prefix's state, by the number of the layer.
 
-    scans: of the scan's state; tails: of the convolution's last inputs, (tokens, channels); keys: of a token's keys, and
-    of its values, (heads, head size); key_dtype: theirs.
+    scans: of the scan's state; tails: of the convolution's last inputs, (tokens, channels); keys: of a token's keys,
+    and of its values, (heads, head size); key_dtype: theirs.
     """
 
     scans: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -101,8 +101,8 @@ class StatePool:
     """Memory for the states of prefixes, on the device of the model.
 
     States are numbered by slots. Those of scans and convolutions have the same size for every prefix. All slots of them
-    are one tensor, so that kernels read them in place. Memory that was never written to is not used. Keys and values are
-    a tensor for each prefix and layer.
+    are one tensor, so that kernels read them in place. On a CPU, memory that was never written to is not used. Keys and
+    values are a tensor for each prefix and layer.
 
     dtype: what states are stored in; None: as the model computes them, states of scans and convolutions in float32.
     slots: how many states of fixed size there is room for.
@@ -158,7 +158,10 @@ class StatePool:
         return replace(packed, kept=_Keeping(self, packed, slots))
 
     def continuing(self, packed: Packed, slots: Sequence[int]) -> Packed:
-        """A batch of sequences, on the device, that continue the prefixes in these slots; equal slots are neighbours."""
+        """A batch of sequences, on the device, that continue the prefixes in these slots.
+
+        Sequences of one slot must be neighbours.
+        """
         before = np.array([self._tokens[slot] for slot in slots], dtype=np.int64)
         shift = torch.from_numpy(np.repeat(before, packed.lengths)).to(self.device)
         return replace(
@@ -257,8 +260,8 @@ class Continuing(KeptStates):
         self._groups = np.diff(np.append(firsts, len(numbers)))
         self._slots = torch.from_numpy(numbers[firsts]).to(device)
         self._owners = torch.from_numpy(np.repeat(np.arange(len(firsts)), self._groups)).to(device)
-        # The loops for CPUs read float32 states in place. Where a kernel would copy all states, whatever sequences need,
-        # these are gathered first. Mamba-1's loops copy channels that do not fill vectors.
+        # The loops for CPUs read float32 states in place. Others would copy the states of all slots, so those that are
+        # needed are gathered first. So would Mamba-1's loops with channels that do not fill vectors.
         whole_vectors = len(pool._state) != 2 or pool._state[0] % LANES == 0
         self._in_place = pool._turned and pool.fixed_dtype == torch.float32 and whole_vectors
 

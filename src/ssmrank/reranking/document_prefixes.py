@@ -1,0 +1,134 @@
+"""Splits the sequence of a pair into the document's part, which others share, and the rest.
+
+The prefix ends after the document and what all queries begin with, ` query:`. If a document is cut, where it ends
+depends on the query's length. Its prefix then ends at a multiple of `CUT_STEP` tokens, so that queries of similar
+lengths share it, and the document's last tokens belong to the rest.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+
+from ssmrank.models.templates import Template
+
+CUT_STEP = 16
+"""Where prefixes of cut documents end. A longer step keeps fewer states, and makes sequences after them longer."""
+
+_REMEMBERED = 2**26
+"""Bytes of tokens that are remembered, so that a document is not tokenized again."""
+
+_ENTRY = 400
+"""Bytes that an entry takes beside its tokens."""
+
+
+class Prefix(NamedTuple):
+    """The beginning of a sequence, int32 ids; key: a digest of them."""
+
+    key: bytes
+    tokens: np.ndarray
+
+
+class SplitPair(NamedTuple):
+    """A pair's sequence: the prefix, and what follows, int32 ids of at least one token."""
+
+    prefix: Prefix
+    suffix: np.ndarray
+
+
+@dataclass
+class Document:
+    """A document's tokens, and the prefixes made of them.
+
+    tokens: the document side, at most `max_length` ids; prefixes: those that were made, by their parts' lengths.
+    """
+
+    tokens: np.ndarray
+    prefixes: dict[tuple[int, int], Prefix] = field(default_factory=dict)
+
+
+class PairSplitter:
+    """Makes the sequences that `Template.join` makes of texts, in two parts. It remembers documents' tokens.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self, template: Template, max_length: int) -> None:
+        self.template, self.max_length = template, max_length
+        self._before = np.array(template.before, dtype=np.int32)
+        self._after = np.array(template.after, dtype=np.int32)
+        self._separator = np.array(template.separator, dtype=np.int32)
+        # What queries that begin in different ways have in common.
+        sides = template.tokenize_queries(["a", "The", "1", "?", "", "é", "\n"])
+        self._head = _common_beginning(sides)
+        self._documents: OrderedDict[bytes, Document] = OrderedDict()
+        self._bytes = 0
+
+    def queries(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The query side of each text, int32 ids, cut as `Template.fit_queries` cuts it."""
+        names = [repr(text[:60]) for text in texts]
+        return self.template.fit_queries(self.template.tokenize_queries(texts), self.max_length, names)
+
+    def documents(self, texts: Sequence[str]) -> list[Document]:
+        """The document side of each text; texts that were seen are not tokenized again."""
+        keys = [_digest(text.encode()) for text in texts]
+        found = [self._documents.get(key) for key in keys]
+        new = [place for place, document in enumerate(found) if document is None]
+        sides = self.template.tokenize_documents([texts[place] for place in new])
+        for place, side in zip(new, sides, strict=True):
+            found[place] = self._documents[keys[place]] = Document(side[: self.max_length].copy())
+            self._bytes += _ENTRY + side[: self.max_length].nbytes
+        for key in keys:
+            self._documents.move_to_end(key)
+        while self._bytes > _REMEMBERED and len(self._documents) > len(keys):
+            _, document = self._documents.popitem(last=False)
+            self._bytes -= _ENTRY + document.tokens.nbytes
+            self._bytes -= sum(_ENTRY + prefix.tokens.nbytes for prefix in document.prefixes.values())
+        return [document for document in found if document is not None]
+
+    def split(self, query: np.ndarray, document: Document) -> SplitPair:
+        """The sequence of a query side and a document."""
+        room = self.template.room(len(query), self.max_length)
+        if len(document.tokens) <= room:
+            shared = len(self._head) if np.array_equal(query[: len(self._head)], self._head) else 0
+            prefix = self._prefix(document, len(document.tokens), shared)
+            return SplitPair(prefix, np.concatenate([query[shared:], self._after]))
+        kept = room - len(self._separator)
+        end = self._boundary(kept)
+        rest = document.tokens[end:kept]
+        return SplitPair(self._prefix(document, end, 0), np.concatenate([rest, self._separator, query, self._after]))
+
+    def longest_prefix(self, document: Document, query_tokens: int) -> Prefix:
+        """The prefix that queries of so many tokens have, without knowing them."""
+        room = self.template.room(query_tokens, self.max_length)
+        if len(document.tokens) <= room:
+            return self._prefix(document, len(document.tokens), len(self._head))
+        return self._prefix(document, self._boundary(room - len(self._separator)), 0)
+
+    def _boundary(self, kept: int) -> int:
+        """How many of a cut document's `kept` tokens belong to the prefix."""
+        end = (len(self._before) + kept) // CUT_STEP * CUT_STEP - len(self._before)
+        return end if end > 0 else kept
+
+    def _prefix(self, document: Document, end: int, shared: int) -> Prefix:
+        found = document.prefixes.get((end, shared))
+        if found is None:
+            tokens = np.concatenate([self._before, document.tokens[:end], self._head[:shared]])
+            found = document.prefixes[end, shared] = Prefix(_digest(tokens.tobytes()), tokens)
+            self._bytes += _ENTRY + tokens.nbytes
+        return found
+
+
+def _common_beginning(sides: list[np.ndarray]) -> np.ndarray:
+    shortest = min(map(len, sides))
+    same = (np.stack([side[:shortest] for side in sides]) == sides[0][:shortest]).all(0)
+    return sides[0][: shortest if same.all() else int(same.argmin())]
+
+
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
