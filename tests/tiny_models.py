@@ -37,6 +37,21 @@ _GRANITE = {
     "residual_multiplier": 0.4,
 }
 
+_FALCON = {
+    **_HYBRID,
+    "num_hidden_layers": 2,
+    "mamba_d_ssm": 48,
+    "mamba_n_heads": 3,
+    "embedding_multiplier": 3.0,
+    "mlp_multipliers": [0.9, 0.4],
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 1.5,
+    "attention_out_multiplier": 0.9,
+    "ssm_multipliers": [0.35, 0.5, 1.2, 0.7, 0.8],
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.6,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -121,6 +136,21 @@ _CONFIGS = {
         "mamba_n_heads": 2,
         "mamba_d_head": 64,
         "mamba_d_state": 64,
+    },
+    "falcon_h1": _FALCON,
+    "falcon_h1-normed": {
+        **_FALCON,
+        "model_type": "falcon_h1",
+        "mamba_rms_norm": True,
+        "mamba_norm_before_gate": False,
+        "mamba_proj_bias": True,
+        "mamba_n_groups": 3,
+    },
+    "falcon_h1-norm-first": {
+        **_FALCON,
+        "model_type": "falcon_h1",
+        "mamba_rms_norm": True,
+        "mamba_norm_before_gate": True,
     },
     "granitemoehybrid": {
         **_HYBRID,

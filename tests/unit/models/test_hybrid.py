@@ -48,10 +48,11 @@ KINDS: dict[str, dict[str, Any]] = {
 def model(kind: str, **changes: Any) -> Any:
     """A random model whose norms have weights and whose states last."""
     torch.manual_seed(1)
-    backbone = random_backbone(AutoConfig.for_model(kind, **(SIZES | KINDS[kind] | changes))).eval()
+    backbone = random_backbone(AutoConfig.for_model(kind, **(SIZES | KINDS.get(kind, {}) | changes))).eval()
     with torch.no_grad():
         for mixer in mixers(backbone):
-            mixer.norm.weight.copy_(1 + torch.randn_like(mixer.norm.weight) / 4)
+            for weight in mixer.norm.parameters():
+                weight.copy_(1 + torch.randn_like(weight) / 4)
             mixer.dt_bias.uniform_(-4, 0)
     return backbone
 
@@ -89,6 +90,31 @@ def test_a_prepared_model_is_the_same_function(kind: str, monkeypatch: pytest.Mo
             assert relative(scored_forward(prepared, batch, "last"), exact) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mamba_proj_bias": True},
+        {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
+        {"mamba_rms_norm": True, "mamba_norm_before_gate": True},
+    ],
+)
+def test_multipliers_become_part_of_a_projection_once(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "mamba2_gates_on", lambda *values: True)
+    multipliers = {"ssm_in_multiplier": 0.7, "ssm_multipliers": [0.3, 0.5, 1.2, 0.7, 0.8]}
+    backbone = model("falcon_h1", num_hidden_layers=2, mamba_d_ssm=512, **multipliers, **changes)
+    prepared = copy.deepcopy(backbone)
+    architecture_of("falcon_h1").prepare(prepared)
+    assert not torch.equal(mixers(prepared)[0].in_proj.weight, mixers(backbone)[0].in_proj.weight)
+    kept = copy.deepcopy(prepared.state_dict())
+    architecture_of("falcon_h1").prepare(prepared)
+    assert all(map(torch.equal, kept.values(), prepared.state_dict().values()))
+    for batch in batches():
+        with torch.inference_mode():
+            exact = scored_forward(backbone, batch, "last")
+            assert relative(scored_forward(prepared, batch, "last"), exact) < 1e-5
+
+
 def test_rows_are_scaled_in_place() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, squares = torch.randn(5, 16, generator=generator).bfloat16(), torch.rand(3, 5, generator=generator)
@@ -105,6 +131,7 @@ def test_rows_are_scaled_in_place() -> None:
         ("granitemoehybrid", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
         ("bamba", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
         ("bamba", {"hidden_act": "gelu"}, "activation gelu"),
+        ("falcon_h1", {"mamba_d_ssm": 512, "time_step_limit": (0.0, 0.1)}, "time_step_limit"),
     ],
 )
 def test_what_is_not_supported_is_one_line(kind: str, changes: dict[str, Any], message: str) -> None:

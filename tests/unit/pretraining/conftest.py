@@ -62,6 +62,7 @@ _USUAL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "
 _HYBRID = {**_USUAL, "num_key_value_heads": 1, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16}
 _CONFIGS = {
     "bamba": {**_HYBRID, "attn_layer_indices": [1]},
+    "falcon_h1": {**_HYBRID, "mamba_d_ssm": 48, "mamba_n_heads": 3, "ssm_multipliers": [0.5, 0.8, 1.2, 0.7, 0.8]},
     "granitemoehybrid": {
         **_HYBRID,
         "num_local_experts": 0,

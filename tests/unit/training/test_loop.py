@@ -15,7 +15,7 @@ from ssmrank.training.state import TrainingState
 from tiny_models import kind_of
 
 CPU = torch.device("cpu")
-LIKE_OTHERS = {"bart", "electra", "granitemoehybrid", "llama", "roberta"}
+LIKE_OTHERS = {"bart", "electra", "falcon_h1", "granitemoehybrid", "llama", "roberta"}
 """Architectures whose training is like others' and whose gradients are tested elsewhere; training is slow."""
 
 
