@@ -17,7 +17,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
@@ -29,6 +30,7 @@ from ssmrank.errors import UserError, reason_of
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.model_files import PROVENANCE_FILES
 from ssmrank.io.pairs import Pairs, pairs_of
+from ssmrank.io.sizes import parse_bytes
 from ssmrank.io.trec import Run, sort_ranking
 from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.card import CARD_FILE, Scores, model_card
@@ -37,6 +39,7 @@ from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker as Model
 from ssmrank.models.reranker import RerankerSettings, load_reranker, stored_precision
 from ssmrank.models.upload import upload
+from ssmrank.reranking.document_states import StateScorer
 from ssmrank.reranking.engine import PassageWindows, check_scores, plan_work, scores_of_pairs
 from ssmrank.reranking.scoring import Scorer
 
@@ -67,13 +70,22 @@ class Reranker:
     """
 
     def __init__(
-        self, folder: Path, device: torch.device, precision: Precision, token_budget: int, name: str | None = None
+        self,
+        folder: Path,
+        device: torch.device,
+        precision: Precision,
+        token_budget: int,
+        name: str | None = None,
+        state_cache: int | None = None,
     ) -> None:
         self._folder, self._name = folder, name or str(folder)
         self.device, self.precision = device, precision
         self.token_budget = token_budget
         self._scorer = Scorer(load_reranker(folder), precision, device)
         self._called = False
+        self.document_states: StateScorer | None = None
+        if state_cache:
+            self.document_states = StateScorer(self._scorer, token_budget, state_cache, name=self._name)
 
     @classmethod
     def from_pretrained(
@@ -84,21 +96,25 @@ class Reranker:
         precision: Literal["auto"] | Precision = "auto",
         revision: str | None = None,
         token_budget: int = 16384,
+        state_cache: int | str = 0,
     ) -> Reranker:
         """A reranker from a folder that `ssmrank train` wrote, or from a repository of the Hugging Face hub.
 
         device: torch's name of it; "auto" is a GPU if there is one. precision: "auto" is bf16 if the device has
         instructions for it, else fp32. revision: that of the repository. token_budget: the most tokens in one forward
-        pass; a larger budget takes more memory. Raises UserError if there is no such model or it is damaged.
+        pass; a larger budget takes more memory. state_cache: bytes, such as "2GB", for the states of documents, which
+        `score` and `rank` keep: a document that is given again, to any call, costs only its query's tokens; 0: none
+        are kept. Raises UserError if there is no such model or it is damaged.
         """
         if precision not in ("auto", *get_args(Precision)):
             raise UserError(f"precision {precision}: give auto, {', '.join(get_args(Precision))}")
         if token_budget < 1:
             raise UserError(f"token_budget {token_budget}: give at least one token, such as 16384")
+        cache = parse_bytes(state_cache, "state_cache")
         folder = _folder_of(model, revision)
         place = default_device() if device == "auto" else _device(device)
         with quiet_transformers():
-            return cls(folder, place, resolve_precision(precision, place), token_budget, os.fspath(model))
+            return cls(folder, place, resolve_precision(precision, place), token_budget, os.fspath(model), cache)
 
     @property
     def settings(self) -> RerankerSettings:
@@ -121,15 +137,20 @@ class Reranker:
         """Scores of the documents for the query, in the order given; higher is more relevant.
 
         Equal documents get equal scores. A document that is too long is cut; with `passages` its score is that of its
-        best window (MaxP). A query that leaves no room for a document is cut to half of the longest input. Raises
-        UserError if `query` or one of `documents` is no text.
+        best window (MaxP). A query that leaves no room for a document is cut to half of the longest input. With
+        `state_cache` and without `passages`, documents of earlier calls are not computed again. Raises UserError if
+        `query` or one of `documents` is no text.
         """
         texts = _texts(query, documents)
+        if self.document_states is not None and passages is None and texts:
+            with self._first_call():
+                pairs = [(query, text) for text in texts]
+                return [pair.score for pair in self.document_states.score(pairs, progress)]
         # A text that is given twice is scored once: the other sequences of a batch decide the last bits of a score.
         ids = {text: str(number) for number, text in enumerate(dict.fromkeys(texts))}
-        pairs = Pairs.of(("query", id) for id in ids.values())
+        asked = Pairs.of(("query", id) for id in ids.values())
         by_id = {id: text for text, id in ids.items()}
-        scores = self._scored(pairs, {"query": query}, by_id, passages, progress).tolist()
+        scores = self._scored(asked, {"query": query}, by_id, passages, progress).tolist()
         return [scores[int(ids[text])] for text in texts]
 
     def rank(
@@ -262,6 +283,17 @@ class Reranker:
                 shutil.copyfile(self._folder / name, folder / name)
         (folder / CARD_FILE).write_text(model_card(self._folder, model, scores, license), encoding="utf-8")
 
+    @contextmanager
+    def _first_call(self) -> Iterator[None]:
+        """Logs around a first call what takes longer in it."""
+        first, began = not self._called, time.perf_counter()
+        if first:
+            _say_first_call(self.device)
+        yield
+        if first:
+            self._called = True
+            log.info("first call: done after %.1f s", time.perf_counter() - began)
+
     def _scored(
         self,
         pairs: Pairs,
@@ -278,17 +310,13 @@ class Reranker:
         tokens = dict(zip(pairs.documents, sides, strict=True))
         work = plan_work(self.model, pairs, queries, tokens, self.token_budget, passages)
         found = np.full(len(work.sequences), np.nan, dtype=np.float32)
-        began, done = time.perf_counter(), 0
-        if not self._called:
-            _say_first_call(self.device)
-        for batch in self._scorer.run(enumerate(work.batches)):
-            found[batch.pairs] = batch.scores
-            done += len(batch.pairs)
-            if progress is not None:
-                progress(done * len(pairs) // len(work.sequences), len(pairs))
-        if not self._called:
-            self._called = True
-            log.info("first call: done after %.1f s", time.perf_counter() - began)
+        done = 0
+        with self._first_call():
+            for batch in self._scorer.run(enumerate(work.batches)):
+                found[batch.pairs] = batch.scores
+                done += len(batch.pairs)
+                if progress is not None:
+                    progress(done * len(pairs) // len(work.sequences), len(pairs))
         scores = scores_of_pairs(work, found)
         check_scores(pairs, scores)
         return scores

@@ -213,3 +213,37 @@ def test_objects_in_a_shell_keep_their_keys(folder, reranker, tmp_path, capsys):
     file.write_text('{"text": "a"}\n{"body": "b"}\n')
     assert main(words(folder, str(file))) == 2
     assert f'error: {file}:2: has no "text"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mini", ["mamba1", "mamba2", "llama", "opt"])
+def test_kept_states_change_no_score(root, mini):
+    plain = Reranker.from_pretrained(root / "models/minis" / mini, precision="fp32")
+    keeping = Reranker.from_pretrained(root / "models/minis" / mini, precision="fp32", state_cache="100MB")
+    for query in (*QUERIES.values(), "fish " * 300):
+        assert keeping.score(query, DOCUMENTS) == pytest.approx(plain.score(query, DOCUMENTS), abs=1e-5)
+        assert [ranked.index for ranked in keeping.rank(query, DOCUMENTS)] == [
+            ranked.index for ranked in plain.rank(query, DOCUMENTS)
+        ]
+    stats = keeping.document_states.stats()
+    # The longest document is cut. It ends elsewhere beside the query that is cut as well.
+    assert (stats.misses, stats.states) == (len(DOCUMENTS) + 1, len(DOCUMENTS) + 1)
+    assert stats.hits == 8 * len(DOCUMENTS) - stats.misses
+    windows = PassageWindows(64, 32)
+    assert keeping.score(QUERY, DOCUMENTS, passages=windows) == plain.score(QUERY, DOCUMENTS, passages=windows)
+    assert keeping.score(QUERY, []) == []
+
+
+def test_progress_with_kept_states(root):
+    folder, calls = root / "models/minis/mamba2", []
+    keeping = Reranker.from_pretrained(folder, precision="fp32", state_cache="100MB", token_budget=64)
+    keeping.score(QUERY, DOCUMENTS, progress=lambda *call: calls.append(call))
+    assert calls[-1] == (len(DOCUMENTS), len(DOCUMENTS))
+    assert len(calls) > 1
+    assert calls == sorted(calls)
+
+
+def test_a_state_cache_that_is_no_size(root):
+    with pytest.raises(UserError, match="state_cache 'much': is no size"):
+        Reranker.from_pretrained(root / "models/minis/mamba2", state_cache="much")
+    with pytest.raises(UserError, match="state_cache 1 KB: has no room for one document's state"):
+        Reranker.from_pretrained(root / "models/minis/mamba2", state_cache="1KB")

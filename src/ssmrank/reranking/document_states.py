@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,9 @@ _STATE_TOKENS = 24
 
 _KEY_TOKENS = 8
 """The tokens of a prefix whose keys and values stand for one token of a batch."""
+
+
+Progress = Callable[[int, int], None]
 
 
 class PairScore(NamedTuple):
@@ -101,8 +104,10 @@ class StateScorer:
         """Whether states are kept."""
         return self._cache is not None
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[PairScore]:
+    def score(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[PairScore]:
         """Scores of (query, document) texts, in the order given.
+
+        progress: called after each batch with the number of different pairs scored so far and the number of all.
 
         The documents of all queries share their states, and equal pairs are scored once. Too long documents and queries
         are cut as `ssmrank.Reranker.score` does. Raises UserError if a text is half of a surrogate pair, and if a score
@@ -115,18 +120,19 @@ class StateScorer:
             sides = self._sides(list(unique))
             split = [] if self._cache is None else [self._splitter.split(*pair) for pair in sides]
         with self._computing:
-            scores, cached = self._whole(sides) if self._cache is None else self._scored(split)
+            report = progress or _nothing
+            scores, cached = self._whole(sides, report) if self._cache is None else self._scored(split, report)
         odd = np.flatnonzero(~np.isfinite(scores))
         if len(odd):
             raise UserError(f"the score of {len(odd)} of {len(scores)} pairs is NaN or infinite; set precision fp32")
         found = [PairScore(*scored) for scored in zip(scores.tolist(), cached.tolist(), strict=True)]
         return [found[unique[pair]] for pair in pairs]
 
-    def stats(self) -> StateStats:
-        """The stats so far."""
+    def stats(self) -> StateStats | None:
+        """The stats so far; None if no states are kept."""
         cache = self._cache
         if cache is None:
-            return self._stats
+            return None
         return replace(self._stats, evictions=cache.evictions, states=len(cache), bytes=cache.bytes)
 
     def _sides(self, pairs: list[tuple[str, str]]) -> list[tuple[np.ndarray, Document]]:
@@ -139,7 +145,8 @@ class StateScorer:
             raise UserError("a text has half of a surrogate pair; decode it again") from error
         return [(asked[queries[query]], sides[documents[text]]) for query, text in pairs]
 
-    def _whole(self, sides: list[tuple[np.ndarray, Document]]) -> tuple[np.ndarray, np.ndarray]:
+    def _whole(self, sides: list[tuple[np.ndarray, Document]], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+        done = 0
         template, max_length = self._scorer.reranker.template, self._scorer.reranker.settings.max_length
         sequences = [template.join(query, document.tokens, max_length) for query, document in sides]
         scores = np.empty(len(sides), dtype=np.float32)
@@ -147,9 +154,11 @@ class StateScorer:
             packed = pack([sequences[place] for place in batch.tolist()])
             with torch.inference_mode(), autocast(self._scorer.precision, self._scorer.device):
                 scores[batch] = self._scorer.reranker.scores(moved(packed, self._scorer.device)).cpu().numpy()
+            done += len(batch)
+            progress(done, len(sides))
         return scores, np.zeros(len(sides), dtype=bool)
 
-    def _scored(self, split: list[SplitPair]) -> tuple[np.ndarray, np.ndarray]:
+    def _scored(self, split: list[SplitPair], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         cache = self._cache
         assert cache is not None
         owners: dict[bytes, list[int]] = {}
@@ -162,11 +171,13 @@ class StateScorer:
             hits=self._stats.hits + len(there),
             misses=self._stats.misses + len(prefixes) - len(there),
         )
-        scores = np.empty(len(split), dtype=np.float32)
+        scores, done = np.empty(len(split), dtype=np.float32), 0
         for wave in cache.waves(prefixes):
             self._make_ready([prefix for prefix in wave if prefix.key not in cache], wave)
             for batch in self._batches(split, [place for prefix in wave for place in owners[prefix.key]]):
                 scores[batch] = self._continued([split[place] for place in batch])
+                done += len(batch)
+                progress(done, len(split))
         return scores, np.array([pair.prefix.key in there for pair in split])
 
     def _make_ready(self, missing: list[Prefix], wave: list[Prefix]) -> None:
@@ -217,6 +228,10 @@ class StateScorer:
         with torch.inference_mode(), autocast(self._scorer.precision, device):
             packed = moved(pack([pair.suffix for pair in pairs]), device)
             return self._scorer.reranker.scores(cache.pool.continuing(packed, slots)).cpu().numpy()
+
+
+def _nothing(done: int, count: int) -> None:
+    """Reports no progress."""
 
 
 def keeps_states(scorer: Scorer) -> bool:
