@@ -4,112 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from browsers import Browser, answers, browser_in, free_port, needs_browser, start, stop, wait_for
 from ssmrank.tracking import first_stage, track
 from ssmrank.tracking.store import deliver
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
+pytestmark = [pytest.mark.slow, needs_browser]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver"),
-]
-
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=2000,1000",
-]
 EXPERIMENT = "ssmrank-tests"
 NDCG = {"minilm": 0.488, "opt-mini": 0.325, "mamba2-mini": 0.312}
-
-
-class Browser:
-    """The commands of the WebDriver protocol (W3C) that the tests need."""
-
-    def __init__(self, address: str, profile: Path) -> None:
-        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
-        self.session = address
-        self.session += f"/session/{self._send('POST', '/session', wanted)['sessionId']}"
-
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.session + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, url: str) -> None:
-        self._send("POST", "/url", {"url": url})
-
-    def text(self) -> str:
-        script = "return document.body ? document.body.innerText : ''"
-        return self._send("POST", "/execute/sync", {"script": script, "args": []})
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(b64decode(self._send("GET", "/screenshot")))
-
-    def close(self) -> None:
-        self._send("DELETE", "")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(ready: Callable[[], bool], what: str, seconds: int = 180) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, f"{what}: not ready after {seconds} s"
-        time.sleep(0.3)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def start(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
-    with log.open("w") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
-
-
-def stop(process: subprocess.Popen) -> None:
-    """Ends the process and its children."""
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, signal_number)
-            process.wait(timeout=20)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
 
 
 @pytest.fixture(scope="module")
@@ -155,17 +65,8 @@ def page(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    port = free_port()
-    folder = tmp_path_factory.mktemp("browser")
-    driver = start([str(CHROMEDRIVER), f"--port={port}"], folder / "log")
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(f"{address}/status"), "chromedriver")
-        browser = Browser(address, folder / "profile")
+    with browser_in(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
-        browser.close()
-    finally:
-        stop(driver)
 
 
 def experiment_and_runs(uri: str) -> tuple[str, dict[str, str]]:
