@@ -39,6 +39,7 @@ from ssmrank.serving.forms import (
 )
 from ssmrank.serving.lengths import Truncation
 from ssmrank.serving.metrics import Metrics
+from ssmrank.serving.page_headers import page_headers
 from ssmrank.serving.problems import Problem, Refusal, response_of
 from ssmrank.serving.record import Record, RequestLog, record_of
 from ssmrank.serving.reference import reference_page
@@ -49,14 +50,6 @@ log = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
 """The status that is recorded for a client that did not wait for its answer. Nobody receives it."""
-
-_PAGE_HEADERS = {
-    # Whatever a page contains, it loads nothing from elsewhere and sends nothing there.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 _Scope = MutableMapping[str, Any]
 _Message = MutableMapping[str, Any]
@@ -164,14 +157,13 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(reference_page(app.openapi()), headers=_PAGE_HEADERS)
+        html = reference_page(app.openapi())
+        return HTMLResponse(html, headers=page_headers(html))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        file = files("ssmrank.serving") / "page.html"
-        if not file.is_file():
-            raise Refusal(Problem.NOT_FOUND, "this build has no page; /docs lists the paths")
-        return HTMLResponse(file.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
+        html = (files("ssmrank.serving") / "page.html").read_text(encoding="utf-8")
+        return HTMLResponse(html, headers=page_headers(html))
 
 
 def sigmoid(score: float) -> float:
