@@ -43,7 +43,16 @@ class ServerProcess:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self._folder / "stdout").read_text().splitlines()]
+        return [json.loads(line) for line in (self._folder / "stdout").read_text().split("\n")[:-1]]
+
+    def line_of(self, reply: Reply) -> dict[str, Any]:
+        """The line of a request. It is written after the answer, so this waits for it."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            if found := [line for line in self.lines if line["id"] == reply.headers["x-request-id"]]:
+                return found[0]
+            time.sleep(0.02)
+        raise AssertionError(f"no line of {reply.headers['x-request-id']}")
 
     @property
     def said(self) -> str:

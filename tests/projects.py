@@ -144,7 +144,7 @@ ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels",
 NOT_QUICK = (
     *("chaos", "unit/kernels", "unit/pretraining", "unit/models/test_backbones.py", "unit/models/test_minis.py"),
     *("unit/reranking/test_reuse_on_nfcorpus.py", "unit/retrieval/test_bm25.py", "unit/training/test_parallel.py"),
-    "workflow/test_provenance.py",
+    *("unit/serving/test_busy.py", "unit/serving/test_limits.py", "workflow/test_provenance.py"),
 )
 """What takes long as a whole."""
 

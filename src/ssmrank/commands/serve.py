@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
@@ -12,8 +13,13 @@ from ssmrank.io.files import read_text
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.serving.settings import ServerSettings
 
+log = logging.getLogger(__name__)
+
 KEY = "SSMRANK_API_KEY"
 """Environment variable with the key that clients have to send."""
+
+_PACKAGES = frozenset({"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"})
+"""What the extra `serve` installs."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +61,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
-    from ssmrank.serving.record import RequestLog
-    from ssmrank.serving.scorers import PlainScorer
-    from ssmrank.serving.server import bind, serve
-    from ssmrank.serving.service import Service
-
     settings = _settings(arguments)
+    try:
+        from ssmrank.serving.record import RequestLog
+        from ssmrank.serving.scorers import PlainScorer
+        from ssmrank.serving.server import bind, is_local, serve
+        from ssmrank.serving.service import Service
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        raise UserError(f"{error.name} is not installed; pip install 'ssmrank[serve]'") from error
+
     listener = bind(arguments.host, arguments.port)
+    if settings.api_key is None and not is_local(listener):
+        log.warning("other machines can use this server without an API key; set %s, or leave out --host", KEY)
     limit_tokenizer_threads()
     reranker = Reranker.from_pretrained(
         arguments.model,
@@ -71,7 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     scorer = PlainScorer(reranker)
     scorer.score([("a query", "a text"), ("another", "a text")])  # compiles kernels before the first client waits
-    name = arguments.name or Path(arguments.model).resolve().name
+    folder = Path(arguments.model)
+    name = arguments.name or (folder.resolve().name if folder.is_dir() else arguments.model)
     serve(Service(reranker, scorer, name, settings), listener, RequestLog())
 
 
@@ -79,6 +93,8 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
     for name in ("max_bytes", "max_documents", "max_requests", "max_connections", "batch_tokens"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give at least 1")
+    if not 0 <= arguments.port <= 65535:
+        raise UserError(f"--port {arguments.port}: give a number from 0 to 65535")
     for name, least in (("timeout", 0.001), ("window", 0), ("grace", 0)):
         if not least <= getattr(arguments, name) <= 86400:
             raise UserError(f"--{name} {getattr(arguments, name):g}: give seconds from {least:g} to 86400")

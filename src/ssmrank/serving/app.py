@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -10,15 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files
 from typing import Any
 
-try:
-    from fastapi import FastAPI
-except ModuleNotFoundError as error:
-    if error.name != "fastapi":
-        raise
-    from ssmrank.errors import UserError
-
-    raise UserError("FastAPI is not installed; pip install 'ssmrank[serve]'") from error
-
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -26,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ssmrank import __version__
-from ssmrank.serving.bodies import Form, check_text, read_form
+from ssmrank.serving.bodies import Form, check_text
 from ssmrank.serving.forms import (
     CohereError,
     CohereRequest,
@@ -65,6 +58,7 @@ def create_app(service: Service, request_log: RequestLog) -> FastAPI:
         description=f"Ranks texts for a query with {service.name}.",
         docs_url=None,  # FastAPI's own page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     _add_tei(app, service)
     _add_cohere(app, service)
@@ -141,6 +135,7 @@ def _add_cohere(app: FastAPI, service: Service) -> None:
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether requests are taken", response_model=None, responses={503: {"model": TeiError}})
     async def health() -> Response:
         service.check_open()
@@ -177,7 +172,7 @@ def sigmoid(score: float) -> float:
 async def _read(service: Service, request: Request, form: type[Form]) -> Form:
     _check_key(service.settings, request)
     service.check_open()
-    return await read_form(request, form, service.settings.max_bytes, service.settings.timeout)
+    return await service.bodies.read(request, form)
 
 
 def _check_key(settings: ServerSettings, request: Request) -> None:
@@ -211,7 +206,6 @@ async def _ranked(
 def _times(request: Request, answer: Answer) -> dict[str, str]:
     """TEI's headers, in milliseconds, and how many documents were found in the cache."""
     return {
-        "X-Request-Id": record_of(request.scope).id,
         "X-Total-Time": f"{1000 * record_of(request.scope).seconds:.1f}",
         "X-Queue-Time": f"{1000 * answer.queued:.1f}",
         "X-Inference-Time": f"{1000 * answer.computed:.1f}",
@@ -276,7 +270,7 @@ async def _not_routed(request: Request, error: Exception) -> Response:
 
 
 class _Recorded:
-    """Records each request, and answers with one line if a route fails."""
+    """Records each request under an id that its answer has, and answers with one line if a route fails."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], metrics: Metrics, request_log: RequestLog) -> None:
         self._app, self._metrics, self._log = app, metrics, request_log
@@ -297,15 +291,21 @@ class _Recorded:
             nonlocal started
             if message["type"] == "http.response.start":
                 record.status, started = message["status"], True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
             await send(message)
 
         try:
             await self._app(scope, receiving, sending)
         except ClientDisconnect:
             record.status, record.problem = _CLIENT_GONE, "client_gone"
+        except asyncio.CancelledError:  # the server ends
+            record.problem = Problem.UNHEALTHY.name.lower()
+            if not started:
+                status, body = response_of(Problem.UNHEALTHY, "the server has stopped; try another", scope["path"])
+                await _json(body, status)(scope, receive, sending)
         except Exception as error:
             log.error("a route failed", exc_info=error)
-            record.problem = "defect"
+            record.problem = Problem.DEFECT.name.lower()
             if not started:
                 status, body = response_of(Problem.DEFECT, "the server failed; its log says more", scope["path"])
                 await _json(body, status)(scope, receive, sending)

@@ -79,6 +79,13 @@ class Ticket:
         return sum(self.costs[self.taken :])
 
 
+Part = tuple[Ticket, list[int]]
+"""Pairs of a request that are in one batch."""
+
+Outcome = tuple[Ticket, Sequence[PairScore] | Exception]
+"""What became of a part: the scores of its pairs, or why there are none."""
+
+
 class Batcher:
     """A queue of requests and the thread that empties it.
 
@@ -103,13 +110,16 @@ class Batcher:
         """Starts the thread."""
         self._thread.start()
 
-    def stop(self, seconds: float) -> bool:
-        """Fails the requests that still wait, and waits for the batch that runs. Returns whether the thread ended."""
+    def abandon(self) -> None:
+        """Fails the requests that still wait with Stopped. The batch that runs is finished."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+
+    def join(self, seconds: float) -> None:
+        """Waits for the batch that runs, for a while."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
 
     @property
     def alive(self) -> bool:
@@ -151,16 +161,21 @@ class Batcher:
             began = time.perf_counter()
             for ticket, _ in batch:
                 ticket.began = ticket.began or began
-            cached = self._compute(batch)
-            seconds = time.perf_counter() - began
-            pairs = sum(len(places) for _, places in batch)
-            tokens = sum(ticket.costs[place] for ticket, places in batch for place in places)
-            self._seconds_per_token += 0.2 * (seconds / max(1, tokens) - self._seconds_per_token)
-            self._on_batch(BatchRecord(pairs, cached, len(batch), seconds))
-            del batch  # its texts must not live until the next request comes
+            found = self._computed(batch)
+            self._record(batch, found, time.perf_counter() - began)
+            for ticket, scores in found:
+                self._deliver(ticket, scores)
+            del batch, found, ticket, scores  # their texts must not live until the next request comes
 
-    def _next(self) -> list[tuple[Ticket, list[int]]] | None:
-        """The next batch; waits for one. None after `stop`."""
+    def _record(self, batch: list[Part], found: list[Outcome], seconds: float) -> None:
+        tokens = sum(ticket.costs[place] for ticket, places in batch for place in places)
+        now = seconds / max(1, tokens)
+        self._seconds_per_token += 0.2 * (now - self._seconds_per_token) if self._seconds_per_token else now
+        scores = [score for _, part in found if not isinstance(part, Exception) for score in part]
+        self._on_batch(BatchRecord(len(scores), sum(score.cached for score in scores), len(batch), seconds))
+
+    def _next(self) -> list[Part] | None:
+        """The next batch; waits for one. None after `abandon`."""
         with self._changed:
             if not self._waiting:
                 self._changed.wait_for(lambda: self._waiting or self._stopping)
@@ -176,7 +191,7 @@ class Batcher:
     def _full(self) -> bool:
         return self._stopping or sum(ticket.cost_left for ticket in self._waiting) >= self._budget
 
-    def _filled(self) -> list[tuple[Ticket, list[int]]]:
+    def _filled(self) -> list[Part]:
         """A batch with equal shares of the requests that wait, in tokens; what one does not use goes to the others."""
         self._waiting = [ticket for ticket in self._waiting if not ticket.future.cancelled()]
         taken: dict[Ticket, list[int]] = {}
@@ -195,27 +210,28 @@ class Batcher:
         self._waiting = [t for t in unfinished if t not in taken] + [t for t in unfinished if t in taken]
         return list(taken.items())
 
-    def _compute(self, batch: list[tuple[Ticket, list[int]]]) -> int:
-        """Computes a batch, or its requests one by one if that fails; returns the pairs whose documents were found."""
-        if not batch:
-            return 0
+    def _computed(self, batch: list[Part]) -> list[Outcome]:
+        """The scores of a batch. If it fails, its requests are computed one by one, to find the one at fault."""
         pairs = [(ticket.query, ticket.documents[place]) for ticket, places in batch for place in places]
         try:
             found = self._scorer.score(pairs)
         except Exception as error:
             if len(batch) > 1:
-                return sum(self._compute([part]) for part in batch)
-            self._give_up(batch[0][0], error)
-            return 0
+                return [outcome for part in batch for outcome in self._computed([part])]
+            return [(batch[0][0], error)]
+        outcomes: list[Outcome] = []
         done = 0
         for ticket, places in batch:
-            ticket.scores.extend(found[done : done + len(places)])
+            outcomes.append((ticket, found[done : done + len(places)]))
             done += len(places)
-            self._finish(ticket)
-        return sum(score.cached for score in found)
+        return outcomes
 
-    def _finish(self, ticket: Ticket) -> None:
-        if not all(isfinite(score.score) for score in ticket.scores):
+    def _deliver(self, ticket: Ticket, found: Sequence[PairScore] | Exception) -> None:
+        if isinstance(found, Exception):
+            self._give_up(ticket, found)
+            return
+        ticket.scores.extend(found)
+        if not all(isfinite(score.score) for score in found):
             self._give_up(ticket, UserError("a score is not finite; serve the model with --precision fp32"))
         elif len(ticket.scores) == len(ticket.documents):
             began = ticket.began or ticket.submitted

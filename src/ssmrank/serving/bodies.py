@@ -23,10 +23,56 @@ A client that still sends when its connection closes does not see the answer.
 """
 
 
-async def read_form(request: Request, form: type[Form], max_bytes: int, seconds: float) -> Form:
-    """The body of a request, validated. Raises Refusal, or ClientDisconnect."""
-    _check_headers(request)
-    body = await _body(request, max_bytes, seconds)
+class Bodies:
+    """Reads bodies, of all requests together at most `max_buffered` bytes at a time.
+
+    max_bytes: of one body; seconds: how long a body may take.
+    """
+
+    def __init__(self, max_bytes: int, max_buffered: int, seconds: float) -> None:
+        self._max_bytes, self._max_buffered, self._seconds = max_bytes, max_buffered, seconds
+        self._buffered = 0
+
+    async def read(self, request: Request, form: type[Form]) -> Form:
+        """The body of a request, validated. Raises Refusal, or ClientDisconnect."""
+        _check_headers(request)
+        return validated(form, parsed(await self._body(request)))
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._seconds):
+                announced = request.headers.get("content-length", "")
+                if announced.isdecimal() and int(announced) > self._max_bytes:
+                    if "expect" not in request.headers:  # otherwise the client waits for leave to send it
+                        await _discard(request)
+                    raise _too_large(self._max_bytes)
+                async for chunk in request.stream():
+                    body += chunk
+                    self._buffered += len(chunk)
+                    await self._check(request, body)
+        except TimeoutError:
+            message = f"body: not complete after {self._seconds:g} seconds; send it faster"
+            raise Refusal(Problem.SLOW, message) from None
+        finally:
+            self._buffered -= len(body)
+        return bytes(body)
+
+    async def _check(self, request: Request, body: bytearray) -> None:
+        if len(body) > self._max_bytes:
+            refusal = _too_large(self._max_bytes)
+        elif self._buffered > self._max_buffered:
+            refusal = Refusal(Problem.OVERLOADED, "many large requests come in; try again later", {"Retry-After": "1"})
+        else:
+            return
+        self._buffered -= len(body)
+        body.clear()
+        await _discard(request)
+        raise refusal
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """The object in a body; raises Refusal if it is not strict JSON in UTF-8."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -39,16 +85,15 @@ async def read_form(request: Request, form: type[Form], max_bytes: int, seconds:
         raise Refusal(Problem.SYNTAX, str(error)) from None
     if not isinstance(values, dict):
         raise Refusal(Problem.VALUE, f"body: is {_kind(values)}; send a JSON object")
-    return validated(form, values)
+    return values
 
 
 def validated(form: type[Form], values: dict[str, Any]) -> Form:
     """The values as a form; raises Refusal with one line that names the first wrong field."""
     try:
-        found = form.model_validate(values)
+        return form.model_validate(values)
     except ValidationError as error:
         raise Refusal(Problem.VALUE, _explained(error)) from None
-    return found
 
 
 def check_text(name: str, text: str) -> None:
@@ -70,26 +115,6 @@ def _check_headers(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise Refusal(Problem.MEDIA_TYPE, f"header Content-Encoding is {shown(encoding)}; send the body as it is")
-
-
-async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            announced = request.headers.get("content-length", "")
-            if announced.isdecimal() and int(announced) > max_bytes:
-                if "expect" not in request.headers:  # otherwise the client waits for leave to send it
-                    await _discard(request)
-                raise _too_large(max_bytes)
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    body.clear()
-                    await _discard(request)
-                    raise _too_large(max_bytes)
-    except TimeoutError:
-        raise Refusal(Problem.SLOW, f"body: not complete after {seconds:g} seconds; send it faster") from None
-    return bytes(body)
 
 
 async def _discard(request: Request) -> None:

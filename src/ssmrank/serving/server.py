@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import logging
 import signal
 import socket
@@ -25,27 +27,36 @@ log = logging.getLogger("ssmrank")
 
 _BACKLOG = 512
 _KEEP_ALIVE_SECONDS = 30
+_LAST_SECONDS = 5
+"""How long a stopping server waits for the batch that runs and for answers to be sent, after its grace."""
+
 _LEFT_SECONDS = 2.0
 """How much longer than a request may take a connection lives, so that the answer of a slow one still arrives."""
 
 
+_ADVICE = {
+    errno.EADDRINUSE: "stop the program that uses it, or give another --port",
+    errno.EACCES: "give a --port from 1024 on",
+    errno.EADDRNOTAVAIL: "give as --host an address of this machine",
+}
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at an address, 0 for any free port. Raises UserError if it cannot be had."""
-    where = f"{host} port {port}"
+    """A socket at an address; port 0: any free one. Raises UserError if it cannot be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise UserError(f"--host {host}: no such address ({error}); give one of this machine") from error
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no name"
+        raise UserError(f"--host {host}: {reason}; give an address of this machine, such as 127.0.0.1") from error
+    family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{where}: {reason}; stop the program that uses it, or give another --port") from error
+        advice = _ADVICE.get(error.errno or 0, "give another --host or --port")
+        raise UserError(f"{host} port {port}: {error.strerror}; {advice}") from error
     return listener
 
 
@@ -53,6 +64,11 @@ def address_of(listener: socket.socket) -> str:
     """The URL of a socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine can reach a socket."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def serve(service: Service, listener: socket.socket, request_log: RequestLog) -> None:
@@ -73,7 +89,7 @@ def serve(service: Service, listener: socket.socket, request_log: RequestLog) ->
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=_LAST_SECONDS,
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     server = _Server(config, service)
@@ -123,6 +139,7 @@ class _Server(uvicorn.Server):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._service.idle.wait()
+        self._service.abandon()
         self.should_exit = True
 
 
@@ -166,6 +183,16 @@ class _Connection(H11Protocol):
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP. The route that still reads the body must not answer too."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self._cut()
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from ssmrank.api import Reranker
 from ssmrank.errors import UserError
 from ssmrank.serving.batcher import Batcher, NotScored, Scored, Stopped
+from ssmrank.serving.bodies import Bodies
 from ssmrank.serving.lengths import LengthChecker, Measured, Truncation
 from ssmrank.serving.metrics import Metrics
 from ssmrank.serving.problems import Problem, Refusal
@@ -22,6 +23,9 @@ from ssmrank.serving.settings import ServerSettings
 
 _MEASURED_AT_ONCE = 32
 """Documents that are tokenized before another request's turn."""
+
+_BODIES = 32
+"""How many of the largest bodies may be read at the same time; more of smaller ones."""
 
 _STOPPING_SECONDS = 5.0
 
@@ -49,6 +53,7 @@ class Service:
     def __init__(self, reranker: Reranker, scorer: PairScorer, name: str, settings: ServerSettings) -> None:
         self.reranker, self.name, self.settings = reranker, name, settings
         self.metrics = Metrics(scorer.stats)
+        self.bodies = Bodies(settings.max_bytes, _BODIES * settings.max_bytes, settings.timeout)
         self._lengths = LengthChecker(reranker.model)
         self._batcher = Batcher(scorer, settings.batch_tokens, settings.window, self.metrics.add_batch)
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="ssmrank-texts")
@@ -67,16 +72,16 @@ class Service:
         """From now on requests are refused; those that are admitted go on."""
         self._draining = True
 
-    def stop(self) -> None:
-        """Ends the threads; requests that still wait are refused."""
+    def abandon(self) -> None:
+        """Refuses the requests that still wait; only the batch that runs is finished."""
         self.drain()
-        self._batcher.stop(_STOPPING_SECONDS)
-        self._texts.shutdown(wait=False, cancel_futures=True)
+        self._batcher.abandon()
 
-    @property
-    def healthy(self) -> bool:
-        """Whether requests are taken."""
-        return self._batcher.alive and not self._draining
+    def stop(self) -> None:
+        """Ends the threads."""
+        self.abandon()
+        self._batcher.join(_STOPPING_SECONDS)
+        self._texts.shutdown(wait=False, cancel_futures=True)
 
     def check_open(self) -> None:
         """Raises Refusal while the server stops, and if the thread that computes has died."""

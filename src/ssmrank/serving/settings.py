@@ -16,7 +16,7 @@ class ServerSettings:
     api_key: what a client has to send, None: nothing.
     """
 
-    max_bytes: int = 4_000_000
+    max_bytes: int = 2_000_000
     max_documents: int = 1000
     max_requests: int = 128
     max_connections: int = 512

@@ -1,0 +1,83 @@
+"""`ssmrank serve`: options, and what a user can get wrong."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+
+from ssmrank.cli import main
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """The one line that a wrong call prints."""
+    assert main(["serve", *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("ssmrank serve: error: ")]
+    assert said == lines[-1:]
+    return said[0].removeprefix("ssmrank serve: error: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "70000"], "--port 70000: give a number from 0 to 65535"),
+        (["--max-bytes", "0"], "--max-bytes 0: give at least 1"),
+        (["--max-requests", "-1"], "--max-requests -1: give at least 1"),
+        (["--timeout", "0"], "--timeout 0: give seconds from 0.001 to 86400"),
+        (["--window", "nan"], "--window nan: give seconds from 0 to 86400"),
+        (["--host", "no.such.host.invalid", "--port", "0"], "--host no.such.host.invalid: "),
+        (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1 port 0: Cannot assign requested address; give as --host"),
+    ],
+)
+def test_wrong_options(folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, "--model", str(folder), *options).startswith(message)
+
+
+def test_a_port_in_use(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = error_of(capsys, "--model", str(folder), "--port", port)
+    assert said == (
+        f"127.0.0.1 port {port}: Address already in use; stop the program that uses it, or give another --port"
+    )
+
+
+def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, "--model", str(tmp_path / "absent"), "--port", "0")
+    assert said.startswith(f"model {tmp_path / 'absent'}: no such folder; ")
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
+def test_a_missing_package_names_the_extra(
+    folder: Path, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("ssmrank.serving.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    said = error_of(capsys, "--model", str(folder), "--port", "0")
+    assert said == f"{package} is not installed; pip install 'ssmrank[serve]'"
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "tab\tkey"])
+def test_a_key_that_no_header_can_have(
+    folder: Path, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_text(f"{key}\n")
+    said = "the API key must be one or more ASCII characters without spaces; write another"
+    asked = ["--model", str(folder), "--port", "0"]
+    assert error_of(capsys, *asked, "--api-key-file", str(tmp_path / "key")) == f"{tmp_path / 'key'}: {said}"
+    monkeypatch.setenv("SSMRANK_API_KEY", key)
+    assert error_of(capsys, *asked) == f"SSMRANK_API_KEY: {said}"
+
+
+def test_a_missing_key_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, "--model", str(folder), "--port", "0", "--api-key-file", str(tmp_path / "key"))
+    assert said.startswith(f"{tmp_path / 'key'}: cannot read: No such file")

@@ -1,0 +1,168 @@
+"""Limits of a server: key, sizes, slow and cut connections. Its settings are small, so that tests reach them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+
+from http_client import ServerProcess, serving
+
+KEY = "correct-horse"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+JSON = {"Content-Type": "application/json"} | AUTHORIZED
+GOOD = {"query": "fish", "texts": ["Gills take up oxygen."]}
+MOST = 20_000
+
+
+@pytest.fixture(scope="module")
+def limited(folder: Path) -> Iterator[ServerProcess]:
+    limits = ["--max-bytes", str(MOST), "--max-documents", "5", "--timeout", "1.5", "--max-connections", "6"]
+    with serving(folder, "--precision", "fp32", "--device", "cpu", *limits, SSMRANK_API_KEY=KEY) as server:
+        yield server
+
+
+def connected(server: ServerProcess) -> socket.socket:
+    return socket.create_connection((server.host, server.port), 20)
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    found = b""
+    try:
+        while part := connection.recv(65536):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def head(*lines: str) -> bytes:
+    first = ["POST /rerank HTTP/1.1", "Host: a", "Content-Type: application/json", f"Authorization: Bearer {KEY}"]
+    return "\r\n".join([*first, *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize(
+    "given",
+    [None, "", "Bearer", "Bearer ", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", KEY, f"Basic {KEY}", "Bearer \u00e9"],
+)
+def test_no_answer_without_the_key(limited: ServerProcess, path: str, given: str | None) -> None:
+    reply = limited.post(path, GOOD, {} if given is None else {"Authorization": given})
+    assert reply.status == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert (reply.body.get("message") or reply.body["error"]) == (
+        "this server needs its API key in the header Authorization: Bearer KEY"
+    )
+
+
+def test_the_key_opens_all_but_health_metrics_and_pages(limited: ServerProcess) -> None:
+    assert limited.post("/rerank", GOOD, AUTHORIZED).status == 200
+    assert limited.post("/rerank", GOOD, {"authorization": f"bearer  {KEY}"}).status == 200
+    assert limited.get("/info").status == 401
+    assert limited.send("GET", "/info", headers=AUTHORIZED).status == 200
+    assert [limited.get(path).status for path in ("/health", "/metrics", "/docs", "/openapi.json")] == [200] * 4
+
+
+def test_too_many_documents(limited: ServerProcess) -> None:
+    reply = limited.post("/rerank", {"query": "fish", "texts": ["a"] * 6}, AUTHORIZED)
+    assert (reply.status, reply.body["error_type"]) == (422, "Validation")
+    assert reply.body["error"] == "texts: 6 are given, at most 5 are allowed"
+    assert limited.post("/v1/rerank", {"query": "fish", "documents": ["a"] * 6}, AUTHORIZED).status == 400
+
+
+def test_a_body_that_is_too_large(limited: ServerProcess) -> None:
+    longest = json.dumps(GOOD | {"more": ""}).encode()
+    filled = longest[:-2] + b"a" * (MOST - len(longest)) + longest[-2:]
+    assert len(filled) == MOST and limited.post("/rerank", filled, AUTHORIZED).status == 200
+    reply = limited.post("/rerank", filled + b" ", AUTHORIZED)
+    assert (reply.status, reply.body["error_type"]) == (413, "Validation")
+    assert reply.body["error"] == "body: has more than 20,000 bytes; send fewer documents at a time"
+    assert limited.post("/rerank", b" " * 10_000_000, AUTHORIZED).status == 413
+
+
+def test_a_body_in_chunks_that_is_too_large_in_the_end(limited: ServerProcess) -> None:
+    connection = http.client.HTTPConnection(limited.host, limited.port, timeout=20)
+    chunks = (b" " * 1000 for _ in range(1000))
+    connection.request(
+        "POST", "/rerank", chunks, {"Content-Type": "application/json"} | AUTHORIZED, encode_chunked=True
+    )
+    assert connection.getresponse().status == 413
+    connection.close()
+    pieces = (json.dumps(GOOD).encode()[start : start + 7] for start in range(0, 100, 7))
+    connection.request(
+        "POST", "/rerank", pieces, {"Content-Type": "application/json"} | AUTHORIZED, encode_chunked=True
+    )
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_no_body_is_read_without_need(limited: ServerProcess) -> None:
+    """A client that asks first is refused before it sends."""
+    with connected(limited) as connection:
+        connection.sendall(head("Content-Length: 99999999", "Expect: 100-continue"))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+    with connected(limited) as connection:
+        body = json.dumps(GOOD).encode()
+        connection.sendall(head(f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close"))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_comes_too_slowly_is_408(limited: ServerProcess) -> None:
+    with connected(limited) as connection:
+        connection.sendall(head("Content-Length: 50") + b'{"query"')
+        reply = received(connection)
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"body: not complete after 1.5 seconds; send it faster" in reply
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /rerank HTT", b"POST /rerank HTTP/1.1\r\nHost: a\r\n"])
+def test_a_connection_that_sends_no_request_is_closed(limited: ServerProcess, sent: bytes) -> None:
+    with connected(limited) as connection:
+        connection.sendall(sent)
+        assert received(connection) == b""
+
+
+def test_a_client_that_reads_nothing_is_cut(limited: ServerProcess) -> None:
+    with connected(limited) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # Answers of megabytes, of which nothing is read.
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 2000)
+        open_before = connections_of(limited)
+        assert open_before >= 1
+        until = time.monotonic() + 20
+        while connections_of(limited) >= open_before and time.monotonic() < until:
+            time.sleep(0.1)
+        assert connections_of(limited) < open_before
+
+
+def test_too_many_connections_are_closed(limited: ServerProcess) -> None:
+    opened = [connected(limited) for _ in range(6)]
+    try:
+        time.sleep(0.2)
+        with connected(limited) as another:
+            assert received(another) == b""
+    finally:
+        for connection in opened:
+            connection.close()
+    until = time.monotonic() + 10
+    while connections_of(limited) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert limited.get("/health").status == 200
+
+
+def connections_of(server: ServerProcess) -> int:
+    """How many connections the server's process has open."""
+    port = f":{server.port:04X}"
+    table = Path(f"/proc/{server.process.pid}/net/tcp").read_text().splitlines()[1:]
+    return sum(row.split()[1].endswith(port) and row.split()[3] == "01" for row in table)
