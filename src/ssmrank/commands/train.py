@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     if device.type == "cuda" and settings.parallel != "none":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    with workers_of(settings.parallel, device) as workers:
+    with workers_of(settings.parallel, device, settings.gather, settings.reduction) as workers:
         _train(arguments, settings, device, workers)
 
 

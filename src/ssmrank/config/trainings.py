@@ -77,6 +77,14 @@ class Training(Section):
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
     )
     processes: int | None = Field(None, ge=1, description="number of processes if parallel; null: one per GPU")
+    gather: Literal["auto", "step", "layer"] = Field(
+        "auto",
+        description="fsdp2: when a process gets the whole weights: once a step, or layer by layer, which takes less "
+        "memory and more time; auto: once a step if they fit",
+    )
+    reduction: Literal["fp32", "bf16"] = Field(
+        "fp32", description="fsdp2: number format in which gradients of linear layers are summed over processes"
+    )
     threads: int | None = Field(
         None,
         ge=1,

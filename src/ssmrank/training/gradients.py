@@ -55,6 +55,10 @@ class Accumulator:
         """Whether gradients may be set to None between steps. Not if graphs or workers need the same tensors again."""
         return self.graphs is None and not self.workers.keeps_gradients
 
+    def clear(self) -> None:
+        """Drops the gradients, or sets them to zero."""
+        self.workers.clear(self.reranker, self.drops_gradients)
+
     def __call__(
         self, groups: Sequence[list[np.ndarray]], step_groups: int, teacher: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -78,7 +82,7 @@ class Accumulator:
                         "or activation_checkpointing: full"
                     ) from error
                 self.graphs = None  # frees their memory
-                self.reranker.zero_grad(set_to_none=self.drops_gradients)
+                self.clear()
                 if not self._use_less(lengths):
                     break
                 randomness.restore(random_state, self.device)

@@ -88,10 +88,11 @@ class Job:
 
         mean: computes the validation's metric of a run against qrels.
         """
-        self.files, self.settings, self.device, self.workers = files, settings, device, workers
+        self.files, self.settings, self.device = files, settings, device
         self.precision = resolve_precision(settings.precision, device)
         torch.manual_seed(settings.seed)
         self.reranker = self._new_reranker()
+        self.workers = workers = workers.suited_to(self.reranker, self.precision, device)
         self.origin = origin_of(files.model)
         if workers.rank > 0:
             torch.manual_seed(settings.seed + workers.rank)  # the same weights, but other dropout in each process
@@ -229,11 +230,14 @@ def write_out_of_memory(model: Path, output: Path) -> None:
 
 
 def fingerprint(files: TrainFiles, settings: TrainSettings) -> str:
-    """A digest of the training's settings and of the content of everything that it reads."""
+    """A digest of the training's settings and of the content of everything that it reads.
+
+    It is the same for any number of processes, so that a training may be resumed with another.
+    """
     splits = {settings.split, *([settings.validation.split] if settings.validation else [])}
     texts = [files.documents, *(files.queries(split) for split in sorted(splits))]
     model = sorted(path for path in files.model.rglob("*") if path.is_file())
-    parts = [settings.model_dump_json(), files.kind, str(files.model)]
+    parts = [settings.model_dump_json(exclude={"processes"}), files.kind, str(files.model)]
     parts += [sha256(path) for path in (files.negatives, *texts, *model)]
     held_out = (files.validation_run, files.validation_qrels) if settings.validation else ()
     parts += [sha256(path) for path in held_out if path is not None]

@@ -19,7 +19,6 @@ from ssmrank.training.gradients import Accumulator
 from ssmrank.training.groups import GroupSequences
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.memory import choose_recomputation, recomputed_layers
-from ssmrank.training.optimizer import decay_groups
 from ssmrank.training.parallel import Workers
 from ssmrank.training.progress import History, Progress
 from ssmrank.training.sampler import step_indices
@@ -70,9 +69,10 @@ def train(
     reranker.to(device).train()
     precision = resolve_precision(settings.precision, device)
     largest = max(settings.token_budget, (1 + settings.negatives_count) * settings.max_length)
-    choose_recomputation(reranker, settings.activation_checkpointing, precision, device, largest)
-    workers.prepare(reranker)
-    optimizer = make_optimizer(reranker, settings)
+    to_come = workers.bytes_to_come(reranker, precision)
+    choose_recomputation(reranker, settings.activation_checkpointing, precision, device, largest, to_come)
+    workers.prepare(reranker, precision)
+    optimizer = make_optimizer(reranker, settings, workers)
     gradients = Accumulator(
         reranker,
         LOSSES[settings.loss],
@@ -100,9 +100,10 @@ def train(
             group["lr"] = settings.learning_rate * linear_warmup_decay(step, total_steps, settings.warmup_ratio)
         own = workers.share(indices)
         loss = gradients([data[index] for index in own], len(indices), data.teacher(own))
-        torch.nn.utils.clip_grad_norm_(reranker.parameters(), settings.clip_norm)
+        workers.clip(reranker, settings.clip_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=gradients.drops_gradients)
+        workers.stepped()
+        gradients.clear()
         losses.take(step, indices, loss)
         progress.count(sum(data.length(index) for index in indices))
         done = step + 1
@@ -138,13 +139,14 @@ def _may_use_graphs(reranker: Reranker, precision: Precision, device: torch.devi
     return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
 
 
-def make_optimizer(reranker: torch.nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+def make_optimizer(reranker: Reranker, settings: TrainSettings, workers: Workers) -> torch.optim.AdamW:
     """AdamW with weight decay only on matrices, not on biases, norms and Mamba's A and D."""
-    return torch.optim.AdamW(decay_groups(reranker, settings.weight_decay), lr=settings.learning_rate, fused=True)
+    groups = workers.parameter_groups(reranker, settings.weight_decay)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 class _Saver:
-    """Writes and reads the state that a killed training resumes from. The first process writes, all read."""
+    """Writes and reads the state that a killed training resumes from."""
 
     def __init__(
         self,
@@ -164,11 +166,11 @@ class _Saver:
         """Restores the newest undamaged state and returns its number of steps, or 0 if there is none."""
         if self.workers.rank == 0:
             self.state.remove_unfinished()
-        loaded = self.state.load()
-        if loaded is None:
+        # The first process looks for damage, so that it is reported once.
+        step = self.workers.gather(self.state.newest() if self.workers.rank == 0 else None)[0]
+        if step is None:
             return 0
-        step, saved = loaded
-        self.workers.restore(saved, self.reranker, self.optimizer)
+        saved = self.workers.load(self.state, step, self.reranker, self.optimizer)
         vars(self.history).update(saved["history"])
         if len(saved["random"]) == self.workers.size:
             randomness.restore(saved["random"][self.workers.rank], self.device)
@@ -178,11 +180,9 @@ class _Saver:
         return self.workers.first_decides(time.monotonic() - self.last >= self.seconds)
 
     def save(self, step: int) -> None:
-        saved = self.workers.snapshot(self.reranker, self.optimizer)
-        saved["history"] = vars(self.history)
-        saved["random"] = self.workers.gather(randomness.snapshot(self.device))
-        if self.workers.rank == 0:
-            self.state.save(step, saved, best=self.history.best[0] if self.history.best else None)
+        facts = {"history": vars(self.history), "random": self.workers.gather(randomness.snapshot(self.device))}
+        best = self.history.best[0] if self.history.best else None
+        self.workers.save(self.state, step, self.reranker, self.optimizer, facts, best)
         self.last = time.monotonic()
 
     def keep_if_best(self, step: int) -> None:

@@ -28,8 +28,18 @@ log = logging.getLogger(__name__)
 MARGIN = 1.25
 """Required memory relative to what is kept for the backward pass; temporaries and fragmentation need the rest."""
 
-_OPTIMIZER_BYTES = 12
-"""Bytes for each float32 weight: its gradient and AdamW's two moments."""
+
+def memory_of(device: torch.device) -> float:
+    """The bytes of a GPU that this process may use."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    return total * torch.cuda.get_per_process_memory_fraction(device)
+
+
+def free_memory(device: torch.device) -> float:
+    """The bytes of a GPU that this process may still take, without those that its allocator keeps."""
+    torch.cuda.empty_cache()
+    allowed = memory_of(device) - torch.cuda.memory_reserved(device)
+    return min(torch.cuda.mem_get_info(device)[0], allowed)
 
 
 def layers_of(backbone: nn.Module) -> list[Any]:
@@ -100,12 +110,12 @@ def share_to_recompute(kept: Kept, layers: int, width: int, tokens: int, free: f
 
 
 def choose_recomputation(
-    reranker: Reranker, setting: str, precision: Precision, device: torch.device, tokens: int
+    reranker: Reranker, setting: str, precision: Precision, device: torch.device, tokens: int, to_come: int
 ) -> None:
     """Applies the setting activation_checkpointing; call this before the optimizer has its state.
 
     On a CPU, "auto" recomputes nothing. On a GPU it recomputes as few layers as possible so that micro-batches of
-    `tokens` fit.
+    `tokens` fit. to_come: bytes that the training will take besides activations.
     """
     backbone = reranker.backbone
     if setting == "full":
@@ -113,9 +123,7 @@ def choose_recomputation(
     if setting != "auto" or device.type != "cuda":
         return
     kept = measure_kept(reranker, precision, device)
-    torch.cuda.empty_cache()
-    weights = sum(parameter.numel() for parameter in reranker.parameters())
-    free = torch.cuda.mem_get_info(device)[0] - _OPTIMIZER_BYTES * weights
+    free = free_memory(device) - to_come
     recompute_layers(
         backbone, share_to_recompute(kept, len(layers_of(backbone)), backbone.config.hidden_size, tokens, free)
     )

@@ -12,33 +12,28 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
-from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
 from ssmrank.errors import UserError
 from ssmrank.launch import LAUNCHED, LOST
-from ssmrank.models.architectures import architecture_of
+from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
-from ssmrank.training.memory import layers_of
+from ssmrank.training.optimizer import decay_groups
+from ssmrank.training.state import TrainingState
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others. The launcher notices at once if a process dies."""
 
-_ALIGNED = 64
+Gather = Literal["auto", "step", "layer"]
+Reduction = Literal["fp32", "bf16"]
+
+ALIGNED = 64
 """Each gradient starts at a multiple of this many elements, so that kernels read it in whole vectors."""
 
 
@@ -54,8 +49,20 @@ class Workers:
     keeps_gradients = False
     """Whether gradients are the same tensors in all steps, which are set to zero between steps, not to None."""
 
-    def prepare(self, reranker: Reranker) -> None:
+    def suited_to(self, reranker: Reranker, precision: Precision, device: torch.device) -> Workers:
+        """The workers for this model. They differ from these only if a setting leaves the choice to the memory."""
+        return self
+
+    def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
+        """Bytes that a training needs in each process besides float32 weights, without activations."""
+        return 12 * _weights(reranker)  # a gradient and AdamW's two moments
+
+    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
         """Prepares the model, which is already on its device, before the optimizer is made."""
+
+    def parameter_groups(self, reranker: Reranker, weight_decay: float) -> list[dict[str, Any]]:
+        """What the optimizer changes, as its parameter groups."""
+        return decay_groups(reranker, weight_decay)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's part of a step."""
@@ -73,6 +80,22 @@ class Workers:
         """Sums the gradients over all processes, and returns the sum of the losses."""
         return loss
 
+    def clip(self, reranker: Reranker, norm: float) -> None:
+        """Scales the gradients down so that the norm of all of them together is at most `norm`."""
+        torch.nn.utils.clip_grad_norm_(reranker.parameters(), norm)
+
+    def stepped(self) -> None:
+        """Follows each step of the optimizer."""
+
+    def clear(self, reranker: Reranker, set_to_none: bool) -> None:
+        """Sets all gradients to zero, or to None."""
+        reranker.zero_grad(set_to_none=set_to_none)
+
+    def gradients(self, reranker: Reranker) -> dict[str, torch.Tensor]:
+        """The whole gradients after `add_up`, by name. All processes must call this."""
+        named = reranker.named_parameters()
+        return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+
     def first_decides(self, flag: bool) -> bool:
         """The first process's flag."""
         return flag
@@ -85,14 +108,28 @@ class Workers:
         """The sum over all processes of a tensor on the CPU."""
         return array
 
-    def snapshot(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Whole weights and optimizer state, complete in the first process. All processes must call this."""
-        return {"model": reranker.state_dict(), "optimizer": optimizer.state_dict()}
+    def save(
+        self,
+        state: TrainingState,
+        step: int,
+        reranker: Reranker,
+        optimizer: torch.optim.Optimizer,
+        facts: dict[str, Any],
+        best: int | None,
+    ) -> None:
+        """Writes weights, optimizer state and `facts`, the same in all processes. All processes must call this."""
+        if self.rank == 0:
+            whole = {"model": reranker.state_dict(), "optimizer": optimizer.state_dict()}
+            state.save(step, whole | facts, best)
 
-    def restore(self, saved: dict[str, Any], reranker: Reranker, optimizer: torch.optim.Optimizer) -> None:
-        """Restores weights and optimizer state from a `snapshot`."""
-        reranker.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+    def load(
+        self, state: TrainingState, step: int, reranker: Reranker, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
+        """Restores what `save` wrote after `step` steps, and returns the facts."""
+        saved = state.read(step)
+        reranker.load_state_dict(saved.pop("model"))
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        return saved
 
     def weights(self, reranker: Reranker) -> dict[str, torch.Tensor]:
         """Whole weights on the CPU, complete in the first process. All processes must call this."""
@@ -127,9 +164,9 @@ class Replicated(Workers):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     @override
-    def prepare(self, reranker: Reranker) -> None:
+    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
         parameters = [parameter for parameter in reranker.parameters() if parameter.requires_grad]
-        sizes = [-(-parameter.numel() // _ALIGNED) * _ALIGNED for parameter in parameters]
+        sizes = [-(-parameter.numel() // ALIGNED) * ALIGNED for parameter in parameters]
         self._gradients = torch.zeros(sum(sizes), device=parameters[0].device)
         for parameter, part in zip(parameters, self._gradients.split(sizes), strict=True):
             parameter.grad = part[: parameter.numel()].view_as(parameter)
@@ -162,6 +199,14 @@ class Replicated(Workers):
             dist.all_reduce(array)
         return array
 
+    def _clip(self, parts: list[torch.Tensor], norm: float) -> None:
+        """Clips gradients of which each process has parts of its own; nothing waits for the device."""
+        square = torch.nn.utils.get_total_norm(parts).square()
+        with self._others():
+            dist.all_reduce(square)
+        # As torch.nn.utils.clip_grad_norm_ does.
+        torch._foreach_mul_(parts, torch.clamp(norm / (square.sqrt() + 1e-6), max=1.0))
+
     @contextmanager
     def _others(self) -> Iterator[None]:
         try:
@@ -177,75 +222,13 @@ class Replicated(Workers):
             ) from error
 
 
-class Sharded(Replicated):
-    """Every process holds a part of each layer's weights, gradients and optimizer state (FSDP2).
-
-    The processes go through the layers together, so they have the same number of micro-batches, and none can repeat its
-    part alone.
-    """
-
-    may_repeat = False
-    keeps_gradients = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gradient_scale = float(self.size)  # FSDP takes the mean over processes
-
-    @override
-    def prepare(self, reranker: Reranker) -> None:
-        for unit in _units(reranker.backbone):
-            fully_shard(unit)
-        fully_shard(reranker)
-
-    @override
-    def rounds(self, own: int) -> int:
-        return max(self.gather(own))
-
-    @override
-    def add_up(self, reranker: Reranker, loss: torch.Tensor) -> torch.Tensor:
-        with self._others():
-            dist.all_reduce(loss)
-        return loss
-
-    @override
-    def snapshot(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        model, state = get_state_dict(reranker, optimizer, options=_WHOLE)
-        return {"model": model, "optimizer": state}
-
-    @override
-    def restore(self, saved: dict[str, Any], reranker: Reranker, optimizer: torch.optim.Optimizer) -> None:
-        set_state_dict(
-            reranker,
-            optimizer,
-            model_state_dict=saved["model"],
-            optim_state_dict=saved["optimizer"],
-            options=StateDictOptions(full_state_dict=True),
-        )
-
-    @override
-    def weights(self, reranker: Reranker) -> dict[str, torch.Tensor]:
-        return cast(dict[str, torch.Tensor], get_model_state_dict(reranker, options=_WHOLE))
-
-    @override
-    def take_weights(self, reranker: Reranker, weights: dict[str, torch.Tensor]) -> None:
-        set_model_state_dict(reranker, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
-
-    @override
-    def whole(self, reranker: Reranker, new: Callable[[], Reranker]) -> Reranker:
-        weights = self.weights(reranker)
-        if self.rank > 0:
-            return reranker
-        whole = new()
-        whole.load_state_dict(weights)
-        return whole.eval()
-
-
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
 @contextmanager
-def workers_of(parallel: str, device: torch.device) -> Iterator[Workers]:
+def workers_of(
+    parallel: str, device: torch.device, gather: Gather = "auto", reduction: Reduction = "fp32"
+) -> Iterator[Workers]:
     """The workers for the setting `parallel`, in a process that torchrun or `ssmrank train` itself started.
+
+    gather, reduction: the settings of these names, for fsdp2.
 
     Raises UserError if several processes were started but `parallel` is none.
     """
@@ -257,9 +240,17 @@ def workers_of(parallel: str, device: torch.device) -> Iterator[Workers]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, **_loopback_only())
     try:
-        yield Replicated() if parallel == "ddp" else Sharded()
+        yield Replicated() if parallel == "ddp" else _sharded(gather, reduction)
     finally:
         dist.destroy_process_group()
+
+
+def _sharded(gather: Gather, reduction: Reduction) -> Workers:
+    from ssmrank.training import gathered, sharded
+
+    if gather == "auto":
+        return gathered.ByMemory(reduction)
+    return gathered.GatheredOnce(reduction) if gather == "step" else sharded.Sharded(reduction)
 
 
 def _loopback_only() -> dict[str, Any]:
@@ -287,7 +278,5 @@ def _loopback_only() -> dict[str, Any]:
     return {"store": store, "rank": rank, "world_size": size}
 
 
-def _units(backbone: Any) -> list[nn.Module]:
-    """The modules that FSDP gathers one at a time."""
-    shards = architecture_of(backbone.config.model_type).shards
-    return [unit for layer in layers_of(backbone) for unit in shards(layer)]
+def _weights(reranker: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in reranker.parameters())

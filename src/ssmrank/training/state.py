@@ -7,6 +7,9 @@ import logging
 import re
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,34 @@ log = logging.getLogger(__name__)
 
 _STEP, _BEST = "step-", "best-"
 _KEPT = 2
+_FILE, _MANIFEST, _SHARDS = "state.pt", "manifest.json", "shards"
+
+
+@dataclass(frozen=True)
+class NewState:
+    """A state that is being written into a temporary folder."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def shards(self) -> Path:
+        """The folder for files of all processes."""
+        return self.folder / _SHARDS
+
+    def complete(self, content: Any, shards: Mapping[str, str] | None = None) -> None:
+        """Writes the content and the manifest. shards: digests of the files in `shards`, by name."""
+        torch.save(content, self.folder / _FILE)
+        manifest = {**self.facts, "sha256": sha256(self.folder / _FILE)}
+        if shards is not None:
+            manifest["shards"] = dict(shards)
+        (self.folder / _MANIFEST).write_text(json.dumps(manifest))
 
 
 class TrainingState:
     """A folder with the checkpoints of a training: states to resume from, newest last, and the best weights so far.
 
-    Each checkpoint is a folder that is complete or absent, with a digest of its file. A damaged one is skipped.
+    Each checkpoint is a folder that is complete or absent, with digests of its files. A damaged one is skipped.
     `fingerprint` names the inputs and settings; a training does not resume from a checkpoint of another fingerprint.
     """
 
@@ -38,7 +63,14 @@ class TrainingState:
 
         best: the step of the best weights so far, which `save_best` has written.
         """
-        self._write(_STEP, step, state, {"best": best})
+        with self.saving(step, best) as new:
+            new.complete(state)
+
+    @contextmanager
+    def saving(self, step: int, best: int | None = None) -> Iterator[NewState]:
+        """As `save`, for a state that several processes write; it is one of the states once the block has ended."""
+        with self._writing(_STEP, step, {"best": best}) as new:
+            yield new
         kept = self._checkpoints(_STEP)[-_KEPT:]
         named = {manifest["best"] for checkpoint in kept if (manifest := _manifest(checkpoint)) is not None}
         for old in self._checkpoints(_STEP)[:-_KEPT]:
@@ -49,10 +81,16 @@ class TrainingState:
 
     def save_best(self, step: int, weights: dict[str, torch.Tensor]) -> None:
         """Writes the weights after `step` steps. Older ones stay as long as a state names them."""
-        self._write(_BEST, step, weights, {})
+        with self._writing(_BEST, step, {}) as new:
+            new.complete(weights)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """The newest undamaged state of this fingerprint, as (steps done, state), or None."""
+        step = self.newest()
+        return None if step is None else (step, self.read(step))
+
+    def newest(self) -> int | None:
+        """The steps done in the newest undamaged state of this fingerprint."""
         for checkpoint in reversed(self._checkpoints(_STEP)):
             manifest = self._sound(checkpoint)
             if manifest is None:
@@ -61,15 +99,23 @@ class TrainingState:
                 if manifest["best"] is not None and self._sound(self._path(_BEST, manifest["best"])) is None:
                     log.warning("%s: its best weights are damaged; skipping it", checkpoint)
                     continue
-                return manifest["step"], torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+                return manifest["step"]
         return None
+
+    def read(self, step: int) -> dict[str, Any]:
+        """The content of the state after `step` steps, which `newest` has found undamaged."""
+        return torch.load(self._path(_STEP, step) / _FILE, map_location="cpu", weights_only=True)
+
+    def shards(self, step: int) -> Path:
+        """The folder of the files that all processes have written."""
+        return self._path(_STEP, step) / _SHARDS
 
     def load_best(self, step: int) -> dict[str, torch.Tensor]:
         """The best weights, which are those after `step` steps. Raises UserError if they are damaged."""
         checkpoint = self._path(_BEST, step)
         if self._sound(checkpoint) is None:
             raise UserError(f"{checkpoint}: the best weights are damaged; remove {self.folder} and train again")
-        return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        return torch.load(checkpoint / _FILE, map_location="cpu", weights_only=True)
 
     def tracking_run(self) -> str:
         """The id of the MLflow run that tracks the training, the same after a resume."""
@@ -93,17 +139,19 @@ class TrainingState:
         """Removes all checkpoints when the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, prefix: str, step: int, content: Any, facts: dict[str, Any]) -> None:
+    @contextmanager
+    def _writing(self, prefix: str, step: int, facts: dict[str, Any]) -> Iterator[NewState]:
         with atomic_directory(self._path(prefix, step)) as temporary:
-            torch.save(content, temporary / "state.pt")
-            digest = sha256(temporary / "state.pt")
-            manifest = {"fingerprint": self.fingerprint, "step": step, "sha256": digest, **facts}
-            (temporary / "manifest.json").write_text(json.dumps(manifest))
+            yield NewState(temporary, {"fingerprint": self.fingerprint, "step": step, **facts})
 
     def _sound(self, checkpoint: Path) -> dict[str, Any] | None:
         manifest = _manifest(checkpoint)
+        if manifest is None:
+            return None
+        files = {checkpoint / _FILE: manifest["sha256"]}
+        files |= {checkpoint / _SHARDS / Path(name).name: digest for name, digest in manifest.get("shards", {}).items()}
         try:
-            return manifest if manifest and manifest["sha256"] == sha256(checkpoint / "state.pt") else None
+            return manifest if all(sha256(file) == digest for file, digest in files.items()) else None
         except OSError:
             return None
 
@@ -118,12 +166,14 @@ class TrainingState:
 def _manifest(checkpoint: Path) -> dict[str, Any] | None:
     """A checkpoint's manifest; None if it is not one that `TrainingState` writes."""
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     kinds: dict[str, Any] = {"fingerprint": str, "step": int, "sha256": str}
     if checkpoint.name.startswith(_STEP):
         kinds["best"] = int | None
+    if isinstance(manifest, dict) and "shards" in manifest:
+        kinds["shards"] = dict
     if not isinstance(manifest, dict) or manifest.keys() != kinds.keys():
         return None
     return manifest if all(isinstance(manifest[key], kind) for key, kind in kinds.items()) else None

@@ -1,9 +1,10 @@
 """One process of a parallel training; a script of test_parallel.py.
 
-The environment variable WORK has the cases as JSON, each {"parallel", "model", "kind", "folder"}. A case computes the
-gradients of one step, and with ddp also those of a step that runs out of memory in the first process. It then trains
-from the same weights, with a stop and a resume. The first process writes its results to `folder`/result.pt. Imports
-take seconds, so the cases share them.
+The environment variable WORK has the cases as JSON, each {"workers", "precision", "model", "kind", "folder"}. A case
+computes the gradients of one step, without and with layers that recompute, and if a process may repeat its part also
+those of a step that runs out of memory in the first process. It then trains from the same weights, with a stop and a
+resume.
+The first process writes its results to `folder`/result.pt. Imports take seconds, so the cases share them.
 """
 
 from __future__ import annotations
@@ -21,16 +22,26 @@ from ssmrank.startup import importing
 with importing():
     import torch
     from tiny_training import sequences, settings
-    from torch.distributed.tensor import DTensor
 
     from ssmrank.models.reranker import new_reranker
+    from ssmrank.training.gathered import GatheredOnce
     from ssmrank.training.gradients import Accumulator
     from ssmrank.training.loop import train
     from ssmrank.training.loss import LOSSES
-    from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
+    from ssmrank.training.memory import recompute_layers
+    from ssmrank.training.parallel import Replicated, Workers, workers_of
+    from ssmrank.training.sharded import Sharded
     from ssmrank.training.state import TrainingState
 
 CPU = torch.device("cpu")
+
+
+KINDS = {
+    "ddp": Replicated,
+    "fsdp2, step": GatheredOnce,
+    "fsdp2, layer": partial(Sharded, unit_bytes=1),
+    "fsdp2, units of layers": partial(Sharded, unit_bytes=2**40),
+}
 
 
 class Stopped(BaseException):
@@ -42,18 +53,17 @@ def model(folder, kind):
     return new_reranker(folder, kind, 32)
 
 
-def step_gradients(reranker, workers: Workers, token_budget: int, loss=LOSSES["cross_entropy"]):
+def step_gradients(
+    reranker, workers: Workers, token_budget: int, precision="fp32", recompute=0.0, loss=LOSSES["cross_entropy"]
+):
     """The loss and the whole (unsharded) gradients of one step with all groups."""
     data = sequences(reranker)
-    workers.prepare(reranker.train())
-    accumulator = Accumulator(reranker, loss, "fp32", CPU, token_budget, workers)
+    recompute_layers(reranker.backbone, recompute)
+    workers.prepare(reranker.train(), precision)
+    accumulator = Accumulator(reranker, loss, precision, CPU, token_budget, workers)
     own = workers.share(range(len(data)))
     loss = accumulator([data[index] for index in own], len(data))
-    whole = {}
-    for name, parameter in reranker.named_parameters():
-        gradient = parameter.grad
-        whole[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
-    return loss.item(), whole
+    return loss.item(), workers.gradients(reranker)
 
 
 class FullOnce:
@@ -69,14 +79,14 @@ class FullOnce:
         return LOSSES["cross_entropy"](scores, targets)
 
 
-def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | None = None):
+def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | None = None, **changes):
     """Losses and weights of a training; it is stopped after a step and resumed if `stop` is set."""
 
     def on_step(step: int, loss: float) -> None:
         if step == stop:
             raise Stopped
 
-    chosen = settings(epochs=6, length_grouped=True)
+    chosen = settings(epochs=6, length_grouped=True, **changes)
     data = sequences(reranker)
     options = {"save_seconds": 0.0, "workers": workers}
     if stop is not None:
@@ -93,17 +103,25 @@ def main() -> None:
     torch.set_num_threads(1)
     with workers_of("ddp", CPU):  # one group of processes for all cases
         for case in json.loads(os.environ["WORK"]):
-            workers = Replicated() if case["parallel"] == "ddp" else Sharded()
-            run(workers, Path(case["folder"]), partial(model, case["model"], case["kind"]))
+            new = partial(model, case["model"], case["kind"])
+            run(KINDS[case["workers"]], case["precision"], Path(case["folder"]), new)
 
 
-def run(workers: Workers, folder: Path, new) -> None:
+def run(kind, precision: str, folder: Path, new) -> None:
     # If a step is cut by tokens, the first process has more micro-batches than the second.
-    result = {"step": step_gradients(new(), workers, 30)}
-    if workers.may_repeat:
+    result = {"step": step_gradients(new(), kind(), 30, precision)}
+    result["recomputed step"] = step_gradients(new(), kind(), 30, precision, recompute=0.5)
+    workers = kind()
+    if workers.may_repeat and precision == "fp32":  # the step is repeated with other micro-batches
         loss = FullOnce() if workers.rank == 0 else LOSSES["cross_entropy"]
-        result["repeated step"] = step_gradients(new(), workers, 200, loss)
-    result["training"] = final_weights(new(), workers, folder / "state", new, stop=3)
+        result["repeated step"] = step_gradients(new(), workers, 200, loss=loss)
+    workers = kind()
+    # bfloat16 magnifies rounding errors, so such a training is compared with one that has no others: one in two
+    # processes with the same micro-batches, whose gradients no norm scales.
+    changes = {} if precision == "fp32" else {"precision": "bf16", "clip_norm": 1e9}
+    result["training"] = final_weights(new(), workers, folder / "state", new, stop=3, **changes)
+    if precision == "bf16":
+        result["whole training"] = final_weights(new(), Replicated(), folder / "whole", new, **changes)
     sockets = psutil.Process().net_connections("inet")
     result["listening"] = workers.gather([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN])
     if workers.rank == 0:

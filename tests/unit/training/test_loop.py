@@ -11,6 +11,7 @@ from ssmrank.errors import UserError
 from ssmrank.models.architectures import MODEL_TYPES
 from ssmrank.models.reranker import INPUT_FILE, new_reranker
 from ssmrank.training.loop import make_optimizer, train
+from ssmrank.training.parallel import Workers
 from ssmrank.training.state import TrainingState
 from tiny_models import kind_of
 
@@ -94,7 +95,7 @@ def test_a_loss_that_is_not_finite_names_step_and_batch(tiny_model, tmp_path):
 
 def test_weight_decay_spares_vectors_and_mambas_own_parameters(tiny_model):
     reranker = new_reranker(tiny_model("mamba"), "D", 32)
-    decayed, others = make_optimizer(reranker, settings()).param_groups
+    decayed, others = make_optimizer(reranker, settings(), Workers()).param_groups
     spared = {id(parameter) for parameter in others["params"]}
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     for name, parameter in reranker.named_parameters():

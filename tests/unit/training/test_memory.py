@@ -113,5 +113,5 @@ def test_recomputed_layers_are_spread_evenly(tiny_model):
 def test_settings_on_a_cpu(tiny_model):
     reranker = new_reranker(tiny_model("llama"), "D", 32)
     for setting, layers in (("auto", 0), ("off", 0), ("full", 2)):
-        choose_recomputation(reranker, setting, "fp32", CPU, 1000)
+        choose_recomputation(reranker, setting, "fp32", CPU, 1000, 0)
         assert recomputed_layers(reranker.backbone) == layers

@@ -1,0 +1,266 @@
+"""Sharded training whose weights are gathered once a step (ZeRO's first stage, Rajbhandari et al. 2020).
+
+Each process holds the whole model as its passes read it, and a part of the float32 weights and of AdamW's moments. A
+pass needs nothing of other processes, so it may be a CUDA graph, or be repeated with less memory, and processes may
+have different numbers of passes. After a step's passes gradients are summed and shared out, their norm is summed, and
+the new weights are gathered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ssmrank.models.precision import Precision
+from ssmrank.models.reranker import Reranker
+from ssmrank.training.memory import memory_of
+from ssmrank.training.optimizer import decays
+from ssmrank.training.parallel import ALIGNED, Reduction, Replicated, Workers
+from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
+
+log = logging.getLogger(__name__)
+
+LARGEST_SHARE = 0.7
+"""Of a GPU's memory that weights, gradients and optimizer may take; activations need the rest."""
+
+
+class ByMemory(Replicated):
+    """Gathers once a step if every process has the memory, else layer by layer."""
+
+    def __init__(self, reduction: Reduction) -> None:
+        super().__init__()
+        self._reduction: Reduction = reduction
+
+    @override
+    def suited_to(self, reranker: Reranker, precision: Precision, device: torch.device) -> Workers:
+        from ssmrank.training.sharded import Sharded
+
+        once = GatheredOnce(self._reduction)
+        if device.type != "cuda":
+            return once
+        needed = once.bytes_to_come(reranker, precision) + 4 * sum(p.numel() for p in reranker.parameters())
+        fits = needed <= LARGEST_SHARE * memory_of(device)
+        found: Workers = Sharded(self._reduction) if self.any(not fits) else once
+        log.info(
+            "weights, gradients and optimizer take %.1f GB if weights are gathered once a step; gathering them %s",
+            needed / 1e9,
+            "once a step" if found is once else "layer by layer",
+        )
+        return found
+
+
+class _Bucket:
+    """Parameters that are views of one tensor, of which each process's optimizer changes a part.
+
+    whole `[processes * part]`: the parameters in `dtype`; sums, of the same size: their gradients; own `[part]`: this
+    process's part in float32, with its gradient.
+    """
+
+    def __init__(self, named: dict[str, nn.Parameter], dtype: torch.dtype, sums: torch.dtype, workers: Workers) -> None:
+        self.named = named
+        device = next(iter(named.values())).device
+        ends, end = {}, 0
+        for name, parameter in named.items():
+            ends[name] = (end, end + parameter.numel())
+            end += -(-parameter.numel() // ALIGNED) * ALIGNED
+        self.places = ends
+        self.part = -(-end // (workers.size * ALIGNED)) * ALIGNED
+        self.first = workers.rank * self.part
+        self.whole = torch.zeros(workers.size * self.part, dtype=dtype, device=device)
+        self.sums = torch.zeros(len(self.whole), dtype=sums, device=device)
+        exact = dtype == torch.float32
+        self.own = nn.Parameter(self._mine(self.whole) if exact else torch.zeros(self.part, device=device))
+        self.own.grad = self._mine(self.sums) if sums == torch.float32 else torch.zeros_like(self.own)
+        for name, parameter in named.items():
+            self._take_in(name, parameter)
+
+    def _take_in(self, name: str, parameter: nn.Parameter) -> None:
+        start, end = self.places[name]
+        values = parameter.data
+        self.set(name, values)
+        parameter.data = self.whole[start:end].view(values.shape)
+        sums = self.sums[start:end].view(values.shape)
+        if self.sums.dtype == parameter.dtype:
+            parameter.grad = sums
+        else:
+            parameter.register_post_accumulate_grad_hook(partial(_add_up, sums))
+
+    def set(self, name: str, values: Tensor) -> None:
+        """Sets a parameter, given its whole values."""
+        (start, end), values = self.places[name], values.flatten()
+        self.whole[start:end] = values.to(self.whole.device)
+        low, high = self._range(name)
+        if self.whole.dtype != torch.float32:
+            self.own.data[low:high] = values[low + self.first - start : high + self.first - start].to(self.own.device)
+
+    def piece(self, name: str, tensor: Tensor) -> tuple[int, Tensor]:
+        """The parameter's part of a tensor like `own`, and where it starts in the flattened parameter."""
+        low, high = self._range(name)
+        return max(0, low + self.first - self.places[name][0]), tensor[low:high]
+
+    def share_out(self) -> None:
+        """Sums the gradients over all processes."""
+        mine = self._mine(self.sums)
+        dist.reduce_scatter_tensor(mine, self.sums)
+        if self.own.grad is not None and self.sums.dtype != torch.float32:
+            self.own.grad.copy_(mine)
+
+    def gather(self) -> None:
+        """Makes the parameters in all processes those that the optimizers have computed."""
+        mine = self._mine(self.whole)
+        if self.whole.dtype != torch.float32:
+            mine.copy_(self.own.detach())
+        dist.all_gather_into_tensor(self.whole, mine)
+
+    def gathered(self, own: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors of the parameters' shapes, by name, of which `own` has this process's part."""
+        whole = torch.empty(len(self.whole), dtype=own.dtype, device=own.device)
+        dist.all_gather_into_tensor(whole, own.detach())
+        for name, parameter in self.named.items():
+            start, end = self.places[name]
+            yield name, whole[start:end].view(parameter.shape)
+
+    def clear(self) -> None:
+        """Sets the gradients to zero."""
+        self.sums.zero_()
+        if self.sums.dtype != self.whole.dtype:
+            for parameter in self.named.values():
+                parameter.grad = None  # where memory ran out before it was added
+
+    def _mine(self, tensor: Tensor) -> Tensor:
+        return tensor[self.first : self.first + self.part]
+
+    def _range(self, name: str) -> tuple[int, int]:
+        """Where a parameter starts and ends in this process's part; the same if it has nothing of it."""
+        start, end = (min(max(place - self.first, 0), self.part) for place in self.places[name])
+        return start, end
+
+
+class GatheredOnce(Parted):
+    """Every process holds the whole model, and a part of the float32 weights and optimizer state.
+
+    Where autocast would round a weight for each pass, only the rounded one is whole. So results are those of other
+    trainings, up to the order of sums over processes.
+    """
+
+    keeps_gradients = True
+
+    def __init__(self, reduction: Reduction = "fp32") -> None:
+        super().__init__()
+        self._reduction: Reduction = reduction
+        self._buckets: list[_Bucket] = []
+
+    @override
+    def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
+        weights = sum(parameter.numel() for parameter in reranker.parameters())
+        rounded = sum(parameter.numel() for parameter in _rounded(reranker, precision).values())
+        whole = 4 * weights - 2 * rounded
+        gradients = 4 * weights - (2 * rounded if self._reduction == "bf16" else 0)
+        parts = (4 * rounded + 8 * weights) // self.size
+        return whole + gradients + parts - 4 * weights
+
+    @override
+    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
+        named = dict(reranker.named_parameters())
+        rounded = _rounded(reranker, precision)
+        sums = torch.bfloat16 if self._reduction == "bf16" else torch.float32
+        kinds: list[tuple[Callable[[str], bool], torch.dtype, torch.dtype]] = [
+            (lambda name: name in rounded, torch.bfloat16, sums),
+            (lambda name: name not in rounded and decays(name, named[name]), torch.float32, torch.float32),
+            (lambda name: name not in rounded and not decays(name, named[name]), torch.float32, torch.float32),
+        ]
+        for belongs, dtype, of_sums in kinds:
+            members = {name: parameter for name, parameter in named.items() if belongs(name)}
+            if members:
+                self._buckets.append(_Bucket(members, dtype, of_sums, self))
+
+    @override
+    def parameter_groups(self, reranker: Reranker, weight_decay: float) -> list[dict[str, Any]]:
+        groups = []
+        for bucket in self._buckets:
+            name, parameter = next(iter(bucket.named.items()))
+            groups.append({"params": [bucket.own], "weight_decay": weight_decay if decays(name, parameter) else 0.0})
+        return groups
+
+    @override
+    def add_up(self, reranker: Reranker, loss: Tensor) -> Tensor:
+        with self._others():
+            for bucket in self._buckets:
+                bucket.share_out()
+            dist.all_reduce(loss)
+        return loss
+
+    @override
+    def clip(self, reranker: Reranker, norm: float) -> None:
+        self._clip([bucket.own.grad for bucket in self._buckets if bucket.own.grad is not None], norm)
+
+    @override
+    def stepped(self) -> None:
+        with self._others():
+            for bucket in self._buckets:
+                bucket.gather()
+
+    @override
+    def clear(self, reranker: Reranker, set_to_none: bool) -> None:
+        for bucket in self._buckets:
+            bucket.clear()
+
+    @override
+    def gradients(self, reranker: Reranker) -> dict[str, Tensor]:
+        found = [bucket.gathered(bucket.own.grad) for bucket in self._buckets if bucket.own.grad is not None]
+        return {name: gradient for bucket in found for name, gradient in bucket}
+
+    @override
+    def pieces(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> Pieces:
+        found: Pieces = {}
+        for bucket in self._buckets:
+            tensors = {"weight": bucket.own.detach()} | {kind: moment(optimizer, bucket.own, kind) for kind in MOMENTS}
+            for kind, tensor in tensors.items():
+                for name, parameter in bucket.named.items():
+                    start, part = bucket.piece(name, tensor)
+                    found[f"{name}/{kind}"] = Piece(part, start, parameter.numel())
+        return found
+
+    @override
+    def read_pieces(self, reranker: Reranker) -> None:
+        self.stepped()
+
+    @override
+    def weights(self, reranker: Reranker) -> dict[str, Tensor]:
+        found = super().weights(reranker)
+        for bucket in self._buckets:
+            if bucket.whole.dtype != torch.float32:
+                found |= {name: weight.cpu() for name, weight in bucket.gathered(bucket.own)}
+        return found
+
+    @override
+    def take_weights(self, reranker: Reranker, weights: dict[str, Tensor]) -> None:
+        super().take_weights(reranker, weights)
+        for bucket in self._buckets:
+            for name in bucket.named:
+                bucket.set(name, weights[name])
+
+
+def _add_up(sums: Tensor, parameter: nn.Parameter) -> None:
+    """Adds a new gradient to the sums, which are in float32 although the parameter is not."""
+    if parameter.grad is not None:
+        sums.add_(parameter.grad)
+        parameter.grad = None
+
+
+def _rounded(reranker: nn.Module, precision: Precision) -> dict[str, nn.Parameter]:
+    """The parameters that autocast rounds wherever they are used: weights of linear layers and of nothing else."""
+    if precision != "bf16":
+        return {}
+    modules = list(reranker.modules())
+    linear = {id(module.weight) for module in modules if isinstance(module, nn.Linear)}
+    others = [module for module in modules if not isinstance(module, nn.Linear)]
+    linear -= {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
+    return {name: parameter for name, parameter in reranker.named_parameters() if id(parameter) in linear}

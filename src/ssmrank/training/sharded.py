@@ -1,0 +1,137 @@
+"""Sharded training whose weights are gathered layer by layer: PyTorch's FSDP2.
+
+A process holds its part of weights, gradients and optimizer state, and for a moment the whole weights of two units. A
+unit are the linear layers of some layers. Autocast rounds their weights anyway, so they are gathered rounded, which are
+half of the bytes, and results are those of other trainings. The rest of the model is gathered once a pass in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from typing_extensions import override
+
+from ssmrank.models.architectures import architecture_of
+from ssmrank.models.precision import Precision
+from ssmrank.models.reranker import Reranker
+from ssmrank.training.memory import layers_of
+from ssmrank.training.parallel import Reduction
+from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
+
+UNIT_BYTES = 64 * 2**20
+"""Units have at least this many bytes, as they are gathered. A call costs as much time as some megabytes."""
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Sharded(Parted):
+    """Every process holds a part of each weight, gradient and moment (FSDP2).
+
+    The processes go through the layers together, so they have the same number of micro-batches, and none can repeat its
+    part alone.
+    """
+
+    may_repeat = False
+    keeps_gradients = False
+
+    def __init__(self, reduction: Reduction = "fp32", unit_bytes: int = UNIT_BYTES) -> None:
+        super().__init__()
+        self.gradient_scale = float(self.size)  # FSDP takes the mean over processes
+        self._reduction: Reduction = reduction
+        self._unit_bytes = unit_bytes
+
+    @override
+    def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
+        weights = sum(parameter.numel() for parameter in reranker.parameters())
+        of_units = sum(_numel(unit) for unit in _units(reranker.backbone, 1))
+        gathered = 4 * (weights - of_units) + 4 * self._unit_bytes  # of two units, before and after they are unpacked
+        return 16 * weights // self.size + gathered - 4 * weights
+
+    @override
+    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
+        # Layers that recompute run again in the backward pass, others of their unit do not, which is no mistake.
+        logging.getLogger("torch.distributed.fsdp.fully_shard").setLevel(logging.ERROR)
+        policy = MixedPrecisionPolicy()
+        if precision == "bf16":
+            sums = torch.bfloat16 if self._reduction == "bf16" else torch.float32
+            policy = MixedPrecisionPolicy(torch.bfloat16, sums, cast_forward_inputs=False)
+        width = 2 if precision == "bf16" else 4
+        units = _units(reranker.backbone, self._unit_bytes // width)
+        for unit in units:
+            fully_shard(unit, mp_policy=policy)
+        fully_shard(reranker)
+        first = [cast(FSDPModule, module) for module in (reranker, *(unit[0] for unit in units))]
+        for one, following in pairwise(first):
+            one.set_modules_to_forward_prefetch([following])
+            if one is not first[0]:
+                following.set_modules_to_backward_prefetch([one])
+
+    @override
+    def rounds(self, own: int) -> int:
+        most = torch.tensor(own)
+        with self._others():
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
+    @override
+    def add_up(self, reranker: Reranker, loss: Tensor) -> Tensor:
+        with self._others():
+            dist.all_reduce(loss)
+        return loss
+
+    @override
+    def clip(self, reranker: Reranker, norm: float) -> None:
+        parts = [_local(parameter.grad) for parameter in reranker.parameters() if parameter.grad is not None]
+        self._clip([part for part in parts if len(part)], norm)
+
+    @override
+    def gradients(self, reranker: Reranker) -> dict[str, Tensor]:
+        found = super().gradients(reranker)
+        return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in found.items()}
+
+    @override
+    def pieces(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> Pieces:
+        found: Pieces = {}
+        for name, parameter in reranker.named_parameters():
+            tensors = {"weight": parameter.detach()} | {kind: moment(optimizer, parameter, kind) for kind in MOMENTS}
+            for kind, tensor in tensors.items():
+                rows = -(-len(parameter) // self.size)  # of each process but the last ones
+                start = min(self.rank * rows, len(parameter)) * parameter[0].numel()
+                found[f"{name}/{kind}"] = Piece(_local(tensor).view(-1), start, parameter.numel())
+        return found
+
+    @override
+    def weights(self, reranker: Reranker) -> dict[str, Tensor]:
+        return cast(dict[str, Tensor], get_model_state_dict(reranker, options=_WHOLE))
+
+    @override
+    def take_weights(self, reranker: Reranker, weights: dict[str, Tensor]) -> None:
+        set_model_state_dict(reranker, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _numel(modules: list[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def _units(backbone: Any, least: int) -> list[list[nn.Module]]:
+    """The linear layers that FSDP gathers together: those of successive layers with at least this many weights."""
+    shards = architecture_of(backbone.config.model_type).shards
+    units: list[list[nn.Module]] = [[]]
+    for layer in layers_of(backbone):
+        for part in shards(layer):
+            units[-1] += [module for module in part.modules() if isinstance(module, nn.Linear)]
+        if _numel(units[-1]) >= least:
+            units.append([])
+    return [unit for unit in units if unit]

@@ -1,0 +1,184 @@
+"""Checkpoints of sharded trainings: each process writes its part, and any number of processes reads them.
+
+What a process has of a parameter, or of one of AdamW's moments, is a range of the flattened tensor, whichever way the
+training is sharded. `torch.distributed.checkpoint` finds what overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import (
+    STATE_DICT_TYPE,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+)
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from typing_extensions import override
+
+from ssmrank.errors import UserError, reason_of
+from ssmrank.io.atomic import disk_errors
+from ssmrank.io.checksum import sha256
+from ssmrank.models.reranker import Reranker
+from ssmrank.training.parallel import Replicated
+from ssmrank.training.state import TrainingState
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter besides the number of steps, by PyTorch's names."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A process's range of a flattened tensor: `part` `[n]` starts at `start` of `length` values; n may be 0.
+
+    `torch.distributed.checkpoint` calls the methods.
+    """
+
+    part: Tensor
+    start: int
+    length: int
+
+    def size(self) -> torch.Size:
+        """That of the whole tensor."""
+        return torch.Size([self.length])
+
+    def __create_write_items__(self, name: str, _: object) -> list[WriteItem]:
+        data = (
+            TensorWriteData(chunk, TensorProperties.create_from_tensor(self.part), self.size())
+            for chunk in self._chunks()
+        )
+        return [
+            WriteItem(MetadataIndex(name, torch.Size([self.start])), WriteItemType.SHARD, tensor_data=one)
+            for one in data
+        ]
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return self._chunks()
+
+    def _chunks(self) -> list[ChunkStorageMetadata]:
+        return [ChunkStorageMetadata(torch.Size([self.start]), self.part.shape)] if len(self.part) else []
+
+
+Pieces = dict[str, Piece]
+
+
+class _Saving(dcp.DefaultSavePlanner):
+    @override
+    def lookup_object(self, index: MetadataIndex) -> Tensor:
+        return cast(Piece, self.state_dict[index.fqn]).part
+
+
+class _Loading(dcp.DefaultLoadPlanner):
+    def __init__(self) -> None:
+        super().__init__(flatten_state_dict=False)
+
+    @override
+    def set_up_planner(
+        self, state_dict: STATE_DICT_TYPE, metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        # The default one drops what it does not know.
+        self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
+
+    @override
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        return cast(Piece, self.state_dict[index.fqn]).part
+
+
+class Parted(Replicated):
+    """A training in which each process has a part of the weights that the optimizer changes, and of its state."""
+
+    def pieces(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> Pieces:
+        """This process's parts of all weights and moments; those of the state are views."""
+        raise NotImplementedError
+
+    def read_pieces(self, reranker: Reranker) -> None:
+        """Follows a change of the parts of the weights."""
+
+    @override
+    def save(
+        self,
+        state: TrainingState,
+        step: int,
+        reranker: Reranker,
+        optimizer: torch.optim.Optimizer,
+        facts: dict[str, Any],
+        best: int | None,
+    ) -> None:
+        pieces = self.pieces(reranker, optimizer)
+        if self.rank > 0:
+            self._write(Path(self.gather("")[0]), pieces)
+            return
+        with state.saving(step, best) as new:
+            folder = new.shards
+            self.gather(str(folder))
+            new.complete(facts, self._write(folder, pieces))
+
+    def _write(self, folder: Path, pieces: Pieces) -> dict[str, str]:
+        """Writes this process's pieces; returns the digests of all processes' files, by name."""
+        with _one_error(folder), self._others():
+            dcp.save(dict(pieces), storage_writer=dcp.FileSystemWriter(folder, sync_files=False), planner=_Saving())
+        own = [*folder.glob(f"__{self.rank}_*"), *(folder.glob(".metadata") if self.rank == 0 else ())]
+        digests: dict[str, str] = {}
+        for found in self.gather({file.name: sha256(file) for file in own}):
+            digests |= found
+        return digests
+
+    @override
+    def load(
+        self, state: TrainingState, step: int, reranker: Reranker, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
+        facts = state.read(step)
+        folder = state.shards(step)
+        _begin(optimizer, step)
+        with _one_error(folder), self._others():
+            pieces = self.pieces(reranker, optimizer)
+            dcp.load(dict(pieces), storage_reader=dcp.FileSystemReader(folder), planner=_Loading())
+        self.read_pieces(reranker)
+        return facts
+
+    @override
+    def whole(self, reranker: Reranker, new: Callable[[], Reranker]) -> Reranker:
+        weights = self.weights(reranker)
+        if self.rank > 0:
+            return reranker
+        whole = new()
+        whole.load_state_dict(weights)
+        return whole.eval()
+
+
+def _begin(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Gives the optimizer a state after this many steps, whose moments are to be read."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            device = parameter.device
+            taken = torch.tensor(float(step), dtype=torch.float32, device=device)
+            optimizer.state[parameter] = {"step": taken} | {name: torch.zeros_like(parameter) for name in MOMENTS}
+
+
+def moment(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> Tensor:
+    """A moment of a parameter; zeros if the optimizer has not changed the parameter yet."""
+    found: Tensor | None = optimizer.state[parameter].get(name) if parameter in optimizer.state else None
+    return torch.zeros_like(parameter) if found is None else found
+
+
+@contextmanager
+def _one_error(folder: Path) -> Iterator[None]:
+    """Turns the errors of all processes into the first one, as a UserError that names the folder."""
+    try:
+        yield
+    except CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        with disk_errors(folder.parent):
+            if isinstance(first, OSError):
+                raise first from error
+        raise UserError(f"{folder.parent}: {reason_of(Exception(first))}") from error
