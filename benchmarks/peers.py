@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ssmrank.models.packing import Packed
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.training.gradients import Accumulator
 from ssmrank.training.loss import Loss
+from ssmrank.training.memory import choose_recomputation, recomputed_layers
 from ssmrank.training.parallel import Workers
 
 IMPLEMENTATIONS = ("ssmrank", "transformers", "mamba_ssm")
@@ -30,6 +32,7 @@ class Scorer(nn.Module):
         self.backbone = backbone
         self.head = nn.Linear(width, 1)
         self.pooling = "first" if pools_first else "last"
+        self.settings = SimpleNamespace(max_length=512)
 
     def forward(self, packed: Packed) -> torch.Tensor:
         return self.head(pooled_forward(self.backbone, packed, self.pooling)).squeeze(-1).float()
@@ -55,17 +58,19 @@ def training_step(
     device: torch.device,
     order: str = "",
     workers: Workers | None = None,
+    may_recompute: bool = False,
 ) -> Callable[[], None] | None:
     """A step on sequences of these lengths; None if the contender has no such model.
 
     order: how a padded model orders sequences into batches, `random` or `sorted` by length; empty: all in one batch.
-    With several workers (ssmrank only), each has this many sequences.
+    With several workers (ssmrank only), each has this many sequences. may_recompute: as many layers recompute their
+    activations as memory requires (ssmrank only).
     """
     generator = np.random.default_rng(0)
     sequences = [generator.integers(10, shape.config["vocab_size"], length) for length in lengths]
     batches = [[sequences[place] for place in batch] for batch in _batches(lengths, order)]
     if implementation == "ssmrank":
-        return _packed_step(shape, sequences, precision, device, workers or Workers())
+        return _packed_step(shape, sequences, precision, device, workers or Workers(), may_recompute)
     if implementation == "transformers":
         with torch.device(device):
             backbone = shape.theirs()
@@ -94,25 +99,33 @@ def _loss(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _packed_step(
-    shape: Shape, sequences: list[np.ndarray], precision: Precision, device: torch.device, workers: Workers
+    shape: Shape,
+    sequences: list[np.ndarray],
+    precision: Precision,
+    device: torch.device,
+    workers: Workers,
+    may_recompute: bool,
 ) -> Callable[[], None]:
     """As the training loop: packed, and on a GPU as a CUDA graph if that pays."""
     scorer = packed_scorer(shape, device).train()
-    workers.prepare(scorer)
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-5, fused=True)
+    tokens = sum(map(len, sequences))
+    if may_recompute:
+        choose_recomputation(scorer, "auto", precision, device, tokens, workers.bytes_to_come(scorer, precision))
+    workers.prepare(scorer, precision)
+    optimizer = torch.optim.AdamW(workers.parameter_groups(scorer, weight_decay=0.01), lr=1e-5, fused=True)
     group_size = min(16, len(sequences))
     groups = [sequences[start : start + group_size] for start in range(0, len(sequences), group_size)]
     loss = Loss(lambda scores: _loss(scores).mean(dim=-1))
-    tokens = sum(map(len, sequences))
     accumulator = Accumulator(scorer, loss, precision, device, tokens, workers)
-    if device.type == "cuda" and precision == "bf16" and workers.may_repeat:
+    if device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputed_layers(scorer.backbone):
         accumulator.use_graphs(group_size, len(groups), max(map(len, sequences)))
 
     def step() -> None:
         accumulator(groups, len(groups) * workers.size)
-        nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
+        workers.clip(scorer, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=accumulator.drops_gradients)
+        workers.stepped()
+        accumulator.clear()
 
     return step
 

@@ -1,12 +1,14 @@
-"""Training and reranking on two GPUs compared with one: same results, speed-up, and recovery from a killed worker.
+"""Training and reranking on several GPUs compared with one: same results, speed-up, and recovery from a killed worker.
 
-    python benchmarks/several_gpus.py --output benchmarks/results/several-gpus-h100.csv
+    python benchmarks/several_gpus.py --output benchmarks/results/several-gpus-h200.csv
+    python benchmarks/several_gpus.py --quick --parts training small-card --output quick.csv
 
 Parts: `gradients` (loss and gradients of DDP and FSDP2 equal one GPU's at the same global batch), `reranking` (pairs/s,
-the same scores, and the same bytes from `ssmrank rerank`), `training` (tokens/s of whole steps; `batch` is per GPU: the
-same batch per GPU is weak scaling, the same global batch strong scaling), `kill` (a worker of `ssmrank train` dies: the
-others stop, and the resumed training reaches the same weights). Random weights. The exit status is 1 if a check fails.
-With `--device cpu`, tiny models in two processes show that everything runs.
+the same scores, and the same bytes from `ssmrank rerank`), `training` (tokens/s of whole steps and memory, for each way
+of sharing a training out; `batch` is per GPU: the same batch per GPU is weak scaling, the same global batch strong
+scaling), `small-card` (a large model trains within 24 GiB), `kill` (a worker of `ssmrank train` dies: the others stop,
+and the resumed training reaches the same weights). Random weights. The exit status is 1 if a check fails. `--quick`
+measures training and small-card in 150 s. With `--device cpu`, tiny models show that everything runs.
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ from pathlib import Path
 import several_gpus_commands
 import torch
 from several_gpus_report import Report
+from several_gpus_training import WAYS
 from shapes import CLASSES
 
 from ssmrank.errors import UserError
 from ssmrank.launch import launch
 
-CARDS = several_gpus_commands.CARDS
-SIDE_BY_SIDE = ("gradients", "reranking", "training")
+SIDE_BY_SIDE = ("gradients", "training", "small-card", "reranking")
 """Parts of several_gpus_process.py, in this order."""
-PARTS: dict[str, Callable[[Report, several_gpus_commands.Collection], None]] = {
+COMMANDS: dict[str, Callable[[Report, several_gpus_commands.Collection], None]] = {
     "reranking": several_gpus_commands.rerank,
     "kill": several_gpus_commands.kill,
 }
@@ -41,17 +43,23 @@ PARTS = [*SIDE_BY_SIDE, "kill"]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all; quick: training and small-card")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--models", nargs="*", help="names of benchmarks/shapes.py (default: of 330M; on a CPU of 4M)")
     parser.add_argument(
         "--large", nargs="*", help="models trained in small batches (default: Mamba-2-1.3B; on a CPU none)"
     )
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for the parts side by side (default: 300)")
+    parser.add_argument("--limit", type=float, help="seconds for the parts side by side (default: 300, quick: 135)")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=[], help="of training (default: all)")
+    parser.add_argument("--cards", type=int, help="how many (default: all; on a CPU 2)")
+    parser.add_argument("--quick", action="store_true", help="16 x 512 tokens alone, without profiles, in 150 s")
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and torch.cuda.device_count() < CARDS:
-        parser.error(f"{CARDS} GPUs are needed; --device cpu runs on a CPU")
+    arguments.cards = arguments.cards or (torch.cuda.device_count() if arguments.device == "cuda" else 2)
+    if arguments.cards < 2 or (arguments.device == "cuda" and torch.cuda.device_count() < arguments.cards):
+        parser.error(f"{max(2, arguments.cards)} GPUs are needed; --device cpu runs on a CPU")
+    arguments.parts = arguments.parts or (["training", "small-card"] if arguments.quick else PARTS)
+    arguments.limit = arguments.limit or (135.0 if arguments.quick else 300.0)
     cpu = arguments.device == "cpu"
     arguments.models = arguments.models or (["OPT", "Mamba-2"] if cpu else ["OPT-350M", "Mamba-2-370M"])
     arguments.large = arguments.large if arguments.large is not None else [] if cpu else ["Mamba-2-1.3B"]
@@ -68,17 +76,18 @@ def main() -> int:
 
 
 def _side_by_side(arguments: argparse.Namespace, report: Report) -> None:
-    """Runs the parts in one pair of processes; if one fails, the parts after it run in another pair."""
+    """Runs the parts in processes, one a GPU; if a part fails, those after it run in other processes."""
     left = [part for part in SIDE_BY_SIDE if part in arguments.parts]
     end = time.monotonic() + arguments.limit
     script = Path(__file__).with_name("several_gpus_process.py")
     options = ["--device", arguments.device, "--folder", str(report.folder), "--output", str(arguments.output)]
-    options += ["--models", *arguments.models, "--large", *arguments.large]
+    options += ["--models", *arguments.models, "--large", *arguments.large, "--ways", *arguments.ways]
+    options += ["--end", str(time.time() + 0.9 * arguments.limit), *(["--quick"] if arguments.quick else [])]
     signal.signal(signal.SIGALRM, _too_long)
     while left:
         try:
             signal.setitimer(signal.ITIMER_REAL, max(1.0, end - time.monotonic()))
-            launch([sys.executable, str(script), *options, "--parts", *left], CARDS)
+            launch([sys.executable, str(script), *options, "--parts", *left], arguments.cards)
         except (UserError, SystemExit, TimeoutError) as error:
             failed = next((part for part in left if part not in report.parts_done), left[-1])
             report.check(failed, False, str(error))
@@ -94,15 +103,15 @@ def _too_long(*_: object) -> None:
 
 
 def _commands(arguments: argparse.Namespace, report: Report, folder: Path) -> None:
-    parts = [part for part in PARTS if part in arguments.parts]
+    parts = [part for part in COMMANDS if part in arguments.parts]
     if not parts:
         return
-    collection = several_gpus_commands.Collection(folder, arguments.device)
+    collection = several_gpus_commands.Collection(folder, arguments.device, arguments.cards)
 
     def run(part: str) -> None:
         started = time.monotonic()
         try:
-            PARTS[part](report, collection)
+            COMMANDS[part](report, collection)
         except Exception as error:
             traceback.print_exc()
             report.check(f"{part} by the command line", False, str(error))

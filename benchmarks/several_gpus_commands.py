@@ -1,7 +1,7 @@
-"""Checks `ssmrank rerank` and `ssmrank train` in two processes, on a small collection of random words.
+"""Checks `ssmrank rerank` and `ssmrank train` in several processes, on a small collection of random words.
 
-Reranking: two processes and one write the same run, byte for byte. Training: a worker is killed, the other ends with
-one line, and the same command then resumes and reaches the losses and weights of a training that was never stopped.
+Reranking: several processes and one write the same run, byte for byte. Training: a worker is killed, the others end
+with one line, and the same command then resumes and reaches the losses and weights of a training that never stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ssmrank.io.trec import write_run
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import new_reranker
 
-CARDS = 2
 TIMEOUT = 150.0
 """Time limit of a command in seconds."""
 _MIDDLE = 30
@@ -42,8 +41,8 @@ _GO_ON = "start again to resume from the last saved state"
 class Collection:
     """A folder with a collection, its groups, a first-stage run, and a small Mamba-2 without dropout."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self.folder, self.device = folder, device
+    def __init__(self, folder: Path, device: str, cards: int) -> None:
+        self.folder, self.device, self.cards = folder, device, cards
         generator = np.random.default_rng(0)
         words = [f"word{number}" for number in range(500)]
 
@@ -104,10 +103,10 @@ class Collection:
 
 
 def rerank(report: Report, collection: Collection) -> None:
-    """Compares the runs of one process and of two."""
+    """Compares the runs of one process and of several."""
     folder = collection.folder
     started = {}
-    for processes in (1, CARDS):
+    for processes in (1, collection.cards):
         settings = Reranking(retriever="bm25", depth=100, token_budget=2048, processes=processes)
         words = ["rerank", "--settings", settings.model_dump_json(), "--checkpoint", folder / "checkpoint"]
         words += ["--collection", folder / "collection", "--split", "train", "--run", folder / "first.trec"]
@@ -115,7 +114,7 @@ def rerank(report: Report, collection: Collection) -> None:
     for processes, process in started.items():
         collection.finish(f"rerank{processes}", process)
     one, several = ((folder / f"{processes}.trec").read_bytes() for processes in started)
-    text = f"runs of one process and of {CARDS}, {len(one.splitlines()):,} lines, are the same bytes"
+    text = f"runs of one process and of {collection.cards}, {len(one.splitlines()):,} lines, are the same bytes"
     report.check("ssmrank rerank", one == several and len(one.splitlines()) == 3000, text)
 
 
@@ -162,7 +161,7 @@ def _train_words(collection: Collection, name: str) -> list[str | Path]:
         epochs=1.0 if collection.device == "cpu" else 4.0,  # of 150 steps
         length_grouped=True,
         parallel="ddp",
-        processes=CARDS,
+        processes=collection.cards,
     )
     words = ["train", "--settings", settings.model_dump_json(), "--model", folder / "model", "--kind", "D"]
     words += ["--collection", folder / "collection", "--split", "train", "--negatives", folder / "groups.jsonl"]

@@ -15,12 +15,13 @@ from peers import packed_scorer
 from several_gpus_report import Report
 from shapes import Shape
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from ssmrank.models.precision import Precision
+from ssmrank.training.gathered import GatheredOnce
 from ssmrank.training.gradients import Accumulator
 from ssmrank.training.loss import LOSSES
-from ssmrank.training.parallel import Replicated, Sharded, Workers
+from ssmrank.training.parallel import Replicated, Workers
+from ssmrank.training.sharded import Sharded
 
 _SMALLEST = 1e-4
 """Share of the norm of all gradients below which a parameter's own difference is ignored."""
@@ -67,19 +68,19 @@ def check(shape: Shape, device: torch.device, workers: Workers, report: Report |
     if report is not None:
         print(f"  {shape.name}: one card in other micro-batches: {other_order}", flush=True)
         print(f"  {shape.name}: one card, bf16 against fp32: {noise}", flush=True)
-    for several in (Replicated(), Sharded()):
-        model = _model(shape, device)
-        several.prepare(model)
+    for way, kind in (("ddp", Replicated), ("fsdp2, step", GatheredOnce), ("fsdp2, layer", Sharded)):
         for precision, bound in bounds.items():
+            several, model = kind(), _model(shape, device)
+            several.prepare(model, precision)
             for graphs in (False, True) if precision == "bf16" and several.may_repeat and not small else (False,):
                 step = _step(model, several, groups, budget, precision, graphs)
                 found = _distance(step, one[precision])
                 if report is not None:
-                    label = f"{'ddp' if several.may_repeat else 'fsdp2'} {precision}{', CUDA graphs' if graphs else ''}"
+                    label = f"{way}, {precision}{', CUDA graphs' if graphs else ''}"
                     within = all(value <= limit for value, limit in zip(found, bound, strict=True))
                     report.check(f"gradients {shape.name}, {label}", within and step.graphs == graphs, f"{found}")
                 del step
-        del model
+            del several, model
     workers.wait()
 
 
@@ -109,14 +110,11 @@ def _step(
         longest = max(len(sequence) for group in groups for sequence in group)
         accumulator.use_graphs(len(groups[0]), len(own), longest)
     for _ in range(3 if graphs else 1):
-        model.zero_grad(set_to_none=accumulator.drops_gradients)
+        accumulator.clear()
         loss = accumulator(own, len(groups))
-    whole = {}
-    for name, parameter in model.named_parameters():
-        gradient = parameter.grad
-        whole[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
+    whole = {name: gradient.clone() for name, gradient in workers.gradients(model).items()}
     used = accumulator.graphs is not None and accumulator.graphs.active
-    model.zero_grad(set_to_none=not workers.keeps_gradients)
+    workers.clear(model, set_to_none=not workers.keeps_gradients)
     return Step(loss.item(), whole, used)
 
 

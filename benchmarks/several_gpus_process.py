@@ -1,15 +1,14 @@
 """One of the processes of several_gpus.py: the parts in which all GPUs work at the same time.
 
-Gradients: loss and gradients of one step on two GPUs, compared with one GPU at the same global batch. Training: whole
-steps (forward, backward, clipping, AdamW). Reranking: the engine's scoring, without planning and start-up.
+Gradients: loss and gradients of one step on several GPUs, compared with one GPU at the same global batch. Training:
+whole steps (forward, backward, clipping, AdamW). Small card: steps within 24 GiB. Reranking: the engine's scoring,
+without planning and start-up.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
-import statistics
 import sys
 import time
 import traceback
@@ -20,10 +19,11 @@ from pathlib import Path
 import contenders
 import numpy as np
 import several_gpus_gradients
+import several_gpus_training
 import torch
-from measure import device_name, kernels
-from peers import training_step
+from measure import device_name
 from several_gpus_report import Report, Row
+from several_gpus_training import LENGTH, free_memory, wait_for
 from shapes import CLASSES, Shape
 from workloads import Workload, read_workload
 
@@ -32,12 +32,7 @@ from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import plan_batches
 from ssmrank.reranking.engine import Work, score
-from ssmrank.training.gradients import OutOfMemory
-from ssmrank.training.parallel import Replicated, Sharded, Workers, workers_of
-
-LENGTH = 512
-RUNS, STEPS, WARMUPS = 2, 3, 3
-"""Timed runs, steps per run, and warm-up steps, the first of which capture CUDA graphs."""
+from ssmrank.training.parallel import Workers, workers_of
 
 
 @dataclass
@@ -47,6 +42,18 @@ class Place:
     device: torch.device
     workers: Workers
     report: Report
+    end: float
+
+    def has_time(self) -> bool:
+        """Whether there is time for another measurement, the same in all processes."""
+        enough = self.workers.first_decides(time.time() < self.end)
+        if not enough and self.first:
+            print("  no time is left for the rest", flush=True)
+        return enough
+
+    @property
+    def name(self) -> str:
+        return device_name(self.device)
 
     @property
     def first(self) -> bool:
@@ -74,71 +81,35 @@ def gradients(place: Place, arguments: argparse.Namespace) -> None:
 
 
 def training(place: Place, arguments: argparse.Namespace) -> None:
-    for name in arguments.models:
-        counts = [2] if place.small else [16, 64]
-        for count in counts:
-            _measure_training(place, name, Workers(), count)
-            _measure_training(place, name, Replicated(), count)
-        if len(counts) > 1:
-            _measure_training(place, name, Replicated(), counts[-1] // place.workers.size)
-        _measure_training(place, name, Sharded(), counts[-1])
-    for name in arguments.large:
-        for workers in (Workers(), Replicated(), Sharded()):
-            _measure_training(place, name, workers, 2 if place.small else 16)
+    ways = arguments.ways or (several_gpus_training.QUICK if arguments.quick else list(several_gpus_training.WAYS))
+    counts = [2] if place.small else [16] if arguments.quick else [16, 64]
+    for name in (*arguments.models, *arguments.large):
+        for way in ways:
+            if place.has_time():
+                several_gpus_training.measure(place, place.shape(name), way, counts[0], not arguments.quick)
+    for name in arguments.models:  # last, because it takes most of the time
+        for count in counts[1:]:
+            for way in ways:
+                if place.has_time():
+                    several_gpus_training.measure(place, place.shape(name), way, count, profiled=True)
+            if "ddp" in ways and place.has_time():  # strong scaling
+                several_gpus_training.measure(place, place.shape(name), "ddp", count // place.workers.size, True)
 
 
-def _measure_training(place: Place, name: str, workers: Workers, count: int) -> None:
-    """Steps of `count` sequences per GPU; a training of one worker runs in the first process while the others wait."""
-    length = 32 if place.small else LENGTH
-    label = {Workers: "one process", Replicated: "ddp", Sharded: "fsdp2"}[type(workers)]
-    tokens = count * length * workers.size
-    row = Row("training", name, label, place.precision, f"{count} x {length}", tokens, tokens, "", cards=workers.size)
-    row.device = device_name(place.device)
-    if workers.size > 1 or place.first:
-        try:
-            _fill_in(row, place, workers, [length] * count)
-        except (OutOfMemory, torch.OutOfMemoryError):
-            row.seconds = None  # in all processes, because their parts are alike
-    free_memory()
-    place.workers.wait()
-    if place.first:
-        place.report.speed(row)
-
-
-def _fill_in(row: Row, place: Place, workers: Workers, lengths: list[int]) -> None:
-    step = training_step(place.shape(row.model), "ssmrank", lengths, place.precision, place.device, workers=workers)
-    assert step is not None
-    times = _times(step, place, workers)
-    row.runs, row.seconds = len(times), round(statistics.median(times), 6)
-    row.fastest, row.slowest = round(min(times), 6), round(max(times), 6)
-    row.tokens_per_second = round(row.tokens / row.seconds, 1)
-    if place.small:
-        return
-    row.peak_memory_mib = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    found = kernels(step)
-    row.kernels = len(found)
-    row.gpu_busy = round(min(1.0, sum(spent for _, spent in found) / row.seconds), 3)
-    if workers.size > 1:
-        sending = sum(spent for kernel, spent in found if "nccl" in kernel.lower())
-        row.communication = round(min(workers.gather(sending)) / row.seconds, 4)
-
-
-def _times(step: Callable[[], None], place: Place, workers: Workers) -> list[float]:
-    """Seconds of a step in each run; with several processes, those of the slowest."""
-    if not place.small:
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(WARMUPS):
-        step()
-    times = []
-    for _ in range(RUNS):
-        _wait_for_device(place.device)
-        workers.wait()
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            step()
-        _wait_for_device(place.device)
-        times.append(max(workers.gather((time.perf_counter() - start) / STEPS)))
-    return times
+def small_card(place: Place, arguments: argparse.Namespace) -> None:
+    """Trains the large models on cards of which only 24 GiB may be used, as the paper's did not."""
+    for name in arguments.large or arguments.models[:1]:
+        for way in ("fsdp2, step", "fsdp2, layer"):
+            if not place.has_time():
+                return
+            with several_gpus_training.card_of(24 * 1024, place.device):
+                count = 2 if place.small else 8
+                row = several_gpus_training.measure(place, place.shape(name), way, count, False, recompute=True)
+            if place.first:
+                used = "" if place.small else f"; PyTorch held {row.reserved_mib or 0:,.0f} MiB at most"
+                place.report.check(
+                    f"{name}, {row.batch}, within 24 GiB, {way}", row.seconds is not None, f"trains{used}"
+                )
 
 
 def reranking(place: Place, arguments: argparse.Namespace) -> None:
@@ -164,7 +135,7 @@ def _measure_reranking(place: Place, name: str, reranker: Reranker, share: bool,
     workers = place.workers
 
     def run(process: int, processes: int) -> tuple[np.ndarray, float]:
-        _wait_for_device(place.device)
+        wait_for(place.device)
         start = time.perf_counter()
         scores = score(reranker, work, place.precision, place.device, None, process, processes)
         return scores, time.perf_counter() - start
@@ -200,21 +171,11 @@ def _measure_reranking(place: Place, name: str, reranker: Reranker, share: bool,
     workers.wait()
 
 
-def free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _wait_for_device(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 PARTS: dict[str, Callable[[Place, argparse.Namespace], None]] = {
     "gradients": gradients,
     "reranking": reranking,
     "training": training,
+    "small-card": small_card,
 }
 
 
@@ -223,6 +184,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", required=True)
     parser.add_argument("--models", nargs="*", default=[])
     parser.add_argument("--large", nargs="*", default=[])
+    parser.add_argument("--ways", nargs="*", default=[])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--end", type=float, required=True, help="time after which no measurement begins")
     parser.add_argument("--device", required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -233,7 +197,7 @@ def main() -> None:
         torch.cuda.set_device(device)
     started = time.perf_counter()
     with workers_of("ddp", device) as workers:
-        place = Place(device, workers, Report(arguments.folder, arguments.output))
+        place = Place(device, workers, Report(arguments.folder, arguments.output), arguments.end)
         for part in arguments.parts:
             if place.first:
                 print(f"{part} ({time.perf_counter() - started:.0f} s)", flush=True)

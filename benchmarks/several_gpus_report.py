@@ -18,6 +18,8 @@ class Row(Measurement):
     cards: int = 1
     communication: float | None = None
     """Share of a step in which a GPU runs NCCL's kernels: the smallest of all GPUs, as they wait for one another."""
+    reserved_mib: float | None = None
+    """The most that PyTorch held of a GPU's memory; `peak_memory_mib` is what it used of that."""
     pairs: int = 0
     pairs_per_second: float | None = None
 
@@ -78,17 +80,18 @@ def _line(row: Row) -> str:
     elif row.tokens_per_second:
         speed = f"{row.tokens_per_second:>11,.0f} tokens/s"
     share = f"  {row.communication:5.1%} in communication" if row.communication is not None else ""
+    memory = f"  {row.peak_memory_mib / 1024:5.1f} GiB" if row.peak_memory_mib else ""
     cards = f"{row.cards} card{'s' if row.cards > 1 else ' '}"
-    return f"{row.benchmark:9} {row.model:13} {row.implementation:14} {cards} {row.batch:14} {speed}{share}"
+    return f"{row.benchmark:9} {row.model:13} {row.implementation:20} {cards} {row.batch:14} {speed}{memory}{share}"
 
 
 def _gains(row: Row, rows: list[Row]) -> str:
     """Speed-up over one GPU: with the same batch per GPU (weak) or the same global batch (strong)."""
-    if row.cards == 1 or row.seconds is None:
+    if row.cards == 1 or not row.seconds:
         return ""
     gains = []
     for one in rows:
-        if one.cards > 1 or one.seconds is None or (one.benchmark, one.model) != (row.benchmark, row.model):
+        if one.cards > 1 or not one.seconds or (one.benchmark, one.model) != (row.benchmark, row.model):
             continue
         if row.benchmark == "reranking" and one.implementation == row.implementation:
             gains.append(f"{one.seconds / row.seconds:.2f}x one card")
@@ -106,7 +109,7 @@ def _read(path: Path) -> list[Row]:
                 *(record[name] for name in ("benchmark", "model", "implementation", "precision", "batch")), 0, 0, ""
             )
             row.tokens, row.cards, row.pairs = int(record["tokens"]), int(record["cards"]), int(record["pairs"])
-            for name in ("seconds", "tokens_per_second", "communication", "pairs_per_second"):
+            for name in ("seconds", "tokens_per_second", "peak_memory_mib", "communication", "pairs_per_second"):
                 setattr(row, name, float(record[name]) if record[name] else None)
             rows.append(row)
     return rows

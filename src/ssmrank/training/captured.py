@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ssmrank.models.packing import Packed
+from ssmrank.training.memory import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class CapturedPasses:
         return loss
 
     def _capture(self, shape: Hashable, longest: int, packed: Packed, tensors: Tensors) -> torch.Tensor:
-        torch.cuda.empty_cache()
-        if torch.cuda.mem_get_info(self._device)[0] < _SPARE * self._needs[shape]:
+        if free_memory(self._device) < _SPARE * self._needs[shape]:
             return self._run(packed, *tensors)
         graph = _Graph(packed, tensors, longest)
         try:
