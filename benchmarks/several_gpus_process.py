@@ -32,7 +32,8 @@ from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.batches import plan_batches
 from ssmrank.reranking.engine import Work, score
-from ssmrank.training.parallel import Workers, workers_of
+from ssmrank.training.parallel import Workers
+from ssmrank.training.processes import workers_of
 
 
 @dataclass

@@ -21,7 +21,8 @@ from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.tracking import Tracked, track
 from ssmrank.training.job import Job, TrainFiles, write_out_of_memory
 from ssmrank.training.loss import LOSSES
-from ssmrank.training.parallel import Workers, workers_of
+from ssmrank.training.parallel import Workers
+from ssmrank.training.processes import workers_of
 
 log = logging.getLogger(__name__)
 

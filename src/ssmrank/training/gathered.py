@@ -23,6 +23,7 @@ from ssmrank.models.reranker import Reranker
 from ssmrank.training.memory import memory_of
 from ssmrank.training.optimizer import decays
 from ssmrank.training.parallel import ALIGNED, Reduction, Replicated, Workers
+from ssmrank.training.sharded import Sharded
 from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,6 @@ class ByMemory(Replicated):
 
     @override
     def suited_to(self, reranker: Reranker, precision: Precision, device: torch.device) -> Workers:
-        from ssmrank.training.sharded import Sharded
-
         once = GatheredOnce(self._reduction)
         if device.type != "cuda":
             return once

@@ -29,7 +29,8 @@ with importing():
     from ssmrank.training.loop import train
     from ssmrank.training.loss import LOSSES
     from ssmrank.training.memory import recompute_layers
-    from ssmrank.training.parallel import Replicated, Workers, workers_of
+    from ssmrank.training.parallel import Replicated, Workers
+    from ssmrank.training.processes import workers_of
     from ssmrank.training.sharded import Sharded
     from ssmrank.training.state import TrainingState
 
