@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -18,28 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ssmrank
+from environments import closure, link_packages
 
 QUERY = "which animals live in rivers"
 TEXTS = ["The otter hunts fish in rivers.", "A compiler translates programs.", "Lava flows from a volcano."]
-
-
-def closure(requirements: Iterable[str]) -> set[str]:
-    """The installed distributions that requirements name, with their own requirements."""
-    found: set[tuple[str, str]] = set()
-    waiting = list(map(Requirement, requirements))
-    while waiting:
-        requirement = waiting.pop()
-        name = canonicalize_name(requirement.name)
-        for extra in ("", *requirement.extras):
-            if (name, extra) in found:
-                continue
-            try:
-                needed = map(Requirement, metadata.requires(name) or [])
-            except metadata.PackageNotFoundError:  # CUDA packages, if torch is built without CUDA
-                continue
-            found.add((name, extra))
-            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": extra})]
-    return {name for name, _ in found}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +90,6 @@ def test_the_reranker_is_imported_without_the_pipeline_s_packages(requirements: 
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_wheel_alone_scores_as_the_whole_environment_does(
     root: Path, wheel: Path, requirements: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -118,13 +98,7 @@ def test_the_wheel_alone_scores_as_the_whole_environment_does(
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
     subprocess.run([*command, str(wheel)], check=True, timeout=240)
     assert (python.parent / "ssmrank").is_file() and not (python.parent / "snakemake").exists()
-    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
-    for name in closure(requirements[""]):
-        files = metadata.distribution(name).files or []
-        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
-            place = Path(str(metadata.distribution(name).locate_file(top)))
-            if place.exists() and not (packages / top).exists():
-                (packages / top).symlink_to(place)
+    packages = link_packages(tmp_path / "venv", closure(requirements[""]))
     code = (
         "import importlib.util, json, sys, ssmrank\n"
         "model, query, texts, apart = json.loads(sys.argv[1])\n"
