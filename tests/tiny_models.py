@@ -52,6 +52,19 @@ _FALCON = {
     "ssm_out_multiplier": 0.6,
 }
 
+_NEMOTRON = {
+    **{key: _HYBRID[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")},
+    "initializer_range": 0.1,
+    "head_dim": 8,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "chunk_size": 8,
+    "time_step_min": 0.05,  # some of the steps are shorter, and so become this
+    "time_step_floor": 0.05,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -164,6 +177,20 @@ _CONFIGS = {
         "position_embedding_type": "rope",
         "layer_types": ["linear_attention", "linear_attention", "full_attention"],
     },
+    "nemotron_h": {
+        **_NEMOTRON,
+        "layers_block_type": ["linear_attention", "full_attention", "mlp", "linear_attention"],
+    },
+    "nemotron_h-attends-last": {
+        **_NEMOTRON,
+        "model_type": "nemotron_h",
+        "layers_block_type": ["linear_attention", "mlp", "full_attention"],
+    },
+    "nemotron_h-ends-in-mlp": {
+        **_NEMOTRON,
+        "model_type": "nemotron_h",
+        "layers_block_type": ["full_attention", "linear_attention", "mlp"],
+    },
     "mamba2-wide": {
         "model_type": "mamba2",
         "hidden_size": 64,
@@ -176,7 +203,7 @@ _CONFIGS = {
     },
 }
 
-HYBRIDS = [shape for shape in _CONFIGS if "mamba_d_state" in _CONFIGS[shape]]
+HYBRIDS = [shape for shape in _CONFIGS if {"mamba_d_state", "ssm_state_size"} & _CONFIGS[shape].keys()]
 """Shapes with Mamba-2 and attention."""
 
 VARIED = frozenset(HYBRIDS)

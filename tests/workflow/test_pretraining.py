@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 OPTIONS = ["--configfile", "tiny-pretraining.yaml", "--"]
-ARGUMENTS = [*OPTIONS, "results/pretraining/tiny/published/bert", "results/figures/pretraining-tiny.pdf"]
+ARGUMENTS = [*OPTIONS, "results/pretraining/tiny/published/hybrid", "results/figures/pretraining-tiny.pdf"]
 """Two models are pretrained, for the figure; one of them is trained and published as well."""
 
 
@@ -50,16 +50,16 @@ def test_jobs_that_are_carried_elsewhere_make_what_the_workflow_accepts(pretrain
     stopped = pretraining.run("python", script, "run", "jobs.json", "--seconds", "1", check=False)
     assert stopped.returncode == 75
     some = pretraining.run("python", script, "run", "jobs.json", "--rules", "publish_model", check=False)
-    assert "needs results/pretraining/tiny/models/bert" in some.stdout
+    assert "needs results/pretraining/tiny/models/hybrid" in some.stdout
     finished = pretraining.run("python", script, "run", "jobs.json", "--gpu-jobs", "2", check=False)
     assert finished.returncode == 0, finished.stdout
     assert pretraining.planned(*ARGUMENTS) != {}
     pretraining.snakemake("--touch", *ARGUMENTS)
     assert pretraining.planned(*ARGUMENTS) == {}
-    card = (pretraining.folder / "results/pretraining/tiny/published/bert/README.md").read_text()
+    card = (pretraining.folder / "results/pretraining/tiny/published/hybrid/README.md").read_text()
     assert "Made up" in card
-    assert (pretraining.folder / "results/pretraining/tiny/published/bert/sweep.json").exists()
-    assert "`snakemake --configfile tiny-pretraining.yaml -- results/pretraining/tiny/published/bert`" in card
+    assert (pretraining.folder / "results/pretraining/tiny/published/hybrid/sweep.json").exists()
+    assert "`snakemake --configfile tiny-pretraining.yaml -- results/pretraining/tiny/published/hybrid`" in card
     assert "made-up titles and their documents, negatives of each: 2 from the first 20 of BM25" in card
     # A changed licence rewrites only the card; a changed learning rate runs its model's whole chain again.
     pretraining.edit("tiny-pretraining.yaml", "    license: CC0", "    license: CC BY")

@@ -34,7 +34,7 @@ def whole_layer(layer: Any) -> Sequence[nn.Module]:
 
 
 def unchanged(backbone: Any) -> None:
-    """Most backbones need no preparation for inference."""
+    """Most backbones need no preparation."""
 
 
 def nothing_wrong(config: PreTrainedConfig) -> str:
@@ -100,6 +100,9 @@ class Architecture:
     prepare: Callable[[Any], None] = unchanged
     """Changes a backbone in place, on its device, for faster inference in bf16 or 8-bit floats. It is called before
     weights are rounded, and leaves the function that the model computes as it is."""
+    initialize: Callable[[Any], None] = unchanged
+    """Draws weights for pretraining anew where transformers' random weights are not those that the authors began
+    with, from torch's generator and in place."""
     not_float8: frozenset[str] = frozenset()
     """Names of linear modules that stay in bfloat16 when the others become 8-bit floats."""
     last_layer_float8: bool = True

@@ -44,7 +44,9 @@ class LanguageModel(nn.Module):
 def new_language_model(config: PreTrainedConfig, seed: int) -> LanguageModel:
     """A model with random weights, drawn from `seed`."""
     torch.manual_seed(seed)
-    return LanguageModel(random_backbone(config))
+    backbone = random_backbone(config)
+    architecture_of(config.model_type).initialize(backbone)
+    return LanguageModel(backbone)
 
 
 def language_model_config(

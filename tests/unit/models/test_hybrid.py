@@ -115,6 +115,30 @@ def test_multipliers_become_part_of_a_projection_once(changes: dict[str, Any], m
             assert relative(scored_forward(prepared, batch, "last"), exact) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["bamba", "granitemoehybrid", "falcon_h1", "nemotron_h"])
+def test_a_pretraining_begins_with_mixers_like_mamba2s(kind: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "falcon_h1": {"mamba_d_ssm": 512},
+        "nemotron_h": {
+            **{"mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 1, "head_dim": 64},
+            "layers_block_type": ["linear_attention", "full_attention", "linear_attention"],
+        },
+    }
+    backbone = model(kind, **changes.get(kind, {}))
+    torch.manual_seed(5)
+    architecture_of(kind).initialize(backbone)
+    sizes = {"hidden_size": 256, "num_heads": 8, "head_dim": 64, "state_size": 128, "n_groups": 1, "expand": 2}
+    [peer] = random_backbone(AutoConfig.for_model("mamba2", num_hidden_layers=1, vocab_size=300, **sizes)).layers
+    for mixer in mixers(backbone):
+        steps = torch.nn.functional.softplus(mixer.dt_bias)
+        assert 0.001 <= steps.min() < steps.max() <= 0.1001
+        for name in ("conv1d.weight", "out_proj.weight", "A_log", "D"):
+            own, theirs = mixer.get_parameter(name), peer.mixer.get_parameter(name)
+            assert own.shape == theirs.shape
+            assert own.std().item() == pytest.approx(theirs.std().item(), rel=0.05), name
+    assert not torch.equal(mixers(backbone)[0].dt_bias, mixers(backbone)[1].dt_bias)
+
+
 def test_rows_are_scaled_in_place() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, squares = torch.randn(5, 16, generator=generator).bfloat16(), torch.rand(3, 5, generator=generator)
@@ -131,6 +155,7 @@ def test_rows_are_scaled_in_place() -> None:
         ("granitemoehybrid", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
         ("bamba", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
         ("bamba", {"hidden_act": "gelu"}, "activation gelu"),
+        ("nemotron_h", {"layers_block_type": ["linear_attention", "moe"]}, "layers with experts are not supported"),
         ("falcon_h1", {"mamba_d_ssm": 512, "time_step_limit": (0.0, 0.1)}, "time_step_limit"),
     ],
 )

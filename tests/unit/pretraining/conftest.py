@@ -89,6 +89,15 @@ _CONFIGS = {
         "chunk_size": 16,
     },
 }
+_CONFIGS["nemotron_h"] = {
+    **{key: _HYBRID[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads")},
+    "head_dim": 16,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 1,
+    "layers_block_type": ["linear_attention", "full_attention"],
+}
 CAUSAL = [name for name in MODEL_TYPES if architecture_of(name).causal]
 MASKED = [name for name in MODEL_TYPES if architecture_of(name).masked_head is not None]
 CONFIGS = {name: _CONFIGS.get(name, _USUAL) for name in (*CAUSAL, *MASKED)}

@@ -20,6 +20,7 @@ _FILES = (
     "ssmrank.models.architectures.mamba",
     "ssmrank.models.architectures.mamba2",
     "ssmrank.models.architectures.modernbert",
+    "ssmrank.models.architectures.nemotron_h",
     "ssmrank.models.architectures.opt",
     "ssmrank.models.architectures.roberta",
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.models.bamba.modeling_bamba import BambaMixer, BambaRMSNorm, apply_rotary_pos_emb
 
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.hybrid import fold_mixers, mamba2_problem, packed_mixer
+from ssmrank.models.hybrid import begin_as_mamba2, fold_mixers, mamba2_problem, packed_mixer
 from ssmrank.models.llama_family import attended_token, faster_norm
 from ssmrank.models.packing import Packed
 
@@ -35,6 +35,7 @@ ARCHITECTURE = Architecture(
     scored_token=_token,
     replaced={BambaMixer: packed_mixer(BambaMixer)} | faster_norm(BambaRMSNorm),
     prepare=fold_mixers,
+    initialize=begin_as_mamba2,
     last_layer_float8=False,  # its parts are projected separately, some for the scored tokens alone
     problem=mamba2_problem,
 )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1Mixer, FalconH1RMSNorm
 
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.hybrid import PackedMamba2, fold_mixers, mamba2_problem, packed_mixer
+from ssmrank.models.hybrid import PackedMamba2, begin_as_mamba2, fold_mixers, mamba2_problem, packed_mixer
 from ssmrank.models.llama_family import attended_token, faster_norm
 from ssmrank.models.mamba import mamba2_mixer, mamba2_norm, project
 from ssmrank.models.packing import Packed
@@ -82,6 +82,7 @@ ARCHITECTURE = Architecture(
     scored_token=_token,
     replaced={FalconH1Mixer: packed_mixer(FalconH1Mixer, _mix)} | faster_norm(FalconH1RMSNorm),
     prepare=_prepare,
+    initialize=begin_as_mamba2,
     last_layer_float8=False,  # its parts are projected separately, some for the scored tokens alone
     problem=mamba2_problem,
 )

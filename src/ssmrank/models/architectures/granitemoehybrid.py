@@ -12,7 +12,7 @@ from transformers.models.granitemoehybrid.modeling_granitemoehybrid import (
 )
 
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.hybrid import fold_mixers, mamba2_problem, packed_mixer
+from ssmrank.models.hybrid import begin_as_mamba2, fold_mixers, mamba2_problem, packed_mixer
 from ssmrank.models.llama_family import attended_token, faster_norm
 from ssmrank.models.packing import Packed
 
@@ -49,6 +49,7 @@ ARCHITECTURE = Architecture(
     replaced={GraniteMoeHybridMambaLayer: packed_mixer(GraniteMoeHybridMambaLayer)}
     | faster_norm(GraniteMoeHybridRMSNorm),
     prepare=fold_mixers,
+    initialize=begin_as_mamba2,
     last_layer_float8=False,  # its parts are projected separately, some for the scored tokens alone
     problem=_problem,
 )
