@@ -39,7 +39,7 @@ from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker as Model
 from ssmrank.models.reranker import RerankerSettings, load_reranker, stored_precision
 from ssmrank.models.upload import upload
-from ssmrank.reranking.document_states import StateScorer
+from ssmrank.reranking.document_states import Loading, StateScorer, state_scorer
 from ssmrank.reranking.engine import PassageWindows, check_scores, plan_work, scores_of_pairs
 from ssmrank.reranking.scoring import Scorer
 
@@ -76,7 +76,9 @@ class Reranker:
         precision: Precision,
         token_budget: int,
         name: str | None = None,
-        state_cache: int | None = None,
+        state_cache: int = 0,
+        state_folder: Path | None = None,
+        state_loading: Loading = "measured",
     ) -> None:
         self._folder, self._name = folder, name or str(folder)
         self.device, self.precision = device, precision
@@ -85,7 +87,9 @@ class Reranker:
         self._called = False
         self.document_states: StateScorer | None = None
         if state_cache:
-            self.document_states = StateScorer(self._scorer, token_budget, state_cache, name=self._name)
+            self.document_states = state_scorer(
+                self._scorer, folder, token_budget, state_cache, state_folder, loading=state_loading, name=self._name
+            )
 
     @classmethod
     def from_pretrained(
@@ -97,6 +101,8 @@ class Reranker:
         revision: str | None = None,
         token_budget: int = 16384,
         state_cache: int | str = 0,
+        state_folder: str | os.PathLike[str] | None = None,
+        state_loading: Loading = "measured",
     ) -> Reranker:
         """A reranker from a folder that `ssmrank train` wrote, or from a repository of the Hugging Face hub.
 
@@ -104,17 +110,32 @@ class Reranker:
         instructions for it, else fp32. revision: that of the repository. token_budget: the most tokens in one forward
         pass; a larger budget takes more memory. state_cache: bytes, such as "2GB", for the states of documents, which
         `score` and `rank` keep: a document that is given again, to any call, costs only its query's tokens; 0: none
-        are kept. Raises UserError if there is no such model or it is damaged.
+        are kept. state_folder: where `ssmrank states` wrote states, which are loaded instead of computed.
+        state_loading: "measured" loads a state where that is faster, as measured when the reranker is made; or
+        "always", or "never". Raises UserError if there is no such model or it is damaged.
         """
         if precision not in ("auto", *get_args(Precision)):
             raise UserError(f"precision {precision}: give auto, {', '.join(get_args(Precision))}")
         if token_budget < 1:
             raise UserError(f"token_budget {token_budget}: give at least one token, such as 16384")
         cache = parse_bytes(state_cache, "state_cache")
+        if state_folder is not None and not cache:
+            raise UserError("state_folder: needs memory that states are loaded into; give state_cache, such as 2GB")
+        if state_loading not in get_args(Loading):
+            raise UserError(f"state_loading {state_loading}: give {', '.join(get_args(Loading))}")
         folder = _folder_of(model, revision)
         place = default_device() if device == "auto" else _device(device)
         with quiet_transformers():
-            return cls(folder, place, resolve_precision(precision, place), token_budget, os.fspath(model), cache)
+            return cls(
+                folder,
+                place,
+                resolve_precision(precision, place),
+                token_budget,
+                os.fspath(model),
+                cache,
+                None if state_folder is None else Path(state_folder),
+                state_loading,
+            )
 
     @property
     def settings(self) -> RerankerSettings:

@@ -60,6 +60,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "rerank": "rerank a TREC run",
     "rank": "rank the lines of a file for a query",
     "serve": "answer reranking requests over HTTP",
+    "states": "compute the states of a collection's documents ahead",
     "export": "write a reranker for another library",
     "fuse": (
         "fuse TREC runs",

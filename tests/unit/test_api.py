@@ -247,3 +247,22 @@ def test_a_state_cache_that_is_no_size(root):
         Reranker.from_pretrained(root / "models/minis/mamba2", state_cache="much")
     with pytest.raises(UserError, match="state_cache 1 KB: has no room for one document's state"):
         Reranker.from_pretrained(root / "models/minis/mamba2", state_cache="1KB")
+
+
+def test_states_on_disk(root, tmp_path):
+    folder, states = root / "models/minis/mamba2", tmp_path / "states"
+    (tmp_path / "documents.jsonl").write_text(
+        "".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in TEXTS.items())
+    )
+    command = ["states", "--collection", str(tmp_path), "--model", str(folder), "--state-folder", str(states)]
+    assert main([*command, "--precision", "fp32"]) == 0
+    options = {"precision": "fp32", "state_cache": "100MB", "state_folder": states}
+    loading = Reranker.from_pretrained(folder, **options, state_loading="always")
+    expected = Reranker.from_pretrained(folder, precision="fp32").score(QUERY, DOCUMENTS)
+    assert loading.score(QUERY, DOCUMENTS) == pytest.approx(expected, abs=1e-5)
+    stats = loading.document_states.stats()
+    assert (stats.loads, stats.misses) == (len(DOCUMENTS), 0)
+    with pytest.raises(UserError, match="state_loading often: give measured, always, never"):
+        Reranker.from_pretrained(folder, **options, state_loading="often")
+    with pytest.raises(UserError, match="state_folder: needs memory that states are loaded into"):
+        Reranker.from_pretrained(folder, state_folder=states)

@@ -105,7 +105,8 @@ class StatePool:
     values are a tensor for each prefix and layer.
 
     dtype: what states are stored in; None: as the model computes them, states of scans and convolutions in float32.
-    slots: how many states of fixed size there is room for.
+    slots: how many states of fixed size there is room for. turned: whether the states of scans are stored with the last
+    two dimensions swapped, as the loops for CPUs read and write them.
     """
 
     def __init__(self, shapes: StateShapes, slots: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
@@ -124,8 +125,7 @@ class StatePool:
             self._unit = prod(self._state)
             self._tails_begin = self._unit * len(shapes.scans)
             self._units = len(shapes.scans) - (-sum(map(prod, shapes.tails.values())) // self._unit)
-        # The loops for CPUs read and write states with the last two dimensions swapped.
-        self._turned = device.type == "cpu"
+        self.turned = device.type == "cpu"
         self._memory = torch.empty(slots * self._units, self._unit, dtype=self.fixed_dtype, device=device)
         self._free = list(range(slots - 1, -1, -1))
         self._next = slots
@@ -134,6 +134,11 @@ class StatePool:
         """The bytes of the state of a prefix of so many tokens."""
         per_token = self.shapes.each_token * self.key_dtype.itemsize
         return self._units * self._unit * self.fixed_dtype.itemsize + tokens * per_token
+
+    def stored_bytes(self, tokens: int) -> int:
+        """The same without what only fills a slot: the bytes of `parts`."""
+        per_token = self.shapes.each_token * self.key_dtype.itemsize
+        return self.shapes.fixed * self.fixed_dtype.itemsize + tokens * per_token
 
     def take(self, tokens: int) -> int:
         """A free slot for the state of a prefix of so many tokens. Raises IndexError if there is none."""
@@ -180,6 +185,19 @@ class StatePool:
             parts += [tensor.view(-1) for tensor in self._pair(slot, layer)]
         return parts
 
+    def write_parts(self, slot: int, parts: Sequence[Tensor], turned: bool) -> None:
+        """Writes a slot's state from tensors like those of `parts`, of any floating dtype and on any device.
+
+        turned: whether the last two dimensions of the scans' states are swapped, as a pool on a CPU has them.
+        """
+        for own, part in zip(self.parts(slot), parts, strict=True):
+            own.copy_(part)
+        if self.shapes.scans and turned != self.turned:
+            *rest, width, states = self._state
+            swapped = (states, width) if turned else (width, states)
+            theirs = parts[0][: self._tails_begin].view(-1, *rest, *swapped)
+            self._slot(slot)[: self._tails_begin].copy_(theirs.mT.flatten())
+
     def _pair(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
         pairs = self._keys[slot]
         if layer not in pairs:
@@ -194,7 +212,7 @@ class StatePool:
     def _states(self) -> Tensor:
         """All units as states, in the order of dimensions of the model."""
         *rest, width, states = self._state
-        return self._memory.view(-1, *rest, states, width).mT if self._turned else self._memory.view(-1, *self._state)
+        return self._memory.view(-1, *rest, states, width).mT if self.turned else self._memory.view(-1, *self._state)
 
     def _rows(self, layer: int, slots: Tensor) -> Tensor:
         return slots * self._units + self._places[layer]
@@ -226,7 +244,7 @@ class _Keeping(KeptStates):
     def keep_scan(self, layer: int, final: Tensor) -> None:
         rows = self._pool._rows(layer, self._slots)
         states = self._pool._states()
-        if self._pool._turned:
+        if self._pool.turned:
             states, final = states.mT, final.mT
         states.index_copy_(0, rows, final.to(self._pool.fixed_dtype))
 
@@ -263,7 +281,7 @@ class Continuing(KeptStates):
         # The loops for CPUs read float32 states in place. Others would copy the states of all slots, so those that are
         # needed are gathered first. So would Mamba-1's loops with channels that do not fill vectors.
         whole_vectors = len(pool._state) != 2 or pool._state[0] % LANES == 0
-        self._in_place = pool._turned and pool.fixed_dtype == torch.float32 and whole_vectors
+        self._in_place = pool.turned and pool.fixed_dtype == torch.float32 and whole_vectors
 
     def scan(self, layer: int) -> tuple[Tensor, Tensor]:
         """States of scans, and the row of them that each sequence begins with, int64 [S]."""
@@ -271,9 +289,9 @@ class Continuing(KeptStates):
         states, rows = pool._states(), pool._rows(layer, self._slots)
         if self._in_place:
             return states, rows[self._owners]
-        turned = states.mT if pool._turned else states
+        turned = states.mT if pool.turned else states
         chosen = turned.index_select(0, rows).float()
-        return chosen.mT if pool._turned else chosen, self._owners
+        return chosen.mT if pool.turned else chosen, self._owners
 
     def convolution(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a convolution with history computes: inputs with those of the prefixes after them, starts, history."""

@@ -83,7 +83,7 @@ def test_parts_carry_a_state_into_another_pool(tiny_model, shape):
         copies = [other.take(len(prefix)) for prefix in prefixes]
         for number, copy, prefix in zip(numbers, copies, prefixes, strict=True):
             parts = pool.parts(number)
-            assert sum(part.nbytes for part in parts) <= pool.bytes_of(len(prefix))
+            assert sum(part.nbytes for part in parts) == pool.stored_bytes(len(prefix)) <= pool.bytes_of(len(prefix))
             for own, copied in zip(parts, other.parts(copy), strict=True):
                 copied.copy_(own)
         expected = continued(backbone, pool, numbers, owners, suffixes)
