@@ -47,6 +47,17 @@ def ssd(x: Tensor, B: Tensor, *, stateless: bool) -> Implementation:
     return Implementation.PLAIN
 
 
+def ssd_sizes(x: Tensor, B: Tensor) -> tuple[int, int] | None:
+    """Heads' width and number of states of a GPU's kernel that can serve other sizes, padded or split (`ssd.fitted`).
+
+    None where there is none, or where more than half of each factor would be padding.
+    """
+    width, states = x.shape[2], B.shape[2]
+    if not _runs_triton(x) or not 32 <= width <= 128 or states < 32:
+        return None
+    return 64 if width <= 64 else 128, 64 if states <= 64 else 128
+
+
 def selective_scan(u: Tensor) -> Implementation:
     """Of Mamba-1's scan."""
     if _runs_triton(u):

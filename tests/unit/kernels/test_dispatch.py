@@ -50,6 +50,25 @@ def test_ssd(
     assert dispatch.ssd(x, B, stateless=stateless) is expected
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "states", "expected"),
+    [
+        ("cuda", BF16, 32, 128, (64, 128)),
+        ("cuda", BF16, 64, 256, (64, 128)),
+        ("cuda", FP32, 80, 48, (128, 64)),
+        ("cuda", FP64, 32, 128, None),
+        ("cuda", BF16, 16, 128, None),
+        ("cuda", BF16, 192, 128, None),
+        ("cuda", BF16, 64, 16, None),
+        ("cpu", BF16, 32, 128, None),
+    ],
+)
+def test_sizes_that_others_are_fitted_to(
+    device: str, dtype: torch.dtype, width: int, states: int, expected: tuple[int, int] | None
+) -> None:
+    assert dispatch.ssd_sizes(tensor(device, dtype, 9, 2, width), tensor(device, dtype, 9, 1, states)) == expected
+
+
 def test_a_gpu_without_packages_runs_pytorch(packages: set[str]) -> None:
     packages.clear()
     x = tensor("cuda", BF16, 9, 2, 64)

@@ -220,13 +220,13 @@ class TestInBrowser:
 
     def test_the_command_of_a_shell_asks_for_the_same(self, page: Browser, tmp_path: Path) -> None:
         write(page, "texts", "\n".join(["it's a text", *HOSTILE[:3], "plain"]))
-        write(page, "query", "what's \"this\" $HOME `id`")
+        write(page, "query", 'what\'s "this" $HOME `id`')
         found = rank(page)
         command = page.run("return document.getElementById('command').textContent")
         printed = subprocess.run(["bash", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}; {command}"], capture_output=True)
         words = printed.stdout.decode().split("\0")
         sent = json.loads(words[words.index("-d") + 1])
-        assert sent["query"] == "what's \"this\" $HOME `id`" and sorted(sent["documents"]) == sorted(found)
+        assert sent["query"] == 'what\'s "this" $HOME `id`' and sorted(sent["documents"]) == sorted(found)
 
     def test_errors_are_one_honest_line(self, page: Browser, tmp_path: Path) -> None:
         write(page, "query", "  ")

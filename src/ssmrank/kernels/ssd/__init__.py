@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -80,6 +80,13 @@ def packed_ssd(
     x = inputs.x
     stateless = initial_states is None and not return_final_states
     implementation = dispatch.ssd(x, inputs.B, stateless=stateless)
+    sizes = dispatch.ssd_sizes(x, inputs.B)
+    if implementation is Implementation.PLAIN and sizes is not None:
+        from ssmrank.kernels.ssd import fitted
+
+        options: dict[str, Any] = {"initial_states": initial_states, "initial_index": initial_index}
+        options |= {"out": out, "return_final_states": return_final_states}
+        return fitted.ssd(packed_ssd, inputs, cu_seqlens, sizes, chunk_size=chunk_size, longest=longest, **options)
     takes_index = implementation in (Implementation.GPU, Implementation.CPU)
     if initial_index is not None and not (takes_index and not needs_gradient(*inputs, initial_states)):
         initial_states, initial_index = chosen_states(initial_states, initial_index), None
