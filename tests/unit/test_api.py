@@ -224,8 +224,8 @@ def test_kept_states_change_no_score(root, mini):
         assert [ranked.index for ranked in keeping.rank(query, DOCUMENTS)] == [
             ranked.index for ranked in plain.rank(query, DOCUMENTS)
         ]
-    stats = keeping.document_states.stats()
     # The longest document is cut. It ends elsewhere beside the query that is cut as well.
+    stats = keeping.document_states.stats()
     assert (stats.misses, stats.states) == (len(DOCUMENTS) + 1, len(DOCUMENTS) + 1)
     assert stats.hits == 8 * len(DOCUMENTS) - stats.misses
     windows = PassageWindows(64, 32)

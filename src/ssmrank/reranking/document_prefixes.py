@@ -2,7 +2,8 @@
 
 The prefix ends after the document and what all queries begin with, ` query:`. If a document is cut, where it ends
 depends on the query's length. Its prefix then ends at a multiple of `CUT_STEP` tokens, so that queries of similar
-lengths share it, and the document's last tokens belong to the rest.
+lengths share it, and the document's last tokens belong to the rest. A query may also use a prefix that is some steps
+shorter.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ class Prefix(NamedTuple):
 
 
 class SplitPair(NamedTuple):
-    """A pair's sequence: the prefix, and what follows, int32 ids of at least one token."""
+    """A pair's sequence: the prefix and what follows, int32 ids of at least one token; cut: whether the document is."""
 
     prefix: Prefix
     suffix: np.ndarray
+    cut: bool
 
 
 @dataclass
@@ -91,17 +93,18 @@ class PairSplitter:
             self._bytes -= sum(_ENTRY + prefix.tokens.nbytes for prefix in document.prefixes.values())
         return [document for document in found if document is not None]
 
-    def split(self, query: np.ndarray, document: Document) -> SplitPair:
-        """The sequence of a query side and a document."""
+    def split(self, query: np.ndarray, document: Document, steps: int = 0) -> SplitPair:
+        """The sequence of a query side and a document; steps: by how many the prefix of a cut document is shorter."""
         room = self.template.room(len(query), self.max_length)
         if len(document.tokens) <= room:
             shared = len(self._head) if np.array_equal(query[: len(self._head)], self._head) else 0
             prefix = self._prefix(document, len(document.tokens), shared)
-            return SplitPair(prefix, np.concatenate([query[shared:], self._after]))
+            return SplitPair(prefix, np.concatenate([query[shared:], self._after]), False)
         kept = room - len(self._separator)
-        end = self._boundary(kept)
+        end = self._boundary(kept, steps)
         rest = document.tokens[end:kept]
-        return SplitPair(self._prefix(document, end, 0), np.concatenate([rest, self._separator, query, self._after]))
+        suffix = np.concatenate([rest, self._separator, query, self._after])
+        return SplitPair(self._prefix(document, end, 0), suffix, True)
 
     def longest_prefix(self, document: Document, query_tokens: int) -> Prefix:
         """The prefix that queries of so many tokens have, without knowing them."""
@@ -110,9 +113,9 @@ class PairSplitter:
             return self._prefix(document, len(document.tokens), len(self._head))
         return self._prefix(document, self._boundary(room - len(self._separator)), 0)
 
-    def _boundary(self, kept: int) -> int:
+    def _boundary(self, kept: int, steps: int = 0) -> int:
         """How many of a cut document's `kept` tokens belong to the prefix."""
-        end = (len(self._before) + kept) // CUT_STEP * CUT_STEP - len(self._before)
+        end = ((len(self._before) + kept) // CUT_STEP - steps) * CUT_STEP - len(self._before)
         return end if end > 0 else kept
 
     def _prefix(self, document: Document, end: int, shared: int) -> Prefix:

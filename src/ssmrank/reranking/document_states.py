@@ -37,6 +37,10 @@ _LOOK_AGAIN = 5.0
 """Seconds after which a folder is looked at again for states that were written since."""
 
 
+_MOST_STEPS = 2
+"""By how many steps the prefix of a cut document may be shorter than the query needs."""
+
+
 class PairScore(NamedTuple):
     """A pair's score; cached: whether its document's state was there and not computed."""
 
@@ -116,7 +120,10 @@ class StateScorer:
             split = [] if self._states is None else [self._splitter.split(*pair) for pair in sides]
         with self._computing:
             report = progress or _nothing
-            scores, cached = self._whole(sides, report) if self._states is None else self._scored(split, report)
+            if self._states is None:
+                scores, cached = self._whole(sides, report)
+            else:
+                scores, cached = self._scored(self._with_shorter(self._states, split, sides), report)
         odd = np.flatnonzero(~np.isfinite(scores))
         if len(odd):
             raise UserError(f"the score of {len(odd)} of {len(scores)} pairs is NaN or infinite; set precision fp32")
@@ -146,6 +153,18 @@ class StateScorer:
         sequences = [reranker.template.join(query, document.tokens, max_length) for query, document in sides]
         scores = whole_scores(self._scorer, sequences, self._token_budget, progress)
         return scores, np.zeros(len(sides), dtype=bool)
+
+    def _with_shorter(
+        self, states: _States, split: list[SplitPair], sides: list[tuple[np.ndarray, Document]]
+    ) -> list[SplitPair]:
+        """The pairs, where a cut document begins with a shorter prefix if only the shorter one's state is there."""
+        changed = list(split)
+        for place, pair in enumerate(split):
+            if pair.cut and not states.has(pair.prefix.key):
+                with self._tokenizing:
+                    shorter = [self._splitter.split(*sides[place], steps) for steps in range(1, _MOST_STEPS + 1)]
+                changed[place] = next((other for other in shorter if states.has(other.prefix.key)), pair)
+        return changed
 
     def _scored(self, split: list[SplitPair], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         assert self._states is not None
@@ -201,6 +220,10 @@ class _States:
             log.warning(
                 "%s: has no states for this checkpoint and precision yet; `ssmrank states` makes them", folder.path
             )
+
+    def has(self, key: bytes) -> bool:
+        """Whether a state is in memory or on disk."""
+        return key in self.cache or (self._folder is not None and key in self._folder)
 
     def make_ready(self, wave: list[Prefix]) -> set[bytes]:
         """Loads or computes missing states; returns the keys of those that were loaded.

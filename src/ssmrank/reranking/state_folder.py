@@ -272,5 +272,5 @@ def _bytes_of(part: torch.Tensor) -> np.ndarray:
 def _checksum(parts: Sequence[np.ndarray]) -> int:
     value = 0
     for part in parts:
-        value = zlib.crc32(memoryview(part), value)
+        value = zlib.crc32(part.data, value)
     return value

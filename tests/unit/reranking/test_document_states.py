@@ -67,10 +67,14 @@ def test_two_parts_are_the_joined_sequence(tiny_model, max_length):
     splitter = PairSplitter(template, max_length)
     for query, side in zip(QUERIES, splitter.queries(QUERIES), strict=True):
         for document, text in zip(splitter.documents(DOCUMENTS), DOCUMENTS, strict=True):
-            prefix, suffix = splitter.split(side, document)
+            split = [splitter.split(side, document, steps) for steps in (0, 1, 2)]
+            if max_length == 200 and split[0].cut:
+                assert len(split[2].prefix.tokens) == len(split[0].prefix.tokens) - 2 * CUT_STEP
             whole = template.join(side, template.tokenize_documents([text])[0], max_length)
-            assert np.array_equal(np.concatenate([prefix.tokens, suffix]), whole), (query, text)
-            assert len(prefix.tokens) and len(suffix)
+            for prefix, suffix, cut in split:
+                assert np.array_equal(np.concatenate([prefix.tokens, suffix]), whole), (query, text)
+                assert len(prefix.tokens) and len(suffix)
+                assert cut == (len(template.tokenize_documents([text])[0]) > template.room(len(side), max_length))
 
 
 def test_queries_of_similar_lengths_share_a_cut_document(tiny_model):
@@ -84,6 +88,16 @@ def test_queries_of_similar_lengths_share_a_cut_document(tiny_model):
     assert splitter.longest_prefix(document, len(queries[0])).key == prefixes[0].key
     [whole] = splitter.documents(["fish"])
     assert splitter.longest_prefix(whole, 9).key == splitter.split(queries[5], whole).prefix.key
+
+
+def test_a_query_uses_a_shorter_state_of_a_cut_document(tiny_model):
+    scorer = state_scorer(tiny_model)
+    document = "river boat fish " * 40
+    pairs = [(" ".join(["snow"] * count), document) for count in (20, 3)]
+    alone = expected(tiny_model, "mamba2", pairs)
+    assert scorer.score(pairs[:1])[0] == (pytest.approx(alone[0], abs=1e-5), False)
+    assert scorer.score(pairs[1:])[0] == (pytest.approx(alone[1], abs=1e-5), True)
+    assert scorer.stats().states == 1
 
 
 def test_a_document_is_computed_once(tiny_model):
