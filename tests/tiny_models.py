@@ -86,6 +86,7 @@ _CONFIGS = {
         "ffn_dim": 64,
     },
     "llama": {**_USUAL, "num_key_value_heads": 2, "initializer_range": 0.02},
+    "qwen3": {**_USUAL, "num_key_value_heads": 2, "head_dim": 16},
     # The window is shorter than the tests' sequences. The last layer uses it here, but not in the next config.
     "modernbert": {**_USUAL, "local_attention": 8, "pad_token_id": 0},
     "modernbert-deep": {
@@ -206,7 +207,7 @@ _CONFIGS = {
 HYBRIDS = [shape for shape in _CONFIGS if {"mamba_d_state", "ssm_state_size"} & _CONFIGS[shape].keys()]
 """Shapes with Mamba-2 and attention."""
 
-VARIED = frozenset(HYBRIDS)
+VARIED = frozenset([*HYBRIDS, "qwen3"])
 """Shapes whose vectors are drawn too, since transformers begins with constants."""
 
 SHAPES = [*MODEL_TYPES, *(name for name in _CONFIGS if name not in MODEL_TYPES)]

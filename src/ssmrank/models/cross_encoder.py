@@ -25,7 +25,7 @@ _CLASSIFIER = "ForSequenceClassification"
 _OF_MODEL, _OF_TRANSFORMER = "config_sentence_transformers.json", "sentence_bert_config.json"
 _LONGEST = 1_000_000
 """The longest input of a tokenizer that names no limit."""
-_CAUSAL = ("gpt_neox", "llama", "opt")
+_CAUSAL = ("gpt_neox", "llama", "opt", "qwen3")
 KNOWN = ("bart", "bert", "electra", "modernbert", "roberta", *_CAUSAL)
 """Architectures whose classifiers in transformers are known here."""
 

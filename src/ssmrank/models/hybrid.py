@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ssmrank.kernels.norms.reference import Unscaled
+from ssmrank.models.llama_family import heads_problem
 from ssmrank.models.mamba import fold_where_gated, mamba2_mixer, project
 from ssmrank.models.packing import Packed
 
@@ -86,10 +87,10 @@ def begin_as_mamba2(backbone: Any) -> None:
 
 
 def mamba2_problem(config: PreTrainedConfig) -> str:
-    """What is unsupported in the part of a config that describes Mamba-2's mixers, in words."""
+    """What is unsupported in a config of Mamba-2's mixers and attention, in words."""
     if tuple(config.time_step_limit) != (0.0, float("inf")):
         return f"time_step_limit {config.time_step_limit} is not supported; only [0, Infinity] is"
     activation = getattr(config, "mamba_hidden_act", None) or config.hidden_act
     if activation != "silu":
         return f"Mamba-2's mixers with activation {activation} are not supported; only silu is"
-    return ""
+    return heads_problem(config)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ssmrank.kernels.norms import rms_norm
@@ -59,3 +60,33 @@ def attended_token(
         cos, sin = (part.index_select(0, wanted) for part in (cos, sin))
         q, _ = rotary(q, q, cos, sin, unsqueeze_dim=1)
     return own.o_proj(last_attention(q, k, v, packed, own.scaling, own.layer_idx).flatten(1))
+
+
+def llama_token(
+    backbone: Any, packed: Packed, wanted: Tensor, heads: Callable[[Any], dict[str, Any]] | None = None
+) -> Tensor:
+    """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a model with Llama's modules.
+
+    heads: from an attention module to `queries` and `keys` of `attended_token`.
+    """
+    positions = packed.position_ids[None]
+    hidden = backbone.embed_tokens(packed.input_ids)[None]
+    rotations = backbone.rotary_emb(hidden, position_ids=positions)
+    for layer in backbone.layers[:-1]:
+        hidden = layer(hidden, position_ids=positions, position_embeddings=rotations, packed=packed)
+    layer, hidden = backbone.layers[-1], hidden[0]
+    own, kept, normed = layer.self_attn, hidden.index_select(0, wanted), layer.input_layernorm(hidden)
+    kept = kept + attended_token(own, normed, packed, wanted, rotations, **(heads(own) if heads else {}))
+    kept = kept + layer.mlp(layer.post_attention_layernorm(kept))
+    return backbone.norm(kept)
+
+
+def heads_problem(config: PreTrainedConfig) -> str:
+    """What is wrong with the numbers of heads in a config, in words; transformers does not look."""
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    return f"num_key_value_heads {shared} does not divide num_attention_heads {heads}" if heads % shared else ""
+
+
+def normed_heads(own: Any) -> dict[str, Any]:
+    """For `llama_token`: queries and keys of an attention that norms them."""
+    return {"queries": own.q_norm, "keys": own.k_norm}

@@ -50,7 +50,8 @@ def saved(bert_tokenizer, byte_level_tokenizer, tmp_path: Path):
     """A function that saves a tiny cross-encoder with sentence-transformers and returns its folder and itself."""
 
     def save(shape: str, labels: int = 1, **settings) -> tuple[Path, CrossEncoder]:
-        families = {"roberta": "roberta", "bart": "bart", "opt": "opt", "llama": "llama-3.2", "gpt_neox": "gpt-neox"}
+        families = {"roberta": "roberta", "bart": "bart", "opt": "opt", "gpt_neox": "gpt-neox"}
+        families |= dict.fromkeys(("llama", "qwen3"), "llama-3.2")
         tokenizer = byte_level_tokenizer(families[shape]) if shape in families else bert_tokenizer
         if tokenizer.pad_token is None:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
@@ -103,6 +104,7 @@ def check(folder: Path, made: CrossEncoder) -> None:
         ("bart", {}),
         ("opt", {}),
         ("llama", {}),
+        ("qwen3", {}),
         ("gpt_neox", {}),
     ],
 )

@@ -69,6 +69,7 @@ _CONFIGS = {
         "shared_intermediate_size": 64,
         "layer_types": ["linear_attention", "full_attention"],
     },
+    "qwen3": {**_USUAL, "num_key_value_heads": 1, "head_dim": 16},
     "electra": {**_USUAL, "embedding_size": 16},
     "opt": {
         "hidden_size": 32,

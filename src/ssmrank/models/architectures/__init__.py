@@ -22,6 +22,7 @@ _FILES = (
     "ssmrank.models.architectures.modernbert",
     "ssmrank.models.architectures.nemotron_h",
     "ssmrank.models.architectures.opt",
+    "ssmrank.models.architectures.qwen3",
     "ssmrank.models.architectures.roberta",
 )
 
