@@ -7,9 +7,12 @@ import logging
 import os
 from pathlib import Path
 
+import torch
+
 from ssmrank.api import Reranker
 from ssmrank.errors import UserError
 from ssmrank.io.files import read_text
+from ssmrank.io.sizes import parse_bytes
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.serving.settings import ServerSettings
 
@@ -17,6 +20,9 @@ log = logging.getLogger(__name__)
 
 KEY = "SSMRANK_API_KEY"
 """Environment variable with the key that clients have to send."""
+
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""Larger batches are computed faster, but a request that comes while one runs waits longer."""
 
 _PACKAGES = frozenset({"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"})
 """What the extra `serve` installs."""
@@ -36,6 +42,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp8"], default="auto")
     parser.add_argument(
+        "--state-cache",
+        default="2GB",
+        metavar="BYTES",
+        help="memory for the states of documents, with which a document that is asked for again costs its query's "
+        "tokens only, such as 500MB; 0: none (default: %(default)s)",
+    )
+    parser.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -46,10 +59,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("--max-documents", "max_documents", "documents of a request"),
         ("--max-requests", "max_requests", "requests that wait or are computed; further ones get 429"),
         ("--max-connections", "max_connections", "open connections; further ones are closed"),
-        ("--batch-tokens", "batch_tokens", "tokens of a batch"),
     ):
         most = f"the most {help} (default: %(default)s)"
         parser.add_argument(option, type=int, default=getattr(limits, name), metavar="N", help=most)
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"the most tokens of a batch (default: {_BATCH_TOKENS['cpu']} on a CPU, {_BATCH_TOKENS['cuda']} on a GPU)",
+    )
     for option, name, help in (
         ("--timeout", "timeout", "for sending a request, and again for answering it"),
         ("--window", "window", "that the first request of an idle server waits for others to join its batch"),
@@ -62,9 +81,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = _settings(arguments)
+    state_cache = parse_bytes(arguments.state_cache, "--state-cache")
     try:
         from ssmrank.serving.record import RequestLog
-        from ssmrank.serving.scorers import PlainScorer
+        from ssmrank.serving.scorers import scorer_of
         from ssmrank.serving.server import bind, is_local, serve
         from ssmrank.serving.service import Service
     except ModuleNotFoundError as error:
@@ -81,15 +101,20 @@ def run(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         precision=arguments.precision,
         token_budget=settings.batch_tokens,
+        state_cache=state_cache,
     )
-    scorer = PlainScorer(reranker)
-    scorer.score([("a query", "a text"), ("another", "a text")])  # compiles kernels before the first client waits
+    scorer = scorer_of(reranker)
+    for query in ("a query", "another"):  # compiles kernels before the first client waits
+        scorer.score([(query, "a text")])
     folder = Path(arguments.model)
     name = arguments.name or (folder.resolve().name if folder.is_dir() else arguments.model)
     serve(Service(reranker, scorer, name, settings), listener, RequestLog())
 
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:
+    if arguments.batch_tokens is None:
+        gpu = torch.cuda.is_available() if arguments.device == "auto" else arguments.device.startswith("cuda")
+        arguments.batch_tokens = _BATCH_TOKENS["cuda" if gpu else "cpu"]
     for name in ("max_bytes", "max_documents", "max_requests", "max_connections", "batch_tokens"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give at least 1")

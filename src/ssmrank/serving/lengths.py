@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import NamedTuple
 
 from ssmrank.errors import UserError
 from ssmrank.models.reranker import Reranker
+
+_REMEMBERED = 100_000
+"""How many documents' sizes are remembered, so that those are not tokenized again."""
+
+_CHARACTERS = 64
+"""Of a text, this many characters for each token that the model reads are tokenized, if they are tokens enough."""
+
+_AROUND = 4
+"""How many tokens earlier than by their count the end of a text is looked for."""
+
+_STATE_TOKENS = 24
+"""The tokens of a batch that stand for a document whose state is kept."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +39,26 @@ class Truncation:
 
 
 class Measured(NamedTuple):
-    """A document as it is to be scored, and the tokens of its sequence with the query."""
+    """A document as it is to be scored.
+
+    tokens: of its sequence with the query; cost: those that will probably be computed.
+    """
 
     text: str
     tokens: int
+    cost: int
 
 
 class LengthChecker:
-    """Measures documents. It has a tokenizer of its own, so that it can run beside the thread that scores."""
+    """Measures documents, beside the thread that scores: it has a tokenizer of its own.
 
-    def __init__(self, model: Reranker) -> None:
+    keeps_states: whether a document that was seen costs its query's tokens only.
+    """
+
+    def __init__(self, model: Reranker, keeps_states: bool) -> None:
         self._template = replace(model.template, tokenizer=copy.deepcopy(model.template.tokenizer))
-        self._max_length = model.settings.max_length
+        self._max_length, self._keeps_states = model.settings.max_length, keeps_states
+        self._sizes: OrderedDict[bytes, int] = OrderedDict()
 
     def measure(
         self, query: str, documents: Sequence[str], truncation: Truncation, numbers: Sequence[int]
@@ -56,17 +78,45 @@ class LengthChecker:
         room = template.room(len(asked), longest)
         around = len(template.before) + template.query_copies * len(asked) + len(template.after)
         found = []
-        for number, text, tokens in zip(numbers, documents, template.tokenize_documents(documents), strict=True):
-            size = len(tokens)
+        for number, (text, size, seen) in zip(numbers, self._measured(documents, truncation.left), strict=True):
             if size > room and not truncation.allowed:
                 raise UserError(
-                    f"{truncation.name}[{number}]: {around + size} tokens with the query, but the model reads "
+                    f"{truncation.name}[{number}]: {around + size} tokens or more with the query, but the model reads "
                     f"{longest}; shorten it, or allow truncation"
                 )
             if size > room and truncation.left:
                 text, size = self._without_beginning(text, size, room)
-            found.append(Measured(text, around + min(size, room)))
+            tokens = around + min(size, room)
+            found.append(Measured(text, tokens, min(tokens, around + _STATE_TOKENS) if seen else tokens))
         return found
+
+    def _measured(self, documents: Sequence[str], left: bool) -> list[tuple[str, int, bool]]:
+        """For each document what matters of it, its tokens, and whether its state is probably kept."""
+        texts = [self._part(text, left) for text in documents]
+        keys = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        sizes = {key: self._sizes[key] for key in keys if key in self._sizes}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in sizes}
+        for key, tokens in zip(new, self._template.tokenize_documents(list(new.values())), strict=True):
+            self._sizes[key] = len(tokens)
+        found = []
+        for key, text, whole in zip(keys, texts, documents, strict=True):
+            size = self._sizes[key]
+            self._sizes.move_to_end(key)
+            if len(text) < len(whole) and size < 2 * self._max_length:
+                text, size = whole, len(self._template.tokenize_documents([whole])[0])
+            found.append((text, size, self._keeps_states and key in sizes))
+        while len(self._sizes) > _REMEMBERED:
+            self._sizes.popitem(last=False)
+        return found
+
+    def _part(self, text: str, left: bool) -> str:
+        """The end of a long text, or its beginning.
+
+        A text of millions of characters takes seconds to tokenize, and the model reads a few hundred tokens of it. The
+        part has twice as many, so its last ones, which may differ from the text's own, are not read.
+        """
+        most = _CHARACTERS * self._max_length
+        return text if len(text) <= most else text[-most:] if left else text[:most]
 
     def _without_beginning(self, text: str, size: int, room: int) -> tuple[str, int]:
         """The longest end of a text whose document side has at most `room` tokens, and that number."""
@@ -74,11 +124,9 @@ class LengthChecker:
         if backend is None:
             raise UserError("truncation_direction: this model's tokenizer cannot cut on the left; leave it out")
         starts = [start for start, _ in backend.encode(text, add_special_tokens=False).offsets]
-        dropped = size - room
-        while dropped < len(starts):
-            end = text[starts[dropped] :]
-            [tokens] = self._template.tokenize_documents([end])
+        # The first word of a text that is cut may have a token more or less than in the whole one.
+        for start in starts[max(0, size - room - _AROUND) :]:
+            [tokens] = self._template.tokenize_documents([text[start:]])
             if len(tokens) <= room:
-                return end, len(tokens)
-            dropped += len(tokens) - room  # a text that begins within a word may have a token more
+                return text[start:], len(tokens)
         return "", len(self._template.tokenize_documents([""])[0])

@@ -94,12 +94,20 @@ class _StateCollector:
         stats = self._stats()
         if stats is None:
             return
-        found = CounterMetricFamily("ssmrank_document_states_found", "Documents whose state was found.")
-        found.add_metric([], stats.hits)
-        yield found
-        computed = CounterMetricFamily("ssmrank_document_states_computed", "Documents whose state was computed.")
-        computed.add_metric([], stats.misses)
-        yield computed
-        size = GaugeMetricFamily("ssmrank_document_states_bytes", "Bytes of the document states in memory.")
-        size.add_metric([], stats.bytes)
-        yield size
+        counts = (
+            ("found", "Documents whose state was found.", stats.hits),
+            ("computed", "Documents whose state was computed.", stats.misses),
+            ("evicted", "Document states that had to go.", stats.evictions),
+        )
+        for name, meaning, count in counts:
+            counter = CounterMetricFamily(f"ssmrank_document_states_{name}", meaning)
+            counter.add_metric([], count)
+            yield counter
+        sizes = (
+            ("bytes", "Bytes of the document states in memory.", stats.bytes),
+            ("budget_bytes", "The most bytes that the document states may have.", stats.budget),
+        )
+        for name, meaning, size in sizes:
+            gauge = GaugeMetricFamily(f"ssmrank_document_states_{name}", meaning)
+            gauge.add_metric([], size)
+            yield gauge

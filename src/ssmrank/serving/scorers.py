@@ -24,7 +24,7 @@ class PairScore(Protocol):
 
 
 class StateStats(Protocol):
-    """Documents whose states were found or computed, and the bytes of the states in memory."""
+    """What became of the documents' states."""
 
     @property
     def hits(self) -> int:
@@ -37,8 +37,18 @@ class StateStats(Protocol):
         ...
 
     @property
+    def evictions(self) -> int:
+        """States that had to go."""
+        ...
+
+    @property
     def bytes(self) -> int:
         """Size of the states in memory."""
+        ...
+
+    @property
+    def budget(self) -> int:
+        """The most bytes that they may have."""
         ...
 
 
@@ -86,3 +96,9 @@ class PlainScorer:
 
     def stats(self) -> None:
         """No states are kept."""
+
+
+def scorer_of(reranker: Reranker) -> PairScorer:
+    """What computes a reranker's scores: with kept states if it keeps them, otherwise the plain way."""
+    states = reranker.document_states
+    return states if states is not None and states.keeps_states else PlainScorer(reranker)

@@ -54,7 +54,7 @@ class Service:
         self.reranker, self.name, self.settings = reranker, name, settings
         self.metrics = Metrics(scorer.stats)
         self.bodies = Bodies(settings.max_bytes, _BODIES * settings.max_bytes, settings.timeout)
-        self._lengths = LengthChecker(reranker.model)
+        self._lengths = LengthChecker(reranker.model, keeps_states=scorer.stats() is not None)
         self._batcher = Batcher(scorer, settings.batch_tokens, settings.window, self.metrics.add_batch)
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="ssmrank-texts")
         self._admitted = 0
@@ -135,9 +135,8 @@ class Service:
         numbers = {text: number for number, text in reversed(list(enumerate(documents)))}
         distinct = list(dict.fromkeys(documents))
         measured = dict(zip(distinct, await self._measured(query, distinct, truncation, numbers), strict=True))
-        scored = await self._scored(
-            query, [part.text for part in measured.values()], [m.tokens for m in measured.values()]
-        )
+        parts = list(measured.values())
+        scored = await self._scored(query, [part.text for part in parts], [part.cost for part in parts])
         found = dict(zip(distinct, scored.scores, strict=True))
         scores = [found[text].score for text in documents]
         self.metrics.queued.observe(scored.queued)

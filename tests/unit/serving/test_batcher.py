@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from starlette.requests import ClientDisconnect
 
 from ssmrank.api import Reranker
 from ssmrank.serving.batcher import Batcher, BatchRecord, NotScored, Stopped
-from ssmrank.serving.lengths import Truncation
+from ssmrank.serving.lengths import LengthChecker, Truncation
 from ssmrank.serving.problems import Problem, Refusal
-from ssmrank.serving.scorers import PlainScorer
+from ssmrank.serving.scorers import PlainScorer, scorer_of
 from ssmrank.serving.service import Service
 from ssmrank.serving.settings import ServerSettings
 
@@ -142,6 +143,28 @@ def test_records_of_batches(scorer: Recorder) -> None:
     assert batcher.seconds_waiting() == 1
     batcher.abandon()
     batcher.join(30)
+
+
+def test_an_encoder_is_served_without_states(root: Path) -> None:
+    encoder = Reranker.from_pretrained(root / "models/minis/bert", device="cpu", precision="fp32", state_cache="1GB")
+    scorer = scorer_of(encoder)
+    assert isinstance(scorer, PlainScorer) and scorer.stats() is None
+    pairs = [("fish", "Gills."), ("snow", "Snow falls."), ("fish", "Snow falls."), ("fish", "Gills.")]
+    found = scorer.score(pairs)
+    assert [score.score for score in found] == pytest.approx(
+        [encoder.score(query, [text])[0] for query, text in pairs], abs=NOISE
+    )
+    assert not any(score.cached for score in found)
+
+
+def test_what_was_seen_costs_its_querys_tokens(reranker: Reranker) -> None:
+    for keeps_states in (True, False):
+        lengths = LengthChecker(reranker.model, keeps_states)
+        documents = ["a text of some words, " * 4, "b"]
+        first, again = (lengths.measure(query, documents, Truncation(), [0, 1]) for query in ("fish", "snow"))
+        assert [part.cost for part in first] == [part.tokens for part in first]
+        assert (again[0].cost < again[0].tokens) == keeps_states
+        assert again[1].cost <= again[1].tokens
 
 
 def rank(reranker: Reranker, settings: ServerSettings, receive: Any, count: int = 100) -> Service:

@@ -18,8 +18,8 @@ pytest.importorskip("prometheus_client")
 
 from http_client import Reply, ServerProcess, serving
 
-# A batch has room for one long text, so a request of many takes many batches.
-SLOW = ["--precision", "fp32", "--device", "cpu", "--batch-tokens", "192"]
+# A batch has room for one long text, so a request of many takes many batches, each time that it comes.
+SLOW = ["--precision", "fp32", "--device", "cpu", "--batch-tokens", "192", "--state-cache", "0"]
 
 
 def long_request(count: int, word: str = "state") -> dict[str, object]:

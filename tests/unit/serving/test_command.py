@@ -30,6 +30,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--max-bytes", "0"], "--max-bytes 0: give at least 1"),
         (["--max-requests", "-1"], "--max-requests -1: give at least 1"),
         (["--timeout", "0"], "--timeout 0: give seconds from 0.001 to 86400"),
+        (["--batch-tokens", "0"], "--batch-tokens 0: give at least 1"),
+        (["--state-cache", "2 apples"], "--state-cache '2 apples': is no size; "),
         (["--window", "nan"], "--window nan: give seconds from 0 to 86400"),
         (["--host", "no.such.host.invalid", "--port", "0"], "--host no.such.host.invalid: "),
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1 port 0: Cannot assign requested address; give as --host"),

@@ -88,7 +88,10 @@ def test_a_long_text_is_cut_or_refused(server: ServerProcess, reranker: Reranker
     longest = reranker.settings.max_length
     assert refused.status == 422
     assert refused.body["error_type"] == "Validation"
-    assert refused.body["error"].startswith("texts[1]: ") and f" reads {longest};" in refused.body["error"]
+    assert (
+        refused.body["error"].startswith("texts[1]: ")
+        and f" tokens or more with the query, but the model reads {longest};" in refused.body["error"]
+    )
     right, left = (
         {rank["index"]: rank["score"] for rank in server.post("/rerank", asked | {"truncation_direction": side}).body}
         for side in ("Right", "left")
@@ -105,12 +108,40 @@ def test_a_long_text_is_cut_or_refused(server: ServerProcess, reranker: Reranker
     assert abs(left[1] - right[1]) > 10 * NOISE
 
 
+def test_of_a_very_long_text_the_model_reads_the_same(server: ServerProcess, reranker: Reranker) -> None:
+    texts = ["Gills take up oxygen. " * 20_000, " " * 100_000 + "Gills take up oxygen.", "a" * 300_000]
+    ranks = server.post("/rerank", {"query": QUERY, "texts": texts, "raw_scores": True}).body
+    scores = [score for _, score in sorted((rank["index"], rank["score"]) for rank in ranks)]
+    assert scores == pytest.approx(reranker.score(QUERY, texts), abs=NOISE)
+    asked = {"query": QUERY, "truncation_direction": "Left", "raw_scores": True}
+    whole, end = (server.post("/rerank", asked | {"texts": [text]}).body for text in (texts[0], texts[0][-9000:]))
+    assert whole[0]["score"] == pytest.approx(end[0]["score"], abs=NOISE)
+
+
 def test_tokens_are_those_of_the_sequences_that_the_model_reads(server: ServerProcess, reranker: Reranker) -> None:
     template, longest = reranker.model.template, reranker.settings.max_length
     [query] = template.tokenize_queries([QUERY])
     whole = [template.join(query, side, longest) for side in template.tokenize_documents(TEXTS)]
     usage = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS}).body["usage"]
     assert usage == {"prompt_tokens": sum(map(len, whole)), "total_tokens": sum(map(len, whole))}
+
+
+def test_a_document_is_computed_once(server: ServerProcess, reranker: Reranker) -> None:
+    """Another user's query finds the document's state, and its score is that of the whole sequence."""
+    documents = ["Otters sleep on the river.", "Moss grows on stones.", "Bees build combs.", *TEXTS]
+    asked = {"documents": [*documents[:2], *TEXTS], "use_activation": False}
+    first = server.post("/v1/rerank", asked | {"query": "animals that sleep"})
+    assert {result["cached"] for result in first.body["results"] if result["index"] < 2} == {False}
+    asked["documents"] = documents
+    second = server.post("/v2/rerank", asked | {"query": "plants on a stone"})
+    found = {result["index"]: result for result in second.body["results"]}
+    assert [found[place]["cached"] for place in range(3)] == [True, True, False]
+    assert second.headers["x-cached-documents"] == str(len(documents) - 1)
+    assert server.line_of(second)["cached"] == len(documents) - 1
+    scores = [found[place]["relevance_score"] for place in range(len(documents))]
+    assert scores == pytest.approx(reranker.score("plants on a stone", documents), abs=NOISE)
+    metrics = server.get("/metrics").raw.decode()
+    assert "ssmrank_document_states_found_total" in metrics and "ssmrank_document_states_bytes" in metrics
 
 
 def test_only_the_served_model_is_known(server: ServerProcess) -> None:
