@@ -49,6 +49,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "tokens only, such as 500MB; 0: none (default: %(default)s)",
     )
     parser.add_argument(
+        "--state-folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of `ssmrank states`, whose states are loaded where that is faster than computing them",
+    )
+    parser.add_argument(
+        "--state-loading",
+        choices=["measured", "always", "never"],
+        default="measured",
+        help="when states of --state-folder are loaded: where it is faster, as measured at the start (default)",
+    )
+    parser.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -102,6 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
         precision=arguments.precision,
         token_budget=settings.batch_tokens,
         state_cache=state_cache,
+        state_folder=arguments.state_folder,
+        state_loading=arguments.state_loading,
     )
     scorer = scorer_of(reranker)
     for query in ("a query", "another"):  # compiles kernels before the first client waits

@@ -95,7 +95,8 @@ class _StateCollector:
         if stats is None:
             return
         counts = (
-            ("found", "Documents whose state was found.", stats.hits),
+            ("found", "Documents whose state was in memory.", stats.hits),
+            ("loaded", "Documents whose state was loaded from disk.", stats.loads),
             ("computed", "Documents whose state was computed.", stats.misses),
             ("evicted", "Document states that had to go.", stats.evictions),
         )

@@ -28,12 +28,17 @@ class StateStats(Protocol):
 
     @property
     def hits(self) -> int:
-        """Documents that were found."""
+        """Documents whose states were in memory."""
+        ...
+
+    @property
+    def loads(self) -> int:
+        """Documents whose states were loaded from disk."""
         ...
 
     @property
     def misses(self) -> int:
-        """Documents that were computed."""
+        """Documents whose states were computed."""
         ...
 
     @property

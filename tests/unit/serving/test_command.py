@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+from http_client import serving
 from ssmrank.cli import main
 
 
@@ -83,3 +85,21 @@ def test_a_key_that_no_header_can_have(
 def test_a_missing_key_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, "--model", str(folder), "--port", "0", "--api-key-file", str(tmp_path / "key"))
     assert said.startswith(f"{tmp_path / 'key'}: cannot read: No such file")
+
+
+def test_states_of_a_collection_are_loaded(folder: Path, tmp_path: Path) -> None:
+    """What `ssmrank states` has prepared is found by the first request."""
+    texts = ["Otters sleep on the river.", "Moss grows on stones."]
+    records = [json.dumps({"id": str(number), "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "documents.jsonl").write_text("\n".join(records) + "\n")
+    states, precision = ["--state-folder", str(tmp_path / "states")], ["--precision", "fp32"]
+    assert main(["states", "--collection", str(tmp_path), "--model", str(folder), *states, *precision]) == 0
+    with serving(folder, *states, *precision, "--state-loading", "always") as server:
+        found = server.post("/v1/rerank", {"query": "fish", "documents": [*texts, "Snow falls."]}).body["results"]
+        assert {result["index"]: result["cached"] for result in found} == {0: True, 1: True, 2: False}
+        assert "ssmrank_document_states_loaded_total 2.0" in server.get("/metrics").raw.decode()
+
+
+def test_a_state_folder_needs_memory(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--model", str(folder), "--port", "0", "--state-folder", str(tmp_path), "--state-cache", "0"]
+    assert error_of(capsys, *asked).startswith("state_folder: needs memory")
