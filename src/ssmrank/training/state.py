@@ -152,7 +152,7 @@ class TrainingState:
         files |= {checkpoint / _SHARDS / Path(name).name: digest for name, digest in manifest.get("shards", {}).items()}
         try:
             return manifest if all(sha256(file) == digest for file, digest in files.items()) else None
-        except OSError:
+        except (OSError, UserError):  # one is missing, or is no file
             return None
 
     def _path(self, prefix: str, step: int) -> Path:
