@@ -2,8 +2,8 @@
 
 The environment variable WORK has the cases as JSON, each {"gather", "model", "folder", "stop", "die"}. A case trains
 from the state in `folder`, if there is one, with a new state after each step. It stops when step `stop` is reported, or
-the first process is killed while it writes its part of its `die`-th state. Otherwise the first process writes losses and
-weights to `folder`/result.pt.
+the first process is killed while it writes its part of its `die`-th state. Otherwise the first process writes losses
+and weights to `folder`/result.pt.
 """
 
 from __future__ import annotations
