@@ -32,12 +32,14 @@ OTHERS = {
 }
 
 MINIS = {
-    "minis/bert": "BERT-mini",
-    "minis/opt": "OPT-mini",
-    "minis/llama": "Llama-mini",
-    "minis/mamba1": "Mamba-1-mini",
-    "minis/mamba2": "Mamba-2-mini",
-    "small/mamba2": "Mamba-2-small",
+    "BERT-mini": "models/minis/bert/pretraining.json",
+    "OPT-mini": "models/minis/opt/pretraining.json",
+    "Llama-mini": "models/minis/llama/pretraining.json",
+    "Mamba-1-mini": "models/minis/mamba1/pretraining.json",
+    "Mamba-2-mini": "models/minis/mamba2/pretraining.json",
+    "Hybrid-mini": "models/minis/hybrid/pretraining.json",
+    "Mamba-2-small": "models/small/mamba2/pretraining.json",
+    "Llama-small": "benchmarks/results/pretraining-llama-small.json",
 }
 MINI_TESTS = {
     "Held-out titles": "Held-out titles MRR@10",
@@ -47,6 +49,8 @@ MINI_TESTS = {
     "Cranfield": "Cranfield nDCG@10",
 }
 ZERO_SHOT = ("First stage", "Distilled", "Distilled, fused with BM25")
+ELSEWHERE = "Pretrained elsewhere"
+CURVE = ("First stage", "Mamba-2-mini", "Four times the size", ELSEWHERE, f"{ELSEWHERE}, fused with BM25")
 TAGS = "Then trained on Semanlink's tags"
 OWN_COLLECTION = ("First stage", "As it is", "Taught on the collection's own texts")
 
@@ -293,10 +297,22 @@ def rerankers(*names: str, sections: Sequence[str], tests: Sequence[str] = tuple
         for row in read(f"{name}.csv"):
             if row["section"] in sections:
                 rows.setdefault((row["section"], row["model"]), {}).update(row)
-    columns = [test for test in tests if any(row.get(test) for row in rows.values())]
+    return _by_section(list(rows.values()), sections, tests)
+
+
+def groups_curve() -> str:
+    """Rerankers that learned from more and more groups, by sections."""
+    rows = [row for row in read("table14.csv") if row["section"] in CURVE]
+    for row in rows:
+        row["model"] = ", ".join(filter(None, (row["model"], row["length"])))
+    return _by_section(rows, CURVE, tuple(MINI_TESTS.values()))
+
+
+def _by_section(rows: Sequence[Row], sections: Sequence[str], tests: Sequence[str]) -> str:
+    columns = [test for test in tests if any(row.get(test) for row in rows)]
     lines = []
     for section in sections:
-        inside = [row for row in rows.values() if row["section"] == section]
+        inside = [row for row in rows if row["section"] == section]
         lines.append([f"*{section}*", *[""] * len(columns)])
         lines += [[row["model"], *(_mini(row, column, inside) for column in columns)] for row in inside]
     return markdown(["", *columns], lines)
@@ -311,11 +327,20 @@ def _mini(row: Row, column: str, section: list[Row]) -> str:
     return text + row.get(f"{column} (significance)", "")
 
 
+def second_size_speed() -> str:
+    """Pairs per second of the two models of the second size on one GPU."""
+    lines = []
+    for label, name in {"Mamba-2-small": "mamba2", "Llama-small": "llama"}.items():
+        known = json.loads((RESULTS / f"speed-{name}-small-h200.json").read_text(encoding="utf-8"))
+        lines.append([label, *(shown(known[way]["pairs_per_second"]) for way in ("reuse", "whole"))])
+    return markdown(["pairs/s", "with reuse", "without"], lines)
+
+
 def minis_pretraining() -> str:
     """What each model's `pretraining.json` says about its pretraining."""
     lines = []
-    for folder, label in MINIS.items():
-        known = json.loads((ROOT / "models" / folder / "pretraining.json").read_text(encoding="utf-8"))
+    for label, file in MINIS.items():
+        known = json.loads((ROOT / file).read_text(encoding="utf-8"))
         _, tokens, loss = known["curve"]["held_out"][-1]
         size = known["parameters"]["non_embedding_parameters"] / 1e6
         numbers = [f"{known['settings']['vocabulary']:,}", f"{size:.1f}M", f"{tokens / 1e6:.0f}M"]
@@ -332,8 +357,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "llama-cpu": llama_cpu,
     "loading-cpu": loading_cpu,
     "mamba2-fused-h200": mamba2_fused_h200,
+    "minis-curve": groups_curve,
+    "minis-hybrid": lambda: rerankers("table12-hybrid", sections=ZERO_SHOT),
     "minis-pretraining": minis_pretraining,
     "minis-second-size": lambda: rerankers("table13", sections=ZERO_SHOT),
+    "minis-second-size-speed": second_size_speed,
     "minis-tags": lambda: rerankers("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
     "minis-zero-shot": lambda: rerankers("table12", "table12-zero-shot", sections=ZERO_SHOT),
     "own-collection": lambda: rerankers("own-collection", sections=OWN_COLLECTION, tests=("nDCG@10", "MAP")),

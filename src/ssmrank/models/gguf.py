@@ -11,14 +11,17 @@ from transformers import AutoModel, AutoTokenizer
 from ssmrank.errors import UserError
 from ssmrank.models.reading import NO_CODE, reading
 
+_PACKAGES = ("gguf", "accelerate")
+
 
 def convert_gguf(file: Path, folder: Path) -> None:
     """Writes config, tokenizer and weights (float32, quantized ones dequantized) into an existing folder.
 
-    Raises UserError if the `gguf` package is missing or transformers cannot read the file.
+    Raises UserError if a package that transformers needs for it is missing, or if it cannot read the file.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise UserError(f"{file}: reading GGUF needs the package gguf; install it with: python -m pip install gguf")
+    missing = " ".join(package for package in _PACKAGES if importlib.util.find_spec(package) is None)
+    if missing:
+        raise UserError(f"{file}: reading GGUF needs {missing}; install it with: python -m pip install {missing}")
     with reading(f"{file}: transformers cannot read this GGUF file; get it again"):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
         read = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **NO_CODE)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 
@@ -93,6 +94,21 @@ def test_random_weights_follow_the_seed(tiny_model, tmp_path):
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no such folder; correct the model's path"):
         write_model(model(source=folder_source(tmp_path / "nothing")), tmp_path / "model", tmp_path)
+
+
+@pytest.mark.parametrize("absent", [{"gguf"}, {"accelerate"}, {"gguf", "accelerate"}])
+def test_all_packages_that_reading_gguf_lacks_are_named(tmp_path, monkeypatch, absent):
+    find = importlib.util.find_spec
+    present = {"gguf", "accelerate"} - absent
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in absent else object() if name in present else find(name)
+    )
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.gguf").write_bytes(b"")
+    names = " ".join(name for name in ("gguf", "accelerate") if name in absent)
+    with pytest.raises(UserError, match=rf"a\.gguf: reading GGUF needs {names}; .* pip install {names}$"):
+        write_model(model(source=folder_source(source)), tmp_path / "model", tmp_path)
 
 
 def test_several_or_damaged_gguf_files_are_one_line(tmp_path):
