@@ -86,6 +86,23 @@ _CONFIGS = {
         "ffn_dim": 64,
     },
     "llama": {**_USUAL, "num_key_value_heads": 2, "initializer_range": 0.02},
+    # Windows are shorter than the tests' sequences. The last layer has one in the second shape alone.
+    "gemma3_text": {
+        **_USUAL,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma3_text-ends-in-window": {
+        **_USUAL,
+        "model_type": "gemma3_text",
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "sliding_window": 20,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
     "qwen3": {**_USUAL, "num_key_value_heads": 2, "head_dim": 16},
     # The window is shorter than the tests' sequences. The last layer uses it here, but not in the next config.
     "modernbert": {**_USUAL, "local_attention": 8, "pad_token_id": 0},
@@ -207,7 +224,7 @@ _CONFIGS = {
 HYBRIDS = [shape for shape in _CONFIGS if {"mamba_d_state", "ssm_state_size"} & _CONFIGS[shape].keys()]
 """Shapes with Mamba-2 and attention."""
 
-VARIED = frozenset([*HYBRIDS, "qwen3"])
+VARIED = frozenset([*HYBRIDS, "qwen3", "gemma3_text", "gemma3_text-ends-in-window"])
 """Shapes whose vectors are drawn too, since transformers begins with constants."""
 
 SHAPES = [*MODEL_TYPES, *(name for name in _CONFIGS if name not in MODEL_TYPES)]

@@ -7,8 +7,10 @@ own. On a CPU, or in float32, it is scaled dot-product attention over groups of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,7 +18,7 @@ from transformers import AttentionInterface
 
 from ssmrank.kernels.dispatch import is_available
 from ssmrank.models.length_grid import LengthGrid
-from ssmrank.models.packing import Packed, PrefixLevel, PrefixPaths
+from ssmrank.models.packing import Packed, PrefixLevel, PrefixPaths, layout
 
 if TYPE_CHECKING:
     from ssmrank.models.kept_states import Continuing
@@ -51,13 +53,12 @@ def packed_attention(
     that is not causal is cross attention: key and value belong to the memory. With a sliding window a token attends to
     tokens fewer than `sliding_window` positions away. Attention dropout is not applied.
 
-    Raises ValueError without `packed`, for a causal sliding window, and for shared prefixes without causal attention.
+    Raises ValueError without `packed`, and for shared prefixes without causal attention.
     """
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
     causal = bool(getattr(module, "is_causal", False))
-    if causal and sliding_window is not None:
-        raise ValueError("a sliding window of causal attention is not supported")
+    window = sliding_window if sliding_window is not None and packed.reach > sliding_window else None
     # Not `tensor[0]`: the gradient of an index is a copy into zeros.
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # Under autocast, rotary positions leave q and k in float32.
@@ -65,11 +66,11 @@ def packed_attention(
     if packed.prefix_levels is not None:
         if not causal:
             raise ValueError("a batch with shared prefixes needs causal attention")
-        return prefix_attention(q, k, v, packed, scaling)[None], None
+        return prefix_attention(q, k, v, packed, scaling, window)[None], None
     if packed.kept is not None:
         layer: Any = module.layer_idx
-        return _kept_attention(q, k, v, packed, scaling, layer)[None], None
-    return attend(q, k, v, packed, causal, scaling, sliding_window)[None], None
+        return _kept_attention(q, k, v, packed, scaling, layer, window)[None], None
+    return attend(q, k, v, packed, causal, scaling, window)[None], None
 
 
 def attend(
@@ -99,7 +100,7 @@ def last_attention(
     if kept is not None:
         assert layer is not None
         if not kept.keeps:
-            return _attention_on(q, k, v, kept, layer, kept.level.packed.singles, scaling)
+            return _attention_on(q, k, v, kept, layer, kept.level.packed.singles, scaling, None)
         kept.keep_keys(layer, k, v)
     if packed.prefix_levels is None:
         return attend(q, k, v, packed.singles, False, scaling)
@@ -107,41 +108,60 @@ def last_attention(
     for level in packed.prefix_levels.leaves:
         rows = slice(first, first + len(level.packed.lengths))
         singles = level.packed.singles
-        outputs.append(_level_attention(q[rows], k, v, level, singles, scaling))
+        outputs.append(_level_attention(q[rows], k, v, level, singles, scaling, None))
         first = rows.stop
     return torch.cat(outputs)
 
 
 def prefix_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    packed: Packed,
+    scaling: float | None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Causal attention with shared prefixes, shaped as in `attend`: segments attend to themselves and ancestors."""
     assert packed.prefix_levels is not None
     levels = packed.prefix_levels.all
-    return torch.cat([_level_attention(q[level.tokens], k, v, level, level.packed, scaling) for level in levels])
+    return torch.cat(
+        [_level_attention(q[level.tokens], k, v, level, level.packed, scaling, window) for level in levels]
+    )
 
 
 def _level_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: PrefixLevel, queries: Packed, scaling: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    level: PrefixLevel,
+    queries: Packed,
+    scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     """Attention of a level's queries; k and v are those of the whole batch."""
     own = k[level.tokens], v[level.tokens]
     if level.paths is None:
-        return attend(q, *own, queries, queries is level.packed, scaling)
+        return attend(q, *own, queries, queries is level.packed, scaling, window)
     tokens, keys = level.paths.tokens, level.paths.keys.lengths
     before = k.index_select(0, tokens).split(keys), v.index_select(0, tokens).split(keys)
-    return _attention_after(q, before, own, level, level.paths, queries, scaling)
+    return _attention_after(q, before, own, level, level.paths, queries, scaling, window)
 
 
 def _kept_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scaling: float | None, layer: int
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    packed: Packed,
+    scaling: float | None,
+    layer: int,
+    window: int | None,
 ) -> torch.Tensor:
     """Causal attention of a layer that keeps keys and values, or continues kept ones; shaped as in `attend`."""
     kept: Any = packed.kept
     if kept.keeps:
         kept.keep_keys(layer, k, v)
-        return attend(q, k, v, packed, True, scaling)
-    return _attention_on(q, k, v, kept, layer, kept.level.packed, scaling)
+        return attend(q, k, v, packed, True, scaling, window)
+    return _attention_on(q, k, v, kept, layer, kept.level.packed, scaling, window)
 
 
 def _attention_on(
@@ -152,11 +172,12 @@ def _attention_on(
     layer: int,
     queries: Packed,
     scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     """Attention of sequences that continue kept prefixes; k and v are those of the sequences themselves."""
     paths = kept.level.paths
     assert paths is not None
-    return _attention_after(q, kept.keys(layer, v.dtype), (k, v), kept.level, paths, queries, scaling)
+    return _attention_after(q, kept.keys(layer, v.dtype), (k, v), kept.level, paths, queries, scaling, window)
 
 
 def _attention_after(
@@ -167,9 +188,12 @@ def _attention_after(
     paths: PrefixPaths,
     queries: Packed,
     scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     """Attention to the tokens before each group of segments, and to the segment's own; before: of each group."""
     causal = queries is level.packed
+    if window is not None:
+        return _windowed_after(q, before, own, level.packed, paths.segments.lengths, scaling, window)
     grouped = paths.queries if causal else paths.segments
     if _implementation(q) is _flash:
         # The ancestors are attended to without a mask, the segment itself causally. The sums of the exponentials weight
@@ -183,6 +207,34 @@ def _attention_after(
         _path_products(q, *before, grouped, scaling),
         _own_products(q, *own, level, queries, scaling),
     ).to(q.dtype)
+
+
+def _windowed_after(
+    q: torch.Tensor,
+    before: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
+    own: tuple[torch.Tensor, torch.Tensor],
+    segments: Packed,
+    groups: tuple[int, ...],
+    scaling: float | None,
+    window: int,
+) -> torch.Tensor:
+    """As `_attention_after`, causal with a window; groups: the number of segments in each.
+
+    Each segment gets a copy of what it sees of the tokens before it, since windows end at other places in each.
+    """
+    joined = []
+    for past, present in zip(before, own, strict=True):
+        tails = [
+            part[max(0, len(part) - window + 1) :]
+            for part, count in zip(past, groups, strict=True)
+            for _ in range(count)
+        ]
+        pieces = zip(tails, present.split(segments.lengths), strict=True)
+        joined.append([piece for pair in pieces for piece in pair])
+    lengths = np.array([len(piece) for piece in joined[0]]).reshape(-1, 2).sum(1)
+    queries = replace(segments, memory=layout(lengths, q.device))
+    k, v = map(torch.cat, joined)
+    return _implementation(q)(q, k, v, queries, True, True, scaling, window)
 
 
 def _implementation(q: torch.Tensor) -> Callable[..., torch.Tensor]:
@@ -204,24 +256,28 @@ def _by_length(
     keys = _memory(packed, across).grid
     queries = packed.grid_along_memory if across else keys
     outputs = []
-    for real, (qg, kg, vg) in zip(keys.real.split(_cells(keys)), _grids(q, k, v, queries, keys), strict=True):
+    reals = zip(keys.real.split(_cells(keys)), queries.real.split(_cells(queries)), strict=True)
+    for (real, asked), (qg, kg, vg) in zip(reals, _grids(q, k, v, queries, keys), strict=True):
         # Padding comes after the real tokens, so the causal mask alone hides it.
         mask = None if causal or keys.complete else real.view(kg.shape[0], 1, 1, kg.shape[2])
-        if window is not None and kg.shape[2] > window:
-            mask = _windowed(real.view(kg.shape[0], -1), window)
-        outputs.append(_attend(qg, kg, vg, mask, causal, scaling).transpose(1, 2).flatten(0, 1))
+        if window is not None and (kg.shape[2] > window or across):
+            mask = _windowed(asked.view(kg.shape[0], -1), real.view(kg.shape[0], -1), window, causal)
+        hides = causal and mask is None
+        outputs.append(_attend(qg, kg, vg, mask, hides, scaling).transpose(1, 2).flatten(0, 1))
     return queries.collect(torch.cat(outputs))
 
 
-def _windowed(real: torch.Tensor, window: int) -> torch.Tensor:
-    """Which keys each query attends to, bool [rows, 1, longest, longest]; `real`: bool [rows, longest].
+def _windowed(asked: torch.Tensor, real: torch.Tensor, window: int, causal: bool) -> torch.Tensor:
+    """Which keys each query attends to, bool [rows, 1, queries, keys]; the last query is at the place of the last key.
 
-    Padding cells are copies of a sequence's last token and attend to the same keys, because a row without keys would
-    make their gradients NaN.
+    asked, real: bool [rows, queries] and [rows, keys], false for padding. Padding cells are copies of a sequence's last
+    token and attend to the same keys, because a row without keys would make their gradients NaN.
     """
+    numbers = torch.arange(asked.shape[1], device=real.device)
     places = torch.arange(real.shape[1], device=real.device)
-    own = torch.minimum(places, real.sum(1, keepdim=True) - 1)
-    near = (own[:, :, None] - places).abs() < window
+    count, keys = asked.sum(1, keepdim=True), real.sum(1, keepdim=True)
+    distance = (torch.minimum(numbers, count - 1) + keys - count)[:, :, None] - places
+    near = (distance >= 0) & (distance < window) if causal else distance.abs() < window
     return (near & real[:, None, :])[:, None]
 
 
@@ -425,16 +481,16 @@ def _flash(
     memory = _memory(packed, across)
     bounds, longest = (packed.bounds, memory.bounds), (packed.longest, memory.longest)
     reach = -1 if window is None else window - 1  # -1: no limit
+    sides = (reach, 0 if causal else reach)
     if is_available("flash_attn"):
         from flash_attn import flash_attn_varlen_func
 
         return flash_attn_varlen_func(
-            q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal, window_size=(reach, reach)
+            q, k, v, *bounds, *longest, softmax_scale=scaling, causal=causal, window_size=sides
         )
     from torch.nn.attention.varlen import varlen_attn
 
     k, v = (_for_all_heads(x, q.shape[1]) for x in (k, v))
-    sides = (-1, 0) if causal else (reach, reach)
     output = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=sides)
     assert isinstance(output, torch.Tensor)
     return output

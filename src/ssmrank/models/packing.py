@@ -72,6 +72,18 @@ class Packed:
         """Tokens of the longest sequence."""
         return max(self.lengths)
 
+    @cached_property
+    def reach(self) -> int:
+        """A number above all positions: tokens of the longest sequence, or with prefixes at least as many."""
+        kept: Any = self.kept
+        levels = self.prefix_levels.all if self.prefix_levels is not None else ()
+        if kept is not None and not kept.keeps:
+            levels = (kept.level,)
+        before = [level.paths.keys.longest if level.paths is not None else 0 for level in levels]
+        return max(
+            (more + level.packed.longest for more, level in zip(before, levels, strict=True)), default=self.longest
+        )
+
     def clone(self, lengths: tuple[int, ...]) -> Packed:
         """A copy in tensors of its own, with other `lengths` on the host."""
         ids, positions, numbers, starts, *types = (tensor.clone() for tensor in self._tensors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from ssmrank.errors import UserError
 from ssmrank.models.architectures import MODEL_TYPES, architecture_of
-from ssmrank.models.attention import packed_attention
 from ssmrank.models.backbones import (
     load_backbone,
     longest_input,
@@ -148,12 +146,6 @@ def test_gradients_of_barts_pooled_state_equal_those_of_the_whole_decoder(tiny_m
     (packed_forward(whole, packed)[packed.first] * weights).sum().backward()
     for (name, parameter), other in zip(short.named_parameters(), whole.parameters(), strict=True):
         assert (parameter.grad - other.grad).abs().max() <= 1e-5 * other.grad.abs().max().clamp(min=1.0), name
-
-
-def test_a_window_of_causal_attention_is_refused():
-    q = torch.zeros(1, 2, 3, 8)
-    with pytest.raises(ValueError, match="sliding window of causal attention is not supported"):
-        packed_attention(SimpleNamespace(is_causal=True), q, q, q, None, packed=pack([[5, 6, 7]]), sliding_window=2)
 
 
 def test_width_of_projected_states_and_reach_of_positions(tiny_model):

@@ -156,6 +156,7 @@ def test_rows_are_scaled_in_place() -> None:
         ("bamba", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
         ("bamba", {"hidden_act": "gelu"}, "activation gelu"),
         ("bamba", {"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not supported"),
         ("qwen3", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}, "use_sliding_window"),
         ("nemotron_h", {"layers_block_type": ["linear_attention", "moe"]}, "layers with experts are not supported"),
         ("falcon_h1", {"mamba_d_ssm": 512, "time_step_limit": (0.0, 0.1)}, "time_step_limit"),

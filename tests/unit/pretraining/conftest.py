@@ -69,6 +69,13 @@ _CONFIGS = {
         "shared_intermediate_size": 64,
         "layer_types": ["linear_attention", "full_attention"],
     },
+    "gemma3_text": {
+        **_USUAL,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "qwen3": {**_USUAL, "num_key_value_heads": 1, "head_dim": 16},
     "electra": {**_USUAL, "embedding_size": 16},
     "opt": {

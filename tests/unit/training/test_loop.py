@@ -16,7 +16,17 @@ from ssmrank.training.state import TrainingState
 from tiny_models import kind_of
 
 CPU = torch.device("cpu")
-LIKE_OTHERS = {"bart", "electra", "falcon_h1", "granitemoehybrid", "llama", "nemotron_h", "qwen3", "roberta"}
+LIKE_OTHERS = {
+    "bart",
+    "electra",
+    "falcon_h1",
+    "gemma3_text",
+    "granitemoehybrid",
+    "llama",
+    "nemotron_h",
+    "qwen3",
+    "roberta",
+}
 """Architectures whose training is like others' and whose gradients are tested elsewhere; training is slow."""
 
 

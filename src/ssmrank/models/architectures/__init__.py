@@ -14,6 +14,7 @@ _FILES = (
     "ssmrank.models.architectures.bert",
     "ssmrank.models.architectures.electra",
     "ssmrank.models.architectures.falcon_h1",
+    "ssmrank.models.architectures.gemma3_text",
     "ssmrank.models.architectures.gpt_neox",
     "ssmrank.models.architectures.granitemoehybrid",
     "ssmrank.models.architectures.llama",
