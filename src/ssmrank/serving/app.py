@@ -191,9 +191,6 @@ async def _ranked(
 ) -> Answer:
     record = record_of(request.scope)
     record.documents = len(documents)
-    if len(documents) > service.settings.max_documents:
-        most = service.settings.max_documents
-        raise Refusal(Problem.VALUE, f"{truncation.name}: {len(documents)} are given, at most {most} are allowed")
     check_text("query", query)
     for place, text in enumerate(documents):
         check_text(f"{truncation.name}[{place}]", text)

@@ -26,17 +26,25 @@ A client that still sends when its connection closes does not see the answer.
 class Bodies:
     """Reads bodies, of all requests together at most `max_buffered` bytes at a time.
 
-    max_bytes: of one body; seconds: how long a body may take.
+    max_bytes: of one body; seconds: how long a body may take; max_items: of a list.
     """
 
-    def __init__(self, max_bytes: int, max_buffered: int, seconds: float) -> None:
+    def __init__(self, max_bytes: int, max_buffered: int, seconds: float, max_items: int) -> None:
         self._max_bytes, self._max_buffered, self._seconds = max_bytes, max_buffered, seconds
+        self._max_items = max_items
         self._buffered = 0
 
     async def read(self, request: Request, form: type[Form]) -> Form:
         """The body of a request, validated. Raises Refusal, or ClientDisconnect."""
         _check_headers(request)
-        return validated(form, parsed(await self._body(request)))
+        values = parsed(await self._body(request))
+        for name in form.model_fields:
+            items = values.get(name)
+            # Before the items are looked at: a list of a million wrong ones would be a million errors.
+            if isinstance(items, list) and len(items) > self._max_items:
+                most = self._max_items
+                raise Refusal(Problem.VALUE, f"{name}: {len(items)} are given, at most {most} are allowed")
+        return validated(form, values)
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()

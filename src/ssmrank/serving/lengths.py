@@ -38,6 +38,13 @@ class Truncation:
     name: str = "documents"
 
 
+class Asked(NamedTuple):
+    """A query as it is to be scored, and the tokens of its side, cut as the model reads it."""
+
+    text: str
+    tokens: int
+
+
 class Measured(NamedTuple):
     """A document as it is to be scored.
 
@@ -60,23 +67,32 @@ class LengthChecker:
         self._max_length, self._keeps_states = model.settings.max_length, keeps_states
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
 
-    def measure(
-        self, query: str, documents: Sequence[str], truncation: Truncation, numbers: Sequence[int]
-    ) -> list[Measured]:
-        """The documents of a query; numbers: their places in the request, for errors.
-
-        Raises UserError if a pair is too long and must not be cut.
-        """
+    def ask(self, query: str, truncation: Truncation) -> Asked:
+        """A request's query. Raises UserError if it leaves no room for a document and must not be cut."""
         template, longest = self._template, self._max_length
-        [whole] = template.tokenize_queries([query])
+        text = self._part(query, left=False)
+        [whole] = template.tokenize_queries([text])
+        if len(text) < len(query) and len(whole) < 2 * longest:
+            text = query
+            [whole] = template.tokenize_queries([text])
         if template.cuts(len(whole), longest) and not truncation.allowed:
             raise UserError(
                 f"query: its {len(whole)} tokens leave no room for a document in the model's {longest}; shorten it, or "
                 "allow truncation"
             )
         [asked] = template.fit_queries([whole], longest, ["of this request"])
-        room = template.room(len(asked), longest)
-        around = len(template.before) + template.query_copies * len(asked) + len(template.after)
+        return Asked(text, len(asked))
+
+    def measure(
+        self, query: Asked, documents: Sequence[str], truncation: Truncation, numbers: Sequence[int]
+    ) -> list[Measured]:
+        """The documents of a query; numbers: their places in the request, for errors.
+
+        Raises UserError if a pair is too long and must not be cut.
+        """
+        template, longest = self._template, self._max_length
+        room = template.room(query.tokens, longest)
+        around = len(template.before) + template.query_copies * query.tokens + len(template.after)
         found = []
         for number, (text, size, seen) in zip(numbers, self._measured(documents, truncation.left), strict=True):
             if size > room and not truncation.allowed:

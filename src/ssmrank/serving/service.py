@@ -15,7 +15,7 @@ from ssmrank.api import Reranker
 from ssmrank.errors import UserError
 from ssmrank.serving.batcher import Batcher, NotScored, Scored, Stopped
 from ssmrank.serving.bodies import Bodies
-from ssmrank.serving.lengths import LengthChecker, Measured, Truncation
+from ssmrank.serving.lengths import Asked, LengthChecker, Measured, Truncation
 from ssmrank.serving.metrics import Metrics
 from ssmrank.serving.problems import Problem, Refusal
 from ssmrank.serving.scorers import PairScorer
@@ -53,7 +53,7 @@ class Service:
     def __init__(self, reranker: Reranker, scorer: PairScorer, name: str, settings: ServerSettings) -> None:
         self.reranker, self.name, self.settings = reranker, name, settings
         self.metrics = Metrics(scorer.stats)
-        self.bodies = Bodies(settings.max_bytes, _BODIES * settings.max_bytes, settings.timeout)
+        self.bodies = Bodies(settings.max_bytes, _BODIES * settings.max_bytes, settings.timeout, settings.max_documents)
         self._lengths = LengthChecker(reranker.model, keeps_states=scorer.stats() is not None)
         self._batcher = Batcher(scorer, settings.batch_tokens, settings.window, self.metrics.add_batch)
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="ssmrank-texts")
@@ -134,9 +134,9 @@ class Service:
         # A text that is given twice is scored once, so that its scores are equal.
         numbers = {text: number for number, text in reversed(list(enumerate(documents)))}
         distinct = list(dict.fromkeys(documents))
-        measured = dict(zip(distinct, await self._measured(query, distinct, truncation, numbers), strict=True))
-        parts = list(measured.values())
-        scored = await self._scored(query, [part.text for part in parts], [part.cost for part in parts])
+        asked, parts = await self._measured(query, distinct, truncation, numbers)
+        scored = await self._scored(asked.text, [part.text for part in parts], [part.cost for part in parts])
+        measured = dict(zip(distinct, parts, strict=True))
         found = dict(zip(distinct, scored.scores, strict=True))
         scores = [found[text].score for text in documents]
         self.metrics.queued.observe(scored.queued)
@@ -154,17 +154,17 @@ class Service:
 
     async def _measured(
         self, query: str, documents: Sequence[str], truncation: Truncation, numbers: Mapping[str, int]
-    ) -> list[Measured]:
-        loop, found = asyncio.get_running_loop(), list[Measured]()
-        for first in range(0, len(documents), _MEASURED_AT_ONCE):
-            part = documents[first : first + _MEASURED_AT_ONCE]
-            try:
-                found += await loop.run_in_executor(
-                    self._texts, self._lengths.measure, query, part, truncation, [numbers[text] for text in part]
-                )
-            except UserError as error:
-                raise Refusal(Problem.VALUE, str(error)) from None
-        return found
+    ) -> tuple[Asked, list[Measured]]:
+        run, found = asyncio.get_running_loop().run_in_executor, list[Measured]()
+        try:
+            asked = await run(self._texts, self._lengths.ask, query, truncation)
+            for first in range(0, len(documents), _MEASURED_AT_ONCE):
+                part = documents[first : first + _MEASURED_AT_ONCE]
+                places = [numbers[text] for text in part]
+                found += await run(self._texts, self._lengths.measure, asked, part, truncation, places)
+        except UserError as error:
+            raise Refusal(Problem.VALUE, str(error)) from None
+        return asked, found
 
     async def _scored(self, query: str, documents: Sequence[str], costs: Sequence[int]) -> Scored:
         ticket = self._batcher.submit(query, documents, costs)

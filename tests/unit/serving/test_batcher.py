@@ -161,7 +161,10 @@ def test_what_was_seen_costs_its_querys_tokens(reranker: Reranker) -> None:
     for keeps_states in (True, False):
         lengths = LengthChecker(reranker.model, keeps_states)
         documents = ["a text of some words, " * 4, "b"]
-        first, again = (lengths.measure(query, documents, Truncation(), [0, 1]) for query in ("fish", "snow"))
+        first, again = (
+            lengths.measure(lengths.ask(query, Truncation()), documents, Truncation(), [0, 1])
+            for query in ("fish", "snow")
+        )
         assert [part.cost for part in first] == [part.tokens for part in first]
         assert (again[0].cost < again[0].tokens) == keeps_states
         assert again[1].cost <= again[1].tokens

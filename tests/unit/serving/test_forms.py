@@ -118,6 +118,16 @@ def test_of_a_very_long_text_the_model_reads_the_same(server: ServerProcess, rer
     assert whole[0]["score"] == pytest.approx(end[0]["score"], abs=NOISE)
 
 
+def test_a_long_query_is_cut_or_refused(server: ServerProcess, reranker: Reranker) -> None:
+    for query in ("how do fish breathe in cold water " * 20, "how do fish breathe " * 20_000, " " * 100_000 + "fish"):
+        ranks = server.post("/rerank", {"query": query, "texts": TEXTS[:3], "raw_scores": True}).body
+        scores = [score for _, score in sorted((rank["index"], rank["score"]) for rank in ranks)]
+        assert scores == pytest.approx(reranker.score(query, TEXTS[:3]), abs=NOISE)
+    refused = server.post("/rerank", {"query": "how do fish breathe " * 60, "texts": TEXTS, "truncate": False})
+    assert refused.status == 422
+    assert refused.body["error"].startswith("query: its ") and refused.body["error"].endswith("or allow truncation")
+
+
 def test_tokens_are_those_of_the_sequences_that_the_model_reads(server: ServerProcess, reranker: Reranker) -> None:
     template, longest = reranker.model.template, reranker.settings.max_length
     [query] = template.tokenize_queries([QUERY])

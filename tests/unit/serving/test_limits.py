@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+from starlette.requests import Request
+
 from http_client import ServerProcess, serving
+from ssmrank.serving.bodies import Bodies
+from ssmrank.serving.forms import TeiRequest
+from ssmrank.serving.problems import Problem, Refusal
 
 KEY = "correct-horse"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -77,6 +84,13 @@ def test_too_many_documents(limited: ServerProcess) -> None:
     assert (reply.status, reply.body["error_type"]) == (422, "Validation")
     assert reply.body["error"] == "texts: 6 are given, at most 5 are allowed"
     assert limited.post("/v1/rerank", {"query": "fish", "documents": ["a"] * 6}, AUTHORIZED).status == 400
+
+
+def test_a_list_of_many_wrong_items_is_refused_at_once(limited: ServerProcess) -> None:
+    for path, name in (("/rerank", "texts"), ("/v1/rerank", "documents"), ("/v2/rerank", "rank_fields")):
+        reply = limited.post(path, {"query": "a", "documents": [], name: [1] * 5000}, AUTHORIZED)
+        said = reply.body.get("message") or reply.body["error"]
+        assert said == f"{name}: 5000 are given, at most 5 are allowed"
 
 
 def test_a_body_that_is_too_large(limited: ServerProcess) -> None:
@@ -166,3 +180,39 @@ def connections_of(server: ServerProcess) -> int:
     port = f":{server.port:04X}"
     table = Path(f"/proc/{server.process.pid}/net/tcp").read_text().splitlines()[1:]
     return sum(row.split()[1].endswith(port) and row.split()[3] == "01" for row in table)
+
+
+def test_bodies_of_all_requests_have_a_limit() -> None:
+    """While one body waits for its last bytes, there is no room for another."""
+    bodies = Bodies(max_bytes=100, max_buffered=120, seconds=20, max_items=5)
+    parts = [json.dumps(GOOD).encode()[:60], json.dumps(GOOD).encode()[60:]]
+
+    def request(*messages: Any) -> Request:
+        headers = [(b"content-type", b"application/json")]
+        queue = iter(messages)
+
+        async def receive() -> Any:
+            return await next(queue)
+
+        return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+    async def part(body: bytes, more: bool, after: asyncio.Event | None = None) -> dict[str, Any]:
+        if after is not None:
+            await after.wait()
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    async def both() -> None:
+        ended = asyncio.Event()
+        first = asyncio.create_task(
+            bodies.read(request(part(parts[0], True), part(parts[1], False, ended)), TeiRequest)
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(Refusal) as refusal:
+            await bodies.read(request(part(b" " * 70, True), part(b"", False)), TeiRequest)
+        assert refusal.value.problem is Problem.OVERLOADED
+        ended.set()
+        assert (await first).query == GOOD["query"]
+        again = request(part(b" " * 40 + b"".join(parts), False))
+        assert (await bodies.read(again, TeiRequest)).query == GOOD["query"]
+
+    asyncio.run(both())
