@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
+from ssmrank.config.rerankings import Deterministic
 from ssmrank.errors import UserError, reason_of
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.model_files import PROVENANCE_FILES
@@ -66,7 +67,7 @@ class Reranker:
     """A trained reranker on a device.
 
     `from_pretrained` loads one. Scores are comparable only within one query. Two calls score the same pair equally up
-    to rounding: the other sequences of a batch decide the order of some sums.
+    to rounding: the other sequences of a batch decide the order of some sums. With `deterministic="batch"` they do not.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class Reranker:
         state_cache: int = 0,
         state_folder: Path | None = None,
         state_loading: Loading = "measured",
+        deterministic: Deterministic | None = None,
     ) -> None:
         self._folder, self._name = folder, name or str(folder)
         self.device, self.precision = device, precision
         self.token_budget = token_budget
-        self._scorer = Scorer(load_reranker(folder), precision, device)
+        self.deterministic = deterministic
+        self._scorer = Scorer(load_reranker(folder), precision, device, deterministic=deterministic)
         self._called = False
         self.document_states: StateScorer | None = None
         if state_cache:
@@ -103,6 +106,7 @@ class Reranker:
         state_cache: int | str = 0,
         state_folder: str | os.PathLike[str] | None = None,
         state_loading: Loading = "measured",
+        deterministic: Deterministic | None = None,
     ) -> Reranker:
         """A reranker from a folder that `ssmrank train` wrote, or from a repository of the Hugging Face hub.
 
@@ -112,13 +116,18 @@ class Reranker:
         `score` and `rank` keep: a document that is given again, to any call, costs only its query's tokens; 0: none
         are kept. state_folder: where `ssmrank states` wrote states, which are loaded instead of computed.
         state_loading: "measured" loads a state where that is faster, as measured when the reranker is made; or
-        "always", or "never". Raises UserError if there is no such model or it is damaged.
+        "always", or "never". deterministic: "batch" gives a pair the same score, to the last bit, whatever else is
+        scored, in this call or in others. Raises UserError if there is no such model or it is damaged.
         """
         if precision not in ("auto", *get_args(Precision)):
             raise UserError(f"precision {precision}: give auto, {', '.join(get_args(Precision))}")
+        if deterministic not in (None, *get_args(Deterministic)):
+            raise UserError(f"deterministic {deterministic}: give {', '.join(get_args(Deterministic))} or None")
         if token_budget < 1:
             raise UserError(f"token_budget {token_budget}: give at least one token, such as 16384")
         cache = parse_bytes(state_cache, "state_cache")
+        if cache and deterministic is not None:
+            raise UserError("state_cache: scores from kept states depend on where they were cut; set no deterministic")
         if state_folder is not None and not cache:
             raise UserError("state_folder: needs memory that states are loaded into; give state_cache, such as 2GB")
         if state_loading not in get_args(Loading):
@@ -135,6 +144,7 @@ class Reranker:
                 cache,
                 None if state_folder is None else Path(state_folder),
                 state_loading,
+                deterministic,
             )
 
     @property
@@ -329,7 +339,8 @@ class Reranker:
         template = self.model.template
         sides = template.tokenize_documents([documents[id] for id in pairs.documents])
         tokens = dict(zip(pairs.documents, sides, strict=True))
-        work = plan_work(self.model, pairs, queries, tokens, self.token_budget, passages)
+        budget, key = self.token_budget, self.deterministic
+        work = plan_work(self.model, pairs, queries, tokens, budget, passages, deterministic=key)
         found = np.full(len(work.sequences), np.nan, dtype=np.float32)
         done = 0
         with self._first_call():

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _method(arguments: argparse.Namespace, settings: Reranking) -> RunMethod:
     checkpoint = arguments.checkpoint
     step = {"name": f"{checkpoint.name}-{checkpoint.parent.name}", "method": "ssmrank cross-encoder"}
-    step |= settings.model_dump(include={"depth", "passages", "precision"}, exclude_none=True)
+    step |= settings.model_dump(include={"depth", "passages", "precision", "deterministic"}, exclude_none=True)
     trained = trained_on(checkpoint)
     return RunMethod(step, arguments.collection, arguments.split, [arguments.run], "reranks", training_data=trained)
 

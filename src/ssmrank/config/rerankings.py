@@ -17,6 +17,10 @@ LongQueries = Annotated[
 ]
 
 
+Deterministic = Literal["batch"]
+"""What scores do not depend on besides their pair: "batch": the other pairs, and how they are batched."""
+
+
 class Passages(Section):
     """MaxP: windows over a document; the best one gives its score."""
 
@@ -34,6 +38,11 @@ class Reranking(Section):
         "auto",
         description="auto: bf16 where the device computes in bf16, else fp32; fp8: projections in 8-bit floats, on a "
         "GPU since Ada or Hopper: faster; scores differ from those of fp32 by about a tenth of their spread",
+    )
+    deterministic: Deterministic | None = Field(
+        None,
+        description="batch: a pair's score has the same bits whatever else is reranked, and whatever the token budget "
+        "and the number of processes; null: it depends on its batch by rounding",
     )
     long_queries: LongQueries = "cut"
     remainder: Literal["dropped", "kept"] = Field(

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from functools import cache
 
@@ -26,6 +29,24 @@ SMALLEST_FLOAT8_CAPABILITY = (8, 9)
 """The first of NVIDIA's compute capabilities with products of 8-bit floats."""
 
 
+_batch_invariant = ContextVar("batch_invariant", default=False)
+
+
+@contextmanager
+def batch_invariant() -> Iterator[None]:
+    """Within it, no implementation is chosen that computes a sequence by what else is in the batch."""
+    token = _batch_invariant.set(True)
+    try:
+        yield
+    finally:
+        _batch_invariant.reset(token)
+
+
+def is_batch_invariant() -> bool:
+    """Whether this is within `batch_invariant`."""
+    return _batch_invariant.get()
+
+
 class Implementation(Enum):
     """The implementation that computes an operation."""
 
@@ -40,7 +61,7 @@ def ssd(x: Tensor, B: Tensor, *, stateless: bool) -> Implementation:
     width, states = x.shape[2], B.shape[2]
     if _runs_triton(x) and _fits_ssd(width, states):
         return Implementation.GPU
-    if x.is_cuda and stateless and is_available("mamba_ssm"):
+    if x.is_cuda and stateless and is_available("mamba_ssm") and not is_batch_invariant():
         return Implementation.LIBRARY
     if _runs_numba(x) and width % LANES == 0 and states % LANES == 0:
         return Implementation.CPU
@@ -75,6 +96,18 @@ def causal_conv(x: Tensor, filter_width: int, *, continues: bool) -> Implementat
 def norm(x: Tensor, size: int) -> Implementation:
     """Of norms over groups of so many channels."""
     return Implementation.GPU if _runs_triton(x) and size <= WIDEST else Implementation.PLAIN
+
+
+def product(x: Tensor) -> Implementation:
+    """Of products `[R, K]` whose rows do not depend on each other."""
+    if _runs_triton(x):
+        return Implementation.GPU
+    return Implementation.CPU if x.device.type == "cpu" and x.dtype == torch.float32 else Implementation.PLAIN
+
+
+def attends_in_order(q: Tensor) -> bool:
+    """Whether attention takes keys in the order of their sequence, so that a query depends on nothing else."""
+    return is_batch_invariant() and _runs_numba(q)
 
 
 def quantization(x: Tensor) -> Implementation:

@@ -1,7 +1,8 @@
 """Attention within the sequences of a packed batch, as an attention implementation of transformers.
 
 On a GPU it is FlashAttention over variable lengths: flash-attn if it is installed, which the paper used, else torch's
-own. On a CPU, or in float32, it is scaled dot-product attention over groups of sequences of similar length.
+own. On a CPU, or in float32, it is scaled dot-product attention over groups of sequences of similar length; where
+scores must not depend on the batch, a CPU goes through a sequence's keys in order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from ssmrank.kernels.dispatch import is_available
+from ssmrank.kernels.attention import attention_in_order
+from ssmrank.kernels.dispatch import attends_in_order, is_available
 from ssmrank.models.length_grid import LengthGrid
 from ssmrank.models.packing import Packed, PrefixLevel, PrefixPaths, layout
 
@@ -66,6 +68,8 @@ def packed_attention(
     if packed.prefix_levels is not None:
         if not causal:
             raise ValueError("a batch with shared prefixes needs causal attention")
+        if attends_in_order(q):
+            return attend(q, k, v, packed, causal, scaling, window)[None], None
         return prefix_attention(q, k, v, packed, scaling, window)[None], None
     if packed.kept is not None:
         layer: Any = module.layer_idx
@@ -84,6 +88,9 @@ def attend(
 ) -> torch.Tensor:
     """Attention without shared prefixes; q and the result: [T, heads, head size], k and v may have fewer heads."""
     across = packed.memory is not None and not causal
+    if attends_in_order(q):
+        ranges = packed.key_ranges_of_memory if across else packed.key_ranges
+        return attention_in_order(q, k, v, ranges, causal=causal, scaling=scaling, window=window)
     return _implementation(q)(q, k, v, packed, across, causal, scaling, window)
 
 
@@ -102,6 +109,8 @@ def last_attention(
         if not kept.keeps:
             return _attention_on(q, k, v, kept, layer, kept.level.packed.singles, scaling, None)
         kept.keep_keys(layer, k, v)
+    if attends_in_order(q):
+        return attention_in_order(q, k, v, packed.last_key_ranges, causal=False, scaling=scaling)
     if packed.prefix_levels is None:
         return attend(q, k, v, packed.singles, False, scaling)
     outputs, first = [], 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ssmrank.errors import UserError
+from ssmrank.kernels.dispatch import is_batch_invariant
 from ssmrank.models.architecture import Architecture
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.packing import Packed
@@ -119,6 +120,8 @@ def pooled_forward(backbone: Any, packed: Packed, pooling: Pooling) -> torch.Ten
         return first_token(backbone, packed)
     hidden = packed_forward(backbone, packed)
     if pooling == "mean":
+        if is_batch_invariant():  # a GPU's index_add adds in any order
+            return torch.segment_reduce(hidden.float(), "mean", lengths=packed.cu_seqlens.diff())
         sums = hidden.new_zeros(len(packed.lengths), hidden.shape[1], dtype=torch.float32)
         sums = sums.index_add(0, packed.sequence_ids, hidden.float())
         return sums / packed.cu_seqlens.diff()[:, None]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
+from ssmrank.kernels.attention.ranges import KeyRanges, key_ranges
 from ssmrank.kernels.packing import sequence_index
 from ssmrank.models.length_grid import LengthGrid, length_grid, similar_lengths
 
@@ -84,6 +86,39 @@ class Packed:
             (more + level.packed.longest for more, level in zip(before, levels, strict=True)), default=self.longest
         )
 
+    @cached_property
+    def key_ranges(self) -> KeyRanges:
+        """For each token the tokens of its sequence, from the start of its root to the end of its segment."""
+        return key_ranges(self._spans, self._paths)
+
+    @cached_property
+    def last_key_ranges(self) -> KeyRanges:
+        """For one token of each sequence, with shared prefixes of each leaf, all tokens of the sequence."""
+        paths = self._paths
+        if self.prefix_levels is not None:
+            paths = paths[self.prefix_levels.leaves[0].segments.start :]
+        return key_ranges([(row, row + 1) for row in range(len(paths))], paths)
+
+    @cached_property
+    def key_ranges_of_memory(self) -> KeyRanges:
+        """For each token the sequence of the memory."""
+        assert self.memory is not None
+        return key_ranges(self._spans, self.memory._paths)
+
+    @property
+    def _spans(self) -> list[tuple[int, int]]:
+        return list(pairwise(self.cu_seqlens.tolist()))
+
+    @property
+    def _paths(self) -> list[list[tuple[int, int]]]:
+        """The ranges of tokens from the start of each segment's root to the segment's end."""
+        spans, paths = self._spans, list[list[tuple[int, int]]]()
+        levels = self.prefix_levels.all if self.prefix_levels is not None else ()
+        parents = [parent for level in levels for parent in level.all_parents]
+        for span, parent in zip(spans, parents or [-1] * len(spans), strict=True):
+            paths.append([span] if parent < 0 else [*paths[parent], span])
+        return paths
+
     def clone(self, lengths: tuple[int, ...]) -> Packed:
         """A copy in tensors of its own, with other `lengths` on the host."""
         ids, positions, numbers, starts, *types = (tensor.clone() for tensor in self._tensors)
@@ -143,6 +178,11 @@ class PrefixLevel:
     packed: Packed
     parents: torch.Tensor | None
     paths: PrefixPaths | None
+
+    @property
+    def all_parents(self) -> list[int]:
+        """The place of each segment's parent in the batch, -1 for roots."""
+        return [-1] * len(self.packed.lengths) if self.parents is None else self.parents.tolist()
 
     @cached_property
     def tiles(self) -> Packed:

@@ -114,6 +114,11 @@ class Template:
             return np.empty(0, dtype=np.int32)
         return self._tokenize(["document:" if self.order == "document-first" else " document:"])[0]
 
+    def query_head(self) -> np.ndarray:
+        """The tokens that start most query sides, int32 ids; those of a few queries join with the query's first."""
+        begin = self.around_query[0].rstrip()
+        return self._tokenize([begin])[0] if begin else np.empty(0, dtype=np.int32)
+
     def tokenize_queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text, int32 ids."""
         begin, end = self.around_query

@@ -10,6 +10,7 @@ import numpy as np
 from ssmrank.models.packing import Packed
 from ssmrank.models.prefix_sharing import pack_shared
 from ssmrank.models.token_budget import budget_batches
+from ssmrank.reranking.fixed_trees import fixed_trees
 from ssmrank.reranking.prefix_tree import PrefixTree
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
@@ -20,13 +21,15 @@ from ssmrank.reranking.tree_builder import PrefixTreeBuilder
 class Batch:
     """Pairs that run at once: some alone, int64, others in shared-prefix trees.
 
-    sequences: those of all pairs of the work; cost: computed tokens, plus the tokens that stand for kept states.
+    sequences: those of all pairs of the work; cost: computed tokens, plus the tokens that stand for kept states; fixed:
+    whether the trees are `fixed_trees`.
     """
 
     sequences: PairSequences
     alone: np.ndarray
     trees: tuple[PrefixTree, ...]
     cost: int
+    fixed: bool = False
 
     @property
     def size(self) -> int:
@@ -57,19 +60,22 @@ class Batch:
         return packed, pairs[places]
 
 
-def plan_batches(sequences: PairSequences, token_budget: int, share: bool) -> list[Batch]:
+def plan_batches(sequences: PairSequences, token_budget: int, share: bool, fixed: bool = False) -> list[Batch]:
     """Batches of at most `token_budget` tokens that hold every pair once, the longest sequences first.
 
     A longer sequence is a batch of its own. With `share` (causal models, document first) the shared prefix of a
     document's pairs is computed once. The states of roots and branches count as tokens, so the budget limits a batch's
     memory for any number of queries per document. A document with very many queries is spread over several batches,
-    each of which computes the document again.
+    each of which computes the document again. With `fixed` (causal models, document first) a sequence is divided into
+    segments by itself alone, with and without `share` at the same place.
     """
     trees: list[PrefixTree] = []
-    if share:
+    if fixed:
+        trees = fixed_trees(sequences, np.arange(len(sequences)), token_budget, share)
+    elif share:
         builder = PrefixTreeBuilder(sequences)
         trees = builder.trees_of(builder.groups(), token_budget)
-    return _filled(sequences, np.arange(len(sequences)), trees, token_budget)
+    return _filled(sequences, np.arange(len(sequences)), trees, token_budget, fixed)
 
 
 def divided(batch: Batch) -> list[Batch]:
@@ -78,11 +84,17 @@ def divided(batch: Batch) -> list[Batch]:
         return [batch]
     budget = max(1, batch.cost // 2)
     shared = [tree.pairs for tree in batch.trees]
-    trees = PrefixTreeBuilder(batch.sequences).trees_of(shared, budget)
-    return _filled(batch.sequences, np.concatenate([batch.alone, *shared]), trees, budget)
+    pairs = np.concatenate([batch.alone, *shared])
+    if batch.fixed:
+        trees = fixed_trees(batch.sequences, pairs, budget, share=True)
+    else:
+        trees = PrefixTreeBuilder(batch.sequences).trees_of(shared, budget)
+    return _filled(batch.sequences, pairs, trees, budget, batch.fixed)
 
 
-def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[PrefixTree], budget: int) -> list[Batch]:
+def _filled(
+    sequences: PairSequences, pairs: np.ndarray, trees: Sequence[PrefixTree], budget: int, fixed: bool
+) -> list[Batch]:
     """Batches of the pairs, int64; pairs that are in no tree run alone."""
     apart = np.zeros(len(sequences), dtype=bool)
     apart[pairs] = True
@@ -101,6 +113,7 @@ def _filled(sequences: PairSequences, pairs: np.ndarray, trees: Sequence[PrefixT
                 members,
                 tuple(trees[unit - len(alone)] for unit in units if unit >= len(alone)),
                 int(costs[units].sum()),
+                fixed,
             )
         )
     return batches

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ssmrank.config.rerankings import Deterministic
 from ssmrank.errors import UserError
 from ssmrank.gc_control import gc_frozen, gc_paused
 from ssmrank.io.pairs import Pairs, pairs_of
@@ -90,11 +91,13 @@ def plan_work(
     passages: PassageWindows | None = None,
     share: bool = True,
     long_queries: LongQueries = "cut",
+    deterministic: Deterministic | None = None,
 ) -> Work:
     """Plans what is computed for the pairs; the same arguments give the same plan.
 
     documents: tokens from `Template.tokenize_documents`; share: whether the shared prefix of a document's sequences is
-    computed once, if the model allows it; long_queries: how a query that leaves no room for a document is treated.
+    computed once, if the model allows it; long_queries: how a query that leaves no room for a document is treated;
+    deterministic: "batch": what a pair's sequence is divided into depends on the pair alone.
     Raises UserError for a query that `queries` lacks.
     """
     template = reranker.template
@@ -103,8 +106,9 @@ def plan_work(
         documents = PassageTokens(template, documents, passages.length, passages.stride)
         asked, owners = documents.expand(pairs)
     sequences = PairSequences(template, reranker.settings.max_length, asked, queries, documents, long_queries)
-    share = share and reranker.can_share_prefixes and template.order == "document-first"
-    return Work(pairs, sequences, owners, plan_batches(sequences, token_budget, share))
+    can_share = reranker.can_share_prefixes and template.order == "document-first"
+    fixed = deterministic == "batch" and can_share
+    return Work(pairs, sequences, owners, plan_batches(sequences, token_budget, share and can_share, fixed))
 
 
 def score(
@@ -115,10 +119,11 @@ def score(
     state: RerankingState | None = None,
     process: int = 0,
     processes: int = 1,
+    deterministic: Deterministic | None = None,
 ) -> np.ndarray:
     """Scores of the work's pairs, float32, as in `score_parts`."""
-    part = Part(work, np.arange(len(work.pairs)), state)
-    return score_parts(reranker, [part], len(work.pairs), precision, device, process, processes).values
+    part, count = Part(work, np.arange(len(work.pairs)), state), len(work.pairs)
+    return score_parts(reranker, [part], count, precision, device, process, processes, deterministic).values
 
 
 class TimedScores(NamedTuple):
@@ -136,12 +141,14 @@ def score_parts(
     device: torch.device,
     process: int = 0,
     processes: int = 1,
+    deterministic: Deterministic | None = None,
 ) -> TimedScores:
     """Scores of a run's `count` pairs, batch by batch as planned. The model's weights are converted in place.
 
     A thread plans the next part once the first batches of the current one are packed, so that the device goes on
     without a pause. With a state, finished batches are stored and not computed again. Each of several processes
-    computes its share of the batches; scores of pairs that this process did not compute are NaN.
+    computes its share of the batches; scores of pairs that this process did not compute are NaN. deterministic: as the
+    parts were planned.
     """
     in_progress: list[_PartInProgress] = []
     numbers: list[tuple[_PartInProgress, int]] = []
@@ -160,7 +167,7 @@ def score_parts(
                     yield len(numbers) - 1, part.work.batches[number]
                 part = (following or thread.submit(next, coming, None)).result()
 
-    scorer, progress = Scorer(reranker, precision, device), _Progress(count)
+    scorer, progress = Scorer(reranker, precision, device, deterministic=deterministic), _Progress(count)
     with gc_frozen():
         for place, sequences, found in scorer.run(batches()):
             part, number = numbers[place]

@@ -18,7 +18,9 @@ from ssmrank.io.checksum import sha256
 from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.attention import backend
+from ssmrank.models.batch_invariance import check_batch_invariance
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker, load_reranker
 from ssmrank.models.tokens import token_store
@@ -97,6 +99,8 @@ class FileReranking:
     def __init__(self, files: Files, settings: Reranking, reranker: Reranker, device: torch.device, model: str) -> None:
         self.files, self.settings, self.reranker, self.device, self.model = files, settings, reranker, device, model
         self.precision = resolve_precision(settings.precision, device)
+        if settings.deterministic == "batch":  # before anything is planned
+            check_batch_invariance(architecture_of(reranker.backbone.config.model_type), self.precision, device)
 
     def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> RerankingStats:
         """Writes the reranked run. launch: starts processes that each call `score_share`, and waits for them."""
@@ -146,7 +150,10 @@ class FileReranking:
         return long
 
     def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> TimedScores:
-        return score_parts(self.reranker, parts, count, self.precision, self.device, process, processes)
+        return score_parts(
+            *(self.reranker, parts, count, self.precision, self.device, process, processes),
+            deterministic=self.settings.deterministic,
+        )
 
     def _parts(self, pairs: Pairs, stats: RerankingStats | None = None) -> Iterator[Part]:
         """Yields the parts, each planned on demand. With `stats`, counts are added and the states are made ready."""
@@ -168,6 +175,7 @@ class FileReranking:
                 settings.token_budget,
                 passages,
                 long_queries=settings.long_queries,
+                deterministic=settings.deterministic,
             )
             state = RerankingState(files.state / str(number), fingerprint(work, *facts))
             if stats is not None:

@@ -6,15 +6,18 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from ssmrank.config.rerankings import Deterministic
 from ssmrank.errors import UserError
 from ssmrank.models.architectures import architecture_of
+from ssmrank.models.batch_invariance import BatchInvariance, check_batch_invariance
 from ssmrank.models.float8 import to_float8
 from ssmrank.models.packing import Packed, mapped, moved
 from ssmrank.models.precision import Precision, autocast
@@ -68,15 +71,27 @@ class Scorer:
     """Scores batches with a model on a device. The model is moved and its weights are converted in place.
 
     fused: whether a model that is not in float32 is prepared for its fastest kernels; without them it can be compared.
+    deterministic: "batch": a pair's score does not depend on its batch, if batches are planned so too.
     began: when the first batch was launched, by `time.perf_counter`; infinity before.
     """
 
-    def __init__(self, reranker: Reranker, precision: Precision, device: torch.device, fused: bool = True) -> None:
+    def __init__(
+        self,
+        reranker: Reranker,
+        precision: Precision,
+        device: torch.device,
+        fused: bool = True,
+        deterministic: Deterministic | None = None,
+    ) -> None:
         self.reranker, self.precision, self.device = reranker, precision, device
         self.began = math.inf
         self._limit: int | None = None
-        reranker.to(device).eval()
+        self._alike: Callable[[], AbstractContextManager[None]] = nullcontext
         architecture = architecture_of(reranker.backbone.config.model_type)
+        if deterministic == "batch":
+            check_batch_invariance(architecture, precision, device)
+            self._alike = BatchInvariance()
+        reranker.to(device).eval()
         if fused and precision != "fp32":
             architecture.prepare(reranker.backbone)
         if precision == "fp8":
@@ -115,7 +130,7 @@ class Scorer:
     def _launch(self, packed: Packed) -> _Launched | None:
         """Launches a batch; None if memory does not suffice."""
         try:
-            with autocast(self.precision, self.device):
+            with autocast(self.precision, self.device), self._alike():
                 return _Launched(self.reranker.scores(moved(packed, self.device)))
         except torch.OutOfMemoryError:
             pass  # the error holds the failed pass's tensors until this clause ends

@@ -55,6 +55,7 @@ def measure(
                 *(reranker, pairs, queries, documents, settings.token_budget),
                 share=share,
                 long_queries=settings.long_queries,
+                deterministic=settings.deterministic,
             )
             for name, share in ways.items()
         }
@@ -62,7 +63,7 @@ def measure(
         for _ in range(1 + REPEATS):
             for name, work in works.items():
                 began = time.perf_counter()
-                score(reranker, work, precision, device)
+                score(reranker, work, precision, device, deterministic=settings.deterministic)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 seconds[name].append(time.perf_counter() - began)

@@ -26,6 +26,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels import dispatch
 from ssmrank.kernels.gpu.rows import dense
 from ssmrank.kernels.gpu.sums import add_columns
 from ssmrank.kernels.gpu.tiles import may_use_ptx
@@ -130,9 +131,14 @@ class Kept(NamedTuple):
 
 
 def _segments(starts: Tensor, tokens: int, channels: int) -> Tensor | None:
-    """Where segments start, `[segments + 1]`; None where there are sequences enough."""
+    """Where segments start, `[segments + 1]`; None where there are sequences enough, or must not matter."""
     sequences = len(starts) - 1
-    if not SEGMENT or tokens < 2 * SEGMENT * sequences or channels * sequences >= ENOUGH:
+    if (
+        not SEGMENT
+        or dispatch.is_batch_invariant()
+        or tokens < 2 * SEGMENT * sequences
+        or channels * sequences >= ENOUGH
+    ):
         return None
     segments = starts.new_empty(_slots(tokens, sequences, SEGMENT))
     table_kernel[(sequences,)](starts, segments, sequences, SEGMENT=SEGMENT, BLOCK=64, num_warps=1)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 
-from ssmrank.kernels.simd.vectors import BYTES, FLOAT, VECTOR, constant, fused, intrinsic, spread
+from ssmrank.kernels.simd import LANES
+from ssmrank.kernels.simd.compiled import njit
+from ssmrank.kernels.simd.vectors import (
+    BYTES,
+    FLOAT,
+    VECTOR,
+    constant,
+    fused,
+    intrinsic,
+    load_scalar,
+    spread,
+    store_scalar,
+)
 
 WIDE_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
 """Whether a vector is one register, of which there are 32. Otherwise it takes two or more of 16 registers. The sums of
@@ -86,3 +99,51 @@ tile_4x4, tile_4x1, tile_1x4, tile_1x1 = _tile(4, 4), _tile(4, 1), _tile(1, 4), 
 c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], with the sums in registers. a, b and
 c are addresses; `*_row` and `*_step` are strides in bytes, of rows and of k.
 """
+
+
+@njit
+def multiply(
+    a: int,
+    a_row: int,
+    a_step: int,
+    b: int,
+    b_step: int,
+    c: int,
+    c_row: int,
+    rows: int,
+    vectors: int,
+    depth: int,
+    accumulate: int,
+) -> None:
+    """c = a b, or c += a b: `rows` rows of `vectors` vectors, in tiles (see `tile_4x4`). Each sum is in order of k."""
+    row = 0
+    while row < rows:
+        full = row + 4 <= rows
+        column = 0
+        while column < vectors:
+            source, target = b + column * BYTES, c + row * c_row + column * BYTES
+            line = a + row * a_row
+            if WIDE_REGISTERS and column + 4 <= vectors:
+                if full:
+                    tile_4x4(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
+                else:
+                    tile_1x4(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
+                column += 4
+            else:
+                if full:
+                    tile_4x1(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
+                else:
+                    tile_1x1(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
+                column += 1
+        row += 4 if full else 1
+
+
+@njit
+def transpose(source: int, stride: int, target: int, rows: int, columns: int, target_stride: int) -> None:
+    """Writes the transpose; its rows are filled up with zeros to whole vectors."""
+    filled = (rows + LANES - 1) // LANES * LANES
+    for column in range(columns):
+        for row in range(rows):
+            store_scalar(target + column * target_stride + 4 * row, load_scalar(source + row * stride + 4 * column))
+        for row in range(rows, filled):
+            store_scalar(target + column * target_stride + 4 * row, np.float32(0.0))

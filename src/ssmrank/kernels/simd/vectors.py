@@ -322,6 +322,16 @@ def minimum(typingctx: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
+def maximum(typingctx: Any, x: Any, y: Any) -> Any:
+    """The larger of both lane by lane; NaN where x is NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[1], args[0])
+
+    return float32x16(float32x16, float32x16), codegen
+
+
+@intrinsic
 def keep_first(typingctx: Any, x: Any, count: Any) -> Any:
     """The first `count` lanes as they are, zeros in the others."""
 

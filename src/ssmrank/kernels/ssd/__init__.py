@@ -10,6 +10,7 @@ from torch import Tensor
 from ssmrank.kernels import dispatch
 from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.packing import chosen_states, needs_gradient, sequence_index, written
+from ssmrank.kernels.ssd import reference
 from ssmrank.kernels.ssd.inputs import SSDInputs
 
 __all__ = ["SSDInputs", "packed_ssd"]
@@ -106,6 +107,8 @@ def packed_ssd(
 
             own = out if out is not None and out.dtype == dtype else None
             y, states = cpu.ssd(*(wide, cu_seqlens, initial_states, initial_index, own), need_final=return_final_states)
+        elif dispatch.is_batch_invariant():  # products over chunks depend on how many there are
+            y, states = reference.ssd(wide, cu_seqlens, initial_states)
         else:
             from ssmrank.kernels.ssd.chunked import ssd_chunked
 

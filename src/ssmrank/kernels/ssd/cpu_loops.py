@@ -15,7 +15,7 @@ import numpy as np
 
 from ssmrank.kernels.simd import LANES
 from ssmrank.kernels.simd.compiled import loop, njit
-from ssmrank.kernels.simd.tiles import WIDE_REGISTERS, tile_1x1, tile_1x4, tile_4x1, tile_4x4
+from ssmrank.kernels.simd.tiles import multiply, transpose
 from ssmrank.kernels.simd.vectors import (
     BYTES,
     LOG2_E,
@@ -36,60 +36,12 @@ from ssmrank.kernels.simd.vectors import (
 
 
 @njit
-def multiply(
-    a: int,
-    a_row: int,
-    a_step: int,
-    b: int,
-    b_step: int,
-    c: int,
-    c_row: int,
-    rows: int,
-    vectors: int,
-    depth: int,
-    accumulate: int,
-) -> None:
-    """c = a b, or c += a b: `rows` rows of `vectors` vectors, in tiles (see `tiles.tile_4x4`)."""
-    row = 0
-    while row < rows:
-        full = row + 4 <= rows
-        column = 0
-        while column < vectors:
-            source, target = b + column * BYTES, c + row * c_row + column * BYTES
-            line = a + row * a_row
-            if WIDE_REGISTERS and column + 4 <= vectors:
-                if full:
-                    tile_4x4(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
-                else:
-                    tile_1x4(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
-                column += 4
-            else:
-                if full:
-                    tile_4x1(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
-                else:
-                    tile_1x1(line, a_row, a_step, source, b_step, target, c_row, depth, accumulate)
-                column += 1
-        row += 4 if full else 1
-
-
-@njit
 def pack(source: int, stride: int, target: int, rows: int, vectors: int) -> None:
     """Copies strided rows to contiguous ones."""
     for row in range(rows):
         for column in range(vectors):
             place = column * BYTES
             store(target + row * vectors * BYTES + place, load(source + row * stride + place))
-
-
-@njit
-def transpose(source: int, stride: int, target: int, rows: int, columns: int, target_stride: int) -> None:
-    """Writes the transpose; its rows are filled up with zeros to whole vectors."""
-    filled = (rows + LANES - 1) // LANES * LANES
-    for column in range(columns):
-        for row in range(rows):
-            store_scalar(target + column * target_stride + 4 * row, load_scalar(source + row * stride + 4 * column))
-        for row in range(rows, filled):
-            store_scalar(target + column * target_stride + 4 * row, np.float32(0.0))
 
 
 @njit

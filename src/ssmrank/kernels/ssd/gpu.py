@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssmrank.kernels import dispatch
 from ssmrank.kernels.gpu.rows import dense
 from ssmrank.kernels.gpu.sums import add_columns
 from ssmrank.kernels.ssd import gpu_backward, gpu_forward, gpu_suffixes
@@ -55,7 +56,8 @@ def ssd(
     y, final = _outputs(x, B, starts, out, x.dtype if need_final else None)
     index = None if initial_index is None else initial_index.contiguous()
     if initial is not None and index is not None and not need_final and longest is not None:
-        if longest <= gpu_suffixes.TILE:
+        # A tile of suffixes holds several, so what a row's sums are grouped by depends on its neighbours.
+        if longest <= gpu_suffixes.TILE and not dispatch.is_batch_invariant():
             gpu_suffixes.run(ready, initial, starts, index, y)
             return y, None
     gpu_forward.run(ready, starts, initial, index, y=y, final=final)
