@@ -171,6 +171,27 @@ def test_a_scan_that_gates_reads_aligned_rows(
     assert not dispatch.mamba2_gates(projected[:0], 4, 64, 128, 1)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [("cuda", BF16, GPU), ("cuda", FP32, GPU), ("cpu", FP32, CPU), ("cpu", BF16, PLAIN), ("cuda", FP64, PLAIN)],
+)
+def test_products_of_rows(device: str, dtype: torch.dtype, expected: Implementation) -> None:
+    assert dispatch.product(tensor(device, dtype, 9, 5)) is expected
+
+
+def test_what_depends_on_the_batch_does_not_serve_where_it_must_not(packages: set[str]) -> None:
+    packages.add("mamba_ssm")
+    x, b = tensor("cuda", BF16, 9, 2, 32), tensor("cuda", BF16, 9, 1, 17)
+    assert dispatch.ssd(x, b, stateless=True) is LIBRARY
+    assert not dispatch.attends_in_order(tensor("cpu", BF16, 9, 2, 8))
+    with dispatch.batch_invariant():
+        assert dispatch.is_batch_invariant()
+        assert dispatch.ssd(x, b, stateless=True) is PLAIN
+        assert dispatch.attends_in_order(tensor("cpu", BF16, 9, 2, 8))
+        assert not dispatch.attends_in_order(tensor("cuda", BF16, 9, 2, 8))
+    assert not dispatch.is_batch_invariant()
+
+
 def test_no_kernel_is_imported_before_it_serves() -> None:
     source = (
         "import sys\n"
