@@ -350,6 +350,43 @@ def minis_pretraining() -> str:
     return markdown(heads, lines)
 
 
+def serving_cpu() -> str:
+    """Servers: pairs per second and latencies under half of that load."""
+    if not (RESULTS / "serving-cpu.csv").exists():
+        return "*Not measured yet.*"
+    lines = []
+    for row in read("serving-cpu.csv"):
+        p50, p99 = float(row["p50_ms"]), float(row["p99_ms"])
+        kept = f"{float(row['repeated']):.0%}"
+        lines.append(
+            [
+                f"{row['workload']}: {row['model']}, {row['server']}",
+                *(kept, shown(float(row["pairs_per_second"]), 1), shown(p50), shown(p99), ratio(p99, p50)),
+                *(row["requests"], shown(float(row["memory_mib"]), 1, 1 / 1024)),
+            ]
+        )
+    heads = ["workload: model, server", "repeated", "pairs/s", "p50 ms", "p99 ms", "p99 / p50", "requests", "GiB"]
+    return markdown(heads, lines)
+
+
+def serving_soak() -> str:
+    """What became of the soak's requests."""
+    if not (RESULTS / "serving-soak.csv").exists():
+        return "*Not measured yet.*"
+    heads = {
+        "requests": "requests",
+        "malformed": "malformed",
+        "cut": "cut off",
+        "slow": "slow",
+        "wrong": "lost or wrong",
+        "largest_error": "largest error of a score",
+        "memory_early_mib": "MiB after a quarter",
+        "memory_late_mib": "MiB at the end",
+    }
+    rows = read("serving-soak.csv")
+    return markdown(list(heads.values()), [[row[column] for column in heads] for row in rows])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "end-to-end-h200": end_to_end_h200,
     "kernels-cpu": kernels_cpu,
@@ -368,6 +405,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "reranking-1536-h200": lambda: reranking_h200("1536"),
     "reranking-512-h200": lambda: reranking_h200("512"),
     "reuse-cpu": reuse_cpu,
+    "serving-cpu": serving_cpu,
+    "serving-soak": serving_soak,
     "sharing-h200": sharing_h200,
     "table5-h200": table5_h200,
     "training-forward-cpu": lambda: training_cpu("training-forward-cpu.csv", BASE_MODELS, ("fp32", "bf16")),
