@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 LARGEST_SHARE = 0.7
 """Of a GPU's memory that weights, gradients and optimizer may take; activations need the rest."""
 
+# torch 2.13 has other names for them, and warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class ByMemory(Replicated):
     """Gathers once a step if every process has the memory, else layer by layer."""
@@ -107,7 +111,7 @@ class _Bucket:
     def share_out(self) -> None:
         """Sums the gradients over all processes."""
         mine = self._mine(self.sums)
-        dist.reduce_scatter_tensor(mine, self.sums)
+        _reduce_scatter(mine, self.sums)
         if self.own.grad is not None and self.sums.dtype != torch.float32:
             self.own.grad.copy_(mine)
 
@@ -116,12 +120,12 @@ class _Bucket:
         mine = self._mine(self.whole)
         if self.whole.dtype != torch.float32:
             mine.copy_(self.own.detach())
-        dist.all_gather_into_tensor(self.whole, mine)
+        _all_gather(self.whole, mine)
 
     def gathered(self, own: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Whole tensors of the parameters' shapes, by name, of which `own` has this process's part."""
         whole = torch.empty(len(self.whole), dtype=own.dtype, device=own.device)
-        dist.all_gather_into_tensor(whole, own.detach())
+        _all_gather(whole, own.detach())
         for name, parameter in self.named.items():
             start, end = self.places[name]
             yield name, whole[start:end].view(parameter.shape)
@@ -162,7 +166,8 @@ class GatheredOnce(Parted):
         rounded = sum(parameter.numel() for parameter in _rounded(reranker, precision).values())
         whole = 4 * weights - 2 * rounded
         gradients = 4 * weights - (2 * rounded if self._reduction == "bf16" else 0)
-        parts = (4 * rounded + 8 * weights) // self.size
+        masters = 4 * rounded * (2 if self._reduction == "bf16" else 1)  # and float32 copies of their gradients
+        parts = (masters + 8 * weights) // self.size
         return whole + gradients + parts - 4 * weights
 
     @override

@@ -67,7 +67,7 @@ class Accumulator:
         groups: this process's groups of the step; step_groups: the number of groups of all processes, over which loss
         and gradients are averaged. If memory runs out, the step is repeated with smaller micro-batches and the same
         result. Raises OutOfMemory, in every process, if a single group does not fit. Raises UserError if memory runs
-        out where a process cannot repeat its step (fsdp2).
+        out where a process cannot repeat its step (fsdp2, layer by layer).
         """
         lengths = [sum(len(sequence) for sequence in group) for group in groups]
         random_state = randomness.snapshot(self.device)
@@ -78,8 +78,8 @@ class Accumulator:
             except torch.OutOfMemoryError as error:
                 if not self.workers.may_repeat:
                     raise UserError(
-                        f"process {self.workers.rank} ran out of memory; with parallel: fsdp2 set a lower token_budget "
-                        "or activation_checkpointing: full"
+                        f"process {self.workers.rank} ran out of memory; where fsdp2 gathers weights layer by layer, "
+                        "set a lower token_budget or activation_checkpointing: full"
                     ) from error
                 self.graphs = None  # frees their memory
                 self.clear()

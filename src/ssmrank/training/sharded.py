@@ -26,8 +26,9 @@ from ssmrank.training.memory import layers_of
 from ssmrank.training.parallel import Reduction
 from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
 
-UNIT_BYTES = 64 * 2**20
-"""Units have at least this many bytes, as they are gathered. A call costs as much time as some megabytes."""
+UNIT_BYTES = 128 * 2**20
+"""Units have at least this many bytes, as they are gathered. Each costs the CPU milliseconds in a step, while a GPU
+receives this much in half of one."""
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -52,8 +53,10 @@ class Sharded(Parted):
     def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
         weights = sum(parameter.numel() for parameter in reranker.parameters())
         of_units = sum(_numel(unit) for unit in _units(reranker.backbone, 1))
-        gathered = 4 * (weights - of_units) + 4 * self._unit_bytes  # of two units, before and after they are unpacked
-        return 16 * weights // self.size + gathered - 4 * weights
+        # The rest of the model and its gradients in float32; of two units the weights, before and after they are
+        # unpacked, and of one the gradients and their float32 copies.
+        whole = 8 * (weights - of_units) + (4 + 1 + 2) * self._unit_bytes
+        return 16 * weights // self.size + whole - 4 * weights
 
     @override
     def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:

@@ -77,6 +77,7 @@ def test_what_was_trained_on_other_inputs_is_not_gone_on_from(options, change):
     files = files_of(arguments)
     before = fingerprint(files, settings)
     assert fingerprint(files, settings) == before
+    assert fingerprint(files, settings.model_copy(update={"processes": 3})) == before  # any number of them resumes
     [file] = [path for folder in (arguments.collection, arguments.model) for path in folder.rglob(change)]
     text = file.read_text()
     try:
