@@ -32,7 +32,7 @@ from shapes import CLASSES
 from ssmrank.errors import UserError
 from ssmrank.launch import launch
 
-SIDE_BY_SIDE = ("gradients", "training", "small-card", "reranking")
+SIDE_BY_SIDE = ("gradients", "small-card", "training", "reranking")
 """Parts of several_gpus_process.py, in this order."""
 COMMANDS: dict[str, Callable[[Report, several_gpus_commands.Collection], None]] = {
     "reranking": several_gpus_commands.rerank,
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument(
         "--large", nargs="*", help="models trained in small batches (default: Mamba-2-1.3B; on a CPU none)"
     )
-    parser.add_argument("--limit", type=float, help="seconds for the parts side by side (default: 300, quick: 135)")
+    parser.add_argument("--limit", type=float, help="seconds for the parts side by side (default: 420, quick: 135)")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=[], help="of training (default: all)")
     parser.add_argument("--cards", type=int, help="how many (default: all; on a CPU 2)")
@@ -58,8 +58,8 @@ def main() -> int:
     arguments.cards = arguments.cards or (torch.cuda.device_count() if arguments.device == "cuda" else 2)
     if arguments.cards < 2 or (arguments.device == "cuda" and torch.cuda.device_count() < arguments.cards):
         parser.error(f"{max(2, arguments.cards)} GPUs are needed; --device cpu runs on a CPU")
-    arguments.parts = arguments.parts or (["training", "small-card"] if arguments.quick else PARTS)
-    arguments.limit = arguments.limit or (135.0 if arguments.quick else 300.0)
+    arguments.parts = arguments.parts or (["small-card", "training"] if arguments.quick else PARTS)
+    arguments.limit = arguments.limit or (135.0 if arguments.quick else 420.0)
     cpu = arguments.device == "cpu"
     arguments.models = arguments.models or (["OPT", "Mamba-2"] if cpu else ["OPT-350M", "Mamba-2-370M"])
     arguments.large = arguments.large if arguments.large is not None else [] if cpu else ["Mamba-2-1.3B"]

@@ -83,18 +83,16 @@ def gradients(place: Place, arguments: argparse.Namespace) -> None:
 
 def training(place: Place, arguments: argparse.Namespace) -> None:
     ways = arguments.ways or (several_gpus_training.QUICK if arguments.quick else list(several_gpus_training.WAYS))
-    counts = [2] if place.small else [16] if arguments.quick else [16, 64]
-    for name in (*arguments.models, *arguments.large):
-        for way in ways:
-            if place.has_time():
-                several_gpus_training.measure(place, place.shape(name), way, counts[0], not arguments.quick)
-    for name in arguments.models:  # last, because it takes most of the time
-        for count in counts[1:]:
-            for way in ways:
-                if place.has_time():
-                    several_gpus_training.measure(place, place.shape(name), way, count, profiled=True)
-            if "ddp" in ways and place.has_time():  # strong scaling
-                several_gpus_training.measure(place, place.shape(name), "ddp", count // place.workers.size, True)
+    small, large = (2, None) if place.small else (16, None if arguments.quick else 64)
+    # What matters most comes first, because time may run out.
+    wanted = [(name, way, small) for way in ways for name in (*arguments.models, *arguments.large)]
+    if large is not None:
+        wanted += [(name, way, large) for way in ways for name in arguments.models]
+        wanted += [(name, "ddp", large // place.workers.size) for name in arguments.models if "ddp" in ways]  # strong
+    for name, way, count in wanted:
+        if not place.has_time():
+            return
+        several_gpus_training.measure(place, place.shape(name), way, count, profiled=not arguments.quick)
 
 
 def small_card(place: Place, arguments: argparse.Namespace) -> None:

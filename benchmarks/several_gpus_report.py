@@ -57,7 +57,7 @@ class Report:
         """Prints speeds side by side, then the checks; returns whether all checks passed."""
         rows = _read(self.output) if self.output.exists() else []
         print()
-        for row in rows:
+        for row in sorted(rows, key=lambda row: (row.benchmark, row.model, row.batch)):
             print(_line(row) + _gains(row, rows))
         checks = list(self._records("checks"))
         for check in checks:

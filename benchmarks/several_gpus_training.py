@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -68,7 +69,7 @@ WAYS: dict[str, Callable[[], Workers]] = {
     "layer, bf16 sums": partial(Sharded, "bf16"),
     "layer, small units": partial(Sharded, unit_bytes=1),
 }
-"""In the order of measurement: what matters most comes first, because time may run out."""
+"""In the order of measurement."""
 QUICK = ("one card", "fsdp2, step", "fsdp2, before", "fsdp2, layer", "ddp")
 
 
@@ -80,14 +81,20 @@ def measure(place: Any, shape: Shape, way: str, count: int, profiled: bool, reco
     label = f"{way}{', 24 GiB' if recompute else ''}"
     row = Row("training", shape.name, label, place.precision, f"{count} x {length}", tokens, tokens, place.name)
     row.cards = workers.size
+    failed = False
     if workers.size > 1 or place.first:
         try:
             _fill_in(row, place, shape, workers, [length] * count, profiled, recompute)
         except (OutOfMemory, torch.OutOfMemoryError):
             row.seconds = None  # in all processes, because their parts are alike
+        except Exception as error:
+            # In all processes as well, if it is a mistake. If it is not, the others wait until time runs out.
+            failed = True
+            traceback.print_exc()
+            place.report.check(f"training {shape.name}, {label}", False, f"process {place.workers.rank}: {error}")
     free_memory()
     place.workers.wait()
-    if place.first:
+    if place.first and not failed:
         place.report.speed(row)
     return row
 

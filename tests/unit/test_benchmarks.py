@@ -36,7 +36,7 @@ def test_ways_of_sharing_a_training_out_are_compared(root: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     with output.open() as stream:
         rows = list(csv.DictReader(stream))
-    trained = [*ways, "fsdp2, step, 24 GiB", "fsdp2, layer, 24 GiB"]
+    trained = ["fsdp2, step, 24 GiB", "fsdp2, layer, 24 GiB", *ways]
     assert [(row["implementation"], row["cards"]) for row in rows] == [
         (way, "1" if way == "one card" else "3") for way in trained
     ]
