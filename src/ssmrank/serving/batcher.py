@@ -158,14 +158,19 @@ class Batcher:
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
-            began = time.perf_counter()
-            for ticket, _ in batch:
-                ticket.began = ticket.began or began
-            found = self._computed(batch)
-            self._record(batch, found, time.perf_counter() - began)
-            for ticket, scores in found:
-                self._deliver(ticket, scores)
-            del batch, found, ticket, scores  # their texts must not live until the next request comes
+            if batch:  # otherwise the clients of all that waited have gone
+                self._answer(batch)
+            del batch  # its texts must not live until the next request comes
+
+    def _answer(self, batch: list[Part]) -> None:
+        """Computes a batch, and completes the requests that have all their scores with it."""
+        began = time.perf_counter()
+        for ticket, _ in batch:
+            ticket.began = ticket.began or began
+        found = self._computed(batch)
+        self._record(batch, found, time.perf_counter() - began)
+        for ticket, scores in found:
+            self._deliver(ticket, scores)
 
     def _record(self, batch: list[Part], found: list[Outcome], seconds: float) -> None:
         tokens = sum(ticket.costs[place] for ticket, places in batch for place in places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,14 @@ def test_a_client_that_has_gone_ends_its_request(reranker: Reranker) -> None:
 
     with pytest.raises(ClientDisconnect):
         rank(reranker, ServerSettings(batch_tokens=192), gone)
+
+
+def test_a_queue_of_clients_that_have_gone_does_not_end_the_thread(batcher: Batcher) -> None:
+    """A client that goes cancels its future before its request leaves the queue."""
+    batcher.submit("gone", texts(3, "a"), [10] * 3).future.cancel()
+    batcher.start()
+    until = time.monotonic() + 60
+    while batcher.pairs_waiting and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(batcher.submit("here", texts(2, "b"), [10] * 2).future.result(60).scores) == 2
+    assert batcher.alive
