@@ -99,6 +99,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
             "throughput": "draw training throughput against batch size (Figure 1)",
         },
     ),
+    "plan": "list the jobs that targets need, and what they would take",
     "tracking-store": "create the MLflow store",
     "params": (
         "check and describe params.yaml",

@@ -1,0 +1,1 @@
+"""What the jobs of an experiment would take: tokens, hours and disk, from measured speeds."""
