@@ -58,6 +58,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "teach": "score the documents of training groups with a teacher",
     "train": "fine-tune a reranker",
     "rerank": "rerank a TREC run",
+    "verify": "compute a sample of a reranked run again in other batches",
     "rank": "rank the lines of a file for a query",
     "serve": "answer reranking requests over HTTP",
     "states": "compute the states of a collection's documents ahead",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,3 +77,45 @@ def test_passages_reach_behind_the_cut(arguments, tmp_path):
     assert len(first) == len(best) and first != best
     assert main(arguments("bad.trec", passages={"length": 12})) == 2
     assert not (tmp_path / "bad.trec").exists()
+
+
+def verified(arguments, tmp_path, **settings):
+    """The arguments of `ssmrank verify` for a run that was made so."""
+    words = arguments("run.trec", **settings)
+    assert main(words) == 0
+    [_, _, given, *rest] = words
+    keep = rest[: rest.index("--run")]
+    return ["verify", str(tmp_path / "run.trec"), "--settings", given, *keep, "--pairs", "40"]
+
+
+def test_a_run_is_verified_in_other_batches_and_in_several_processes(arguments, tmp_path, capsys):
+    words = verified(arguments, tmp_path, deterministic="batch")
+    assert main([*words, "--processes", "2"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("45 pairs of 5 queries have the same scores in 20 packings as in the run (SHA-256 ")
+    # A run of two processes and of another budget has the same bytes.
+    assert main(arguments("other.trec", deterministic="batch", processes=2, token_budget=40)) == 0
+    assert (tmp_path / "other.trec").read_bytes() == (tmp_path / "run.trec").read_bytes()
+
+
+def test_one_score_that_was_changed_is_found(arguments, tmp_path, capsys):
+    words = verified(arguments, tmp_path, deterministic="batch")
+    path = tmp_path / "run.trec"
+    run = read_run(path)
+    for ranking in run.values():
+        document, value = ranking[0]
+        ranking[0] = document, float(np.nextafter(np.float32(value), np.float32(9)))
+    write_run(path, run, "changed")
+    with pytest.raises(SystemExit) as status:
+        main(words)
+    assert status.value.code == 1
+    assert capsys.readouterr().out.startswith("5 of 45 pairs of 5 queries have other scores in 20 of 20 packings")
+
+
+def test_differences_are_reported_where_nothing_was_promised(arguments, tmp_path, capsys):
+    assert main(verified(arguments, tmp_path)) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"differences \S+ \(median\), .* \(most\); the top 10 of \d+ queries changes\n", printed.out)
+    assert "`deterministic: batch` in the reranking makes them equal" in printed.err
+    assert main([*verified(arguments, tmp_path), "--pairs", "0"]) == 2
+    assert "--pairs and --processes: give at least 1" in capsys.readouterr().err
