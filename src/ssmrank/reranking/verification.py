@@ -98,8 +98,9 @@ def verify(
     documents: Tokens,
     device: torch.device,
     others: Run,
+    packings: int = PACKINGS,
 ) -> Verification:
-    """Scores the pairs of a run in `PACKINGS` other batches, with `others` beside them in some.
+    """Scores the pairs of a run in `packings` other ways, with `others` beside them in some.
 
     run: the sample as it was written, so its scores are strictly decreasing; documents: tokens of all documents.
     """
@@ -108,7 +109,7 @@ def verify(
     found: list[np.ndarray] = [np.array([score for ranking in run.values() for _, score in ranking])]
     tops: list[dict[str, list[str]]] = [{query: [id for id, _ in ranking[:TOP]] for query, ranking in run.items()}]
     threads = torch.get_num_threads()
-    for number, packing in enumerate(_packings(len(sample), len(every), settings.token_budget, threads)):
+    for number, packing in enumerate(_packings(packings, len(sample), len(every), settings.token_budget, threads)):
         if device.type == "cpu":
             torch.set_num_threads(packing.threads)
         scores = _scores(reranker, settings, every, queries, documents, device, packing)[: len(sample)]
@@ -116,7 +117,7 @@ def verify(
         tops.append({query: [id for id, _ in ranking[:TOP]] for query, ranking in again.items()})
         by_pair = {query: dict(ranking) for query, ranking in again.items()}
         found.append(np.array([by_pair[query][id] for query, ranking in run.items() for id, _ in ranking]))
-        log.info("packing %d of %d: %d pairs, budget %d", number + 1, PACKINGS, len(packing.places), packing.budget)
+        log.info("packing %d of %d: %d pairs, budget %d", number + 1, packings, len(packing.places), packing.budget)
     torch.set_num_threads(threads)
     table = single_precision(np.stack(found))
     changed = sum(any(top[query] != tops[0][query] for top in tops) for query in run)
@@ -124,9 +125,9 @@ def verify(
     return Verification(len(sample), len(run), digests, np.ptp(table, axis=0), changed)
 
 
-def _packings(sample: int, every: int, budget: int, threads: int) -> Iterator[_Packing]:
+def _packings(packings: int, sample: int, every: int, budget: int, threads: int) -> Iterator[_Packing]:
     random = np.random.default_rng(1)
-    for number in range(PACKINGS):
+    for number in range(packings):
         count = sample if number % 4 < 2 else int(random.integers(sample, every + 1))
         places = random.permutation(count)
         own = max(16, round(budget * 2.0 ** -random.uniform(0, 6)))
