@@ -10,9 +10,12 @@ Within one forward pass, `models.prefix_sharing` does the same without keeping a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -102,11 +105,11 @@ class StatePool:
 
     States are numbered by slots. Those of scans and convolutions have the same size for every prefix. All slots of them
     are one tensor, so that kernels read them in place. On a CPU, memory that was never written to is not used. Keys and
-    values are a tensor for each prefix and layer.
+    values are a tensor for each prefix.
 
     dtype: what states are stored in; None: as the model computes them, states of scans and convolutions in float32.
     slots: how many states of fixed size there is room for. turned: whether the states of scans are stored with the last
-    two dimensions swapped, as the loops for CPUs read and write them.
+    two dimensions swapped, as the loops for CPUs read and write them, and keys and values head by head; so on a CPU.
     """
 
     def __init__(self, shapes: StateShapes, slots: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
@@ -114,8 +117,10 @@ class StatePool:
         self.fixed_dtype = dtype or torch.float32
         self.key_dtype = dtype if dtype is not None and dtype.itemsize < shapes.key_dtype.itemsize else shapes.key_dtype
         self._places = {layer: place for place, layer in enumerate(shapes.scans)}
-        self._keys: dict[int, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._keys: dict[int, Tensor] = {}
         self._tokens: dict[int, int] = {}
+        sizes = [2 * prod(shape) for shape in shapes.keys.values()]
+        self._key_begins = dict(zip(shapes.keys, accumulate([0, *sizes]), strict=False))
         self._state: tuple[int, ...] = ()
         self._unit, self._units, self._tails_begin = 1, 0, 0
         if shapes.scans:
@@ -126,7 +131,7 @@ class StatePool:
             self._tails_begin = self._unit * len(shapes.scans)
             self._units = len(shapes.scans) - (-sum(map(prod, shapes.tails.values())) // self._unit)
         self.turned = device.type == "cpu"
-        self._memory = torch.empty(slots * self._units, self._unit, dtype=self.fixed_dtype, device=device)
+        self._memory = _memory((slots * self._units, self._unit), self.fixed_dtype, device)
         self._free = list(range(slots - 1, -1, -1))
         self._next = slots
 
@@ -148,7 +153,7 @@ class StatePool:
             slot, self._next = self._next, self._next + 1
         self._tokens[slot] = tokens
         if self.shapes.keys:
-            self._keys[slot] = {}
+            self._keys[slot] = torch.empty(self.shapes.each_token * tokens, dtype=self.key_dtype, device=self.device)
         return slot
 
     def give_back(self, slot: int) -> None:
@@ -174,37 +179,40 @@ class StatePool:
         )
 
     def parts(self, slot: int) -> list[Tensor]:
-        """The memory of a slot's state, as flat tensors: what the scans and convolutions keep, then keys and values.
-
-        The keys and values of a new slot are made here. They are written in the order of layers.
-        """
-        parts = []
-        if self.shapes.scans:
-            parts.append(self._slot(slot)[: self.shapes.fixed])
-        for layer in self.shapes.keys:
-            parts += [tensor.view(-1) for tensor in self._pair(slot, layer)]
-        return parts
+        """The memory of a slot's state, as flat tensors: what the scans and convolutions keep, then keys and values."""
+        fixed = [self._slot(slot)[: self.shapes.fixed]] if self.shapes.scans else []
+        return fixed + ([self._keys[slot]] if self.shapes.keys else [])
 
     def write_parts(self, slot: int, parts: Sequence[Tensor], turned: bool) -> None:
         """Writes a slot's state from tensors like those of `parts`, of any floating dtype and on any device.
 
-        turned: whether the last two dimensions of the scans' states are swapped, as a pool on a CPU has them.
+        turned: whether they are stored as a pool on a CPU stores them.
         """
         for own, part in zip(self.parts(slot), parts, strict=True):
             own.copy_(part)
-        if self.shapes.scans and turned != self.turned:
+        if turned == self.turned:
+            return
+        if self.shapes.scans:
             *rest, width, states = self._state
             swapped = (states, width) if turned else (width, states)
             theirs = parts[0][: self._tails_begin].view(-1, *rest, *swapped)
             self._slot(slot)[: self._tails_begin].copy_(theirs.mT.flatten())
+        for layer in self.shapes.keys:
+            for own, part in zip(
+                self._pair(slot, layer), self._pair_of(parts[-1], self._tokens[slot], layer, turned), strict=True
+            ):
+                own.copy_(part)
 
     def _pair(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
-        pairs = self._keys[slot]
-        if layer not in pairs:
-            shape = (2, self._tokens[slot], *self.shapes.keys[layer])
-            k, v = torch.empty(shape, dtype=self.key_dtype, device=self.device)
-            pairs[layer] = k, v
-        return pairs[layer]
+        """A layer's keys and values, each [tokens, heads, head size]."""
+        return self._pair_of(self._keys[slot], self._tokens[slot], layer, self.turned)
+
+    def _pair_of(self, keys: Tensor, tokens: int, layer: int, turned: bool) -> tuple[Tensor, Tensor]:
+        heads, size = self.shapes.keys[layer]
+        begin, count = self._key_begins[layer] * tokens, 2 * heads * size * tokens
+        own = keys[begin : begin + count]
+        k, v = own.view(2, heads, tokens, size).transpose(1, 2) if turned else own.view(2, tokens, heads, size)
+        return k, v
 
     def _slot(self, slot: int) -> Tensor:
         return self._memory[slot * self._units : (slot + 1) * self._units].view(-1)
@@ -278,6 +286,7 @@ class Continuing(KeptStates):
         self._groups = np.diff(np.append(firsts, len(numbers)))
         self._slots = torch.from_numpy(numbers[firsts]).to(device)
         self._owners = torch.from_numpy(np.repeat(np.arange(len(firsts)), self._groups)).to(device)
+        self._buffers: dict[tuple[Any, ...], Tensor] = {}
         # The loops for CPUs read float32 states in place. Others would copy the states of all slots, so those that are
         # needed are gathered first. So would Mamba-1's loops with channels that do not fill vectors.
         whole_vectors = len(pool._state) != 2 or pool._state[0] % LANES == 0
@@ -313,6 +322,34 @@ class Continuing(KeptStates):
         pairs = [self._pool._pair(slot, layer) for slot in self._prefixes]
         return [k.to(dtype) for k, _ in pairs], [v.to(dtype) for _, v in pairs]
 
+    def padded_keys(self, layer: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Keys and values of prefixes of similar length, and which keys are padding.
+
+        Yields, for each matrix of `grid_along_memory` of the level's groups, keys and values `[prefixes, heads,
+        longest, head size]`, which the next layer overwrites, and bool `[prefixes, 1, longest]`, None if no key is
+        padding.
+        """
+        heads, size = self._pool.shapes.keys[layer]
+        for members, hidden in self._padding:
+            shape = (2, len(members), heads, hidden.shape[2], size)
+            k, v = self._buffers.setdefault((members[0], *shape, dtype), torch.zeros(shape, dtype=dtype))
+            pairs = [self._pool._pair(self._prefixes[member], layer) for member in members]
+            for own, kept in ((k, [pair[0] for pair in pairs]), (v, [pair[1] for pair in pairs])):
+                places = [row[:, : len(x)] for row, x in zip(own.unbind(0), kept, strict=True)]
+                torch._foreach_copy_(places, [x.transpose(0, 1) for x in kept])
+            yield k, v, hidden if hidden.any() else None
+
+    @cached_property
+    def _padding(self) -> list[tuple[list[int], Tensor]]:
+        """Groups of prefixes of similar length, and which of their keys are padding."""
+        assert self.level.paths is not None
+        lengths = torch.tensor(self.level.paths.keys.lengths)
+        groups = [torch.from_numpy(members) for members in self.level.paths.keys._groups]
+        return [
+            (members.tolist(), (torch.arange(int(lengths[members].max())) >= lengths[members, None])[:, None])
+            for members in groups
+        ]
+
     @cached_property
     def level(self) -> PrefixLevel:
         """The sequences as segments of one level."""
@@ -321,7 +358,22 @@ class Continuing(KeptStates):
         ends = np.concatenate([[0], np.cumsum(packed.lengths)])[bounds]
         prefixes = np.array([self._pool._tokens[slot] for slot in self._prefixes])
         nothing = torch.empty(0, dtype=torch.int64)
-        paths = PrefixPaths(nothing, layout(prefixes), layout(np.diff(ends)), layout(self._groups))
+        keys, queries, segments = (layout(sizes) for sizes in (prefixes, np.diff(ends), self._groups))
+        along = [replace(packed, memory=keys) for packed in (queries, segments)]
+        paths = PrefixPaths(nothing, keys, *along)
         own = layout(np.asarray(packed.lengths))
         level = PrefixLevel(slice(0, len(packed.lengths)), slice(0, int(ends[-1])), own, None, paths)
         return moved(level, self._pool.device)
+
+
+def _memory(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory without content. On a CPU it is given in large pages where the system has them.
+
+    A first write to each small page would take as long as several copies of the page.
+    """
+    if device.type != "cpu" or not prod(shape) or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    content = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without large pages
+        content.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(content, dtype=dtype).view(shape)

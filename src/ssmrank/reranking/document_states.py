@@ -206,7 +206,11 @@ class _States:
                 f"state_cache {show_bytes(budget)}: has no room for one document's state; give at least "
                 f"{show_bytes(largest)}"
             )
-        self.cache = StateCache(passes.pool(budget // max(1, empty.bytes_of(1)), dtype), budget)
+        try:
+            pool = passes.pool(budget // max(1, empty.bytes_of(1)), dtype)
+        except (OSError, RuntimeError, OverflowError) as error:
+            raise UserError(f"state_cache {show_bytes(budget)}: the device has no such memory; give less") from error
+        self.cache = StateCache(pool, budget)
         self._folder: StateFolder | None = None
 
     def read_from(self, folder: StateFolder, loading: Loading) -> None:

@@ -220,7 +220,7 @@ def _storage(pool: StatePool) -> dict[str, Any]:
 def _empty_parts(storage: dict[str, Any], pool: StatePool, slot: int) -> list[torch.Tensor]:
     """Memory for a state that is stored otherwise than in the pool, on the CPU."""
     fixed, keys = _DTYPES[storage["fixed_dtype"]], _DTYPES[storage["key_dtype"]]
-    dtypes = [fixed] * bool(pool.shapes.scans) + [keys] * (2 * len(pool.shapes.keys))
+    dtypes = [fixed] * bool(pool.shapes.scans) + [keys] * bool(pool.shapes.keys)
     return [torch.empty(len(part), dtype=dtype) for part, dtype in zip(pool.parts(slot), dtypes, strict=True)]
 
 

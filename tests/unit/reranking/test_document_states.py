@@ -157,6 +157,11 @@ def test_a_budget_without_room_for_one_state_is_refused(tiny_model):
         state_scorer(tiny_model, budget=100)
 
 
+def test_a_budget_larger_than_any_memory_is_refused(tiny_model):
+    with pytest.raises(UserError, match=r"state_cache 1e\+06 TB: the device has no such memory; give less"):
+        state_scorer(tiny_model, budget=10**18)
+
+
 @pytest.mark.parametrize("shape", ["mamba2", "llama"])
 def test_scores_do_not_depend_on_what_came_before(tiny_model, shape):
     generator = random.Random(1)
