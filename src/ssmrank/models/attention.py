@@ -186,6 +186,12 @@ def _attention_on(
     """Attention of sequences that continue kept prefixes; k and v are those of the sequences themselves."""
     paths = kept.level.paths
     assert paths is not None
+    if q.device.type == "cpu" and window is None:
+        grouped = paths.queries if queries is kept.level.packed else paths.segments
+        return _merge_products(
+            _padded_products(q, kept, layer, grouped, scaling),
+            _own_products(q, k, v, kept.level, queries, scaling),
+        ).to(q.dtype)
     return _attention_after(q, kept.keys(layer, v.dtype), (k, v), kept.level, paths, queries, scaling, window)
 
 
@@ -383,6 +389,23 @@ def _path_products(
     if len(parts) == 1:
         return parts[0]
     return _Products(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
+
+
+def _padded_products(
+    q: torch.Tensor, kept: Continuing, layer: int, queries: Packed, scaling: float | None
+) -> _Products:
+    """Each group's queries against all keys of its kept prefix, in one product for prefixes of similar length."""
+    grid = queries.grid_along_memory
+    parts: list[_Products] = []
+    cells = grid.spread(q).split(_cells(grid))
+    for own, (rows, longest), (k, v, hidden) in zip(cells, grid.shapes, kept.padded_keys(layer, q.dtype), strict=True):
+        heads, shared = k.shape[1], q.shape[1] // k.shape[1]
+        # Heads that share keys count as further queries of one head.
+        asked = own.view(rows, longest, heads, shared, -1).permute(0, 2, 3, 1, 4).reshape(rows * heads, -1, q.shape[2])
+        found = _products(asked, k.flatten(0, 1), v.flatten(0, 1), hidden, scaling)
+        back = (part.view(rows, heads, shared, longest, -1).permute(0, 3, 1, 2, 4) for part in found)
+        parts.append(_Products(*(part.reshape(rows * longest, heads * shared, -1) for part in back)))
+    return _Products(*(grid.collect(torch.cat(kind)) for kind in zip(*parts, strict=True)))
 
 
 def _own_products(

@@ -54,6 +54,13 @@ class StateCache:
             self.evictions += 1
         return [self.pool.take(len(prefix.tokens)) for prefix in prefixes]
 
+    def clear(self) -> None:
+        """Forgets all states."""
+        for entry in self._entries.values():
+            self.pool.give_back(entry.slot)
+        self._entries.clear()
+        self.bytes = 0
+
     def add(self, prefixes: Sequence[Prefix], slots: Sequence[int]) -> None:
         """Adds states that were written to their slots."""
         for prefix, slot in zip(prefixes, slots, strict=True):
