@@ -65,6 +65,16 @@ _NEMOTRON = {
     "time_step_floor": 0.05,
 }
 
+_JAMBA = {
+    **_USUAL,
+    "initializer_range": 0.1,
+    "num_key_value_heads": 2,
+    "num_experts": 1,
+    "mamba_d_state": 8,
+    "mamba_dt_rank": 4,
+    "attn_layer_period": 2,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -195,6 +205,8 @@ _CONFIGS = {
         "position_embedding_type": "rope",
         "layer_types": ["linear_attention", "linear_attention", "full_attention"],
     },
+    "jamba": {**_JAMBA, "num_hidden_layers": 3, "attn_layer_offset": 1},
+    "jamba-attends-last": {**_JAMBA, "model_type": "jamba", "num_hidden_layers": 2, "attn_layer_offset": 1},
     "nemotron_h": {
         **_NEMOTRON,
         "layers_block_type": ["linear_attention", "full_attention", "mlp", "linear_attention"],

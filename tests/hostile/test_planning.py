@@ -85,7 +85,7 @@ def test_merged_values_are_refused(values: dict[str, Any], message: str, root: P
     [
         (b'{"model_type": "gpt2"}', "model_type 'gpt2' is not supported; known: bamba, bart, bert"),
         (b'{"model_type": 5}', "model_type 5 is not supported"),
-        (b'{"hidden_size": 5}', "has no model_type; known: bart, bert"),
+        (b'{"hidden_size": 5}', "has no model_type; known: bamba, bart, bert"),
         (b"[]", "is not a JSON object"),
         (b"{", "malformed JSON"),
         (b"[" * 100_000, "malformed JSON (brackets are nested too deep)"),

@@ -94,12 +94,12 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "an unknown architecture": (
         "models/tiny-mamba2/source/config/model_type",
         "gpt2",
-        "model_type 'gpt2' is not supported; known: bart, bert",
+        "model_type 'gpt2' is not supported; known: bamba, bart, bert",
     ),
     "a list as architecture": (
         "models/tiny-mamba2/source/config/model_type",
         ["bert"],
-        "model_type ['bert'] is not supported; known: bart, bert",
+        "model_type ['bert'] is not supported; known: bamba, bart, bert",
     ),
 }
 

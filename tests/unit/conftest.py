@@ -71,7 +71,7 @@ def vary_constants(backbone: torch.nn.Module) -> None:
     """Changes what all models begin with alike, such as norms' weights of one: equal norms could be interchanged."""
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
-            if name.endswith("dt_bias"):
+            if name.endswith(("dt_bias", "dt_proj.bias")):
                 parameter.uniform_(-4.0, 1.0)  # states that last, and states that fade
             elif parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))

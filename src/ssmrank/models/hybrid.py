@@ -1,4 +1,4 @@
-"""What models with both Mamba-2 and attention share: Mamba-2's mixer inside a layer of transformers.
+"""What models with both Mamba and attention share: Mamba's mixer inside a layer of transformers.
 
 transformers' layers are called as they are. They hand the keyword `packed` on to attention and to the mixer alike, so
 with shared prefixes a mixer forks its states where attention forks its keys and values.
@@ -20,8 +20,8 @@ from ssmrank.models.mamba import fold_where_gated, mamba2_mixer, project
 from ssmrank.models.packing import Packed
 
 
-class PackedMamba2:
-    """Replaces the forward pass of a Mamba-2 mixer of transformers, whose modules and weights it uses."""
+class PackedMixer:
+    """Replaces the forward pass of a Mamba mixer of transformers, whose modules and weights it uses."""
 
     mix: Callable[..., Any] = staticmethod(mamba2_mixer)
 
@@ -45,8 +45,8 @@ class PackedMamba2:
 
 
 def packed_mixer(kind: type[nn.Module], mix: Callable[..., Any] = mamba2_mixer) -> type[nn.Module]:
-    """A subclass of a Mamba-2 mixer of transformers for packed batches; `mix` as `models.mamba.Mixer`."""
-    return type(f"_{kind.__name__}", (PackedMamba2, kind), {"mix": staticmethod(mix)})
+    """A subclass of a Mamba mixer of transformers for packed batches; `mix` as `models.mamba.Mixer`."""
+    return type(f"_{kind.__name__}", (PackedMixer, kind), {"mix": staticmethod(mix)})
 
 
 def mix_floored(mixer: Any, hidden: Tensor, packed: Packed, wanted: Tensor | None = None) -> Any:
@@ -65,7 +65,7 @@ def _project_floored(mixer: Any, hidden: Tensor, rows: slice) -> Tensor:
 
 def fold_mixers(backbone: Any) -> None:
     """As `fold_where_gated`, of all Mamba-2 mixers of a backbone that norm what they gate."""
-    mixers = [module for module in backbone.modules() if isinstance(module, PackedMamba2)]
+    mixers = [module for module in backbone.modules() if isinstance(module, PackedMixer)]
     if mixers:
         fold_where_gated(mixers)
 
@@ -77,7 +77,7 @@ def begin_as_mamba2(backbone: Any) -> None:
     ten times as small. Step sizes are from 0.001 to 0.1, evenly by their logarithm (Gu and Dao 2023, section 3.6).
     """
     for module in backbone.modules():
-        if isinstance(module, PackedMamba2):
+        if isinstance(module, PackedMixer):
             mixer: Any = module
             with torch.no_grad():
                 steps = torch.empty_like(mixer.dt_bias).uniform_(math.log(1e-3), math.log(0.1)).exp()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
     """Last hidden states [T, hidden size] of a `MambaModel`, after its final norm."""
-    return _residual_stream(backbone, packed, _mamba1_mixer)
+    return _residual_stream(backbone, packed, mamba1_mixer)
 
 
 def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
@@ -38,7 +38,7 @@ def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
 
 def mamba1_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """Rows `wanted`, int64 [R], of `mamba1_forward`. The last layer gates and projects only these."""
-    return _residual_stream(backbone, packed, _mamba1_mixer, wanted)
+    return _residual_stream(backbone, packed, mamba1_mixer, wanted)
 
 
 def mamba2_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
@@ -89,11 +89,18 @@ def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor
     return add_rms_norm(hidden, update, norm.weight, norm.variance_epsilon, hidden.dtype)[0]
 
 
-def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None = None) -> Tensor:
+def mamba1_mixer(
+    mixer: Any,
+    hidden: Any,
+    packed: Packed,
+    wanted: Tensor | None = None,
+    inner: Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """Mamba-1's mixer, see `Mixer`; `inner`: what a hybrid model does to the steps' input, B and C before the scan."""
     width = mixer.intermediate_size
     if wanted is None:
         projected = mixer.in_proj(hidden)
-        if _is_ordinary(packed) and _mamba1_runs_as_one(mixer, projected):
+        if inner is None and _is_ordinary(packed) and _mamba1_runs_as_one(mixer, projected):
             return _mamba1_as_one(mixer, projected, packed)
         x, gate = projected.chunk(2, dim=-1)
     else:
@@ -101,6 +108,8 @@ def _mamba1_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None
     x = _convolve(mixer, x, packed)
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
+    if inner is not None:
+        step, b, c = inner(mixer, step, b, c)
     rates, skip, bias = -torch.exp(mixer.A_log.float()), mixer.D.float(), mixer.dt_proj.bias.float()
 
     def scan(

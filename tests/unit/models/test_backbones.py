@@ -228,7 +228,7 @@ def test_a_limit_on_time_steps_is_refused():
 
 def test_unknown_architecture_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(UserError, match=r"config\.json: model_type 't5' is not supported; known: bart, bert"):
+    with pytest.raises(UserError, match=r"config\.json: model_type 't5' is not supported; known: bamba, bart, bert"):
         read_backbone_config(tmp_path)
 
 

@@ -100,7 +100,7 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "heads that do not divide": (config(num_attention_heads=3), "is not a multiple of the number of attention heads"),
     "fewer layers": (config(num_hidden_layers=1), "config.json has no place for 16 of its weights, such as encoder"),
     "more layers": (config(num_hidden_layers=9), "that config.json asks for"),
-    "a list of types": (config(model_type=["bert"]), "model_type ['bert'] is not supported; known: bart, bert"),
+    "a list of types": (config(model_type=["bert"]), "model_type ['bert'] is not supported; known: bamba, bart, bert"),
     "no such activation": (config(hidden_act="nothing"), "correct config.json"),
     "brackets": (text_of("config.json", "[" * 100_000), "config.json: cannot be read as JSON"),
     "a number": (text_of("config.json", "NaN"), "config.json: is a float"),

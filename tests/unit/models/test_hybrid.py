@@ -16,7 +16,7 @@ from ssmrank.kernels.norms.reference import Unscaled
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.backbones import random_backbone, scored_forward
 from ssmrank.models.float8 import to_float8
-from ssmrank.models.hybrid import PackedMamba2
+from ssmrank.models.hybrid import PackedMixer
 from ssmrank.models.mamba import fold_norms
 from ssmrank.models.packing import Packed, mapped, pack
 from ssmrank.models.prefix_sharing import pack_shared
@@ -58,7 +58,7 @@ def model(kind: str, **changes: Any) -> Any:
 
 
 def mixers(backbone: Any) -> list[Any]:
-    return [module for module in backbone.modules() if isinstance(module, PackedMamba2)]
+    return [module for module in backbone.modules() if isinstance(module, PackedMixer)]
 
 
 def batches() -> list[Packed]:
@@ -156,6 +156,7 @@ def test_rows_are_scaled_in_place() -> None:
         ("bamba", {"time_step_limit": (0.0, 0.1)}, "time_step_limit"),
         ("bamba", {"hidden_act": "gelu"}, "activation gelu"),
         ("bamba", {"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
+        ("jamba", {"num_experts": 4}, "num_experts 4: experts are not supported"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not supported"),
         ("qwen3", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}, "use_sliding_window"),
         ("nemotron_h", {"layers_block_type": ["linear_attention", "moe"]}, "layers with experts are not supported"),

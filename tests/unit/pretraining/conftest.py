@@ -76,6 +76,14 @@ _CONFIGS = {
         "sliding_window": 8,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "jamba": {
+        **_USUAL,
+        "num_key_value_heads": 1,
+        "num_experts": 1,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 8,
+    },
     "qwen3": {**_USUAL, "num_key_value_heads": 1, "head_dim": 16},
     "electra": {**_USUAL, "embedding_size": 16},
     "opt": {

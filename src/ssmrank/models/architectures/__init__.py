@@ -17,6 +17,7 @@ _FILES = (
     "ssmrank.models.architectures.gemma3_text",
     "ssmrank.models.architectures.gpt_neox",
     "ssmrank.models.architectures.granitemoehybrid",
+    "ssmrank.models.architectures.jamba",
     "ssmrank.models.architectures.llama",
     "ssmrank.models.architectures.mamba",
     "ssmrank.models.architectures.mamba2",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1Mixer, FalconH1RMSNorm
 
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.hybrid import PackedMamba2, begin_as_mamba2, fold_mixers, mamba2_problem, packed_mixer
+from ssmrank.models.hybrid import PackedMixer, begin_as_mamba2, fold_mixers, mamba2_problem, packed_mixer
 from ssmrank.models.llama_family import attended_token, faster_norm
 from ssmrank.models.mamba import mamba2_mixer, mamba2_norm, project
 from ssmrank.models.packing import Packed
@@ -40,7 +40,7 @@ def _gate(mixer: Any, y: Tensor, z: Tensor) -> Tensor:
 
 
 def _prepare(backbone: Any) -> None:
-    mixers = [module for module in backbone.modules() if isinstance(module, PackedMamba2)]
+    mixers = [module for module in backbone.modules() if isinstance(module, PackedMixer)]
     for mixer in mixers:
         linear: Any = mixer.in_proj  # type: ignore[attr-defined]
         if type(linear) is nn.Linear and not getattr(mixer, _SCALED, False):
