@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from ssmrank.kernels.attention import attention_in_order
-from ssmrank.kernels.dispatch import attends_in_order, is_available
+from ssmrank.kernels.dispatch import attends_in_order, is_available, is_batch_invariant
 from ssmrank.models.length_grid import LengthGrid
 from ssmrank.models.packing import Packed, PrefixLevel, PrefixPaths, layout
 
@@ -60,7 +60,7 @@ def packed_attention(
     if packed is None:
         raise ValueError("packed attention needs the keyword `packed`")
     causal = bool(getattr(module, "is_causal", False))
-    window = sliding_window if sliding_window is not None and packed.reach > sliding_window else None
+    window = sliding_window if hides(packed, sliding_window) else None
     # Not `tensor[0]`: the gradient of an index is a copy into zeros.
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # Under autocast, rotary positions leave q and k in float32.
@@ -75,6 +75,14 @@ def packed_attention(
         layer: Any = module.layer_idx
         return _kept_attention(q, k, v, packed, scaling, layer, window)[None], None
     return attend(q, k, v, packed, causal, scaling, window)[None], None
+
+
+def hides(packed: Packed, window: int | None) -> bool:
+    """Whether a sliding window may hide tokens of this batch.
+
+    Scores that do not depend on the batch must not depend on the other sequences' lengths either.
+    """
+    return window is not None and (packed.reach > window or is_batch_invariant())
 
 
 def attend(

@@ -10,6 +10,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 from ssmrank.kernels.norms import rms_norm
 from ssmrank.models.architecture import Architecture, attention_forward
+from ssmrank.models.attention import hides
 from ssmrank.models.llama_family import attended_token, heads_problem, normed_heads
 from ssmrank.models.packing import Packed
 
@@ -25,7 +26,7 @@ def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `Gemma3TextModel`."""
     layer = backbone.layers[-1]
     own = layer.self_attn
-    if own.sliding_window is not None and packed.reach > own.sliding_window:
+    if hides(packed, own.sliding_window):
         return attention_forward(backbone, packed).index_select(0, wanted)
     positions = packed.position_ids[None]
     hidden, rotations = backbone.embed_tokens(packed.input_ids)[None], {}
