@@ -24,6 +24,8 @@ KEY = "SSMRANK_API_KEY"
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Larger batches are computed faster, but a request that comes while one runs waits longer."""
 
+_STATE_CACHE = "2GB"
+
 _PACKAGES = frozenset({"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"})
 """What the extra `serve` installs."""
 
@@ -43,10 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp8"], default="auto")
     parser.add_argument(
         "--state-cache",
-        default="2GB",
         metavar="BYTES",
         help="memory for the states of documents, with which a document that is asked for again costs its query's "
-        "tokens only, such as 500MB; 0: none (default: %(default)s)",
+        f"tokens only, such as 500MB; 0: none (default: {_STATE_CACHE}, with --deterministic 0)",
     )
     parser.add_argument(
         "--state-folder",
@@ -59,6 +60,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=["measured", "always", "never"],
         default="measured",
         help="when states of --state-folder are loaded: where it is faster, as measured at the start (default)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        choices=["batch"],
+        help="batch: a pair's score has the same bits whatever else is asked for; no states are kept then",
     )
     parser.add_argument(
         "--api-key-file",
@@ -93,6 +99,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = _settings(arguments)
+    if arguments.state_cache is None:
+        arguments.state_cache = "0" if arguments.deterministic else _STATE_CACHE
     state_cache = parse_bytes(arguments.state_cache, "--state-cache")
     try:
         from ssmrank.serving.record import RequestLog
@@ -116,6 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
         state_cache=state_cache,
         state_folder=arguments.state_folder,
         state_loading=arguments.state_loading,
+        deterministic=arguments.deterministic,
     )
     scorer = scorer_of(reranker)
     for query in ("a query", "another"):  # compiles kernels before the first client waits

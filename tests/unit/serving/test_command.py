@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from http_client import serving
+from http_client import ServerProcess, serving
+from ssmrank.api import Reranker
 from ssmrank.cli import main
 
 
@@ -98,6 +100,28 @@ def test_states_of_a_collection_are_loaded(folder: Path, tmp_path: Path) -> None
         found = server.post("/v1/rerank", {"query": "fish", "documents": [*texts, "Snow falls."]}).body["results"]
         assert {result["index"]: result["cached"] for result in found} == {0: True, 1: True, 2: False}
         assert "ssmrank_document_states_loaded_total 2.0" in server.get("/metrics").raw.decode()
+
+
+def test_scores_that_do_not_depend_on_the_batch(folder: Path) -> None:
+    """With --deterministic batch a text's score has the same bits alone, among others, and in another user's batch."""
+    texts = [f"A text about state space models, number {number}. " * (number % 7 + 1) for number in range(30)]
+    options = ["--precision", "fp32", "--device", "cpu", "--deterministic", "batch"]
+
+    def scores(server: ServerProcess, asked: list[str]) -> list[float]:
+        ranks = server.post("/rerank", {"query": "fish", "texts": asked, "raw_scores": True}).body
+        return [score for _, score in sorted((rank["index"], rank["score"]) for rank in ranks)]
+
+    exact = Reranker.from_pretrained(folder, device="cpu", precision="fp32", deterministic="batch")
+    with serving(folder, *options) as server, ThreadPoolExecutor(3) as users:
+        together = list(users.map(lambda part: scores(server, part), (texts[:10], texts, texts[5:])))
+        assert together[1] == exact.score("fish", texts)
+        assert together == [together[1][:10], together[1], together[1][5:]]
+        assert scores(server, texts[:1]) == together[1][:1]
+
+
+def test_states_do_not_fit_exact_scores(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--model", str(folder), "--port", "0", "--deterministic", "batch", "--state-cache", "1GB"]
+    assert error_of(capsys, *asked).startswith("state_cache: scores from kept states depend on where they were cut")
 
 
 def test_a_state_folder_needs_memory(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
