@@ -33,7 +33,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-import serving_cross_encoder
 import torch
 from measure import device_name
 from serving_load import Answer, Client, Texts, at_once, body, open_loop, percentile, words_of
@@ -250,6 +249,8 @@ def reading(model: Path, max_length: int, folder: Path) -> Path:
 
 def contenders(folder: Path, size: Size) -> list[Contender]:
     """The servers: with the cache, with states on disk, without either, and CrossEncoder."""
+    from serving_cross_encoder import minilm_shape
+
     name = "Mamba-2-mini"
     mini, bert = ROOT / "models/minis/mamba2", ROOT / "models/minis/bert"
     found = []
@@ -263,7 +264,7 @@ def contenders(folder: Path, size: Size) -> list[Contender]:
             Contender(name, "ssmrank, no cache", ours(model, "--state-cache", "0"), (0.0,), workloads),
         ]
     shape = folder / "minilm-shape"
-    serving_cross_encoder.minilm_shape(shape, bert, 192)
+    minilm_shape(shape, bert, 192)
     return [
         *found,
         Contender(name, "CrossEncoder", theirs(mini, exported(mini, folder / "mamba2")), (0.0,)),

@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
-pytest.importorskip("sentence_transformers")
 
 from http_client import ServerProcess
 from ssmrank import Reranker
@@ -147,6 +146,7 @@ def test_a_server_is_measured(
 
 @pytest.mark.slow
 def test_cross_encoder_gives_our_scores_in_the_same_server(benchmark: ModuleType, root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
     mini, query, texts = root / "models/minis/bert", "river animals", ["The otter hunts fish.", "Lava flows.", ""]
     command = benchmark.theirs(mini, benchmark.exported(mini, tmp_path / "exported"))
     port = benchmark.free_port()
