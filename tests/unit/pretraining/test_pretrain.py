@@ -36,6 +36,16 @@ from .conftest import CAUSAL, CONFIGS, MASKED, settings
 
 CPU = torch.device("cpu")
 
+_WIDE = {"hidden_size": 64, "mamba_n_heads": 2, "mamba_d_head": 64, "mamba_d_state": 64}
+WIDE = {
+    "mamba2": {"hidden_size": 64, "head_dim": 64, "num_heads": 2, "state_size": 64},
+    "bamba": _WIDE,
+    "granitemoehybrid": _WIDE,
+    "falcon_h1": _WIDE | {"mamba_d_ssm": 128},
+    "nemotron_h": {"hidden_size": 64, "mamba_num_heads": 2, "mamba_head_dim": 64, "ssm_state_size": 64},
+}
+"""Triton's kernels need heads and states of 64 columns."""
+
 
 def steps_of(tokens_folder: Path, step_tokens: int = 256) -> Steps:
     return Steps(CorpusTokens(tokens_folder, "train"), (1, 2, 0), step_tokens, seed=42)
@@ -158,9 +168,7 @@ def test_replayed_passes_add_the_gradients_of_passes_without_graphs(
     model_type: str, tokenizer_folder: Path, tokens_folder: Path
 ) -> None:
     device = torch.device("cuda")
-    # Triton's kernels need heads and states of 64 columns.
-    wide = {"mamba2": {"hidden_size": 64, "head_dim": 64, "num_heads": 2, "state_size": 64}}.get(model_type, {})
-    config = settings(model_type)["config"] | wide
+    config = settings(model_type)["config"] | WIDE.get(model_type, {})
     model = new_language_model(language_model_config(config, load_tokenizer(tokenizer_folder), 64), seed=1).to(device)
     passes = Passes(model, "bf16", device, longest=64)
     assert passes.uses_graphs
