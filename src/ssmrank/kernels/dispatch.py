@@ -105,6 +105,12 @@ def product(x: Tensor) -> Implementation:
     return Implementation.CPU if x.device.type == "cpu" and x.dtype == torch.float32 else Implementation.PLAIN
 
 
+def activation(x: Tensor) -> Implementation:
+    """Of activations that are the same for each value."""
+    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return Implementation.CPU if fits else Implementation.PLAIN
+
+
 def attends_in_order(q: Tensor) -> bool:
     """Whether attention takes keys in the order of their sequence, so that a query depends on nothing else."""
     return is_batch_invariant() and _runs_numba(q)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ssmrank.errors import UserError
+from ssmrank.kernels.activations import gelu, silu
 from ssmrank.kernels.dispatch import batch_invariant
 from ssmrank.kernels.products import FixedProducts
 from ssmrank.models.architecture import Architecture
@@ -93,8 +94,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _silu(input: Tensor, inplace: bool = False) -> Tensor:
-    wide = _wide(input)
-    return wide.div(torch.exp(-wide).add_(1.0)).to(input.dtype)
+    return silu(input)
 
 
 def _sigmoid(input: Tensor) -> Tensor:
@@ -109,9 +109,8 @@ def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tens
 
 
 def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    wide = _wide(input)
     if approximate == "none":
-        share = torch.erf(wide * 0.5**0.5)
-    else:
-        share = torch.tanh((2.0 / math.pi) ** 0.5 * (wide + 0.044715 * (wide * wide * wide)))
+        return gelu(input)
+    wide = _wide(input)
+    share = torch.tanh((2.0 / math.pi) ** 0.5 * (wide + 0.044715 * (wide * wide * wide)))
     return share.add_(1.0).mul_(wide).mul_(0.5).to(input.dtype)

@@ -152,11 +152,13 @@ def score_parts(
     """
     in_progress: list[_PartInProgress] = []
     numbers: list[tuple[_PartInProgress, int]] = []
+    coming = iter(parts)
+    with ThreadPoolExecutor(1) as thread:
+        # The first part is planned while the model is moved to the device and its weights are converted.
+        planned = thread.submit(next, coming, None)
 
-    def batches() -> Iterator[tuple[int, Batch]]:
-        coming = iter(parts)
-        with ThreadPoolExecutor(1) as thread:
-            part: Part | None = thread.submit(next, coming, None).result()
+        def batches() -> Iterator[tuple[int, Batch]]:
+            part: Part | None = planned.result()
             while part is not None:
                 in_progress.append(_PartInProgress(part, process, processes))
                 following = None
@@ -167,12 +169,12 @@ def score_parts(
                     yield len(numbers) - 1, part.work.batches[number]
                 part = (following or thread.submit(next, coming, None)).result()
 
-    scorer, progress = Scorer(reranker, precision, device, deterministic=deterministic), _Progress(count)
-    with gc_frozen():
-        for place, sequences, found in scorer.run(batches()):
-            part, number = numbers[place]
-            part.finish(number, sequences, found)
-            progress.count(part, number, scorer.began)
+        scorer, progress = Scorer(reranker, precision, device, deterministic=deterministic), _Progress(count)
+        with gc_frozen():
+            for place, sequences, found in scorer.run(batches()):
+                one, number = numbers[place]
+                one.finish(number, sequences, found)
+                progress.count(one, number, scorer.began)
     seconds = time.perf_counter() - scorer.began if numbers else 0.0
     scores = np.full(count, np.nan, dtype=np.float32)
     for part in in_progress:

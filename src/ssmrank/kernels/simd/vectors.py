@@ -164,6 +164,41 @@ def store(typingctx: Any, address: Any, vector: Any) -> Any:
     return types.void(types.int64, float32x16), codegen
 
 
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
+
+
+def _integers(value: int) -> Any:
+    return ir.Constant(_INTEGERS, [value] * LANES)
+
+
+@intrinsic
+def load_bfloat16(typingctx: Any, address: Any) -> Any:
+    """The 16 bfloat16 at an address, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        short = builder.load(builder.inttoptr(args[0], _SHORTS.as_pointer()), align=2)
+        return builder.bitcast(builder.shl(builder.zext(short, _INTEGERS), _integers(16)), VECTOR)
+
+    return float32x16(types.int64), codegen
+
+
+@intrinsic
+def store_bfloat16(typingctx: Any, address: Any, vector: Any) -> Any:
+    """Writes 16 floats as bfloat16, rounded to the nearest, ties to even; NaN stays NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[1], _INTEGERS)
+        odd = builder.and_(builder.lshr(bits, _integers(16)), _integers(1))
+        rounded = builder.add(builder.add(bits, odd), _integers(0x7FFF))
+        known = builder.fcmp_ordered("==", args[1], args[1])
+        chosen = builder.select(known, rounded, builder.or_(bits, _integers(0x400000)))
+        short = builder.trunc(builder.lshr(chosen, _integers(16)), _SHORTS)
+        builder.store(short, builder.inttoptr(args[0], _SHORTS.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, float32x16), codegen
+
+
 def spread(builder: Any, scalar: Any) -> Any:
     """Puts a scalar into all lanes."""
     vector = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(_INT, 0))
