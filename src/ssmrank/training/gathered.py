@@ -123,8 +123,11 @@ class _Bucket:
         _all_gather(self.whole, mine)
 
     def gathered(self, own: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors of the parameters' shapes, by name, of which `own` has this process's part."""
-        whole = torch.empty(len(self.whole), dtype=own.dtype, device=own.device)
+        """Whole tensors of the parameters' shapes, by name, of which `own` has this process's part.
+
+        They overwrite the sums of gradients where these have the same dtype, because a second tensor may not fit.
+        """
+        whole = self.sums if own.dtype == self.sums.dtype else torch.empty_like(self.sums, dtype=own.dtype)
         _all_gather(whole, own.detach())
         for name, parameter in self.named.items():
             start, end = self.places[name]
@@ -238,11 +241,17 @@ class GatheredOnce(Parted):
 
     @override
     def weights(self, reranker: Reranker) -> dict[str, Tensor]:
-        found = super().weights(reranker)
+        exact: dict[int, Tensor] = {}
         for bucket in self._buckets:
             if bucket.whole.dtype != torch.float32:
-                found |= {name: weight.cpu() for name, weight in bucket.gathered(bucket.own)}
-        return found
+                for name, weight in bucket.gathered(bucket.own):
+                    if self.rank == 0:
+                        exact[id(bucket.named[name])] = weight.to("cpu", copy=True)
+                bucket.clear()
+        if self.rank > 0:
+            return {}
+        named = reranker.named_parameters(remove_duplicate=False)  # a weight may have several names
+        return super().weights(reranker) | {name: exact[id(one)] for name, one in named if id(one) in exact}
 
     @override
     def take_weights(self, reranker: Reranker, weights: dict[str, Tensor]) -> None:
