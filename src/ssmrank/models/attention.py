@@ -194,7 +194,8 @@ def _attention_on(
     """Attention of sequences that continue kept prefixes; k and v are those of the sequences themselves."""
     paths = kept.level.paths
     assert paths is not None
-    if q.device.type == "cpu" and window is None:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and window is None:
+        # A CPU takes longer to prepare small products in bf16 than to compute them.
         grouped = paths.queries if queries is kept.level.packed else paths.segments
         return _merge_products(
             _padded_products(q, kept, layer, grouped, scaling),

@@ -332,10 +332,13 @@ class Continuing(KeptStates):
         heads, size = self._pool.shapes.keys[layer]
         for members, hidden in self._padding:
             shape = (2, len(members), heads, hidden.shape[2], size)
-            k, v = self._buffers.setdefault((members[0], *shape, dtype), torch.zeros(shape, dtype=dtype))
+            own = (members[0], *shape, dtype)
+            if own not in self._buffers:
+                self._buffers[own] = torch.zeros(shape, dtype=dtype)
+            k, v = self._buffers[own]
             pairs = [self._pool._pair(self._prefixes[member], layer) for member in members]
-            for own, kept in ((k, [pair[0] for pair in pairs]), (v, [pair[1] for pair in pairs])):
-                places = [row[:, : len(x)] for row, x in zip(own.unbind(0), kept, strict=True)]
+            for buffer, kept in ((k, [pair[0] for pair in pairs]), (v, [pair[1] for pair in pairs])):
+                places = [row[:, : len(x)] for row, x in zip(buffer.unbind(0), kept, strict=True)]
                 torch._foreach_copy_(places, [x.transpose(0, 1) for x in kept])
             yield k, v, hidden if hidden.any() else None
 

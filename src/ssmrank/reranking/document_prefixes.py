@@ -21,6 +21,9 @@ from ssmrank.models.templates import Template
 CUT_STEP = 16
 """Where prefixes of cut documents end. A longer step keeps fewer states, and makes sequences after them longer."""
 
+MOST_STEPS = 2
+"""By how many steps the prefix of a long document may be shorter than the query needs."""
+
 _REMEMBERED = 2**26
 """Bytes of tokens that are remembered, so that a document is not tokenized again."""
 
@@ -36,11 +39,14 @@ class Prefix(NamedTuple):
 
 
 class SplitPair(NamedTuple):
-    """A pair's sequence: the prefix and what follows, int32 ids of at least one token; cut: whether the document is."""
+    """A pair's sequence: the prefix and what follows, int32 ids of at least one token.
+
+    long: whether the document is cut, or would be beside a query that is a few steps longer.
+    """
 
     prefix: Prefix
     suffix: np.ndarray
-    cut: bool
+    long: bool
 
 
 @dataclass
@@ -94,12 +100,19 @@ class PairSplitter:
         return [document for document in found if document is not None]
 
     def split(self, query: np.ndarray, document: Document, steps: int = 0) -> SplitPair:
-        """The sequence of a query side and a document; steps: by how many the prefix of a cut document is shorter."""
+        """The sequence of a query side and a document; steps: by how many the prefix of a long document is shorter."""
         room = self.template.room(len(query), self.max_length)
-        if len(document.tokens) <= room:
+        whole = len(document.tokens)
+        if whole <= room and steps:
+            end = self._boundary(whole, steps - 1)
+            rest = document.tokens[end:]
+            return SplitPair(self._prefix(document, end, 0), np.concatenate([rest, query, self._after]), True)
+        if whole <= room:
             shared = len(self._head) if np.array_equal(query[: len(self._head)], self._head) else 0
-            prefix = self._prefix(document, len(document.tokens), shared)
-            return SplitPair(prefix, np.concatenate([query[shared:], self._after]), False)
+            prefix = self._prefix(document, whole, shared)
+            return SplitPair(
+                prefix, np.concatenate([query[shared:], self._after]), whole > room - MOST_STEPS * CUT_STEP
+            )
         kept = room - len(self._separator)
         end = self._boundary(kept, steps)
         rest = document.tokens[end:kept]

@@ -24,7 +24,7 @@ from ssmrank.models.kept_states import StatePool
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import load_reranker
 from ssmrank.models.token_budget import budget_batches
-from ssmrank.reranking.document_prefixes import Document, PairSplitter, Prefix, SplitPair
+from ssmrank.reranking.document_prefixes import MOST_STEPS, Document, PairSplitter, Prefix, SplitPair
 from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.state_cache import StateCache
 from ssmrank.reranking.state_folder import StateFolder, checkpoint_digest
@@ -35,10 +35,6 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0
 """Seconds after which a folder is looked at again for states that were written since."""
-
-
-_MOST_STEPS = 2
-"""By how many steps the prefix of a cut document may be shorter than the query needs."""
 
 
 class PairScore(NamedTuple):
@@ -157,12 +153,12 @@ class StateScorer:
     def _with_shorter(
         self, states: _States, split: list[SplitPair], sides: list[tuple[np.ndarray, Document]]
     ) -> list[SplitPair]:
-        """The pairs, where a cut document begins with a shorter prefix if only the shorter one's state is there."""
+        """The pairs, where a long document begins with a shorter prefix if only the shorter one's state is there."""
         changed = list(split)
         for place, pair in enumerate(split):
-            if pair.cut and not states.has(pair.prefix.key):
+            if pair.long and not states.has(pair.prefix.key):
                 with self._tokenizing:
-                    shorter = [self._splitter.split(*sides[place], steps) for steps in range(1, _MOST_STEPS + 1)]
+                    shorter = [self._splitter.split(*sides[place], steps) for steps in range(1, MOST_STEPS + 1)]
                 changed[place] = next((other for other in shorter if states.has(other.prefix.key)), pair)
         return changed
 

@@ -183,6 +183,22 @@ def test_states_that_are_written_later_are_found(tiny_model, tmp_path, collectio
     assert scorer.score(PAIRS[1:2])[0].cached
 
 
+def test_prepared_states_serve_queries_of_all_lengths_up_to_the_longest(tiny_model, tmp_path):
+    """Documents around the length at which they are cut are found too."""
+    checkpoint, states = tiny_model("mamba2"), tmp_path / "states"
+    collection = tmp_path / "collection"
+    collection.mkdir()
+    texts = [" ".join((WORDS * 9)[:count]) for count in range(30, 60)]
+    lines = [json.dumps({"id": str(n), "text": text}) for n, text in enumerate(texts)]
+    (collection / "documents.jsonl").write_text("\n".join(lines) + "\n")
+    prepare(collection, checkpoint, states)
+    pairs = [(" ".join(["snow"] * count), text) for count in range(1, 12) for text in texts]
+    scored = reading(checkpoint, states).score(pairs)
+    assert all(pair.cached for pair in scored)
+    expected = StateScorer(scorer_of(checkpoint, "mamba2"), 500, 10**8).score(pairs)
+    assert values(scored) == pytest.approx(values(expected), abs=1e-5)
+
+
 def test_preparing_goes_on_where_it_was(tiny_model, tmp_path, collection, monkeypatch):
     monkeypatch.setattr(state_preparation, "SHARD_BYTES", 30_000)
     checkpoint, states, written = tiny_model("mamba2"), tmp_path / "states", []
