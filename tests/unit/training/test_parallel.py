@@ -77,12 +77,14 @@ def without_dropout(folder, copy):
     return copy
 
 
+@pytest.mark.slow
 def test_processes_of_one_host_listen_on_loopback_alone(results):
     _, found = results[CASES[0]]
     assert all(found["listening"])
     assert {address for process in found["listening"] for address in process} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", CASES, ids=", ".join)
 def test_two_processes_give_what_one_gives(results, tmp_path, names):
     case, result = results[names]
