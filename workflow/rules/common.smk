@@ -35,7 +35,6 @@ wildcard_constraints:
             "collection",
             "split",
             "model",
-            "encoder",
             "retriever",
             "negatives",
             "teacher",
@@ -46,6 +45,8 @@ wildcard_constraints:
         ],
         r"[A-Za-z0-9][A-Za-z0-9.-]*",
     ),
+    # The bi-encoder of a retriever that is trained here has the retriever's name.
+    encoder=r"[A-Za-z0-9][A-Za-z0-9.-]*(@trained)?",
     stemmer="porter|krovetz|none",
     # A training with several seeds names the seed.
     training=r"[A-Za-z0-9][A-Za-z0-9.-]*(@seed[0-9]+)?",

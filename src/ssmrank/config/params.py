@@ -19,12 +19,12 @@ from ssmrank.config.pretraining import Pretraining
 from ssmrank.config.reading import check, merge, read_sections
 from ssmrank.config.references import References
 from ssmrank.config.rerankings import Reranking
-from ssmrank.config.retrievers import Retriever
+from ssmrank.config.retrievers import Dense, Retriever
 from ssmrank.config.section import Name, Section
 from ssmrank.config.tables import Table
 from ssmrank.config.teachers import Teacher
 from ssmrank.config.tracking import Tracking
-from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN, SeededTraining, Training
+from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN, TRAINED_SIGN, SeededTraining, Training
 
 
 class Params(Section):
@@ -103,6 +103,22 @@ class Params(Section):
         if section.start is None:
             return None
         return self.with_seed_of(name, section.start)
+
+    def encoder(self, name: str) -> Encoder:
+        """A section of encoders, or by `RETRIEVER@trained` that of a retriever's trained bi-encoder."""
+        retriever, sign, _ = name.partition(TRAINED_SIGN)
+        if not sign:
+            return self.encoders[name]
+        section = self.retrievers[retriever]
+        assert isinstance(section, Dense) and section.trained is not None
+        values = section.trained.model_dump(exclude={"training"})
+        return Encoder(**values, width=section.width)
+
+    def encoder_of(self, retriever: str) -> str:
+        """The name (`encoder`) of the bi-encoder of a dense retriever."""
+        section = self.retrievers[retriever]
+        assert isinstance(section, Dense)
+        return section.encoder or f"{retriever}{TRAINED_SIGN}"
 
     def published_model(self, pretraining: str, model: str) -> str:
         """The name that a pretrained model has in section models."""

@@ -173,6 +173,11 @@ class References:
         self.defined("models", model, f"{where}.model")
         if training != NO_TRAINING:
             self.defined("trainings", training, f"{where}.training")
+            if self._params.trainings[training].bi_encoder is not None:
+                raise ValueError(
+                    f"{where}.training: {training!r} trains a bi-encoder, which does not rerank; name it in "
+                    "retrievers.NAME.trained, and a training without bi_encoder here"
+                )
             return
         source = self._params.models[model].source
         if isinstance(source, RandomModel | PretrainedModel):
@@ -196,11 +201,23 @@ class References:
                 if isinstance(self._params.retrievers[name], FusedRetriever):
                     raise ValueError(f"{where}.retrievers: {name!r} is of kind fusion; name what it fuses")
         else:
-            self.defined("encoders", retriever.encoder, f"{where}.encoder")
+            self._check_encoder(where, retriever)
             if retriever.candidates is not None:
                 self.defined("retrievers", retriever.candidates.retriever, f"{where}.candidates.retriever")
                 if isinstance(self._params.retrievers[retriever.candidates.retriever], Dense | FusedRetriever):
                     raise ValueError(f"{where}.candidates.retriever: name one of kind bm25 or run")
+
+    def _check_encoder(self, where: str, retriever: Dense) -> None:
+        if retriever.encoder is not None:
+            self.defined("encoders", retriever.encoder, f"{where}.encoder")
+        if retriever.trained is not None:
+            self.defined("models", retriever.trained.model, f"{where}.trained.model")
+            training = retriever.trained.training
+            self.defined("trainings", training, f"{where}.trained.training")
+            if self._params.trainings[training].bi_encoder is None:
+                raise ValueError(
+                    f"{where}.trained.training: {training!r} trains a reranker; name a training with bi_encoder"
+                )
 
     def _check_teacher(self, where: str, teacher: Teacher) -> None:
         self.defined("retrievers", teacher.retriever, f"{where}.retriever")
@@ -228,9 +245,30 @@ class References:
     def _learns_from(self, training: str) -> list[str]:
         """The trainings whose checkpoints a training starts from or is taught by."""
         section = self._params.trainings[training]
-        rerankers = self._params.teachers[section.teacher].rerankers if section.teacher is not None else []
-        taught = [member.training for member in rerankers]
-        return [*taught, *([section.start] if section.start is not None else [])]
+        retrievers = [*self._sampled(section.negatives)]
+        taught = []
+        if section.teacher is not None:
+            teacher = self._params.teachers[section.teacher]
+            taught = [member.training for member in teacher.rerankers]
+            retrievers += [teacher.retriever, *(member.retriever for member in teacher.runs)]
+        if section.validation is not None:
+            retrievers.append(section.validation.retriever)
+        trained = [training for name in retrievers for training in self._trained(name)]
+        return [*taught, *trained, *([section.start] if section.start is not None else [])]
+
+    def _sampled(self, negatives: str) -> list[str]:
+        """The retrievers that negatives come from."""
+        section = self._params.negatives[negatives]
+        rivals = section.false_negatives
+        return [section.retriever, *([rivals.retriever] if rivals is not None else [])]
+
+    def _trained(self, retriever: str) -> list[str]:
+        """The trainings whose bi-encoders a retriever uses."""
+        section = self._params.retrievers[retriever]
+        if isinstance(section, FusedRetriever):
+            return [training for name in section.retrievers for training in self._trained(name)]
+        trained = isinstance(section, Dense) and section.trained
+        return [trained.training] if trained else []
 
     def _check_fusion(self, where: str, fusion: FusionMethod) -> None:
         for name in fusion.retrievers:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ssmrank.config.encoders import Encoding
 from ssmrank.config.fusions import FusionMethod
 from ssmrank.config.section import Name, Section, Seed, Sha256
 
@@ -63,15 +64,34 @@ class Candidates(Section):
     depth: int = Field(ge=1)
 
 
+class TrainedEncoder(Encoding):
+    """The bi-encoder that a training makes of a model, with the training's key `seed`, and how it encodes texts."""
+
+    training: Name = Field(description="a training with bi_encoder")
+    model: Name
+
+
 class Dense(Section):
     """Nearest neighbours of a query's vector by inner product."""
 
     kind: Literal["dense"]
-    encoder: Name
+    encoder: Name | None = Field(None, description="a name of section encoders; or give trained")
+    trained: TrainedEncoder | None = Field(None, description="a bi-encoder that is trained here; or give encoder")
+    width: int | None = Field(
+        None, ge=1, description="trained: width of the vectors, such as one of bi_encoder.widths; null: the model's"
+    )
     index: VectorIndex = FlatIndex(kind="flat")
     candidates: Candidates | None = Field(None, description="only these documents are scored; null: all")
     depth: int = Field(1000, ge=1, description="documents kept for each query")
     label: str
+
+    @model_validator(mode="after")
+    def _has_one_encoder(self) -> Self:
+        if (self.encoder is None) == (self.trained is None):
+            raise ValueError("name either an encoder or a trained one {training, model}")
+        if self.width is not None and self.trained is None:
+            raise ValueError("width: give it in section encoders, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _candidates_are_scored_exactly(self) -> Self:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssmrank.config.metrics import METRICS_HELP, check_metric
 from ssmrank.config.rerankings import LongQueries
@@ -16,6 +16,9 @@ LOSS_NAMES = ("cross_entropy", "ranknet", "lambda_loss", "margin_mse", "kl_diver
 
 SEED_SIGN = "@seed"
 """Separates a training's name from a seed: `firstp@seed43` is firstp with seed 43. Names cannot contain an @."""
+
+TRAINED_SIGN = "@trained"
+"""After a retriever's name it names the bi-encoder that the retriever's key `trained` describes."""
 
 NO_TRAINING = "none"
 """Used in place of a training's name if the model's checkpoint is a trained reranker that is used as it is."""
@@ -42,8 +45,47 @@ class Validation(Section):
         return check_metric(metric)
 
 
+BI_ENCODER_LOSSES = ("cross_entropy", "kl_divergence")
+"""The losses of bi-encoders."""
+
+
+class BiEncoding(Section):
+    """What makes a training one of a bi-encoder: queries and documents become vectors, and their products are scores.
+
+    The loss `cross_entropy` is InfoNCE over the documents of the whole batch; `kl_divergence` adds to it the divergence
+    from a teacher's scores of the group's documents.
+    """
+
+    pooling: Literal["first", "last", "mean"] | None = Field(
+        None, description="null: the last token of decoders, the first of encoders; mean is for all"
+    )
+    normalize: bool = Field(True, description="vectors of length 1: the inner product is the cosine")
+    temperature: float = Field(0.05, gt=0, description="scores are divided by it; without normalize usually 1")
+    in_batch: bool = Field(
+        True, description="documents of other groups are negatives too, except those that are relevant for the query"
+    )
+    contrastive_weight: float = Field(
+        1.0, ge=0, description="kl_divergence: weight of InfoNCE, which is added; 0: only the teacher counts"
+    )
+    widths: list[int] = Field(
+        [],
+        description="Matryoshka: the loss is summed over these widths and the model's own, so that a vector may be cut "
+        "to one of them",
+    )
+    query_length: int | None = Field(None, ge=8, description="tokens of a query; null: max_length")
+    query_instruction: str = Field("", description="text before each query, including a blank at its end if needed")
+    document_instruction: str = Field("", description="text before each document")
+
+    @field_validator("widths")
+    @classmethod
+    def _widths_differ(cls, widths: list[int]) -> list[int]:
+        if min(widths, default=1) < 1 or len(set(widths)) < len(widths):
+            raise ValueError(f"widths {widths} must be at least 1 and different from one another")
+        return widths
+
+
 class Training(Section):
-    """How a reranker is trained."""
+    """How a reranker, or with `bi_encoder` a retriever, is trained."""
 
     collection: Name
     split: Name
@@ -51,7 +93,9 @@ class Training(Section):
     teacher: Name | None = Field(
         None, description="teacher whose scores a distillation loss learns; needed by such losses"
     )
-    max_length: int = Field(ge=8, description="tokens of query, document and template together")
+    max_length: int = Field(
+        ge=8, description="tokens of query, document and template together; of a bi-encoder: tokens of a document"
+    )
     long_queries: LongQueries = "cut"
     label: str = Field(description="how tables name the length, such as FirstP (512)")
     learning_rate: float = Field(gt=0)
@@ -92,6 +136,7 @@ class Training(Section):
         "as many as Snakemake gives",
     )
     validation: Validation | None = None
+    bi_encoder: BiEncoding | None = Field(None, description="null: a reranker is trained")
     start: Name | None = Field(
         None,
         description="training whose checkpoint of the same model and seed is trained further; null: the model itself",
@@ -104,6 +149,16 @@ class Training(Section):
         if loss not in LOSS_NAMES:
             raise ValueError(f"loss {shown(loss)} is unknown; known: {', '.join(LOSS_NAMES)}")
         return loss
+
+    @model_validator(mode="after")
+    def _bi_encoder_fits(self) -> Self:
+        if self.bi_encoder is None:
+            return self
+        if self.loss not in BI_ENCODER_LOSSES:
+            raise ValueError(f"loss {self.loss}: not for bi_encoder; choose {' or '.join(BI_ENCODER_LOSSES)}")
+        if self.validation is not None:
+            raise ValueError("validation: reranks held-out queries, but bi_encoder trains a retriever; leave it out")
+        return self
 
 
 class SeededTraining(Training):

@@ -15,6 +15,11 @@ def queries_file(collection: Path, split: str) -> Path:
     return split_folder(collection, split) / "queries.jsonl"
 
 
+def qrels_file(collection: Path, split: str) -> Path:
+    """The judgments of a split."""
+    return split_folder(collection, split) / "qrels.txt"
+
+
 def collection_of(queries: Path) -> tuple[Path, str] | tuple[None, None]:
     """The collection and split whose queries a file has; None for a file from elsewhere."""
     split = queries.parent

@@ -8,6 +8,8 @@ from pathlib import Path
 
 TRAINED_FILE = "reranker.json"
 """The file with a reranker's settings, in the folder of its weights."""
+BI_ENCODER_FILE = "bi_encoder.json"
+"""The file with the settings of a bi-encoder that was trained here, in the folder of its weights."""
 
 TRAINING_FILE = "training.json"
 """In a checkpoint: the settings of its training, and what is known of the model that it started from."""
@@ -37,7 +39,7 @@ def wanted_files(names: Iterable[str], weights: bool) -> list[str]:
     if not weights:
         return select(names, TOKENIZER_FILES)
     formats = next((f for f in (SAFE_WEIGHTS, PICKLED_WEIGHTS, GGUF_WEIGHTS) if select(names, f[:1])), ())
-    wanted = {*select(names, ("config.json", TRAINED_FILE, *TOKENIZER_FILES, *formats))}
+    wanted = {*select(names, ("config.json", TRAINED_FILE, BI_ENCODER_FILE, *TOKENIZER_FILES, *formats))}
     return [name for name in everything if name in wanted or select([name], SENTENCE_TRANSFORMERS)]
 
 

@@ -15,6 +15,7 @@ from ssmrank.config.params import Params
 from ssmrank.config.pretraining import Sweep
 from ssmrank.config.rerankings import Reranking
 from ssmrank.config.retrievers import Bm25, Dense, Retriever, VectorIndex
+from ssmrank.config.trainings import TRAINED_SIGN
 
 
 def collection_settings(params: Params, name: str) -> Collection:
@@ -36,13 +37,16 @@ def model_settings(params: Params, name: str) -> Model:
 
 def encoder_settings(params: Params, name: str) -> Encoder:
     """For `ssmrank index vectors` and `ssmrank retrieve dense`."""
-    return params.encoders[name].model_copy(update={"model": name})
+    return params.encoder(name).model_copy(update={"model": name.removesuffix(TRAINED_SIGN)})
 
 
 def retriever_settings(params: Params, name: str, collection: str) -> Retriever:
     """For the commands that retrieve from a collection."""
     section = params.retrievers[name]
     update: dict[str, object] = {"label": name}
+    if isinstance(section, Dense):
+        # What makes the vectors is the encoder's.
+        update |= {"encoder": section.encoder or name, "trained": None, "width": None}
     if isinstance(section, Bm25):
         parameters = section.of_collections.get(collection, section)
         update |= {"of_collections": {}, "k1": parameters.k1, "b": parameters.b}

@@ -10,9 +10,10 @@ import torch
 from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.models.backbones import load_backbone, packed_forward
+from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.packing import TYPE_SHIFT, pack
 from ssmrank.models.reading import check_finite, reading
-from ssmrank.models.reranker import TRAINED_FILE, load_reranker, load_tokenizer
+from ssmrank.models.reranker import TRAINED_FILE, load_reranker
 from ssmrank.models.templates import Template
 
 

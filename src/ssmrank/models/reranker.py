@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
 
 from ssmrank.errors import UserError
-from ssmrank.io.atomic import atomic_directory
-from ssmrank.io.model_files import TRAINED_FILE
+from ssmrank.io.model_files import BI_ENCODER_FILE, TRAINED_FILE
 from ssmrank.models.backbones import (
     Pooling,
     is_causal,
     load_backbone,
-    longest_input,
     output_width,
     pooled_forward,
     read_backbone_config,
@@ -30,9 +26,9 @@ from ssmrank.models.backbones import (
 )
 from ssmrank.models.cross_encoder import is_cross_encoder, read_cross_encoder
 from ssmrank.models.heads import HeadSettings, new_head
+from ssmrank.models.packed_model import WEIGHTS_FILE, PackedModel, load_tokenizer
 from ssmrank.models.packing import Packed, pack
-from ssmrank.models.quiet import quiet_transformers
-from ssmrank.models.reading import NO_CODE, read_json, read_tensors, reading
+from ssmrank.models.reading import read_json, reading
 from ssmrank.models.templates import PAIR, Kind, Order, Template
 
 if TYPE_CHECKING:
@@ -41,11 +37,8 @@ if TYPE_CHECKING:
 INPUT_FILE = "reranker_input.json"
 """In a model's folder: the template and pooling that params.yaml sets, if they are not the defaults of its kind."""
 
-_WEIGHTS_FILE = "model.safetensors"
 _SHOWN = 60
 """How many characters of a query a message shows."""
-_BACKBONE, _HEAD = "backbone.", "head."
-"""Prefixes of the names of a reranker's weights; no backbone has a part named head."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +62,18 @@ class RerankerSettings:
         return self.pooling or ("last" if self.kind == "D" else "first")
 
 
-class Reranker(nn.Module):
+class Reranker(PackedModel):
     """Scores pairs of query and document: a linear layer over the backbone's pooled state (Eq. 5 and 6).
 
     A cross-encoder of another library keeps the layers that it has before the linear one.
     """
 
-    backbone: Any
+    settings: RerankerSettings
+    settings_file = TRAINED_FILE
 
     def __init__(self, backbone: Any, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> None:
-        super().__init__()
-        self.backbone = backbone
-        longest = longest_input(backbone.config)
-        if longest is not None and settings.max_length > longest:
-            raise UserError(
-                f"max_length {settings.max_length}: this model ({backbone.config.model_type}) has position embeddings "
-                f"for {longest} tokens; train it in a section of trainings with at most that max_length"
-            )
+        super().__init__(backbone, tokenizer, settings)
         self.head = new_head(output_width(backbone.config), settings.head)
-        self.settings = settings
-        self.tokenizer = tokenizer
         self.template = Template.of(tokenizer, settings.kind, settings.template)
 
     def forward(self, packed: Packed) -> torch.Tensor:
@@ -130,44 +115,6 @@ class Reranker(nn.Module):
         ]
         return self.scores(pack(sequences, next(self.parameters()).device)).tolist()
 
-    def save(self, folder: str | Path) -> None:
-        """Writes weights (safetensors), config, tokenizer and settings, for `load_reranker`."""
-        with atomic_directory(folder) as temporary:
-            self.write(temporary)
-
-    def write(self, folder: Path) -> None:
-        """Like `save`, into an existing folder.
-
-        The backbone's weights have transformers' names, so that `AutoModel.from_pretrained` finds them.
-        """
-        weights = {name.removeprefix(_BACKBONE): tensor.contiguous() for name, tensor in self._weights().items()}
-        save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
-        with quiet_transformers():
-            self.backbone.config.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "head" or value is not None}
-        (folder / TRAINED_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-
-    def read(self, folder: Path) -> None:
-        """Loads the weights that `write` wrote. Raises UserError if names or shapes differ."""
-        own = self._weights()
-        # Files of earlier versions have the prefix in their names.
-        weights = {
-            name if name.startswith((_BACKBONE, _HEAD)) else _BACKBONE + name: tensor
-            for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()
-        }
-        odd = sorted(set(own) ^ set(weights)) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
-        if odd:
-            raise UserError(
-                f"{folder / _WEIGHTS_FILE}: does not fit config.json in {len(odd)} weights, such as {odd[0]}"
-            )
-        self.load_state_dict(weights, strict=False)
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        # A parameter with several names (BART's embeddings) is taken once: safetensors allows no shared memory.
-        names = {name for name, _ in self.named_parameters()} | {name for name, _ in self.named_buffers()}
-        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
-
 
 def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
     """A reranker to be trained: the backbone and tokenizer of a pretrained checkpoint folder, and a new linear layer.
@@ -198,6 +145,11 @@ def load_reranker(folder: str | Path) -> Reranker:
     """
     folder = Path(folder)
     file = folder / TRAINED_FILE
+    if (folder / BI_ENCODER_FILE).is_file():
+        raise UserError(
+            f"{folder}: is a bi-encoder ({BI_ENCODER_FILE}), which retrieves but does not rerank; name it in "
+            "retrievers.NAME.trained, and give a reranker here"
+        )
     if not file.is_file() and is_cross_encoder(folder):
         return imported_reranker(folder)
     if not file.is_file():
@@ -214,7 +166,7 @@ def load_reranker(folder: str | Path) -> Reranker:
 
 def stored_precision(folder: str | Path) -> torch.dtype:
     """The dtype of the weights in a reranker's checkpoint; float32 if they have several, or are in several files."""
-    file = Path(folder) / _WEIGHTS_FILE
+    file = Path(folder) / WEIGHTS_FILE
     if not file.is_file():
         return torch.float32
     with reading(f"{file}: is not a complete safetensors file; get it again"), safe_open(file, "pt") as weights:
@@ -242,11 +194,3 @@ def imported_reranker(folder: Path, max_length: int | None = None) -> Reranker:
     if reranker.template.document_type >= getattr(config, "type_vocab_size", 1):
         raise UserError(f"{folder}: its tokenizer gives types of tokens that config.json has no embeddings for")
     return reranker.eval()
-
-
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder."""
-    from transformers import AutoTokenizer
-
-    with reading(f"{folder}: has no tokenizer that transformers can read; get its files again"):
-        return AutoTokenizer.from_pretrained(folder, **NO_CODE)

@@ -43,9 +43,10 @@ from ssmrank.models import hub, mamba_ssm_format
 from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
 from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.model_check import check_model, check_tokenizer
+from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import read_json
-from ssmrank.models.reranker import INPUT_FILE, imported_reranker, load_tokenizer
+from ssmrank.models.reranker import INPUT_FILE, imported_reranker
 
 log = logging.getLogger(__name__)
 

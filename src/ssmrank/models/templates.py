@@ -67,11 +67,9 @@ class Template:
         after: tuple[int, ...]
         separator = tuple(tokenizer.encode(";", add_special_tokens=False))
         if kind == "D":
-            start = tokenizer.encode("a")[0]
-            before = (start,) if tokenizer.bos_token_id is not None and start == tokenizer.bos_token_id else ()
-            after = (_special(tokenizer, "eos", "sep"),)
+            before, after = start_of_texts(tokenizer), (special_token(tokenizer, "eos", "sep"),)
         else:
-            before, after = (_special(tokenizer, "cls", "bos"),), ()
+            before, after = (special_token(tokenizer, "cls", "bos"),), ()
         order = order or ("document-first" if kind == "D" else "query-first")
         if order == "query-document-query" and kind != "D":
             before += separator  # in other orders it is part of the query side, but here both query sides are the same
@@ -189,20 +187,31 @@ class Template:
         return np.concatenate([document[: room - len(self.separator)], self.separator])
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
-        if not texts:
-            return []
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            # The fast method leaves out the tokens' offsets in the text, which take a third of the time.
-            backend.no_truncation()
-            backend.no_padding()
-            backend.encode_special_tokens = True
-            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        encoded = self.tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )
-        return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+        return tokenize(self.tokenizer, texts)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[np.ndarray]:
+    """The tokens of each text, int32 ids, without special tokens; those within a text are read as characters."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # The fast method leaves out the tokens' offsets in the text, which take a third of the time.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+    encoded = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )
+    return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+def start_of_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token that a decoder's tokenizer starts every text with (OPT: </s>, Llama: <|begin_of_text|>), if any."""
+    start = tokenizer.encode("a")[0]
+    return (start,) if tokenizer.bos_token_id is not None and start == tokenizer.bos_token_id else ()
 
 
 def typed(ids: np.ndarray, types: np.ndarray | int) -> np.ndarray:
@@ -233,7 +242,8 @@ def _around_a_pair(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...],
     return tuple(before.tolist()), tuple(after.tolist()), tuple(between.tolist()), int(types[second[0]])
 
 
-def _special(tokenizer: PreTrainedTokenizerBase, *names: str) -> int:
+def special_token(tokenizer: PreTrainedTokenizerBase, *names: str) -> int:
+    """The id of the first of these special tokens that the tokenizer has. Raises UserError if it has none."""
     for name in names:
         token = getattr(tokenizer, f"{name}_token_id")
         if token is not None:

@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,7 +28,10 @@ from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory, one_at_a_time
 from ssmrank.io.texts import TextStore, UnknownId
 from ssmrank.lifetime import end_with, myself
-from ssmrank.models.templates import Template
+from ssmrank.models.templates import Kind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,22 @@ PARALLEL_FROM = 50_000
 """Fewer texts are tokenized in this process, because starting others takes longer."""
 
 _CHUNK = 2_000
+
+
+class DocumentTokens(Protocol):
+    """A template: what makes tokens of documents."""
+
+    @property
+    def kind(self) -> Kind:
+        """E, ED or D."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+
+    def tokenize_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The uncut tokens of each text, int32 ids."""
+        ...
 
 
 def limit_tokenizer_threads() -> None:
@@ -76,7 +96,7 @@ class TokenStore:
 
 def token_store(
     texts: str | Path | TextStore,
-    template: Template,
+    template: DocumentTokens,
     cache: str | Path,
     ids: Iterable[str] | None = None,
     max_tokens: int | None = None,
@@ -110,7 +130,7 @@ def token_store(
 def _write(
     folder: Path,
     store: TextStore,
-    template: Template,
+    template: DocumentTokens,
     wanted: Sequence[str],
     max_tokens: int | None,
     processes: int | None,
@@ -136,7 +156,7 @@ _Chunk = tuple[np.ndarray, np.ndarray]
 
 
 def _tokenize(
-    store: TextStore, template: Template, ids: Sequence[str], max_tokens: int | None, processes: int | None
+    store: TextStore, template: DocumentTokens, ids: Sequence[str], max_tokens: int | None, processes: int | None
 ) -> Iterator[_Chunk]:
     processes = processes or (1 if len(ids) < PARALLEL_FROM else os.cpu_count() or 1)
     chunks = _chunks(ids)
@@ -156,16 +176,16 @@ def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _tokenize_chunk(store: TextStore, template: Template, ids: Sequence[str], max_tokens: int | None) -> _Chunk:
+def _tokenize_chunk(store: TextStore, template: DocumentTokens, ids: Sequence[str], max_tokens: int | None) -> _Chunk:
     documents = [tokens[:max_tokens] for tokens in template.tokenize_documents([store[id] for id in ids])]
     counts = np.array([len(tokens) for tokens in documents], dtype=np.int64)
     return np.concatenate([np.empty(0, dtype=np.int32), *documents]), counts
 
 
-_worker: tuple[TextStore, Template, int | None]
+_worker: tuple[TextStore, DocumentTokens, int | None]
 
 
-def _start_worker(starter: str, store: TextStore, template: Template, max_tokens: int | None) -> None:
+def _start_worker(starter: str, store: TextStore, template: DocumentTokens, max_tokens: int | None) -> None:
     global _worker
     end_with(starter)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
@@ -177,7 +197,7 @@ def _work(ids: list[str]) -> _Chunk:
     return _tokenize_chunk(store, template, ids, max_tokens)
 
 
-def _digest(texts: TextStore, template: Template, ids: Sequence[str] | None, max_tokens: int | None) -> str:
+def _digest(texts: TextStore, template: DocumentTokens, ids: Sequence[str] | None, max_tokens: int | None) -> str:
     tokenizer = template.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))

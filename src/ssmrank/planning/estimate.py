@@ -14,7 +14,7 @@ from pathlib import Path
 from ssmrank.config.models import Model
 from ssmrank.config.params import Params
 from ssmrank.config.retrievers import Dense, HnswIndex, IvfPqIndex
-from ssmrank.config.trainings import NO_TRAINING
+from ssmrank.config.trainings import NO_TRAINING, TRAINED_SIGN
 from ssmrank.planning.dag import PlannedJob
 from ssmrank.planning.lengths import BYTES_PER_WORD, Lengths, lengths_of
 from ssmrank.planning.speeds import SHORT, Speeds, parameters
@@ -101,7 +101,7 @@ class Estimator:
     def models(self, jobs: Sequence[PlannedJob]) -> list[str]:
         """Names of the models that the jobs run on a GPU, in the order of params.yaml."""
         names = {job.wildcards["model"] for job in jobs if job.rule in ("train", "rerank")}
-        names |= {self.params.encoders[job.wildcards["encoder"]].model for job in jobs if job.rule == "encode"}
+        names |= {self.params.encoder(job.wildcards["encoder"]).model for job in jobs if job.rule == "encode"}
         return [name for name in self.params.models if name in names]
 
     def place(self, rule: str) -> tuple[int, str]:
@@ -150,25 +150,33 @@ class Estimator:
 
     def _encode(self, collection: str, encoder: str) -> Estimate:
         section, documents, lengths = (
-            self.params.encoders[encoder],
+            self.params.encoder(encoder),
             self._documents(collection),
             self._lengths(collection),
         )
         model = self.params.models[section.model]
-        width = self._width(model)
+        width = section.width or self._width(model)
         if documents is None or lengths is None or width is None:
             return ON_GPU
-        each = replace(lengths, query_words=0.0).document(section.max_length or SHORT)
+        longest = section.max_length or self._trained_length(encoder) or SHORT
+        each = replace(lengths, query_words=0.0).document(longest)
         speed = self.speeds.inference(model, each)
         tokens = documents * each
         seconds = tokens / speed if speed else None
         size = {"float16": 2, "float32": 4}[section.vectors]
         return Estimate(tokens, tokens, seconds, 0.0, float(documents * width * size))
 
+    def _trained_length(self, encoder: str) -> int | None:
+        """The tokens of a document by which a retriever's own bi-encoder was trained."""
+        section = self.params.retrievers.get(encoder.removesuffix(TRAINED_SIGN))
+        trained = section.trained if isinstance(section, Dense) else None
+        return self.params.training(trained.training).max_length if trained is not None else None
+
     def _vector_index(self, collection: str, retriever: str) -> Estimate:
         section, documents = self.params.retrievers[retriever], self._documents(collection)
         assert isinstance(section, Dense)
-        width = self._width(self.params.models[self.params.encoders[section.encoder].model])
+        encoder = self.params.encoder(self.params.encoder_of(retriever))
+        width = encoder.width or self._width(self.params.models[encoder.model])
         if documents is None or width is None:
             return UNKNOWN
         each = section.index.bytes if isinstance(section.index, IvfPqIndex) else 4 * width
@@ -191,7 +199,11 @@ class Estimator:
         if lengths is None or groups is None:
             return replace(ON_GPU, written=self._weights(model))
         each = lengths.document(section.max_length) + lengths.query()
-        of_group = each * (1 + self.params.negatives[section.negatives].count)
+        documents = 1 + self.params.negatives[section.negatives].count
+        of_group = each * documents
+        if section.bi_encoder is not None:  # reads the query once
+            each = replace(lengths, query_words=0.0).document(section.max_length)
+            of_group = each * documents + lengths.query()
         tokens = groups * section.epochs * of_group
         in_pass = min(section.batch_groups * of_group, section.token_budget)
         speed = self.speeds.training(entry, each, in_pass)

@@ -16,9 +16,9 @@ from ssmrank.config.pretraining import PretrainSettings
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
 from ssmrank.models.backbones import is_causal
+from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.precision import default_device, device_name, resolve_precision
 from ssmrank.models.quiet import quiet_transformers
-from ssmrank.models.reranker import load_tokenizer
 from ssmrank.pretraining.loop import HeldOut, LossCurve, pretrain
 from ssmrank.pretraining.model import (
     LanguageModel,

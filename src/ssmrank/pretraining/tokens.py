@@ -24,7 +24,7 @@ from ssmrank.config.corpora import Corpus
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.lifetime import end_with, myself
-from ssmrank.models.reranker import load_tokenizer
+from ssmrank.models.packed_model import load_tokenizer
 
 log = logging.getLogger(__name__)
 

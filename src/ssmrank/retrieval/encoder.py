@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from ssmrank.config.encoders import Encoder
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import sha256
+from ssmrank.io.model_files import BI_ENCODER_FILE, TRAINED_FILE
 from ssmrank.models.backbones import Pooling, load_backbone, longest_input, output_width, pooled_forward
-from ssmrank.models.packing import pack
+from ssmrank.models.bi_encoder import BiEncoderModel, load_bi_encoder, vectors_of
+from ssmrank.models.packed_model import load_tokenizer
+from ssmrank.models.packing import Packed, pack
 from ssmrank.models.precision import autocast, default_device, resolve_precision
-from ssmrank.models.reranker import load_tokenizer
+from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.token_budget import budget_batches
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,17 @@ class BiEncoder:
         self.settings = settings
         self.device = device or default_device()
         self.precision = resolve_precision(settings.precision, self.device)
+        self._trained = _trained(folder, settings)
+        if self._trained is not None:
+            own = self._trained.to(self.device)
+            self.pooling, self.normalize, self.max_length = own.pooling, own.settings.normalize, own.settings.max_length
+            self.width = _width(own.width, settings)
+            return
+        if settings.pooling is None and (folder / TRAINED_FILE).is_file():
+            raise UserError(
+                f"{folder}: is a reranker ({TRAINED_FILE}), which makes no vectors; name a training with bi_encoder in "
+                "retrievers.NAME.trained, or set pooling to use its backbone as it is"
+            )
         backbone: Any = load_backbone(folder)
         self.backbone = backbone.to(self.device).eval()
         self.tokenizer = load_tokenizer(folder)
@@ -57,20 +71,24 @@ class BiEncoder:
             raise UserError(
                 f"{folder}: has no modules.json that names a pooling; set pooling in the section of encoders"
             )
-        self.pooling: Pooling = pooling
+        self.pooling = pooling
         self.normalize = own_normalize if settings.normalize is None else settings.normalize
-        self.width = output_width(self.backbone.config)
+        self.width = _width(output_width(self.backbone.config), settings)
         self.max_length = self._longest(folder)
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_padding()
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of queries, [texts, width]; the query instruction is put before each text."""
-        return self._encode([self.settings.query_instruction + text for text in texts])
+        if self._trained is not None:
+            return self._encode(self._trained.query_sequences(texts))
+        return self._encode(self._tokenized([self.settings.query_instruction + text for text in texts]))
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of documents, [texts, width]; the document instruction is put before each text."""
-        return self._encode([self.settings.document_instruction + text for text in texts])
+        if self._trained is not None:
+            return self._encode(self._trained.document_sequences(texts))
+        return self._encode(self._tokenized([self.settings.document_instruction + text for text in texts]))
 
     def _longest(self, folder: Path) -> int:
         wanted, reach = self.settings.max_length, longest_input(self.backbone.config)
@@ -81,26 +99,52 @@ class BiEncoder:
             raise UserError(f"{folder}: does not say the longest input; set max_length in the section of encoders")
         return min(known)
 
-    @torch.inference_mode()
-    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _tokenized(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         encoded = self.tokenizer([text.strip() for text in texts], truncation=True, max_length=self.max_length)
-        sequences = [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
-        vectors = np.empty((len(texts), self.width), dtype=np.float32)
+        return [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+
+    def _states(self, packed: Packed) -> torch.Tensor:
+        if self._trained is not None:
+            return self._trained.vectors(packed)
+        return pooled_forward(self.backbone, packed, self.pooling).float()
+
+    @torch.inference_mode()
+    def _encode(self, sequences: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        vectors = np.empty((len(sequences), self.width), dtype=np.float32)
         start = last_report = time.monotonic()
         done = 0
         for batch in budget_batches([len(sequence) for sequence in sequences], self.settings.token_budget):
             packed = pack([sequences[index] for index in batch], self.device)
             with autocast(self.precision, self.device):
-                states = pooled_forward(self.backbone, packed, self.pooling).float()
-            if self.normalize:
-                states = torch.nn.functional.normalize(states, dim=1)
-            vectors[batch] = states.cpu().numpy()
+                states = self._states(packed)
+            vectors[batch] = vectors_of(states, self.width, self.normalize).cpu().numpy()
             done += len(batch)
             now = time.monotonic()
             if now - last_report >= _REPORT_SECONDS:
                 last_report = now
-                log.info("%d/%d texts, %.0f a second", done, len(texts), done / (now - start))
+                log.info("%d/%d texts, %.0f a second", done, len(sequences), done / (now - start))
         return vectors
+
+
+def _trained(folder: Path, settings: Encoder) -> BiEncoderModel | None:
+    """The bi-encoder of a folder that `ssmrank train` wrote; None for another folder."""
+    if ran_out_of_memory(folder):
+        raise UserError(f"{folder}: its training ran out of memory, so it has no weights; train a smaller model")
+    if not (folder / BI_ENCODER_FILE).is_file():
+        return None
+    own = ("query_instruction", "document_instruction", "pooling", "normalize", "max_length")
+    given = next((key for key in own if getattr(settings, key) not in ("", None)), None)
+    if given is not None:
+        raise UserError(
+            f"encoders: {given}: {folder} was trained here and has its own ({BI_ENCODER_FILE}); leave it out"
+        )
+    return load_bi_encoder(folder)
+
+
+def _width(full: int, settings: Encoder) -> int:
+    if settings.width is not None and settings.width > full:
+        raise UserError(f"retrievers: width {settings.width} is more than the model's, {full}; lower it")
+    return settings.width or full
 
 
 def fingerprint(encoder: BiEncoder, folder: Path, documents: Path) -> str:

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision
-from ssmrank.models.reranker import Reranker
 from ssmrank.training.memory import memory_of
 from ssmrank.training.optimizer import decays
 from ssmrank.training.parallel import ALIGNED, Reduction, Replicated, Workers
@@ -44,7 +44,7 @@ class ByMemory(Replicated):
         self._reduction: Reduction = reduction
 
     @override
-    def suited_to(self, reranker: Reranker, precision: Precision, device: torch.device) -> Workers:
+    def suited_to(self, reranker: PackedModel, precision: Precision, device: torch.device) -> Workers:
         once = GatheredOnce(self._reduction)
         if device.type != "cuda":
             return once
@@ -164,7 +164,7 @@ class GatheredOnce(Parted):
         self._buckets: list[_Bucket] = []
 
     @override
-    def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
+    def bytes_to_come(self, reranker: PackedModel, precision: Precision) -> int:
         weights = sum(parameter.numel() for parameter in reranker.parameters())
         rounded = sum(parameter.numel() for parameter in _rounded(reranker, precision).values())
         whole = 4 * weights - 2 * rounded
@@ -174,7 +174,7 @@ class GatheredOnce(Parted):
         return whole + gradients + parts - 4 * weights
 
     @override
-    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
+    def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
         named = dict(reranker.named_parameters())
         rounded = _rounded(reranker, precision)
         sums = torch.bfloat16 if self._reduction == "bf16" else torch.float32
@@ -189,7 +189,7 @@ class GatheredOnce(Parted):
                 self._buckets.append(_Bucket(members, dtype, of_sums, self))
 
     @override
-    def parameter_groups(self, reranker: Reranker, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, reranker: PackedModel, weight_decay: float) -> list[dict[str, Any]]:
         groups = []
         for bucket in self._buckets:
             name, parameter = next(iter(bucket.named.items()))
@@ -197,7 +197,7 @@ class GatheredOnce(Parted):
         return groups
 
     @override
-    def add_up(self, reranker: Reranker, loss: Tensor) -> Tensor:
+    def add_up(self, reranker: PackedModel, loss: Tensor) -> Tensor:
         with self._others():
             for bucket in self._buckets:
                 bucket.share_out()
@@ -205,7 +205,7 @@ class GatheredOnce(Parted):
         return loss
 
     @override
-    def clip(self, reranker: Reranker, norm: float) -> None:
+    def clip(self, reranker: PackedModel, norm: float) -> None:
         self._clip([bucket.own.grad for bucket in self._buckets if bucket.own.grad is not None], norm)
 
     @override
@@ -215,17 +215,17 @@ class GatheredOnce(Parted):
                 bucket.gather()
 
     @override
-    def clear(self, reranker: Reranker, set_to_none: bool) -> None:
+    def clear(self, reranker: PackedModel, set_to_none: bool) -> None:
         for bucket in self._buckets:
             bucket.clear()
 
     @override
-    def gradients(self, reranker: Reranker) -> dict[str, Tensor]:
+    def gradients(self, reranker: PackedModel) -> dict[str, Tensor]:
         found = [bucket.gathered(bucket.own.grad) for bucket in self._buckets if bucket.own.grad is not None]
         return {name: gradient for bucket in found for name, gradient in bucket}
 
     @override
-    def pieces(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> Pieces:
+    def pieces(self, reranker: PackedModel, optimizer: torch.optim.Optimizer) -> Pieces:
         found: Pieces = {}
         for bucket in self._buckets:
             tensors = {"weight": bucket.own.detach()} | {kind: moment(optimizer, bucket.own, kind) for kind in MOMENTS}
@@ -236,11 +236,11 @@ class GatheredOnce(Parted):
         return found
 
     @override
-    def read_pieces(self, reranker: Reranker) -> None:
+    def read_pieces(self, reranker: PackedModel) -> None:
         self.stepped()
 
     @override
-    def weights(self, reranker: Reranker) -> dict[str, Tensor]:
+    def weights(self, reranker: PackedModel) -> dict[str, Tensor]:
         exact: dict[int, Tensor] = {}
         for bucket in self._buckets:
             if bucket.whole.dtype != torch.float32:
@@ -254,7 +254,7 @@ class GatheredOnce(Parted):
         return super().weights(reranker) | {name: exact[id(one)] for name, one in named if id(one) in exact}
 
     @override
-    def take_weights(self, reranker: Reranker, weights: dict[str, Tensor]) -> None:
+    def take_weights(self, reranker: PackedModel, weights: dict[str, Tensor]) -> None:
         super().take_weights(reranker, weights)
         for bucket in self._buckets:
             for name in bucket.named:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from ssmrank.errors import UserError
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.packing import Packed, pack
 from ssmrank.models.precision import Precision, autocast
-from ssmrank.models.reranker import Reranker
 from ssmrank.training import randomness
 from ssmrank.training.graphs import Graphs
 from ssmrank.training.loss import Loss
@@ -35,7 +35,7 @@ class Accumulator:
     `use_graphs`, passes of a shape that comes again are CUDA graphs, as long as memory suffices.
     """
 
-    reranker: Reranker
+    reranker: PackedModel
     loss: Loss
     precision: Precision
     device: torch.device
@@ -77,10 +77,7 @@ class Accumulator:
                 loss = self._pass(groups, lengths, step_groups, teacher)
             except torch.OutOfMemoryError as error:
                 if not self.workers.may_repeat:
-                    raise UserError(
-                        f"process {self.workers.rank} ran out of memory; where fsdp2 gathers weights layer by layer, "
-                        "set a lower token_budget or activation_checkpointing: full"
-                    ) from error
+                    raise full_memory(self.workers) from error
                 self.graphs = None  # frees their memory
                 self.clear()
                 if not self._use_less(lengths):
@@ -121,15 +118,30 @@ class Accumulator:
         return loss.detach()
 
     def _use_less(self, lengths: list[int]) -> bool:
-        """Halves the micro-batch, or makes all layers recompute. False if neither would save memory."""
-        if len(micro_batches(lengths, self.budget)) < len(lengths):
-            self.budget //= 2
-            log.warning("out of memory: repeating the step with micro-batches of %d tokens", self.budget)
-        elif self.may_recompute and recomputed_layers(self.reranker.backbone) == 0:
-            recompute_layers(self.reranker.backbone, share=1.0)
-            log.warning("out of memory: repeating the step with all activations recomputed")
-        else:
-            return False
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return True
+        budget = use_less_memory(self.reranker, lengths, self.budget, self.may_recompute)
+        if budget is not None:
+            self.budget = budget
+        return budget is not None
+
+
+def use_less_memory(model: PackedModel, lengths: list[int], budget: int, may_recompute: bool) -> int | None:
+    """Halves the micro-batch, or makes all layers recompute; the budget, or None if neither would save memory."""
+    if len(micro_batches(lengths, budget)) < len(lengths):
+        budget //= 2
+        log.warning("out of memory: repeating the step with micro-batches of %d tokens", budget)
+    elif may_recompute and recomputed_layers(model.backbone) == 0:
+        recompute_layers(model.backbone, share=1.0)
+        log.warning("out of memory: repeating the step with all activations recomputed")
+    else:
+        return None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return budget
+
+
+def full_memory(workers: Workers) -> UserError:
+    """The error of a process that cannot repeat its part of a step (fsdp2)."""
+    return UserError(
+        f"process {workers.rank} ran out of memory; where fsdp2 gathers weights layer by layer, set a lower "
+        "token_budget or activation_checkpointing: full"
+    )

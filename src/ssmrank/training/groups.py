@@ -72,6 +72,12 @@ def _teacher_scores(record: Mapping[str, Any], documents: int, where: str) -> tu
     return tuple(float(score) for score in scores)
 
 
+def teacher_scores(groups: Sequence[Group], indices: Sequence[int]) -> torch.Tensor | None:
+    """The teacher's scores of some groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
+    scores = [groups[index].scores for index in indices]
+    return None if any(row is None for row in scores) else torch.tensor(scores)
+
+
 class GroupSequences:
     """Token sequences of groups; each text is tokenized once, before the loop.
 
@@ -122,8 +128,7 @@ class GroupSequences:
 
     def teacher(self, indices: Sequence[int]) -> torch.Tensor | None:
         """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
-        scores = [self.groups[index].scores for index in indices]
-        return None if any(row is None for row in scores) else torch.tensor(scores)
+        return teacher_scores(self.groups, indices)
 
     @cached_property
     def lengths(self) -> np.ndarray:

@@ -18,11 +18,12 @@ from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_directory
 from ssmrank.io.checksum import sha256
-from ssmrank.io.collection import documents_file, queries_file
+from ssmrank.io.collection import documents_file, qrels_file, queries_file
 from ssmrank.io.model_files import TRAINING_FILE
 from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
 from ssmrank.models.attention import backend
+from ssmrank.models.bi_encoder import BiEncoderModel, BiEncoderSettings, new_bi_encoder
 from ssmrank.models.origin import origin_of
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Kind, Reranker, new_reranker
@@ -34,6 +35,7 @@ from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers
 from ssmrank.training.progress import History
 from ssmrank.training.state import TrainingState
+from ssmrank.training.texts import TextGroups
 
 if TYPE_CHECKING:
     from ssmrank.training.validation import RerankedMetric
@@ -68,6 +70,11 @@ class TrainFiles:
         """The collection's texts."""
         return documents_file(self.collection)
 
+    @property
+    def qrels(self) -> Path:
+        """The judgments of the split with the training queries."""
+        return qrels_file(self.collection, self.split)
+
     def queries(self, split: str) -> Path:
         """The queries of a split."""
         return queries_file(self.collection, split)
@@ -100,19 +107,7 @@ class Job:
         self.groups = len(groups)
         held_out = _held_out(files, settings)
         documents = self._tokens(groups, held_out)
-        self.data = GroupSequences(
-            groups,
-            self.reranker.template,
-            read_queries(files.queries(files.split)),
-            documents,
-            settings.max_length,
-            settings.long_queries,
-        )
-        if self.data.queries_cut:
-            log.warning(
-                "%d training queries leave no room for a document in max_length %d; they are cut to half of it",
-                *(self.data.queries_cut, settings.max_length),
-            )
+        self.data = self._data(groups, documents)
         self.validator = self._validator(held_out, documents, mean)
         log.info(
             "%d groups, %d parameters, %s, %s, attention: %s%s",
@@ -184,14 +179,36 @@ class Job:
             "from": self.origin,
         }
 
-    def _new_reranker(self) -> Reranker:
-        return new_reranker(self.files.model, self.files.kind, self.settings.max_length)
+    def _new_reranker(self) -> Reranker | BiEncoderModel:
+        chosen, length = self.settings.bi_encoder, self.settings.max_length
+        if chosen is None:
+            return new_reranker(self.files.model, self.files.kind, length)
+        stored = BiEncoderSettings(
+            *(self.files.kind, length, chosen.query_length or length, chosen.pooling, chosen.normalize),
+            *(chosen.query_instruction, chosen.document_instruction, tuple(chosen.widths)),
+        )
+        return new_bi_encoder(self.files.model, stored)
+
+    def _data(self, groups: Sequence[Group], documents: TokenStore) -> GroupSequences | TextGroups:
+        files, settings = self.files, self.settings
+        queries = read_queries(files.queries(files.split))
+        if isinstance(self.reranker, BiEncoderModel):
+            return TextGroups(groups, self.reranker, queries, documents, read_qrels(files.qrels))
+        data = GroupSequences(
+            groups, self.reranker.template, queries, documents, settings.max_length, settings.long_queries
+        )
+        if data.queries_cut:
+            log.warning(
+                "%d training queries leave no room for a document in max_length %d; they are cut to half of it",
+                *(data.queries_cut, settings.max_length),
+            )
+        return data
 
     def _validator(
         self, held_out: _HeldOut | None, documents: TokenStore, mean: Callable[[Qrels, Run], float] | None
     ) -> RerankedMetric | None:
         settings = self.settings
-        if held_out is None or settings.validation is None:
+        if held_out is None or settings.validation is None or isinstance(self.reranker, BiEncoderModel):
             return None
         if mean is None:
             raise ValueError("the settings name a validation, so its metric is needed")
@@ -241,6 +258,7 @@ def fingerprint(files: TrainFiles, settings: TrainSettings) -> str:
     parts += [sha256(path) for path in (files.negatives, *texts, *model)]
     held_out = (files.validation_run, files.validation_qrels) if settings.validation else ()
     parts += [sha256(path) for path in held_out if path is not None]
+    parts += [sha256(files.qrels)] if settings.bi_encoder is not None else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

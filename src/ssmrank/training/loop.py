@@ -6,15 +6,18 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
+from ssmrank.models.bi_encoder import BiEncoderModel
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision, resolve_precision
-from ssmrank.models.reranker import Reranker
 from ssmrank.training import randomness
+from ssmrank.training.cached_gradients import CachedGradients
+from ssmrank.training.contrastive import ContrastiveLoss
 from ssmrank.training.gradients import Accumulator
 from ssmrank.training.groups import GroupSequences
 from ssmrank.training.loss import LOSSES
@@ -24,6 +27,7 @@ from ssmrank.training.progress import History, Progress
 from ssmrank.training.sampler import step_indices
 from ssmrank.training.schedule import linear_warmup_decay
 from ssmrank.training.state import TrainingState
+from ssmrank.training.texts import TextGroups
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +41,14 @@ class Validator(Protocol):
     every_steps: int
     patience: int | None
 
-    def __call__(self, reranker: Reranker, workers: Workers) -> float:
+    def __call__(self, reranker: PackedModel, workers: Workers) -> float:
         """The metric, the same in every process."""
         ...
 
 
 def train(
-    reranker: Reranker,
-    data: GroupSequences,
+    reranker: PackedModel,
+    data: GroupSequences | TextGroups,
     settings: TrainSettings,
     device: torch.device,
     state: TrainingState,
@@ -73,18 +77,7 @@ def train(
     choose_recomputation(reranker, settings.activation_checkpointing, precision, device, largest, to_come)
     workers.prepare(reranker, precision)
     optimizer = make_optimizer(reranker, settings, workers)
-    gradients = Accumulator(
-        reranker,
-        LOSSES[settings.loss],
-        precision,
-        device,
-        settings.token_budget,
-        workers,
-        may_recompute=settings.activation_checkpointing == "auto",
-    )
-    if settings.cuda_graphs == "auto" and _may_use_graphs(reranker, precision, device, workers):
-        own_groups = math.ceil(settings.batch_groups / workers.size)
-        gradients.use_graphs(1 + settings.negatives_count, own_groups, settings.max_length)
+    gradients = _gradients(reranker, settings, precision, device, workers)
     history = History()
     saver = _Saver(state, save_seconds, reranker, optimizer, history, workers)
     first_step = saver.resume()
@@ -99,7 +92,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * linear_warmup_decay(step, total_steps, settings.warmup_ratio)
         own = workers.share(indices)
-        loss = gradients([data[index] for index in own], len(indices), data.teacher(own))
+        groups: Any = [data[index] for index in own]
+        loss = gradients(groups, len(indices), data.teacher(own))
         workers.clip(reranker, settings.clip_norm)
         optimizer.step()
         workers.stepped()
@@ -129,7 +123,35 @@ def train(
     return history
 
 
-def _may_use_graphs(reranker: Reranker, precision: Precision, device: torch.device, workers: Workers) -> bool:
+def _gradients(
+    reranker: PackedModel, settings: TrainSettings, precision: Precision, device: torch.device, workers: Workers
+) -> Accumulator | CachedGradients:
+    """What adds up the gradients of a step, for this sort of model."""
+    may_recompute = settings.activation_checkpointing == "auto"
+    if isinstance(reranker, BiEncoderModel):
+        assert settings.bi_encoder is not None
+        loss = ContrastiveLoss(
+            widths=(reranker.width, *(width for width in settings.bi_encoder.widths if width != reranker.width)),
+            normalize=settings.bi_encoder.normalize,
+            temperature=settings.bi_encoder.temperature,
+            contrastive_weight=settings.bi_encoder.contrastive_weight,
+            distils=LOSSES[settings.loss].distils,
+        )
+        return CachedGradients(
+            *(reranker, loss, settings.bi_encoder.in_batch, precision, device, settings.token_budget, workers),
+            may_recompute=may_recompute,
+        )
+    gradients = Accumulator(
+        *(reranker, LOSSES[settings.loss], precision, device, settings.token_budget, workers),
+        may_recompute=may_recompute,
+    )
+    if settings.cuda_graphs == "auto" and _may_use_graphs(reranker, precision, device, workers):
+        own_groups = math.ceil(settings.batch_groups / workers.size)
+        gradients.use_graphs(1 + settings.negatives_count, own_groups, settings.max_length)
+    return gradients
+
+
+def _may_use_graphs(reranker: PackedModel, precision: Precision, device: torch.device, workers: Workers) -> bool:
     """Whether passes may be CUDA graphs.
 
     They may not if layers recompute or processes wait for each other within a pass, nor in float32, whose attention
@@ -139,7 +161,7 @@ def _may_use_graphs(reranker: Reranker, precision: Precision, device: torch.devi
     return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
 
 
-def make_optimizer(reranker: Reranker, settings: TrainSettings, workers: Workers) -> torch.optim.AdamW:
+def make_optimizer(reranker: PackedModel, settings: TrainSettings, workers: Workers) -> torch.optim.AdamW:
     """AdamW with weight decay only on matrices, not on biases, norms and Mamba's A and D."""
     groups = workers.parameter_groups(reranker, settings.weight_decay)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -152,7 +174,7 @@ class _Saver:
         self,
         state: TrainingState,
         seconds: float,
-        reranker: Reranker,
+        reranker: PackedModel,
         optimizer: torch.optim.Optimizer,
         history: History,
         workers: Workers,
@@ -206,7 +228,9 @@ class _Saver:
 class _Losses:
     """Losses that stay on the device until they are read."""
 
-    def __init__(self, data: GroupSequences, history: History, on_step: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, data: GroupSequences | TextGroups, history: History, on_step: Callable[[int, float], None]
+    ) -> None:
         self.data, self.history, self.on_step = data, history, on_step
         self._taken: list[tuple[int, list[int], torch.Tensor]] = []
 

@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
-from ssmrank.models.reranker import Reranker
 from ssmrank.training import randomness
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Kept:
     per_token: float
 
 
-def measure_kept(reranker: Reranker, precision: Precision, device: torch.device, tokens: int = 256) -> Kept:
+def measure_kept(reranker: PackedModel, precision: Precision, device: torch.device, tokens: int = 256) -> Kept:
     """What the model keeps besides its weights, measured by forward passes of about `tokens` and twice as many."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in reranker.parameters()}
     length = min(tokens, reranker.settings.max_length)
@@ -110,7 +110,7 @@ def share_to_recompute(kept: Kept, layers: int, width: int, tokens: int, free: f
 
 
 def choose_recomputation(
-    reranker: Reranker, setting: str, precision: Precision, device: torch.device, tokens: int, to_come: int
+    reranker: PackedModel, setting: str, precision: Precision, device: torch.device, tokens: int, to_come: int
 ) -> None:
     """Applies the setting activation_checkpointing; call this before the optimizer has its state.
 

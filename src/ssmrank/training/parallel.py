@@ -18,12 +18,13 @@ from typing_extensions import override
 
 from ssmrank.errors import UserError
 from ssmrank.launch import LAUNCHED, LOST
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision
-from ssmrank.models.reranker import Reranker
 from ssmrank.training.optimizer import decay_groups
 from ssmrank.training.state import TrainingState
 
 T = TypeVar("T")
+M = TypeVar("M", bound=PackedModel)
 
 Reduction = Literal["fp32", "bf16"]
 
@@ -43,18 +44,18 @@ class Workers:
     keeps_gradients = False
     """Whether gradients are the same tensors in all steps, which are set to zero between steps, not to None."""
 
-    def suited_to(self, reranker: Reranker, precision: Precision, device: torch.device) -> Workers:
+    def suited_to(self, reranker: PackedModel, precision: Precision, device: torch.device) -> Workers:
         """The workers for this model. They differ from these only if a setting leaves the choice to the memory."""
         return self
 
-    def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
+    def bytes_to_come(self, reranker: PackedModel, precision: Precision) -> int:
         """Bytes that a training needs in each process besides float32 weights, without activations."""
         return 12 * _weights(reranker)  # a gradient and AdamW's two moments
 
-    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
+    def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
         """Prepares the model, which is already on its device, before the optimizer is made."""
 
-    def parameter_groups(self, reranker: Reranker, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, reranker: PackedModel, weight_decay: float) -> list[dict[str, Any]]:
         """What the optimizer changes, as its parameter groups."""
         return decay_groups(reranker, weight_decay)
 
@@ -70,22 +71,22 @@ class Workers:
         """Whether the flag is set in any process."""
         return flag
 
-    def add_up(self, reranker: Reranker, loss: torch.Tensor) -> torch.Tensor:
+    def add_up(self, reranker: PackedModel, loss: torch.Tensor) -> torch.Tensor:
         """Sums the gradients over all processes, and returns the sum of the losses."""
         return loss
 
-    def clip(self, reranker: Reranker, norm: float) -> None:
+    def clip(self, reranker: PackedModel, norm: float) -> None:
         """Scales the gradients down so that the norm of all of them together is at most `norm`."""
         torch.nn.utils.clip_grad_norm_(reranker.parameters(), norm)
 
     def stepped(self) -> None:
         """Follows each step of the optimizer."""
 
-    def clear(self, reranker: Reranker, set_to_none: bool) -> None:
+    def clear(self, reranker: PackedModel, set_to_none: bool) -> None:
         """Sets all gradients to zero, or to None."""
         reranker.zero_grad(set_to_none=set_to_none)
 
-    def gradients(self, reranker: Reranker) -> dict[str, torch.Tensor]:
+    def gradients(self, reranker: PackedModel) -> dict[str, torch.Tensor]:
         """The whole gradients after `add_up`, by name. All processes must call this."""
         named = reranker.named_parameters()
         return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
@@ -106,7 +107,7 @@ class Workers:
         self,
         state: TrainingState,
         step: int,
-        reranker: Reranker,
+        reranker: PackedModel,
         optimizer: torch.optim.Optimizer,
         facts: dict[str, Any],
         best: int | None,
@@ -117,7 +118,7 @@ class Workers:
             state.save(step, whole | facts, best)
 
     def load(
-        self, state: TrainingState, step: int, reranker: Reranker, optimizer: torch.optim.Optimizer
+        self, state: TrainingState, step: int, reranker: PackedModel, optimizer: torch.optim.Optimizer
     ) -> dict[str, Any]:
         """Restores what `save` wrote after `step` steps, and returns the facts."""
         saved = state.read(step)
@@ -125,15 +126,15 @@ class Workers:
         optimizer.load_state_dict(saved.pop("optimizer"))
         return saved
 
-    def weights(self, reranker: Reranker) -> dict[str, torch.Tensor]:
+    def weights(self, reranker: PackedModel) -> dict[str, torch.Tensor]:
         """Whole weights on the CPU, complete in the first process. All processes must call this."""
         return {name: tensor.detach().cpu() for name, tensor in reranker.state_dict().items()}
 
-    def take_weights(self, reranker: Reranker, weights: dict[str, torch.Tensor]) -> None:
+    def take_weights(self, reranker: PackedModel, weights: dict[str, torch.Tensor]) -> None:
         """Loads whole weights, as from `weights`."""
         reranker.load_state_dict(weights)
 
-    def whole(self, reranker: Reranker, new: Callable[[], Reranker]) -> Reranker:
+    def whole(self, reranker: M, new: Callable[[], M]) -> M:
         """The model, with whole weights in the first process. `new` makes a model of the same shape."""
         return reranker
 
@@ -158,7 +159,7 @@ class Replicated(Workers):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     @override
-    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
+    def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
         parameters = [parameter for parameter in reranker.parameters() if parameter.requires_grad]
         sizes = [-(-parameter.numel() // ALIGNED) * ALIGNED for parameter in parameters]
         self._gradients = torch.zeros(sum(sizes), device=parameters[0].device)
@@ -170,7 +171,7 @@ class Replicated(Workers):
         return bool(self.sum(torch.tensor(int(flag))))
 
     @override
-    def add_up(self, reranker: Reranker, loss: torch.Tensor) -> torch.Tensor:
+    def add_up(self, reranker: PackedModel, loss: torch.Tensor) -> torch.Tensor:
         with self._others():
             dist.all_reduce(self._gradients)
             dist.all_reduce(loss)

@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from ssmrank.models.architectures import architecture_of
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision
-from ssmrank.models.reranker import Reranker
 from ssmrank.training.memory import layers_of
 from ssmrank.training.parallel import Reduction
 from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
@@ -50,7 +50,7 @@ class Sharded(Parted):
         self._unit_bytes = unit_bytes
 
     @override
-    def bytes_to_come(self, reranker: Reranker, precision: Precision) -> int:
+    def bytes_to_come(self, reranker: PackedModel, precision: Precision) -> int:
         weights = sum(parameter.numel() for parameter in reranker.parameters())
         of_units = sum(_numel(unit) for unit in _units(reranker.backbone, 1))
         # The rest of the model and its gradients in float32; of two units the weights, before and after they are
@@ -59,7 +59,7 @@ class Sharded(Parted):
         return 16 * weights // self.size + whole - 4 * weights
 
     @override
-    def prepare(self, reranker: Reranker, precision: Precision = "fp32") -> None:
+    def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
         # Layers that recompute run again in the backward pass, others of their unit do not, which is no mistake.
         logging.getLogger("torch.distributed.fsdp.fully_shard").setLevel(logging.ERROR)
         policy = MixedPrecisionPolicy()
@@ -85,23 +85,23 @@ class Sharded(Parted):
         return int(most)
 
     @override
-    def add_up(self, reranker: Reranker, loss: Tensor) -> Tensor:
+    def add_up(self, reranker: PackedModel, loss: Tensor) -> Tensor:
         with self._others():
             dist.all_reduce(loss)
         return loss
 
     @override
-    def clip(self, reranker: Reranker, norm: float) -> None:
+    def clip(self, reranker: PackedModel, norm: float) -> None:
         parts = [_local(parameter.grad) for parameter in reranker.parameters() if parameter.grad is not None]
         self._clip([part for part in parts if len(part)], norm)
 
     @override
-    def gradients(self, reranker: Reranker) -> dict[str, Tensor]:
+    def gradients(self, reranker: PackedModel) -> dict[str, Tensor]:
         found = super().gradients(reranker)
         return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in found.items()}
 
     @override
-    def pieces(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> Pieces:
+    def pieces(self, reranker: PackedModel, optimizer: torch.optim.Optimizer) -> Pieces:
         found: Pieces = {}
         for name, parameter in reranker.named_parameters():
             tensors = {"weight": parameter.detach()} | {kind: moment(optimizer, parameter, kind) for kind in MOMENTS}
@@ -112,11 +112,11 @@ class Sharded(Parted):
         return found
 
     @override
-    def weights(self, reranker: Reranker) -> dict[str, Tensor]:
+    def weights(self, reranker: PackedModel) -> dict[str, Tensor]:
         return cast(dict[str, Tensor], get_model_state_dict(reranker, options=_WHOLE))
 
     @override
-    def take_weights(self, reranker: Reranker, weights: dict[str, Tensor]) -> None:
+    def take_weights(self, reranker: PackedModel, weights: dict[str, Tensor]) -> None:
         set_model_state_dict(reranker, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
 
 

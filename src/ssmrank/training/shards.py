@@ -29,8 +29,8 @@ from typing_extensions import override
 from ssmrank.errors import UserError, reason_of
 from ssmrank.io.atomic import disk_errors
 from ssmrank.io.checksum import sha256
-from ssmrank.models.reranker import Reranker
-from ssmrank.training.parallel import Replicated
+from ssmrank.models.packed_model import PackedModel
+from ssmrank.training.parallel import M, Replicated
 from ssmrank.training.state import TrainingState
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -97,11 +97,11 @@ class _Loading(dcp.DefaultLoadPlanner):
 class Parted(Replicated):
     """A training in which each process has a part of the weights that the optimizer changes, and of its state."""
 
-    def pieces(self, reranker: Reranker, optimizer: torch.optim.Optimizer) -> Pieces:
+    def pieces(self, reranker: PackedModel, optimizer: torch.optim.Optimizer) -> Pieces:
         """This process's parts of all weights and moments; those of the state are views."""
         raise NotImplementedError
 
-    def read_pieces(self, reranker: Reranker) -> None:
+    def read_pieces(self, reranker: PackedModel) -> None:
         """Follows a change of the parts of the weights."""
 
     @override
@@ -109,7 +109,7 @@ class Parted(Replicated):
         self,
         state: TrainingState,
         step: int,
-        reranker: Reranker,
+        reranker: PackedModel,
         optimizer: torch.optim.Optimizer,
         facts: dict[str, Any],
         best: int | None,
@@ -135,7 +135,7 @@ class Parted(Replicated):
 
     @override
     def load(
-        self, state: TrainingState, step: int, reranker: Reranker, optimizer: torch.optim.Optimizer
+        self, state: TrainingState, step: int, reranker: PackedModel, optimizer: torch.optim.Optimizer
     ) -> dict[str, Any]:
         facts = state.read(step)
         folder = state.shards(step)
@@ -147,7 +147,7 @@ class Parted(Replicated):
         return facts
 
     @override
-    def whole(self, reranker: Reranker, new: Callable[[], Reranker]) -> Reranker:
+    def whole(self, reranker: M, new: Callable[[], M]) -> M:
         weights = self.weights(reranker)
         if self.rank > 0:
             return reranker

@@ -13,9 +13,9 @@ from ssmrank.errors import UserError
 from ssmrank.io.pairs import pairs_of
 from ssmrank.io.texts import Texts
 from ssmrank.io.trec import Qrels, Run
+from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast
-from ssmrank.models.reranker import Reranker
 from ssmrank.models.templates import LongQueries, Template
 from ssmrank.models.token_budget import budget_batches
 from ssmrank.models.tokens import TokenStore
@@ -83,7 +83,7 @@ class RerankedMetric:
         ]
 
     @torch.no_grad()
-    def __call__(self, reranker: Reranker, workers: Workers) -> float:
+    def __call__(self, reranker: PackedModel, workers: Workers) -> float:
         """The metric. Each process scores a part of the pairs, and leaves the model in training mode."""
         reranker.eval()
         device = next(reranker.parameters()).device

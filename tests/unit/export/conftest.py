@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig
 
 from ssmrank.models.backbones import random_backbone
-from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
+from ssmrank.models.packed_model import load_tokenizer
+from ssmrank.models.reranker import Reranker, RerankerSettings
 from tiny_models import kind_of, tiny_config
 
 

@@ -21,8 +21,8 @@ from ssmrank.errors import UserError
 from ssmrank.io.archive import fetch_archive
 from ssmrank.io.archive_members import read_member
 from ssmrank.models.backbones import load_backbone, packed_forward, pooled_forward
+from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.packing import pack
-from ssmrank.models.reranker import load_tokenizer
 from ssmrank.models.sources import write_model
 from ssmrank.models.templates import Template
 

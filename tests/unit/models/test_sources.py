@@ -13,8 +13,8 @@ from ssmrank.config.models import Model
 from ssmrank.errors import UserError
 from ssmrank.io.model_files import wanted_files
 from ssmrank.models.backbones import load_backbone, packed_forward
+from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.packing import pack
-from ssmrank.models.reranker import load_tokenizer
 from ssmrank.models.sources import write_model
 
 

@@ -17,7 +17,8 @@ from ssmrank.config.params import read_params
 from ssmrank.config.pretraining import CardSettings
 from ssmrank.kernels.cross_entropy import IGNORED
 from ssmrank.models.backbones import load_backbone
-from ssmrank.models.reranker import load_reranker, load_tokenizer, new_reranker
+from ssmrank.models.packed_model import load_tokenizer
+from ssmrank.models.reranker import load_reranker, new_reranker
 from ssmrank.pretraining.card import card_scores
 from ssmrank.pretraining.cross_entropy import vocabulary_cross_entropy
 from ssmrank.pretraining.model import (

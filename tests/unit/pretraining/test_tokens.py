@@ -8,7 +8,7 @@ import pytest
 
 from ssmrank.cli import main
 from ssmrank.collections.corpus import is_held_out, read_texts
-from ssmrank.models.reranker import load_tokenizer
+from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.templates import Template
 from ssmrank.pretraining.tokens import CorpusTokens
 

@@ -12,7 +12,7 @@ from ssmrank.io.trec import write_qrels, write_run
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_training import DOCUMENTS, GROUPS, QUERIES, settings
+from tiny_training import DOCUMENTS, GROUPS, QRELS, QUERIES, settings
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def options(tmp_path, tiny_model):
         tmp_path / "groups.jsonl",
         ({"query": g.query, "positive": g.documents[0], "negatives": g.documents[1:]} for g in GROUPS),
     )
+    write_qrels(collection / "splits" / "train" / "qrels.txt", QRELS)
     write_run(tmp_path / "dev.trec", {q: [(d, 1.0) for d in DOCUMENTS] for q in QUERIES}, "first")
     write_qrels(tmp_path / "dev.txt", {"q1": {"d1": 1}, "q2": {"d2": 1}, "q3": {"d3": 1, "d4": 0}})
 

@@ -21,9 +21,11 @@ from ssmrank.startup import importing
 
 with importing():
     import torch
-    from tiny_training import sequences, settings
+    from tiny_training import bi_encoder, sequences, settings, text_groups
 
     from ssmrank.models.reranker import new_reranker
+    from ssmrank.training.cached_gradients import CachedGradients
+    from ssmrank.training.contrastive import ContrastiveLoss
     from ssmrank.training.gathered import GatheredOnce
     from ssmrank.training.gradients import Accumulator
     from ssmrank.training.loop import train
@@ -67,6 +69,17 @@ def step_gradients(
     return loss.item(), workers.gradients(reranker)
 
 
+def bi_encoder_gradients(folder, kind, workers: Workers, token_budget: int):
+    """The loss and the whole gradients of a bi-encoder's step with all groups."""
+    model = bi_encoder(folder, kind)
+    data = text_groups(model)
+    workers.prepare(model.train(), "fp32")
+    loss = ContrastiveLoss((model.width, 8))
+    cached = CachedGradients(model, loss, True, "fp32", CPU, token_budget, workers)
+    own = workers.share(range(len(data)))
+    return cached([data[index] for index in own], len(data)).item(), workers.gradients(model)
+
+
 class FullOnce:
     """The loss of a process whose memory runs out in its first pass, after some gradients were added."""
 
@@ -105,12 +118,16 @@ def main() -> None:
     with workers_of("ddp", CPU):  # one group of processes for all cases
         for case in json.loads(os.environ["WORK"]):
             new = partial(model, case["model"], case["kind"])
-            run(KINDS[case["workers"]], case["precision"], Path(case["folder"]), new)
+            extra = {}
+            if case["precision"] == "fp32":
+                workers = KINDS[case["workers"]]()
+                extra["bi-encoder"] = bi_encoder_gradients(case["model"], case["kind"], workers, 20)
+            run(KINDS[case["workers"]], case["precision"], Path(case["folder"]), new, extra)
 
 
-def run(kind, precision: str, folder: Path, new) -> None:
+def run(kind, precision: str, folder: Path, new, result) -> None:
     # If a step is cut by tokens, the first process has more micro-batches than the second.
-    result = {"step": step_gradients(new(), kind(), 30, precision)}
+    result["step"] = step_gradients(new(), kind(), 30, precision)
     result["recomputed step"] = step_gradients(new(), kind(), 30, precision, recompute=0.5)
     workers = kind()
     if workers.may_repeat and precision == "fp32":  # the step is repeated with other micro-batches

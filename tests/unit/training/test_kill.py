@@ -12,6 +12,9 @@ SCRIPT = Path(__file__).with_name("killed_training.py")
 STEPS = 9
 
 
+BI_ENCODER = {"query_length": 16, "widths": [8]}
+
+
 def trained(arguments, plans):
     """Runs the plans; returns each process's exit status."""
     work = json.dumps({"arguments": arguments, "plans": plans})
@@ -59,4 +62,12 @@ def test_a_training_killed_at_any_moment_ends_bit_identical(train_arguments, tmp
     ]
     statuses = trained(train_arguments(), plans)
     assert statuses == [[-9] * len(plan) + [0] for plan in plans]
+    assert_same_weights(tmp_path, plans)
+
+
+@pytest.mark.slow
+def test_a_killed_training_of_a_bi_encoder_ends_bit_identical(train_arguments, tmp_path):
+    plans = [[], [["step", 4]], [["write", 3, 0.5]], [["rename", STEPS + 1]]]
+    arguments = train_arguments(bi_encoder=BI_ENCODER, token_budget=24)
+    assert trained(arguments, plans) == [[-9] * len(plan) + [0] for plan in plans]
     assert_same_weights(tmp_path, plans)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from parallel_training import final_weights, model, step_gradients
+from parallel_training import bi_encoder_gradients, final_weights, model, step_gradients
 
 from ssmrank.errors import UserError
 from ssmrank.launch import LAUNCHED, LOST
@@ -110,6 +110,17 @@ def test_two_processes_give_what_one_gives(results, tmp_path, names):
         # Adam turns rounding errors into steps for parameters that do not affect the loss, such as the head's bias.
         if gradients[name].abs().max() > 1e-5:
             assert (weight - their_weights[name]).abs().max() <= 1e-4, name
+
+
+@pytest.mark.parametrize("names", [case for case in CASES if case[1] == "fp32"], ids=", ".join)
+def test_a_bi_encoder_s_negatives_are_those_of_all_processes(results, names):
+    case, result = results[names]
+    loss, gradients = bi_encoder_gradients(case["model"], case["kind"], Workers(), 10**6)
+    their_loss, their_gradients = result["bi-encoder"]
+    assert their_loss == pytest.approx(loss, abs=1e-5)
+    assert their_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - their_gradients[name]).abs().max() <= 1e-5 * max(1.0, gradient.abs().max()), name
 
 
 def test_a_process_left_alone_says_so_where_nobody_else_does(monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ssmrank.config.trainings import TrainSettings
+from ssmrank.models.bi_encoder import BiEncoderSettings, new_bi_encoder
 from ssmrank.training.groups import Group, GroupSequences
+from ssmrank.training.texts import TextGroups
 
 QUERIES = {"q1": "mamba", "q2": "river", "q3": "search"}
 DOCUMENTS = {
@@ -38,3 +40,15 @@ def settings(**changes) -> TrainSettings:
 
 def sequences(reranker, groups=GROUPS) -> GroupSequences:
     return GroupSequences(groups, reranker.template, QUERIES, DOCUMENTS, 32)
+
+
+QRELS = {"q1": {"d1": 1, "d4": 0}, "q2": {"d2": 1, "d4": 1}, "q3": {"d3": 1}}
+
+
+def bi_encoder(folder, kind, **changes):
+    """A bi-encoder of 32 tokens a text and its changed settings."""
+    return new_bi_encoder(folder, BiEncoderSettings(**({"kind": kind, "max_length": 32, "query_length": 16} | changes)))
+
+
+def text_groups(model, groups=GROUPS) -> TextGroups:
+    return TextGroups(groups, model, QUERIES, DOCUMENTS, QRELS)

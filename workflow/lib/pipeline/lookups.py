@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import paths
-from pipeline.items import Embedded, FirstStage, Fused, Index, Pretrained, Reranked, Sample, Taught, VectorIndex, fill
+from pipeline.items import (
+    Embedded,
+    FirstStage,
+    Fused,
+    Index,
+    Pretrained,
+    Reranked,
+    Sample,
+    Taught,
+    Trained,
+    VectorIndex,
+    fill,
+)
 from ssmrank import jobs
 from ssmrank.config.collections import CollectionSource, CorpusQueries, FolderCollection, TitlesCollection
 from ssmrank.config.cost_settings import CostRow
@@ -17,7 +29,7 @@ from ssmrank.config.overviews import ModelsOverview
 from ssmrank.config.params import Params
 from ssmrank.config.retrievers import Bm25, Dense, FileRetriever, FusedRetriever
 from ssmrank.config.teachers import EncoderTeacher, RunTeacher
-from ssmrank.config.trainings import NO_TRAINING
+from ssmrank.config.trainings import NO_TRAINING, TRAINED_SIGN
 from ssmrank.io.model_files import CROSS_ENCODER, model_files, select, wanted_files
 
 
@@ -178,21 +190,30 @@ class Lookups:
         return Index(collection, section.stemmer)
 
     def encoder(self, retriever: str) -> str:
-        """The encoder of a retriever of kind dense."""
+        """The encoder of a retriever of kind dense, as `Params.encoder` names it."""
+        return self.params.encoder_of(retriever)
+
+    def trained_encoder(self, retriever: str) -> list[Trained]:
+        """The checkpoint that a retriever encodes with; empty unless it is trained here."""
         section = self.params.retrievers[retriever]
-        assert isinstance(section, Dense)
-        return section.encoder
+        if not isinstance(section, Dense) or section.trained is None:
+            return []
+        return [Trained(section.trained.training, section.trained.model)]
 
     def encoder_model(self, encoder: str) -> str:
         """The folder of an encoder's model."""
-        return self.model_folder(self.params.encoders[encoder].model)
+        retriever, sign, _ = encoder.partition(TRAINED_SIGN)
+        if not sign:
+            return self.model_folder(self.params.encoder(encoder).model)
+        [trained] = self.trained_encoder(retriever)
+        return self.checkpoint(*trained)
 
     def vectors(self, retriever: str, collection: str) -> list[Embedded]:
         """The vectors that a retriever searches; empty unless it is dense and searches all documents."""
         section = self.params.retrievers[retriever]
         if not isinstance(section, Dense) or section.candidates is not None:
             return []
-        return [Embedded(collection, section.encoder)]
+        return [Embedded(collection, self.encoder(retriever))]
 
     def vector_index(self, retriever: str, collection: str) -> list[VectorIndex]:
         """The approximate index that a retriever searches; empty if it compares every vector."""

@@ -23,7 +23,6 @@ from pipeline.lookups import Lookups
 from pipeline.paths import checkpoint_of
 from ssmrank import jobs
 from ssmrank.config.comparison_settings import MOST_RUNS
-from ssmrank.config.retrievers import Dense
 from ssmrank.config.trainings import NO_TRAINING, SEED_SIGN
 
 
@@ -156,15 +155,30 @@ class Targets:
         lookups = self._lookups
         wanted = once(
             [
-                *self.evaluated_first_stages,
-                *(lookups.first_stage(run) for run in self.reranked),
+                *self._shown_first_stages,
                 *(lookups.sampled_run(*sample) for sample in self.samples),
                 *(run for sample in self.samples for run in lookups.rivals(*sample)),
                 *(run for taught in self.taught for run in lookups.teaching_runs(taught)),
                 *(run for training, _ in self.trained for run in lookups.validation(training)),
+            ]
+        )
+        return self._with_what_they_need(wanted)
+
+    @property
+    def _shown_first_stages(self) -> list[FirstStage]:
+        """First-stage runs that a table or a reranking needs, without those that trainings need."""
+        lookups = self._lookups
+        return once(
+            [
+                *self.evaluated_first_stages,
+                *(lookups.first_stage(run) for run in self.reranked),
                 *(first for run in self._fused_and_fitted for first in lookups.fused_retrievers(run)),
             ]
         )
+
+    def _with_what_they_need(self, runs: list[FirstStage]) -> list[FirstStage]:
+        """The runs, and those that they are fused from or take candidates from."""
+        lookups, wanted = self._lookups, list(runs)
         # The list grows while it is read: what is found may have needs of its own.
         for run in wanted:
             fused = [
@@ -178,14 +192,27 @@ class Targets:
     @cached_property
     def trained(self) -> list[Trained]:
         """Checkpoints that a table needs, and the checkpoints that these start from or learn from."""
-        wanted = once(Trained(run.training, run.model) for run in self.reranked if run.training != NO_TRAINING)
+        reranking = [Trained(run.training, run.model) for run in self.reranked if run.training != NO_TRAINING]
+        wanted = once([*reranking, *self._retrieving(self._shown_first_stages)])
         # The list grows while it is read: what is found may have needs of its own.
         for training, model in wanted:
             start = self._params.start(training)
             found = [Trained(start, model)] if start is not None else []
             found += [one for taught in self._lookups.taught(training) for one in self._teaching_rerankers(taught)]
-            wanted += [one for one in found if one not in wanted]
+            found += self._retrieving(self._first_stages_of(training))
+            wanted += [one for one in once(found) if one not in wanted]
         return wanted
+
+    def _first_stages_of(self, training: str) -> list[FirstStage]:
+        """First-stage runs that a training reads, or that its negatives and its teacher are made from."""
+        lookups, sample = self._lookups, self._lookups.training_data(training)
+        taught = [run for one in lookups.taught(training) for run in lookups.teaching_runs(one)]
+        return [lookups.sampled_run(*sample), *lookups.rivals(*sample), *taught, *lookups.validation(training)]
+
+    def _retrieving(self, runs: list[FirstStage]) -> list[Trained]:
+        """Checkpoints that first-stage runs are retrieved with."""
+        needed = self._with_what_they_need(runs)
+        return [one for run in needed for one in self._lookups.trained_encoder(run.retriever)]
 
     def _teaching_rerankers(self, taught: Taught) -> list[Trained]:
         """Checkpoints of trainings that are members of a teacher."""
@@ -237,8 +264,8 @@ class Targets:
     def models(self) -> list[str]:
         """Names of the models in use: rerankers, encoders, and models whose tokenizer or embeddings others use."""
         names = [model for _, model in self.trained] + [run.model for run in self.reranked]
-        dense = [self._params.retrievers[run.retriever] for run in self.first_stages]
-        encoders = [self._params.encoders[one.encoder].model for one in dense if isinstance(one, Dense)]
+        dense = [run.retriever for run in self.first_stages if run.retriever in self._lookups.retrievers("dense")]
+        encoders = [self._params.encoder(self._lookups.encoder(retriever)).model for retriever in dense]
         for teacher in (self._params.teachers[taught.teacher] for taught in self.taught):
             encoders += [self._params.encoders[one.encoder].model for one in teacher.encoders]
             encoders += [one.model for one in teacher.rerankers]
