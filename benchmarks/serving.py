@@ -292,10 +292,11 @@ def soak(
     documents: int = 300,
     queries: int = 40,
     share: float = 0.01,
+    options: Sequence[str] = (),
 ) -> Report:
     """Runs the soak against a server in fp32, with the scores that `Reranker` gives.
 
-    share: of the requests that are malformed, of those that are cut, and of those that are slow.
+    share: of the requests that are malformed, of those that are cut, and of those that are slow; options: the server's.
     """
     from ssmrank import Reranker
 
@@ -307,7 +308,7 @@ def soak(
     scores = [[dict(run[query])[document] for document in by_id] for query in asked]
     pool = Pool(list(asked.values()), list(by_id.values()), scores)
     port = free_port()
-    with started(ours(model)(port), port, folder / "log") as process:
+    with started(ours(model, *options)(port), port, folder / "log") as process:
         return asyncio.run(Soak("127.0.0.1", port, process.pid, pool).run(requests, in_flight, share=share))
 
 

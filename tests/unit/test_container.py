@@ -175,6 +175,7 @@ def test_a_container_s_steps_give_a_server_that_ranks(
         wait_for(lambda: answers(f"{url}/health") or server.poll() is not None, "server")
         assert server.poll() is None, (tmp_path / "log").read_text()
         assert subprocess.run(healthy, env=environment, timeout=60).returncode == 0
+        assert answers(f"{url}/")  # the page is a file of the package
         asked = json.dumps({"query": QUERY, "documents": TEXTS, "use_activation": False})
         command = ["curl", "-sS", f"{url}/v2/rerank", "-H", "Content-Type: application/json", "-d", asked]
         answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)

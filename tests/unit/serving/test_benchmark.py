@@ -111,7 +111,9 @@ def test_the_soak_finds_what_is_lost_or_wrong(load: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_malformed_cut_and_slow_requests_harm_nobody(benchmark: ModuleType, root: Path, tmp_path: Path) -> None:
-    report = benchmark.soak(root / "models/minis/mamba2", 200, 8, tmp_path, documents=30, queries=5, share=0.1)
+    """With room for half of the documents' states, so that each request computes some anew."""
+    options = ("--state-cache", "20MB")
+    report = benchmark.soak(root / "models/minis/mamba2", 200, 8, tmp_path, 30, 5, share=0.1, options=options)
     assert report.wrong == []
     assert min(report.counts[kind] for kind in ("malformed", "cut", "slow")) >= 10
     row = report.row()
