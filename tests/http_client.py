@@ -59,7 +59,7 @@ class ServerProcess:
         return (self._folder / "stderr").read_text()
 
     def send(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, timeout: float = 60
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, timeout: float = 120
     ) -> Reply:
         """Sends a request; bytes are sent as they are, anything else as JSON."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
@@ -73,7 +73,7 @@ class ServerProcess:
         finally:
             connection.close()
 
-    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None, timeout: float = 60) -> Reply:
+    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None, timeout: float = 120) -> Reply:
         return self.send("POST", path, body, headers, timeout)
 
     def get(self, path: str) -> Reply:

@@ -89,7 +89,7 @@ Outcome = tuple[Ticket, Sequence[PairScore] | Exception]
 class Batcher:
     """A queue of requests and the thread that empties it.
 
-    on_batch: called from that thread after each batch.
+    on_batch: called from that thread after each batch; begin: called from it once, first.
     """
 
     def __init__(
@@ -98,8 +98,10 @@ class Batcher:
         batch_tokens: int,
         window: float,
         on_batch: Callable[[BatchRecord], None] = lambda record: None,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
-        self._scorer, self._budget, self._window, self._on_batch = scorer, batch_tokens, window, on_batch
+        self._scorer, self._budget, self._window = scorer, batch_tokens, window
+        self._on_batch, self._begin = on_batch, begin
         self._waiting: list[Ticket] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -157,6 +159,7 @@ class Batcher:
         return min(60, max(1, ceil(tokens * self._seconds_per_token)))
 
     def _run(self) -> None:
+        self._begin()
         while (batch := self._next()) is not None:
             if batch:  # otherwise the clients of all that waited have gone
                 self._answer(batch)

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from starlette.requests import ClientDisconnect
 
 from ssmrank.api import Reranker
@@ -55,7 +57,9 @@ class Service:
         self.metrics = Metrics(scorer.stats)
         self.bodies = Bodies(settings.max_bytes, _BODIES * settings.max_bytes, settings.timeout, settings.max_documents)
         self._lengths = LengthChecker(reranker.model, keeps_states=scorer.stats() is not None)
-        self._batcher = Batcher(scorer, settings.batch_tokens, settings.window, self.metrics.add_batch)
+        self._batcher = Batcher(
+            scorer, settings.batch_tokens, settings.window, self.metrics.add_batch, partial(_use, reranker.device)
+        )
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="ssmrank-texts")
         self._admitted = 0
         self._draining = False
@@ -176,6 +180,12 @@ class Service:
             raise Refusal(Problem.UNHEALTHY, "the server has stopped; send the request to another") from None
         finally:
             self._batcher.drop(ticket)
+
+
+def _use(device: torch.device) -> None:
+    """Makes a GPU this thread's own: kernels run on the current one, which each thread has to choose."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 async def _disconnected(receive: Receive) -> None:
