@@ -39,7 +39,7 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
 
     config = read_backbone_config(folder)
     if mamba_ssm_format.is_original(_read_json(folder)):
-        return mamba_ssm_format.load(folder)
+        return _with_own_modules(mamba_ssm_format.load(folder))
     options = {"dtype": torch.float32, "output_loading_info": True, **_options(config)}
     with reading(f"{folder}: transformers cannot load its weights; get the whole checkpoint, or correct config.json"):
         backbone, report = AutoModel.from_pretrained(folder, config=config, **options)

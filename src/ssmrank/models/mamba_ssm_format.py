@@ -3,7 +3,8 @@
 Such a folder holds a `config.json` with `d_model`, `n_layer`, `ssm_cfg` and others, and the state dict of a language
 model in `pytorch_model.bin` or `model.safetensors`. Three things differ from transformers' names: the prefix, the word
 embeddings, and the language model's head, which is tied to the embeddings (`tie_embeddings`) and not needed for
-reranking. Shapes and the order of channels are the same.
+reranking. Shapes and the order of channels are the same. A model of attention and MLPs alone is a Llama
+(`mamba_ssm_transformer`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import Mamba2Config, Mamba2Model, MambaConfig, MambaModel, PreTrainedModel
+from transformers import LlamaConfig, Mamba2Config, Mamba2Model, MambaConfig, MambaModel, PreTrainedModel
 
 from ssmrank.errors import UserError
+from ssmrank.models.mamba_ssm_transformer import empty_llama, has_no_mamba, to_llama_config, to_llama_state
 from ssmrank.models.reading import read_tensors, reading
 
 State = dict[str, torch.Tensor]
+Config = MambaConfig | Mamba2Config | LlamaConfig
 
 _WEIGHTS = "pytorch_model.bin"
 
@@ -61,20 +64,36 @@ def is_original(config: Mapping[str, Any]) -> bool:
     return "model_type" not in config and {"d_model", "n_layer"} <= set(config)
 
 
-def to_transformers_config(config: Mapping[str, Any], where: str = "config") -> MambaConfig | Mamba2Config:
+def to_transformers_config(
+    config: Mapping[str, Any], where: str = "config"
+) -> MambaConfig | Mamba2Config | LlamaConfig:
     """Converts a config of `mamba_ssm` to one of transformers.
 
-    Raises UserError for what transformers' Mamba cannot express: attention layers, MLPs, LayerNorm and some settings
-    of Mamba-2's mixer.
+    Raises UserError for what transformers' models cannot express: attention or MLPs in some layers, LayerNorm and some
+    settings of Mamba-2's mixer and of attention.
     """
+    if not config.get("rms_norm", True):
+        raise UserError(f"{where}: rms_norm: false (LayerNorm) is not supported")
+    shared = {
+        "hidden_size": config["d_model"],
+        "num_hidden_layers": config["n_layer"],
+        "vocab_size": _padded_vocabulary(config),
+        "tie_word_embeddings": config.get("tie_embeddings", True),
+        "pad_token_id": _NEOX_END_OF_TEXT,
+        "bos_token_id": _NEOX_END_OF_TEXT,
+        "eos_token_id": _NEOX_END_OF_TEXT,
+    }
+    if has_no_mamba(config):
+        return to_llama_config(config, where, shared)
     ssm = dict(config.get("ssm_cfg") or {})
     layer = ssm.pop("layer", "Mamba1")
     if layer not in _KEYS:
         raise UserError(f"{where}: ssm_cfg.layer {layer!r} is unknown; known: {', '.join(_KEYS)}")
     if config.get("attn_layer_idx") or config.get("d_intermediate"):
-        raise UserError(f"{where}: attention layers and MLPs (attn_layer_idx, d_intermediate) are not supported")
-    if not config.get("rms_norm", True):
-        raise UserError(f"{where}: rms_norm: false (LayerNorm) is not supported")
+        raise UserError(
+            f"{where}: attention layers and MLPs (attn_layer_idx, d_intermediate) are not supported, unless every "
+            "layer has both"
+        )
     for name in [name for name in ssm if name in _FIXED]:
         value = ssm.pop(name)
         if (list(value) if isinstance(value, tuple) else value) != _FIXED[name]:
@@ -83,17 +102,8 @@ def to_transformers_config(config: Mapping[str, Any], where: str = "config") -> 
     if unknown:
         raise UserError(f"{where}: ssm_cfg.{unknown[0]} is unknown; known: {', '.join(_KEYS[layer])}")
     ssm = _DEFAULTS[layer] | {name: value for name, value in ssm.items() if name not in _IGNORED}
-    values = {_KEYS[layer][name]: value for name, value in ssm.items()} | {
-        "hidden_size": config["d_model"],
-        "num_hidden_layers": config["n_layer"],
-        "vocab_size": _padded_vocabulary(config),
-        "residual_in_fp32": config.get("residual_in_fp32", True),
-        "tie_word_embeddings": config.get("tie_embeddings", True),
-        "layer_norm_epsilon": 1e-5,
-        "pad_token_id": _NEOX_END_OF_TEXT,
-        "bos_token_id": _NEOX_END_OF_TEXT,
-        "eos_token_id": _NEOX_END_OF_TEXT,
-    }
+    values = {_KEYS[layer][name]: value for name, value in ssm.items()} | shared
+    values |= {"residual_in_fp32": config.get("residual_in_fp32", True), "layer_norm_epsilon": 1e-5}
     if layer == "Mamba1":
         return MambaConfig(**values)
     values["num_heads"] = values.get("expand", 2) * config["d_model"] // values["head_dim"]
@@ -149,8 +159,11 @@ def load(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float3
     state = to_transformers_state(_read_weights(folder))
     if dtype != "auto":
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
-    with torch.device("meta"):  # the weights are assigned below, so none need be drawn
-        backbone = Mamba2Model(config) if isinstance(config, Mamba2Config) else MambaModel(config)
+    if isinstance(config, LlamaConfig):
+        backbone: PreTrainedModel = empty_llama(config)
+        state = to_llama_state(state, config)
+    else:
+        backbone = _empty_mamba(config)
     expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     missing = [name for name in expected if name not in state]
     if missing:
@@ -164,6 +177,11 @@ def load(folder: str | Path, dtype: torch.dtype | Literal["auto"] = torch.float3
     backbone.load_state_dict(state, assign=True)
     backbone.requires_grad_(True)
     return backbone.eval()
+
+
+def _empty_mamba(config: MambaConfig | Mamba2Config) -> PreTrainedModel:
+    with torch.device("meta"):  # weights are assigned later, so none need be drawn
+        return Mamba2Model(config) if isinstance(config, Mamba2Config) else MambaModel(config)
 
 
 def save(backbone: PreTrainedModel, folder: str | Path) -> None:
