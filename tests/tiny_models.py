@@ -123,6 +123,14 @@ _CONFIGS = {
         "local_attention": 8,
         "pad_token_id": 0,
     },
+    "modernbert-decoder": {**_USUAL, "local_attention": 16, "pad_token_id": 0},  # a window of 8 tokens
+    "modernbert-decoder-deep": {
+        **_USUAL,
+        "model_type": "modernbert-decoder",
+        "num_hidden_layers": 4,
+        "local_attention": 16,
+        "pad_token_id": 0,
+    },
     "gpt-neox-sequential": {**_USUAL, "model_type": "gpt_neox", "use_parallel_residual": False},
     # As OPT-350m: norms after the layers, word embeddings narrower than the layers.
     "opt-350m": {

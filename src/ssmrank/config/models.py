@@ -13,9 +13,18 @@ from ssmrank.config.archives import PackageArchive
 from ssmrank.config.section import Name, Section
 from ssmrank.errors import shown
 
-ARCHITECTURES = tuple(
-    sorted(file.stem for file in Path(ssmrank.__file__).with_name("models").glob("architectures/[!_]*.py"))
-)
+_DASHED = frozenset({"modernbert_decoder"})
+"""Files of architectures whose names in transformers have dashes, which names of modules cannot have."""
+
+
+def model_type_of(file: str) -> str:
+    """transformers' name of the architecture in a file of `ssmrank.models.architectures`, named without `.py`."""
+    return file.replace("_", "-") if file in _DASHED else file
+
+
+_FOLDER = Path(ssmrank.__file__).with_name("models") / "architectures"
+
+ARCHITECTURES = tuple(sorted(model_type_of(file.stem) for file in _FOLDER.glob("[!_]*.py")))
 """transformers' names of the architectures. They are the names of the files in `ssmrank.models.architectures`, because
 importing that package takes seconds."""
 

@@ -71,7 +71,7 @@ class Architecture:
     """
 
     model_type: str
-    """Its name in transformers, which is also the name of its file in `models/architectures`."""
+    """Its name in transformers, which is also the name of its file in `models/architectures` (see `model_type_of`)."""
     causal: bool
     """Whether a token's state is independent of later tokens, so that sequences can share a prefix."""
     forward: Callable[[Any, Packed], Tensor] = attention_forward
@@ -108,7 +108,8 @@ class Architecture:
     last_layer_float8: bool = True
     """Whether the last layer's linear modules become 8-bit floats."""
     masked_head: Callable[[Any], nn.Module] | None = None
-    """The module of a masked language model between the last hidden states and the tied embeddings."""
+    """The module of a language model between the last hidden states and the tied embeddings. Masked language models
+    need one; of causal ones ModernBERT's decoder has it."""
     problem: Callable[[PreTrainedConfig], str] = nothing_wrong
     """What is unsupported in a config, in words; empty if nothing is."""
 

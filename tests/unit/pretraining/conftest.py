@@ -115,7 +115,7 @@ _CONFIGS["nemotron_h"] = {
     "layers_block_type": ["linear_attention", "full_attention"],
 }
 CAUSAL = [name for name in MODEL_TYPES if architecture_of(name).causal]
-MASKED = [name for name in MODEL_TYPES if architecture_of(name).masked_head is not None]
+MASKED = [name for name in MODEL_TYPES if name not in CAUSAL and architecture_of(name).masked_head is not None]
 CONFIGS = {name: _CONFIGS.get(name, _USUAL) for name in (*CAUSAL, *MASKED)}
 
 

@@ -60,6 +60,8 @@ def test_next_token_loss_is_that_of_transformers(model_type: str, tokenizer_fold
     peer = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager").eval()
     peer.base_model.load_state_dict(model.backbone.state_dict())
     peer.get_output_embeddings().weight = peer.get_input_embeddings().weight  # some classes do not tie them
+    if model.head is not None:
+        peer.lm_head.load_state_dict(model.head.state_dict())
     step = steps_of(tokens_folder)[0]
     task = next_token(step, np.random.default_rng(0))
     loss = model(*on_device(task, CPU))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from ssmrank.config.models import model_type_of
 from ssmrank.errors import UserError
 from ssmrank.models.architecture import Architecture
 
@@ -22,13 +23,14 @@ _FILES = (
     "ssmrank.models.architectures.mamba",
     "ssmrank.models.architectures.mamba2",
     "ssmrank.models.architectures.modernbert",
+    "ssmrank.models.architectures.modernbert_decoder",
     "ssmrank.models.architectures.nemotron_h",
     "ssmrank.models.architectures.opt",
     "ssmrank.models.architectures.qwen3",
     "ssmrank.models.architectures.roberta",
 )
 
-MODEL_TYPES = tuple(name.rpartition(".")[2] for name in _FILES)
+MODEL_TYPES = tuple(model_type_of(name.rpartition(".")[2]) for name in _FILES)
 """The names of the supported architectures in transformers."""
 
 
