@@ -40,12 +40,14 @@ def _jobs(printed: str) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper"])
+@pytest.mark.parametrize("name", ["paper", "matched", "ettin"])
 def test_the_guide_s_plans_are_those_that_are_printed(fresh, root: Path, name: str) -> None:
     page = (root / "docs/paper-grid.md").read_text()
     commands = [line for line in page.splitlines() if line.startswith("ssmrank plan --hours")]
     for folder in ("params", "benchmarks"):
         shutil.copytree(root / folder, fresh.folder / folder)
     (fresh.folder / "params.yaml").write_text((root / "params.yaml").read_text())
-    printed = fresh.run("bash", "-c", next(one for one in commands if f"/{name}.yaml" in one)).stdout
+    printed = fresh.run(
+        "bash", "-c", next(one for one in commands if one.split(" -- ")[0].endswith(f"/{name}.yaml"))
+    ).stdout
     assert page.partition(f"<!-- plan: {name} -->\n")[2].partition(f"<!-- end of plan: {name} -->")[0] == printed
