@@ -110,6 +110,48 @@ def kernels_cpu() -> str:
     return markdown(["model, operation", *passes], lines)
 
 
+def same_scores(part: Callable[[list[str], Row, Row], list[str] | None], heads: Sequence[str]) -> str:
+    """A line for each model and precision, of the rows without and with `deterministic: batch`."""
+    if not (RESULTS / "same-scores-cpu.csv").exists():
+        return "*Not measured yet.*"
+    rows = read("same-scores-cpu.csv")
+    lines = []
+    for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
+        usual, fixed = (
+            find(rows, {"model": model, "precision": precision, "deterministic": key}) for key in ("", "batch")
+        )
+        if usual is not None and fixed is not None:
+            line = part([f"{model}, {precision}"], usual, fixed)
+            lines += [] if line is None else [line]
+    return markdown(heads, lines)
+
+
+def same_scores_price() -> str:
+    """Processor seconds for a thousand pairs with the key and without it."""
+
+    def line(start: list[str], usual: Row, fixed: Row) -> list[str] | None:
+        if not usual["seconds"]:
+            return None
+        seconds = [1000 * float(row["seconds"]) / float(row["pairs"]) for row in (usual, fixed)]
+        return [*start, *(f"{value:.1f}" for value in seconds), f"{seconds[1] / seconds[0]:.2f} x"]
+
+    return same_scores(line, ["model, precision", "without", "with", "ratio"])
+
+
+def same_scores_noise() -> str:
+    """How much scores depend on the batch without the key, and with it."""
+
+    def line(start: list[str], usual: Row, fixed: Row) -> list[str] | None:
+        if not usual.get("packings"):
+            return None
+        share = f"{100 * float(usual['other']):.0f}%"
+        changed = (f"{row['changed']} of {row['queries']}" for row in (usual, fixed))
+        return [*start, share, usual["median"], usual["p99"], usual["most"], *changed]
+
+    heads = ["model, precision", "other scores", "median", "99%", "most", "top 10 changes", "with the key"]
+    return same_scores(line, heads)
+
+
 def loading_cpu() -> str:
     """CPU seconds of loading a reranker and of its first calls."""
     lines = [[row["step"], row["warm_cpu_seconds"], row["cold_cpu_seconds"]] for row in read("loading-cpu.csv")]
@@ -399,6 +441,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "minis-pretraining": minis_pretraining,
     "minis-second-size": lambda: rerankers("table13", sections=ZERO_SHOT),
     "minis-second-size-speed": second_size_speed,
+    "same-scores-noise": same_scores_noise,
+    "same-scores-price": same_scores_price,
     "minis-tags": lambda: rerankers("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
     "minis-zero-shot": lambda: rerankers("table12", "table12-zero-shot", sections=ZERO_SHOT),
     "own-collection": lambda: rerankers("own-collection", sections=OWN_COLLECTION, tests=("nDCG@10", "MAP")),
