@@ -392,6 +392,39 @@ def minis_pretraining() -> str:
     return markdown(heads, lines)
 
 
+def document_states_cpu() -> str:
+    """Pairs per second of a CPU's core with kept states of documents, and how far scores are from those without."""
+    rows = read("document-states-cpu.csv")
+    settings = [("states in memory", share) for share in ("0%", "50%", "95%", "100%")]
+    settings += [("states on disk", "100%"), ("bf16 states on disk", "100%")]
+    lines = []
+    for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
+        own = {"model": model, "precision": precision}
+        plain = number(rows, "pairs_per_cpu_second", setting="no states", **own)
+        rates = [
+            number(rows, "pairs_per_cpu_second", setting=setting, repeated=share, **own) for setting, share in settings
+        ]
+        lines.append([f"{model}, {precision}", *(shown(rate) for rate in (plain, *rates)), ratio(rates[2], plain, 1)])
+    heads = ["model", "no states", "0%", "50%", "95%", "100%", "from disk", "from disk, bf16", "95% / no states"]
+    return markdown(heads, lines)
+
+
+def document_states_sizes() -> str:
+    """Bytes of a document's state, and differences of scores."""
+    rows = read("document-states-cpu.csv")
+    lines = []
+    for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
+        own = {"model": model, "precision": precision, "repeated": "100%"}
+        exact = find(rows, {"setting": "states in memory", **own})
+        rounded = find(rows, {"setting": "bf16 states on disk", **own})
+        size = number(rows, "state_bytes", setting="states in memory", **own)
+        if exact and rounded:
+            differences = exact["difference"], rounded["difference"], exact["spread"]
+            lines.append([f"{model}, {precision}", shown(size, 2, 1e-6), *differences])
+    heads = ["model", "MB in memory", "largest difference", "with bf16 states", "standard deviation of the scores"]
+    return markdown(heads, lines)
+
+
 def serving_cpu() -> str:
     """Servers: pairs per second and latencies under half of that load."""
     if not (RESULTS / "serving-cpu.csv").exists():
@@ -434,6 +467,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels-cpu": kernels_cpu,
     "lengths-cpu": lengths_cpu,
     "llama-cpu": llama_cpu,
+    "document-states-cpu": document_states_cpu,
+    "document-states-sizes": document_states_sizes,
     "loading-cpu": loading_cpu,
     "mamba2-fused-h200": mamba2_fused_h200,
     "minis-curve": groups_curve,
