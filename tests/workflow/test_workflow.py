@@ -33,9 +33,9 @@ def test_default_experiment_plans(fresh, root: Path) -> None:
         (fresh.folder / "models" / size).symlink_to(root / "models" / size)
     jobs = fresh.planned()
     assert jobs["download_collection"] == 1
-    assert jobs["train"] == 11
-    assert jobs["rerank"] == jobs["evaluate"] == 13
-    assert jobs["fuse"] == jobs["evaluate_fused"] == 7
+    assert jobs["train"] == 13
+    assert jobs["rerank"] == jobs["evaluate"] == 16
+    assert jobs["fuse"] == jobs["evaluate_fused"] == 8
 
 
 def test_measured_tables_and_figures_are_targets_of_their_own(fresh) -> None:
