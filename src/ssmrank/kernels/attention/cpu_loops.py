@@ -20,6 +20,7 @@ from ssmrank.kernels.simd.vectors import (
     arguments,
     broadcast,
     exp2,
+    keep,
     load,
     load_integer,
     maximum,
@@ -151,4 +152,5 @@ def attention(table: int) -> None:
                     for column in range(0, 4 * size, BYTES):
                         address = target + query * row_bytes + column
                         store(address, load(address) / total)
+        keep(scratch)
         task = next_task(table)

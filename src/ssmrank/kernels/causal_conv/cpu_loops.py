@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ssmrank.kernels.simd.compiled import loop, njit
-from ssmrank.kernels.simd.vectors import BYTES, arguments, load, load_integer, next_task, sigmoid, splat, store
+from ssmrank.kernels.simd.vectors import BYTES, arguments, keep, load, load_integer, next_task, sigmoid, splat, store
 
 TILE = 32
 """Tokens of a tile of the backward pass, whose gradients before the activation stay in cache."""
@@ -143,4 +143,5 @@ def conv_backward(table: int) -> None:
                         tap = load(weight + (width - 1 - forward) * row + channel)
                         total = total + tap * load(source + forward * row + channel)
                     store(grad_x + token * row + channel, total)
+        keep(scratch)
         task = next_task(table)

@@ -21,6 +21,7 @@ from ssmrank.kernels.simd.vectors import (
     arguments,
     broadcast,
     exp2,
+    keep,
     lane_sum,
     load,
     load_integer,
@@ -122,6 +123,7 @@ def scan_forward(table: int) -> None:
                 if final_states != 0:
                     for n in range(states):
                         store(final_states + (sequence * states + n) * row + channel, load(state + n * BYTES))
+        keep(scratch)
         task = next_task(table)
 
 
@@ -300,4 +302,5 @@ def scan_backward(table: int) -> None:
             for vector in range(vectors):
                 target = grad_decay + n * row + first + vector * BYTES
                 store(target, load(target) + load(rates_grad + n * width + vector * BYTES))
+        keep(scratch)
         task = next_task(table)

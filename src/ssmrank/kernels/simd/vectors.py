@@ -23,6 +23,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic as _intrinsic
 
 from ssmrank.kernels.simd import LANES
+from ssmrank.kernels.simd.compiled import njit
 
 intrinsic: Any = _intrinsic
 
@@ -254,6 +255,11 @@ def load_integer(typingctx: Any, address: Any) -> Any:
         return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), align=8)
 
     return types.int64(types.int64), codegen
+
+
+@njit
+def keep(scratch: Any) -> None:
+    """Does nothing. numba frees an array after its last use, so it must be named after the last use of its address."""
 
 
 @intrinsic

@@ -22,6 +22,7 @@ from ssmrank.kernels.simd.vectors import (
     arguments,
     broadcast,
     exp2,
+    keep,
     keep_first,
     lane_sum,
     load,
@@ -223,6 +224,7 @@ def ssd_forward(table: int) -> None:
                 place = carried + (head - first_head) * matrix
                 for index in range(0, matrix, BYTES):
                     store(final_states + (sequence * heads + head) * matrix + index, load(place + index))
+        keep(scratch)
         task = next_task(table)
 
 
@@ -344,6 +346,7 @@ def ssd_suffixes(table: int) -> None:
                         row + rows,
                         1,
                     )
+        keep(scratch)
         task = next_task(table)
 
 
@@ -646,4 +649,5 @@ def ssd_backward(table: int) -> None:
                 place = carried + (head - first_head) * matrix
                 for index in range(0, matrix, BYTES):
                     store(grad_initial + (sequence * heads + head) * matrix + index, load(place + index))
+        keep(scratch)
         task = next_task(table)
