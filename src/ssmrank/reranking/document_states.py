@@ -66,7 +66,7 @@ class StateScorer:
 
     budget: bytes for the states of documents in memory; folder: states on disk, which are read only; loading: when they
     are loaded. A model that cannot share documents, such as an encoder, keeps no states and scores whole sequences; a
-    line of the log says so.
+    line of the log says so. Raises UserError if such a model is to read states from disk.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class StateScorer:
         self._states: _States | None = None
         why = why_no_states(scorer.reranker)
         if why:
+            if folder is not None:
+                raise UserError(f"{name} keeps no states of documents, so none can be loaded: {why}; give no folder")
             log.warning("%s keeps no states of documents: %s", name, why)
             return
         self._states = _States(

@@ -15,6 +15,7 @@ from ssmrank.models.reranker import new_reranker
 from ssmrank.reranking.document_prefixes import CUT_STEP, PairSplitter
 from ssmrank.reranking.document_states import StateScorer
 from ssmrank.reranking.scoring import Scorer
+from ssmrank.reranking.state_folder import StateFolder
 from tiny_models import CAUSAL, kind_of, tiny_config
 
 CPU = torch.device("cpu")
@@ -229,6 +230,12 @@ def test_encoders_say_that_they_keep_no_states(tiny_model, shape, caplog):
         assert values(scored) == pytest.approx(expected(tiny_model, shape, PAIRS), abs=1e-5)
         assert not any(pair.cached for pair in scored)
     assert scorer.stats() is None
+
+
+@pytest.mark.parametrize("shape", ["bert", "modernbert"])
+def test_encoders_have_no_states_to_load(tiny_model, shape, tmp_path):
+    with pytest.raises(UserError, match="a/model keeps no states of documents, so none can be loaded: "):
+        state_scorer(tiny_model, shape, name="a/model", folder=StateFolder(tmp_path, "digest", "fp32"))
 
 
 def test_half_of_a_surrogate_pair_is_refused(tiny_model):
