@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 } | ({"OMP_WAIT_POLICY": "passive"} if _WORKER else {})
+
+# Under nohup the processes that tests start would ignore SIGHUP, which some of them must obey.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Triton reads this variable once, at its import; its kernels then run on CPU tensors in its interpreter. Torch and
 # other packages import Triton if it is installed, so the variable has to be set here.
