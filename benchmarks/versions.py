@@ -1,8 +1,8 @@
 """Compares this checkout's speed with another revision's: both run the same benchmark in turns.
 
-    python benchmarks/versions.py e66966e --output benchmarks/results/versions-cpu.csv -- \\
+    python benchmarks/versions.py --before e66966e --output benchmarks/results/versions-cpu.csv -- \\
         reranking.py --suite shapes --size 4M 130M --ours-only --runs 3
-    python benchmarks/versions.py e66966e --output benchmarks/results/versions-training-cpu.csv -- \\
+    python benchmarks/versions.py --before e66966e --output benchmarks/results/versions-training-cpu.csv -- \\
         training.py --suite small --runs 5
 
 Each round runs the command once in each checkout; which one comes first changes from round to round. The CSV has, for
@@ -33,7 +33,7 @@ KEY = ("benchmark", "model", "implementation", "precision", "batch")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revision", help="git revision to compare with")
+    parser.add_argument("--before", required=True, metavar="REVISION", help="git revision to compare with")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each checkout (default: 3)")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- a script of benchmarks/ and its options")
@@ -42,14 +42,14 @@ def main() -> None:
     if not command:
         parser.error("name a script of benchmarks/ after --")
     speeds: dict[str, dict[tuple[str, ...], list[float]]] = {"before": {}, "after": {}}
-    with _checkout(arguments.revision) as before:
+    with _checkout(arguments.before) as before:
         checkouts = {"before": before, "after": ROOT}
         for turn in range(arguments.rounds):
             for name in sorted(checkouts, reverse=turn % 2 == 0):
                 for key, speed in _run(checkouts[name], command):
                     speeds[name].setdefault(key, []).append(speed)
                 print(f"round {turn + 1}, {name} done", flush=True)
-            _write(arguments.output, arguments.revision, speeds)
+            _write(arguments.output, arguments.before, speeds)
     for line in arguments.output.read_text(encoding="utf-8").splitlines():
         print(line)
 
