@@ -266,3 +266,5 @@ def test_states_on_disk(root, tmp_path):
         Reranker.from_pretrained(folder, **options, state_loading="often")
     with pytest.raises(UserError, match="state_folder: needs memory that states are loaded into"):
         Reranker.from_pretrained(folder, state_folder=states)
+    with pytest.raises(UserError, match="models/minis/bert keeps no states of documents, so none can be loaded: bert "):
+        Reranker.from_pretrained(root / "models/minis/bert", **options)

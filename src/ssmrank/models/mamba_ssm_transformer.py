@@ -19,8 +19,6 @@ from ssmrank.errors import UserError
 _MULTIPLE = 128
 """`mamba_ssm` rounds an MLP's width up to a multiple of this."""
 
-_OUTER = {"embeddings.weight": "embed_tokens.weight", "norm_f.weight": "norm.weight"}
-
 _KNOWN = {
     *("causal", "num_heads", "num_heads_kv", "head_dim", "rotary_emb_dim", "rotary_emb_base"),
     *("qkv_proj_bias", "out_proj_bias", "d_conv", "mlp_dim", "softmax_scale", "rotary_emb_interleaved"),

@@ -71,9 +71,7 @@ class PairSplitter:
         self._before = np.array(template.before, dtype=np.int32)
         self._after = np.array(template.after, dtype=np.int32)
         self._separator = np.array(template.separator, dtype=np.int32)
-        # What queries that begin in different ways have in common.
-        sides = template.tokenize_queries(["a", "The", "1", "?", "", "é", "\n"])
-        self._head = _common_beginning(sides)
+        self._head = template.query_head()
         self._documents: OrderedDict[bytes, Document] = OrderedDict()
         self._bytes = 0
 
@@ -138,12 +136,6 @@ class PairSplitter:
             found = document.prefixes[end, shared] = Prefix(_digest(tokens.tobytes()), tokens)
             self._bytes += _ENTRY + tokens.nbytes
         return found
-
-
-def _common_beginning(sides: list[np.ndarray]) -> np.ndarray:
-    shortest = min(map(len, sides))
-    same = (np.stack([side[:shortest] for side in sides]) == sides[0][:shortest]).all(0)
-    return sides[0][: shortest if same.all() else int(same.argmin())]
 
 
 def _digest(content: bytes) -> bytes:

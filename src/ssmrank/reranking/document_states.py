@@ -21,8 +21,6 @@ import torch
 from ssmrank.errors import UserError
 from ssmrank.io.sizes import show_bytes
 from ssmrank.models.kept_states import StatePool
-from ssmrank.models.precision import Precision
-from ssmrank.models.reranker import load_reranker
 from ssmrank.models.token_budget import budget_batches
 from ssmrank.reranking.document_prefixes import MOST_STEPS, Document, PairSplitter, Prefix, SplitPair
 from ssmrank.reranking.scoring import Scorer
@@ -309,7 +307,7 @@ def state_scorer(
 ) -> StateScorer:
     """A scorer whose states may also be in a folder; checkpoint: the folder that the model was loaded from."""
     folder = None
-    if state_folder is not None and not why_no_states(scorer.reranker):
+    if state_folder is not None:
         folder = StateFolder(state_folder, checkpoint_digest(checkpoint), scorer.precision)
     return StateScorer(
         scorer,
@@ -319,22 +317,4 @@ def state_scorer(
         folder=folder,
         loading=loading,
         name=name or str(checkpoint),
-    )
-
-
-def open_state_scorer(
-    checkpoint: Path,
-    device: torch.device,
-    precision: Precision,
-    token_budget: int = 16384,
-    budget: int = 2 * 10**9,
-    state_folder: Path | None = None,
-    *,
-    state_dtype: torch.dtype | None = None,
-    loading: Loading = "measured",
-) -> StateScorer:
-    """A scorer with the checkpoint of a folder."""
-    scorer = Scorer(load_reranker(checkpoint), precision, device)
-    return state_scorer(
-        scorer, checkpoint, token_budget, budget, state_folder, state_dtype=state_dtype, loading=loading
     )

@@ -42,7 +42,6 @@ SHARD_BYTES = 2**27
 """About how many bytes of states are in a file."""
 
 _FORMAT = "ssmrank states 1"
-_RESCAN_SECONDS = 1.0
 _INDEX = ("keys", "tokens", "starts", "checksums")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
