@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--state-folder",
         type=Path,
         metavar="FOLDER",
-        help="folder of `ssmrank states`, whose states are loaded where that is faster than computing them",
+        help="folder that `ssmrank states` wrote; a state is loaded from it where that is faster than computing it",
     )
     parser.add_argument(
         "--state-loading",

@@ -14,7 +14,7 @@ from ssmrank.config.section import Name, Section
 from ssmrank.errors import shown
 
 _DASHED = frozenset({"modernbert_decoder"})
-"""Files of architectures whose names in transformers have dashes, which names of modules cannot have."""
+"""Modules of architectures whose names in transformers have a dash; a module's name cannot have one."""
 
 
 def model_type_of(file: str) -> str:
