@@ -16,6 +16,7 @@ from ssmrank.kernels.dispatch import is_batch_invariant
 from ssmrank.models.architecture import Architecture
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.packing import Packed
+from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import NO_CODE, read_json, reading
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def unread_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """
     from transformers.initialization import no_init_weights
 
-    with no_init_weights():
+    with quiet_transformers(), no_init_weights():
         backbone = random_backbone(config)
     backbone.tie_weights()  # skipped together with the initialisation
     return backbone

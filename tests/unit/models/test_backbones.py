@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers.utils import logging
 
 from ssmrank.errors import UserError
 from ssmrank.models.architectures import MODEL_TYPES, architecture_of
@@ -117,6 +119,17 @@ def test_pooled_states_are_rows_of_the_packed_forward(tiny_model, shape):
     assert torch.equal(last, rows[packed.last])
     expected = torch.stack([part.mean(0) for part in rows.split(packed.lengths)])
     assert (mean - expected).abs().max() < 1e-5
+
+
+def test_threads_that_load_at_once_leave_transformers_as_it_was(tiny_model):
+    """transformers replaces a method of all its models while it loads one; BART's embeddings need that method."""
+    folder, level = tiny_model("bart"), logging.get_verbosity()
+    ties = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lambda _: load_backbone(folder), range(40)))
+    assert PreTrainedModel.tie_weights is ties
+    assert logging.get_verbosity() == level
+    assert all(backbone.encoder.embed_tokens.weight is backbone.shared.weight for backbone in loaded)
 
 
 def test_the_pooled_state_of_bart_is_the_decoders_on_its_start_token_alone(tiny_model):
