@@ -24,10 +24,10 @@ UV = $(BIN)/uv
 WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help table4 pdf report ui dag docs readme pull quick test chaos lint format lock upgrade tidy clean
+.PHONY: help table4 pdf report ui dag docs readme pull quick test test-cluster chaos lint format lock upgrade tidy clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
 
 table4: .venv/main.stamp  ## run the experiment of params.yaml and print its table
 	$(SNAKEMAKE) $(TABLE).tex $(TABLE).csv $(TABLE).md
@@ -52,6 +52,9 @@ quick: lint  ## style, types and the quick tests: what to run before each commit
 
 test: .venv/dev.stamp  ## run the tests
 	$(PARALLEL_TESTS) $(PYTEST)
+
+test-cluster: .venv/dev.stamp  ## run the tests that start Slurm, PostgreSQL and an S3 server; see tests/cluster
+	$(BIN)/python -m pytest tests/cluster $(PYTEST)
 
 chaos: .venv/dev.stamp  ## kill runs anywhere, fill disks, run at once (KILLS=50 SEED=...); see tests/chaos
 	CHAOS_KILLS=$(or $(KILLS),50) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos $(PYTEST)

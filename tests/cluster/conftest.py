@@ -1,0 +1,1 @@
+"""What the tests of clusters share; each server has a module of its own in this folder."""
