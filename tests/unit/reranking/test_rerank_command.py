@@ -88,6 +88,7 @@ def verified(arguments, tmp_path, **settings):
     return ["verify", str(tmp_path / "run.trec"), "--settings", given, *keep, "--pairs", "40"]
 
 
+@pytest.mark.slow
 def test_a_run_is_verified_in_other_batches_and_in_several_processes(arguments, tmp_path, capsys):
     words = verified(arguments, tmp_path, deterministic="batch")
     assert main([*words, "--processes", "2"]) == 0
