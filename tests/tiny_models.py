@@ -75,6 +75,17 @@ _JAMBA = {
     "attn_layer_period": 2,
 }
 
+_QWEN3_5 = {
+    **_USUAL,
+    "initializer_range": 0.1,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -112,6 +123,12 @@ _CONFIGS = {
         "head_dim": 8,
         "sliding_window": 20,
         "layer_types": ["full_attention", "sliding_attention"],
+    },
+    "qwen3_5_text": {**_QWEN3_5, "layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_5_text-attends-first": {
+        **_QWEN3_5,
+        "model_type": "qwen3_5_text",
+        "layer_types": ["full_attention", "linear_attention"],
     },
     "qwen3": {**_USUAL, "num_key_value_heads": 2, "head_dim": 16},
     # The window is shorter than the tests' sequences. The last layer uses it here, but not in the next config.
@@ -244,7 +261,9 @@ _CONFIGS = {
 HYBRIDS = [shape for shape in _CONFIGS if {"mamba_d_state", "ssm_state_size"} & _CONFIGS[shape].keys()]
 """Shapes with Mamba-2 and attention."""
 
-VARIED = frozenset([*HYBRIDS, "qwen3", "gemma3_text", "gemma3_text-ends-in-window"])
+_NEWER = ("qwen3", "qwen3_5_text", "qwen3_5_text-attends-first", "gemma3_text", "gemma3_text-ends-in-window")
+
+VARIED = frozenset([*HYBRIDS, *_NEWER])
 """Shapes whose vectors are drawn too, since transformers begins with constants."""
 
 SHAPES = [*MODEL_TYPES, *(name for name in _CONFIGS if name not in MODEL_TYPES)]

@@ -14,7 +14,7 @@ import torch
 from ssmrank.errors import UserError
 from ssmrank.kernels.dispatch import is_batch_invariant
 from ssmrank.models.architecture import Architecture
-from ssmrank.models.architectures import architecture_of
+from ssmrank.models.architectures import TEXT_PARTS, architecture_of
 from ssmrank.models.packing import Packed
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reading import NO_CODE, read_json, reading
@@ -102,9 +102,12 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
         return mamba_ssm_format.to_transformers_config(values, where)
     if "model_type" not in values:
         raise UserError(f"{where}: has no model_type, nor the keys of a mamba_ssm checkpoint (d_model, n_layer)")
-    _known(values["model_type"], where)
+    part = TEXT_PARTS.get(str(values["model_type"]))
+    _known(part or values["model_type"], where)
     with reading(f"{where}: transformers cannot read it; correct its values"):
         config = AutoConfig.from_pretrained(folder, **NO_CODE)
+        if part is not None:
+            config = config.get_text_config()
     _check_known(config, where)
     return config
 

@@ -105,7 +105,7 @@ def mamba1_mixer(
         x, gate = projected.chunk(2, dim=-1)
     else:
         x = project(mixer, hidden, slice(0, width))
-    x = _convolve(mixer, x, packed)
+    x = convolve(mixer, x, packed)
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
     if inner is not None:
@@ -119,8 +119,8 @@ def mamba1_mixer(
 
     tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
     if wanted is None:
-        return mixer.out_proj(_scanned(mixer, scan, (*tensors, gate), packed))
-    y = _scanned(mixer, scan, tensors, packed).index_select(0, wanted)
+        return mixer.out_proj(scanned(mixer, scan, (*tensors, gate), packed))
+    y = scanned(mixer, scan, tensors, packed).index_select(0, wanted)
     return mixer.out_proj(y * F.silu(project(mixer, hidden.index_select(0, wanted), slice(width, None))))
 
 
@@ -190,7 +190,7 @@ def mamba2_mixer(
     else:
         z = project(mixer, hidden.index_select(0, wanted), slice(0, width))
         xbc, step = project(mixer, hidden, slice(width, None)).split([mixer.conv_dim, heads], dim=-1)
-    x, b, c = _convolve(mixer, xbc, packed).split([width, states, states], dim=-1)
+    x, b, c = convolve(mixer, xbc, packed).split([width, states, states], dim=-1)
     rates = -torch.exp(mixer.A_log.float())
 
     def scan(x: Tensor, dt: Tensor, b: Tensor, c: Tensor, **states: Any) -> Any:
@@ -203,7 +203,7 @@ def mamba2_mixer(
         b.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
         c.unflatten(1, (mixer.n_groups, mixer.ssm_state_size)),
     )
-    y = _scanned(mixer, scan, tensors, packed).flatten(1)
+    y = scanned(mixer, scan, tensors, packed).flatten(1)
     if wanted is not None:
         y = y.index_select(0, wanted)
     return mixer.out_proj(gate(mixer, y, z))
@@ -287,7 +287,11 @@ def _is_plain(linear: Any) -> bool:
     return type(linear) is nn.Linear and linear.bias is None
 
 
-def _convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
+def convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
+    """A mixer's convolution `conv1d` and silu of [T, channels], which also continues prefixes and keeps what they need.
+
+    mixer: has `layer_idx`, the layer's number in kept states.
+    """
     filters = mixer.conv1d.weight.squeeze(1)
     history = None
     levels = packed.prefix_levels
@@ -309,7 +313,11 @@ def _convolve_on(mixer: Any, filters: Tensor, x: Tensor, kept: Continuing) -> Te
     return y[: x.shape[0]]
 
 
-def _scanned(mixer: Any, scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+def scanned(mixer: Any, scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+    """What a recurrence makes of the tokens, like the first of `tensors`, which also continues and keeps states.
+
+    scan: takes the tensors, each [T, ..], and the keywords of `packed_ssd`.
+    """
     kept: Any = packed.kept
     if kept is None:
         return _level_by_level(scan, tensors, packed)

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from ssmrank.errors import UserError
@@ -130,6 +137,23 @@ def test_threads_that_load_at_once_leave_transformers_as_it_was(tiny_model):
     assert PreTrainedModel.tie_weights is ties
     assert logging.get_verbosity() == level
     assert all(backbone.encoder.embed_tokens.weight is backbone.shared.weight for backbone in loaded)
+
+
+def test_the_text_part_of_a_model_of_text_and_images(tiny_model, tmp_path):
+    text = AutoConfig.from_pretrained(tiny_model("qwen3_5_text")).to_dict()
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    whole = AutoModelForImageTextToText.from_config(
+        AutoConfig.for_model("qwen3_5", text_config=text, vision_config=eyes), attn_implementation="eager"
+    ).eval()
+    whole.save_pretrained(tmp_path)
+    model = load_backbone(tmp_path).eval()
+    batch = sequences(model.config.vocab_size)
+    with torch.no_grad():
+        difference = packed_forward(model, pack(batch)) - run_reference(whole.model, batch)
+    assert difference.abs().max() < 1e-5
+    model.save_pretrained(tmp_path / "text")
+    assert read_backbone_config(tmp_path / "text").model_type == "qwen3_5_text"
+    assert load_backbone(tmp_path / "text").norm.weight.equal(model.norm.weight)
 
 
 def test_the_pooled_state_of_bart_is_the_decoders_on_its_start_token_alone(tiny_model):

@@ -84,6 +84,12 @@ _CONFIGS = {
         "attn_layer_offset": 1,
         "mamba_d_state": 8,
     },
+    "qwen3_5_text": {
+        **_USUAL,
+        **{"num_key_value_heads": 1, "head_dim": 16, "linear_key_head_dim": 8, "linear_value_head_dim": 16},
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "qwen3": {**_USUAL, "num_key_value_heads": 1, "head_dim": 16},
     "electra": {**_USUAL, "embedding_size": 16},
     "opt": {

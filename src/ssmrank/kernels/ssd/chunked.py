@@ -1,70 +1,15 @@
 """Mamba-2's mixer in chunks of matrix products, in PyTorch: any device and floating dtype, autograd through.
 
 Dao & Gu 2024, section 6: within a chunk the outputs are (C Bᵀ ∘ decays) X, and only a state passes between chunks.
-Sequences are cut into chunks of nearly equal length. Chunks of the same length, rounded up to 16, are multiplied
-together.
 """
 
 from __future__ import annotations
 
-import itertools
-from functools import lru_cache
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from ssmrank.kernels.chunks import ChunkGroup, ChunkPlan, chunk_plan
 from ssmrank.kernels.ssd.inputs import SSDInputs
-
-ROUNDING = 16
-
-
-class _Group(NamedTuple):
-    """Chunks of one padded length."""
-
-    chunks: Tensor
-    """`[c]`: their indices among all chunks."""
-    tokens: Tensor
-    """`[c, q]`: their tokens; padding repeats a token of the chunk."""
-    real: Tensor
-    """`[c, q]`: which tokens are not padding."""
-
-
-class _Plan(NamedTuple):
-    groups: list[_Group]
-    sequences: list[Tensor]
-    """The sequences that have a first, second, … chunk; chunks are numbered in this order."""
-    restore: Tensor
-    """`[T]`: each token's index among the real tokens of all groups, one group after the other."""
-
-
-@lru_cache(maxsize=64)
-def _plan(starts: tuple[int, ...], chunk_size: int, device: torch.device) -> _Plan:
-    bounds = list(itertools.pairwise(starts))
-    # An empty sequence has a chunk of padding alone, so that its initial state becomes its final state.
-    counts = [max(1, -(-(end - start) // chunk_size)) for start, end in bounds]
-    sequences = []
-    members: dict[int, list[tuple[int, int, int]]] = {}
-    number = 0
-    for position in range(max(counts, default=0)):
-        present = [index for index, count in enumerate(counts) if count > position]
-        sequences.append(torch.tensor(present, device=device))
-        for index in present:
-            start, end = bounds[index]
-            first = start + (end - start) * position // counts[index]
-            last = start + (end - start) * (position + 1) // counts[index]
-            padded = max(1, -(-(last - first) // ROUNDING)) * ROUNDING
-            members.setdefault(padded, []).append((number, first, last))
-            number += 1
-    groups = []
-    for padded, chunks in sorted(members.items()):
-        numbers, firsts, lasts = (torch.tensor(column) for column in zip(*chunks, strict=True))
-        tokens = firsts[:, None] + torch.arange(padded)
-        real = tokens < lasts[:, None]
-        tokens = torch.minimum(tokens, (lasts[:, None] - 1).clamp(min=0))
-        groups.append(_Group(numbers.to(device), tokens.to(device), real.to(device)))
-    placed = torch.cat([group.tokens[group.real] for group in groups]) if groups else torch.zeros(0, dtype=torch.long)
-    return _Plan(groups, sequences, torch.argsort(placed))
 
 
 def ssd_chunked(
@@ -86,7 +31,7 @@ def _chunked(
     x, _, A, B, C, D, _ = inputs
     steps = inputs.steps()
     _tokens, heads, width = x.shape
-    plan = _plan(tuple(cu_seqlens.tolist()), chunk_size, x.device)
+    plan = chunk_plan(tuple(cu_seqlens.tolist()), chunk_size, x.device)
     per_group = heads // B.shape[1]
     handed_on = initial_states is not None or need_final or len(plan.sequences) > 1
 
@@ -125,9 +70,11 @@ def _chunked(
 
 
 def _hand_on(
-    plan: _Plan, prepared: list[tuple[_Group, Tensor, Tensor, Tensor, Tensor, Tensor]], initial_states: Tensor | None,
+    plan: ChunkPlan,
+    prepared: list[tuple[ChunkGroup, Tensor, Tensor, Tensor, Tensor, Tensor]],
+    initial_states: Tensor | None,
     shape: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """The state at the start of each chunk, `[chunks, H, P, N]`, and at the end of each sequence, `[S, H, P, N]`."""
     numbers = torch.cat([item[0].chunks for item in prepared])
     added, kept = [], []

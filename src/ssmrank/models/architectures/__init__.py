@@ -27,11 +27,16 @@ _FILES = (
     "ssmrank.models.architectures.nemotron_h",
     "ssmrank.models.architectures.opt",
     "ssmrank.models.architectures.qwen3",
+    "ssmrank.models.architectures.qwen3_5_text",
     "ssmrank.models.architectures.roberta",
 )
 
 MODEL_TYPES = tuple(model_type_of(name.rpartition(".")[2]) for name in _FILES)
 """The names of the supported architectures in transformers."""
+
+
+TEXT_PARTS = {"qwen3_5": "qwen3_5_text"}
+"""Models of text and images, and the architecture of their `text_config`, whose weights transformers reads alone."""
 
 
 def architecture_of(model_type: object) -> Architecture:
