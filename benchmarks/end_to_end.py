@@ -1,5 +1,7 @@
 """From texts to a run file: every stage of `ssmrank rerank` except starting Python and loading the model.
 
+As in a reranking, the run is read while the model is loaded, and that time is not counted.
+
 The collection consists of words that the tokenizer of models/minis knows, with the real lengths and the real sharing of
 a workload; the model has random weights. One row is the whole, with the share of its time in which the GPU runs a
 kernel: kernels' times from a profiled pass over the seconds of a pass without the profiler. The other rows are its
@@ -29,7 +31,7 @@ from ssmrank.io.texts import StoreWriter
 from ssmrank.io.trec import Run, write_run
 from ssmrank.models.reranker import Reranker, RerankerSettings, load_tokenizer
 from ssmrank.models.templates import Template
-from ssmrank.reranking.pipeline import FileReranking, Files, RerankingStats
+from ssmrank.reranking.pipeline import Files, RerankingStats, open_reranking
 
 DEPTH = 1000
 TOKENIZER = Path(__file__).parents[1] / "models/minis/mamba2"
@@ -57,8 +59,9 @@ class _Task:
         tokenizer = load_tokenizer(TOKENIZER)
         with torch.device(self.device):
             settings = RerankerSettings("D", arguments.max_length)
-            self.reranker = Reranker(shape.ours(), tokenizer, settings).eval()
-        self.run = _make_collection(folder, workload, self.reranker.template)
+            reranker = Reranker(shape.ours(), tokenizer, settings).eval()
+        reranker.save(folder / "checkpoint")
+        self.run = _make_collection(folder, workload, reranker.template)
         self.stats = RerankingStats()
 
     def measured(self) -> list[PairsRow]:
@@ -93,7 +96,7 @@ class _Task:
             token_budget=self.arguments.token_budget,
             precision=self.arguments.precision,
         )
-        reranking = FileReranking(files, settings, self.reranker, self.device, "benchmark")
+        reranking = open_reranking(files, settings, self.folder / "checkpoint", self.device)
         self.stats = reranking.write(self.folder / "reranked.trec", "benchmark")
         return self.stats
 

@@ -11,34 +11,54 @@ alone, which hold Python's lock (tokenizing does not).
 
 With --score the pairs are reranked, `--repeats` times after a first time that loads kernels. On a GPU it also prints
 how long the GPU was busy, by the profiler: the time that kernels and copies cover, as a share of the whole and of the
-time between the first kernel and the last one.
+time between the first kernel and the last one. The whole begins when the checkpoint is loaded.
+
+    python benchmarks/idle.py --collection data/collections/nfcorpus --model MODEL --stub 664000 --before REVISION
+
+With --stub no model runs either. A stand-in for a GPU only takes time: kernels that compute so many tokens a second are
+launched one by one into a queue, as a GPU's driver does it, and the scores of a batch arrive when the queue has come to
+them. So everything around the kernels is that of a reranking, on a machine without a GPU. --before also runs another
+git revision, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from versions import checkout
 
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.io.trec import write_run
+from ssmrank.models.packing import Packed, mapped
 from ssmrank.models.precision import default_device, device_name
 from ssmrank.models.tokens import limit_tokenizer_threads
-from ssmrank.reranking import engine
+from ssmrank.prefetch import prefetch
+from ssmrank.reranking import engine, scoring
 from ssmrank.reranking.batches import Batch
 from ssmrank.reranking.pipeline import FileReranking, Files, open_reranking
+from ssmrank.reranking.scoring import Scorer
+
+MOVING = 0.4
+"""Seconds in which the weights of such a model, 1.5 GB, are moved to a GPU and converted."""
+
+KERNELS = 576
+"""Kernels of a batch: twelve for each of the 48 layers of a Mamba-2 of 370M parameters."""
 
 
 def main() -> None:
@@ -50,8 +70,16 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=131072)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--score", action="store_true")
+    parser.add_argument("--stub", type=float, metavar="TOKENS", help="a stand-in for a GPU of so many tokens a second")
+    parser.add_argument("--before", metavar="REVISION", help="git revision to compare with; for --score and --stub")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.before:
+        compare(arguments.before, arguments.repeats)
+        return
+    if arguments.stub:
+        arguments.score = True
+        use_stub(arguments.stub)
     limit_tokenizer_threads()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -59,13 +87,41 @@ def main() -> None:
         print(f"{arguments.collection.name}: {made:,} pairs, {device_name(default_device())}", flush=True)
         times = []
         for repeat in range(arguments.repeats + (1 if arguments.score else 0)):
+            began = time.perf_counter()
             reranking = opened(arguments, work, repeat)
-            found = scored(reranking, work) if arguments.score else planned(reranking, work)
+            opening = time.perf_counter() - began
+            found = {"opening": opening} | (scored if arguments.score else planned)(reranking, work)
             if repeat or not arguments.score:
                 times.append(found)
                 print(json.dumps({name: round(value, 3) for name, value in found.items()}), flush=True)
-        medians = {name: round(statistics.median(one[name] for one in times), 3) for name in times[0]}
-        print("median", json.dumps(medians))
+        print("median", json.dumps(medians(times)))
+
+
+def compare(revision: str, repeats: int) -> None:
+    """Runs this benchmark with the package of a revision and of this checkout in turns."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--before=")]
+    if "--before" in words:
+        place = words.index("--before")
+        del words[place : place + 2]
+    found: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
+    with checkout(revision) as other:
+        folders = {"before": other, "after": Path(__file__).parents[1]}
+        for repeat in range(repeats):
+            for name in sorted(folders, reverse=repeat % 2 == 0):
+                ran = subprocess.run(
+                    [sys.executable, __file__, *words, "--repeats", "1"],
+                    check=True, env=os.environ | {"PYTHONPATH": str(folders[name] / "src")}, stdout=subprocess.PIPE,
+                    text=True,
+                )  # fmt: skip
+                found[name].append(json.loads(ran.stdout.splitlines()[-1].removeprefix("median ")))
+                print(name, json.dumps(found[name][-1]), flush=True)
+    for name, times in found.items():
+        print("median", name, json.dumps(medians(times)))
+
+
+def medians(times: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each value."""
+    return {name: round(statistics.median(one[name] for one in times), 3) for name in times[0]}
 
 
 def first_stage(arguments: argparse.Namespace, path: Path) -> int:
@@ -149,6 +205,11 @@ def planning_timed() -> Iterator[list[float]]:
 
 def scored(reranking: FileReranking, work: Path) -> dict[str, float]:
     """Seconds of a reranking, and on a GPU how long it was busy."""
+    if stub is not None:
+        stub.begin()
+        began = time.perf_counter()
+        stats = reranking.write(work / "out.trec", "random")
+        return {"before": stats.before, "writing": stats.writing} | stub.found(time.perf_counter() - began)
     if reranking.device.type != "cuda":
         began = time.perf_counter()
         stats = reranking.write(work / "out.trec", "random")
@@ -183,6 +244,81 @@ def covered(spans: list[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
+
+
+class Stub:
+    """A stand-in for a GPU, which computes so many tokens a second.
+
+    The kernels of a batch are launched one by one, each by a tiny operation of torch, which lets go of Python's lock as
+    a launch does. A kernel begins when it is launched, or when the one before it ends.
+    """
+
+    def __init__(self, tokens_per_second: float) -> None:
+        self.tokens_per_second = tokens_per_second
+        self._number = torch.zeros(1)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was computed."""
+        self._reached = self._busy = self._launching = 0.0
+        self._first: float | None = None
+        self._random = np.random.default_rng(0)
+
+    def launch(self, packed: Packed) -> Arriving:
+        """Launches a batch."""
+        took, began = len(packed.input_ids) / self.tokens_per_second, time.perf_counter()
+        for _ in range(KERNELS):
+            self._number.add_(1)
+            now = time.perf_counter()
+            self._first = now if self._first is None else self._first
+            self._reached = max(now, self._reached) + took / KERNELS
+        self._busy += took
+        self._launching += time.perf_counter() - began
+        return Arriving(self._random.standard_normal(len(packed.last)).astype(np.float32), self._reached)
+
+    def found(self, seconds: float) -> dict[str, float]:
+        """How long the stand-in was busy, with what it is a share of."""
+        assert self._first is not None
+        return {
+            "launching": self._launching, "all": seconds, "busy": self._busy, "busy share of all": self._busy / seconds,
+            "busy share from first to last kernel": self._busy / (self._reached - self._first),
+        }  # fmt: skip
+
+
+class Arriving(NamedTuple):
+    """Scores that arrive at a time by `time.perf_counter`."""
+
+    scores: np.ndarray
+    at: float
+
+    def fetched(self) -> np.ndarray:
+        """Waits for the scores."""
+        time.sleep(max(0.0, self.at - time.perf_counter()))
+        return self.scores
+
+
+stub: Stub | None = None
+
+
+def use_stub(tokens_per_second: float) -> None:
+    """Batches run on a stand-in for a GPU from now on, and are packed ahead and copied as for a GPU."""
+    global stub
+    stub = made = Stub(tokens_per_second)
+
+    def ready(_: Scorer, batches: Iterable[tuple[int, Batch]]) -> Iterator[scoring._Ready]:
+        packed = (scoring._Ready(number, batch, *batch.pack()) for number, batch in batches)
+        copied = (one._replace(packed=mapped(one.packed, torch.clone)) for one in packed)
+        return prefetch(copied, scoring._PREFETCHED)
+
+    own = Scorer.__init__
+
+    def slowly_made(scorer: Scorer, *arguments: Any, **settings: Any) -> None:
+        own(scorer, *arguments, **settings)
+        time.sleep(MOVING)
+
+    Scorer.__init__ = slowly_made  # type: ignore[method-assign]
+    Scorer._made_ready = ready  # type: ignore[method-assign]
+    Scorer._launch = lambda _, packed: made.launch(packed)  # type: ignore[method-assign,assignment,return-value]
 
 
 if __name__ == "__main__":

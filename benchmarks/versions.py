@@ -42,7 +42,7 @@ def main() -> None:
     if not command:
         parser.error("name a script of benchmarks/ after --")
     speeds: dict[str, dict[tuple[str, ...], list[float]]] = {"before": {}, "after": {}}
-    with _checkout(arguments.before) as before:
+    with checkout(arguments.before) as before:
         checkouts = {"before": before, "after": ROOT}
         for turn in range(arguments.rounds):
             for name in sorted(checkouts, reverse=turn % 2 == 0):
@@ -55,7 +55,8 @@ def main() -> None:
 
 
 @contextmanager
-def _checkout(revision: str) -> Iterator[Path]:
+def checkout(revision: str) -> Iterator[Path]:
+    """A temporary git worktree of a revision."""
     with TemporaryDirectory() as folder:
         place = Path(folder) / "checkout"
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", place, revision], check=True)

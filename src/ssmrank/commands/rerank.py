@@ -19,7 +19,7 @@ from ssmrank.launch import command_of, launch
 from ssmrank.models.precision import default_device
 from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.tokens import limit_tokenizer_threads
-from ssmrank.reranking.pipeline import Files, open_reranking
+from ssmrank.reranking.pipeline import Files, Scores, open_reranking
 from ssmrank.tracking import run_of, track, untrained
 from ssmrank.tracking.run_metadata import RunMethod, described, metadata_file, trained_on
 
@@ -68,9 +68,10 @@ def run(arguments: argparse.Namespace) -> None:
         described(arguments, _method(arguments, settings)),
         track("rerank", model, tags, {"reranking": settings.model_dump()}, run_id) as tracked,
     ):
-        reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, default_device())
-        name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
         processes = settings.processes or 1
+        scores: Scores = "none" if processes > 1 else "all"
+        reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, default_device(), scores)
+        name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
         several = partial(launch, command_of(arguments), processes) if processes > 1 else None
         found = reranking.write(arguments.output, name, several)
         log.info(
@@ -104,7 +105,8 @@ def _run_share(arguments: argparse.Namespace, settings: Reranking) -> None:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    open_reranking(_files(arguments), settings, arguments.checkpoint, device).score_share(process, processes)
+    reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, device, "share")
+    reranking.score_share(process, processes)
 
 
 def _files(arguments: argparse.Namespace) -> Files:

@@ -12,7 +12,10 @@ import numpy as np
 
 from ssmrank.gc_control import gc_paused
 from ssmrank.io.atomic import atomic_file
-from ssmrank.io.trec import Run, float32_places, lines_of, of_places, read_run, run_lines, single_precision
+from ssmrank.io.trec import Run, float32_places, lines_of, of_places, read_run, run_lines, score_texts, single_precision
+
+_TEXT = "S15"
+"""Bytes that hold any score: `-1.23456789e-38`."""
 
 
 class Pair(NamedTuple):
@@ -117,20 +120,45 @@ def with_remainder(pairs: Pairs, reranked: np.ndarray, scores: np.ndarray) -> np
     return every
 
 
+class ScoreTexts:
+    """The scores of P pairs as a run has them, made while other scores are computed."""
+
+    def __init__(self, count: int) -> None:
+        self._texts = np.zeros(count, dtype=_TEXT)
+
+    def add(self, places: np.ndarray, scores: np.ndarray) -> None:
+        """Takes the scores, float32 [N], of pairs at these places, int64 [N]."""
+        self._texts[places] = score_texts(scores.tolist())
+
+    def of(self, first: np.ndarray) -> np.ndarray:
+        """The texts, bytes, of pairs that are marked in `first`, bool, and empty ones for others."""
+        if first.all():
+            return self._texts
+        texts = np.zeros(len(first), dtype=_TEXT)
+        texts[first] = self._texts
+        return texts
+
+
 @gc_paused()
-def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str) -> None:
+def write_pairs(
+    path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str, texts: np.ndarray | None = None
+) -> None:
     """Writes the run of pairs with these scores, float32 [P]; the bytes are those of `write_run`.
 
-    The pairs of a query must be adjacent.
+    The pairs of a query must be adjacent. texts: from `ScoreTexts`, bytes [P]; an empty one is made now.
     """
     order = _ranked(pairs.query, scores, pairs.document, pairs.documents)
     query, ordered = pairs.query[order], scores[order]
-    ids = list(map(pairs.documents.__getitem__, pairs.document[order].tolist()))
+    if texts is None:
+        texts = np.zeros(len(pairs), dtype=_TEXT)
+    names = np.array([document.encode() for document in pairs.documents] or [b""], dtype=object)
+    ids, texts = names[pairs.document[order]], texts[order]
     ends = np.flatnonzero(np.diff(query, append=-1)) + 1
-    with atomic_file(path) as stream:
+    with atomic_file(path, "wb") as stream:
         begin = 0
         for end in ends.tolist():
-            stream.write(run_lines(pairs.queries[query[begin]], ids[begin:end], ordered[begin:end], tag))
+            own = slice(begin, end)
+            stream.write(run_lines(pairs.queries[query[begin]], ids[own].tolist(), ordered[own], tag, texts[own]))
             begin = end
 
 

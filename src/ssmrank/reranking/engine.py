@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,9 +20,11 @@ from ssmrank.gc_control import gc_frozen, gc_paused
 from ssmrank.io.pairs import Pairs, pairs_of
 from ssmrank.io.texts import Texts
 from ssmrank.io.trec import Run
+from ssmrank.lock_turns import short_turns
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.templates import LongQueries
+from ssmrank.prefetch import Prefetched
 from ssmrank.reranking.batches import Batch, plan_batches
 from ssmrank.reranking.passages import PassageTokens, best_passage
 from ssmrank.reranking.scoring import Scorer
@@ -33,9 +34,6 @@ from ssmrank.reranking.state import RerankingState
 log = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 10.0
-
-_FIRST_BATCHES = 2
-"""How many batches of a part are packed before the next part is planned, so that the device gets work early."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +120,13 @@ def score(
     deterministic: Deterministic | None = None,
 ) -> np.ndarray:
     """Scores of the work's pairs, float32, as in `score_parts`."""
-    part, count = Part(work, np.arange(len(work.pairs)), state), len(work.pairs)
-    return score_parts(reranker, [part], count, precision, device, process, processes, deterministic).values
+    scorer = Scorer(reranker, precision, device, deterministic=deterministic)
+    part = Part(work, np.arange(len(work.pairs)), state)
+    return score_parts(scorer, [part], len(work.pairs), process, processes).values
+
+
+Arrived = Callable[[np.ndarray, np.ndarray], None]
+"""Is given the places of pairs, int64, and their scores, float32."""
 
 
 class TimedScores(NamedTuple):
@@ -134,47 +137,36 @@ class TimedScores(NamedTuple):
 
 
 def score_parts(
-    reranker: Reranker,
+    scorer: Scorer,
     parts: Iterable[Part],
     count: int,
-    precision: Precision,
-    device: torch.device,
     process: int = 0,
     processes: int = 1,
-    deterministic: Deterministic | None = None,
+    arrived: Arrived | None = None,
 ) -> TimedScores:
-    """Scores of a run's `count` pairs, batch by batch as planned. The model's weights are converted in place.
+    """Scores of a run's `count` pairs, batch by batch as planned.
 
-    A thread plans the next part once the first batches of the current one are packed, so that the device goes on
-    without a pause. With a state, finished batches are stored and not computed again. Each of several processes
-    computes its share of the batches; scores of pairs that this process did not compute are NaN. deterministic: as the
-    parts were planned.
+    A thread plans the next parts while the device works, unless `parts` are being prefetched already. With a state,
+    finished batches are stored and not computed again. Each of several processes computes its share of the batches, and
+    another one has made the states ready; scores of pairs that this process did not compute are NaN. arrived: is given
+    scores that are final as they arrive.
     """
     in_progress: list[_PartInProgress] = []
     numbers: list[tuple[_PartInProgress, int]] = []
-    coming = iter(parts)
-    with ThreadPoolExecutor(1) as thread:
-        # The first part is planned while the model is moved to the device and its weights are converted.
-        planned = thread.submit(next, coming, None)
 
-        def batches() -> Iterator[tuple[int, Batch]]:
-            part: Part | None = planned.result()
-            while part is not None:
-                in_progress.append(_PartInProgress(part, process, processes))
-                following = None
-                for ready, number in enumerate(in_progress[-1].left):
-                    if ready == _FIRST_BATCHES:
-                        following = thread.submit(next, coming, None)
-                    numbers.append((in_progress[-1], number))
-                    yield len(numbers) - 1, part.work.batches[number]
-                part = (following or thread.submit(next, coming, None)).result()
+    def batches(planned: Iterable[Part]) -> Iterator[tuple[int, Batch]]:
+        for part in planned:
+            in_progress.append(_PartInProgress(part, process, processes, arrived))
+            for number in in_progress[-1].left:
+                numbers.append((in_progress[-1], number))
+                yield len(numbers) - 1, part.work.batches[number]
 
-        scorer, progress = Scorer(reranker, precision, device, deterministic=deterministic), _Progress(count)
-        with gc_frozen():
-            for place, sequences, found in scorer.run(batches()):
-                one, number = numbers[place]
-                one.finish(number, sequences, found)
-                progress.count(one, number, scorer.began)
+    progress = _Progress(count)
+    with parts if isinstance(parts, Prefetched) else Prefetched(parts) as planned, gc_frozen(), short_turns():
+        for place, sequences, found in scorer.run(batches(planned)):
+            one, number = numbers[place]
+            one.finish(number, sequences, found)
+            progress.count(one, number, scorer.began)
     seconds = time.perf_counter() - scorer.began if numbers else 0.0
     scores = np.full(count, np.nan, dtype=np.float32)
     for part in in_progress:
@@ -196,9 +188,11 @@ def finished_scores(parts: Iterable[Part], count: int) -> np.ndarray:
 class _PartInProgress:
     """A part that is being scored; left: the batches that this process had to compute when it started."""
 
-    def __init__(self, part: Part, process: int, processes: int) -> None:
+    def __init__(self, part: Part, process: int, processes: int, arrived: Arrived | None) -> None:
         self.work, self.places, self._state = part
         self._process = process
+        # The score of a pair with several passages is known when the last one has arrived.
+        self._arrived = arrived if len(self.work.pairs) == len(self.work.sequences) else None
         self.scores = np.full(len(self.work.sequences), np.nan, dtype=np.float32)
         done: set[int] = set()
         if self._state is not None:
@@ -213,6 +207,8 @@ class _PartInProgress:
         if self._state is not None:
             self._state.add(self._process, number, sequences, scores)
         self.scores[sequences] = scores
+        if self._arrived is not None:
+            self._arrived(self.places[sequences], scores)
 
 
 def scores_of_pairs(work: Work, scores: np.ndarray) -> np.ndarray:

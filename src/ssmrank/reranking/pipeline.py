@@ -1,4 +1,4 @@
-"""Reranks a first-stage run from and to files. Parts are planned while earlier ones are scored."""
+"""Reranks a first-stage run from and to files. Its parts are planned while the model is moved and scores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.checksum import sha256
 from ssmrank.io.collection import documents_file, queries_file
-from ssmrank.io.pairs import Pairs, read_pairs, with_remainder, write_pairs
+from ssmrank.io.pairs import Pairs, ScoreTexts, read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.attention import backend
@@ -24,7 +25,9 @@ from ssmrank.models.batch_invariance import check_batch_invariance
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker, load_reranker
 from ssmrank.models.tokens import token_store
+from ssmrank.prefetch import Prefetched
 from ssmrank.reranking.engine import (
+    Arrived,
     Part,
     PassageWindows,
     TimedScores,
@@ -36,9 +39,13 @@ from ssmrank.reranking.engine import (
     score_parts,
 )
 from ssmrank.reranking.planner import parts_of
+from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.state import RerankingState
 
 log = logging.getLogger(__name__)
+
+Scores = Literal["all", "share", "none"]
+"""What a process scores: all pairs, a share of them (the process that started it does the rest), or none."""
 
 
 @dataclass(frozen=True)
@@ -92,44 +99,75 @@ class RerankingStats:
 class FileReranking:
     """A run from files, reranked by a model.
 
-    model: names the model in the state's fingerprint. Errors in files and settings raise UserError, also while a part
-    is planned; the output is then not written.
+    model: names the model in the state's fingerprint; given: pairs that `read_given` is reading already; scores: what
+    this process scores. Errors in files and settings raise UserError, also while a part is planned; the output is then
+    not written.
     """
 
-    def __init__(self, files: Files, settings: Reranking, reranker: Reranker, device: torch.device, model: str) -> None:
+    def __init__(
+        self,
+        files: Files,
+        settings: Reranking,
+        reranker: Reranker,
+        device: torch.device,
+        model: str,
+        given: Future[Pairs] | None = None,
+        scores: Scores = "all",
+    ) -> None:
         self.files, self.settings, self.reranker, self.device, self.model = files, settings, reranker, device, model
         self.precision = resolve_precision(settings.precision, device)
         if settings.deterministic == "batch":  # before anything is planned
             check_batch_invariance(architecture_of(reranker.backbone.config.model_type), self.precision, device)
+        self._scores, self._stats = scores, RerankingStats()
+        self._asked: Future[_Asked] = Future()
+        # Parts are planned while the model is moved to the device and its weights are converted.
+        self._parts = Prefetched(self._planned(given))
+        try:
+            self._scorer = None if scores == "none" else self._new_scorer()
+        except BaseException:
+            self._parts.close()
+            raise
 
     def write(self, output: Path, tag: str, launch: Callable[[], None] | None = None) -> RerankingStats:
         """Writes the reranked run. launch: starts processes that each call `score_share`, and waits for them."""
         start = time.perf_counter()
-        stats = RerankingStats()
-        given = read_pairs(self.files.run, self.settings.depth if self.settings.remainder == "dropped" else None)
-        first = given.ranks < self.settings.depth
-        pairs = given if first.all() else given.at(np.flatnonzero(first))
-        stats.queries_cut = self._long_queries(pairs)
-        parts = self._parts(pairs, stats)
-        if launch is None:
-            scores = self._scored(parts, len(pairs))
-        else:
-            planned = list(parts)
-            launched = time.perf_counter()
-            launch()
-            scores = TimedScores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
+        with self._parts:
+            given, first, pairs = self._asked.result()
+            texts = ScoreTexts(len(pairs))
+            if launch is None:
+                scores = self._scored(len(pairs), arrived=texts.add)
+            else:
+                planned = list(self._parts)
+                launched = time.perf_counter()
+                launch()
+                scores = TimedScores(finished_scores(planned, len(pairs)), time.perf_counter() - launched)
         scored = time.perf_counter()
         check_scores(pairs, scores.values)
-        write_pairs(output, given, with_remainder(given, first, scores.values), tag)
+        write_pairs(output, given, with_remainder(given, first, scores.values), tag, texts.of(first))
         shutil.rmtree(self.files.state, ignore_errors=True)
+        stats = self._stats
         stats.before, stats.scoring = scored - start - scores.seconds, scores.seconds
         stats.writing = time.perf_counter() - scored
         return stats
 
     def score_share(self, process: int, processes: int) -> None:
         """Computes the share of one of several processes. The process that started them has made the states ready."""
-        pairs = read_pairs(self.files.run, self.settings.depth)
-        self._scored(self._parts(pairs), len(pairs), process, processes)
+        with self._parts:
+            self._scored(len(self._asked.result().pairs), process, processes)
+
+    def _planned(self, given: Future[Pairs] | None) -> Iterator[Part]:
+        """Yields the parts, each when it is planned."""
+        try:
+            read = read_given(self.files, self.settings) if given is None else given.result()
+            first = read.ranks < self.settings.depth
+            asked = _Asked(read, first, read if first.all() else read.at(np.flatnonzero(first)))
+            if self._scores != "share":
+                self._stats.queries_cut = self._long_queries(asked.pairs)
+        except BaseException as error:
+            self._asked.set_exception(error)
+            return
+        self._asked.set_result(asked)
+        yield from self._parts_of(asked.pairs)
 
     def _long_queries(self, pairs: Pairs) -> int:
         """Logs and returns the number of queries that are cut.
@@ -149,14 +187,17 @@ class FileReranking:
             )
         return long
 
-    def _scored(self, parts: Iterator[Part], count: int, process: int = 0, processes: int = 1) -> TimedScores:
-        return score_parts(
-            *(self.reranker, parts, count, self.precision, self.device, process, processes),
-            deterministic=self.settings.deterministic,
-        )
+    def _new_scorer(self) -> Scorer:
+        return Scorer(self.reranker, self.precision, self.device, deterministic=self.settings.deterministic)
 
-    def _parts(self, pairs: Pairs, stats: RerankingStats | None = None) -> Iterator[Part]:
-        """Yields the parts, each planned on demand. With `stats`, counts are added and the states are made ready."""
+    def _scored(
+        self, count: int, process: int = 0, processes: int = 1, arrived: Arrived | None = None
+    ) -> TimedScores:
+        assert self._scorer is not None
+        return score_parts(self._scorer, self._parts, count, process, processes, arrived)
+
+    def _parts_of(self, pairs: Pairs) -> Iterator[Part]:
+        """Yields the parts, each planned on demand. A process that only scores a share finds the states ready."""
         files, settings, reranker = self.files, self.settings, self.reranker
         texts, queries = TextStore(files.documents), read_queries(files.queries)
         passages = PassageWindows(settings.passages.length, settings.passages.stride) if settings.passages else None
@@ -178,9 +219,9 @@ class FileReranking:
                 deterministic=settings.deterministic,
             )
             state = RerankingState(files.state / str(number), fingerprint(work, *facts))
-            if stats is not None:
+            if self._scores != "share":
                 state.begin()
-                stats.add(work)
+                self._stats.add(work)
                 log.info(
                     "%d of %d pairs: %d tokens to compute, %.1f times fewer than all; %s, attention: %s",
                     *(len(chosen), len(pairs), work.tokens, work.all_tokens / max(1, work.tokens)),
@@ -189,13 +230,28 @@ class FileReranking:
             yield Part(work, places, state)
 
 
-def open_reranking(files: Files, settings: Reranking, checkpoint: Path, device: torch.device) -> FileReranking:
-    """A reranking with the checkpoint of a folder, whose digest names the model."""
-    with ThreadPoolExecutor(1) as pool:
-        # In parallel, both take only as long as reading the checkpoint from disk once.
-        model = pool.submit(_digest, checkpoint)
-        reranker = load_reranker(checkpoint)
-    return FileReranking(files, settings, reranker, device, model.result())
+class _Asked(NamedTuple):
+    """The pairs of the run that is written, which of them are reranked, bool [P], and these pairs alone."""
+
+    given: Pairs
+    first: np.ndarray
+    pairs: Pairs
+
+
+def read_given(files: Files, settings: Reranking) -> Pairs:
+    """The pairs of the run that is written."""
+    return read_pairs(files.run, settings.depth if settings.remainder == "dropped" else None)
+
+
+def open_reranking(
+    files: Files, settings: Reranking, checkpoint: Path, device: torch.device, scores: Scores = "all"
+) -> FileReranking:
+    """A reranking with the checkpoint of a folder, whose digest names the model. Its planning begins."""
+    pool = ThreadPoolExecutor(2)
+    # Reading the checkpoint twice in parallel takes only as long as reading it from disk once.
+    model, given = pool.submit(_digest, checkpoint), pool.submit(read_given, files, settings)
+    pool.shutdown(wait=False)
+    return FileReranking(files, settings, load_reranker(checkpoint), device, model.result(), given, scores)
 
 
 def _digest(checkpoint: Path) -> str:

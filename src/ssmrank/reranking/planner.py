@@ -1,6 +1,6 @@
 """The parts of a run. A large run is planned part by part, each with different documents.
 
-The first part is small, so it is planned quickly. The others are planned while the device scores.
+The first part is small, so it is planned while the model is moved. The others are planned while the device scores.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from ssmrank.io.trec import Run, single_precision, sort_ranking, strictly_decrea
 from ssmrank.models.precision import resolve_precision
 from ssmrank.models.reranker import Reranker
 from ssmrank.reranking.engine import Part, PassageWindows, plan_work, score_parts
+from ssmrank.reranking.scoring import Scorer
 from ssmrank.reranking.sequences import Tokens
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,8 @@ def _scores(
             deterministic=settings.deterministic,
         )
         parts.append(Part(work, places))
-    return score_parts(reranker, parts, len(pairs), precision, device, deterministic=settings.deterministic).values
+    scorer = Scorer(reranker, precision, device, deterministic=settings.deterministic)
+    return score_parts(scorer, parts, len(pairs)).values
 
 
 def _ranked(run: Run, pairs: Pairs, scores: np.ndarray) -> Run:

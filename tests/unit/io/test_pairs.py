@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmrank.errors import UserError
-from ssmrank.io.pairs import Pair, Pairs, pairs_of, read_pairs, with_remainder, write_pairs
+from ssmrank.io.pairs import Pair, Pairs, ScoreTexts, pairs_of, read_pairs, with_remainder, write_pairs
 from ssmrank.io.trec import read_run, write_run
 
 
@@ -83,6 +83,12 @@ def test_the_bytes_written_are_those_of_the_run(tmp_path: Path, values: np.ndarr
     write_run(tmp_path / "run", run, "5%s-é")
     write_pairs(tmp_path / "pairs", pairs, scores, "5%s-é")
     assert (tmp_path / "pairs").read_bytes() == (tmp_path / "run").read_bytes()
+    # The same with the texts of some scores made before.
+    texts, first = ScoreTexts(450), pairs.ranks < 15
+    for places in np.array_split(np.random.default_rng(2).permutation(450)[:400], 3):
+        texts.add(places, scores[first][places])
+    write_pairs(tmp_path / "prepared", pairs, scores, "5%s-é", texts.of(first))
+    assert (tmp_path / "prepared").read_bytes() == (tmp_path / "run").read_bytes()
 
 
 def test_what_is_not_reranked_stays_below_in_its_order(tmp_path: Path):

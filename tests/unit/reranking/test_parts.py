@@ -189,33 +189,33 @@ def test_batches_made_ready_by_a_thread_give_the_same_bytes(folder, small_parts,
     assert not any(thread.name == "ssmrank-prefetch" for thread in threading.enumerate())
 
 
-def test_a_part_is_planned_when_the_batches_of_the_one_before_are_under_way(tiny_model, monkeypatch):
+def test_parts_are_planned_while_batches_of_the_first_one_run(tiny_model):
     torch.manual_seed(0)
     reranker = new_reranker(tiny_model("mamba2"), "D", 48)
     pairs = pairs_of({query: [(id, 0.0) for id in list(DOCUMENTS)[:8]] for query in QUERIES}, 8)
     documents = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
     work = plan_work(reranker, pairs, QUERIES, documents, 60, share=False)
     assert len(work.batches) > 4
-    events, third = [], threading.Event()
+    first, planned = threading.Event(), threading.Event()
 
     def parts():
-        events.append("plan")
         yield Part(work, np.arange(len(pairs)))
-        events.append("plan")
-        # Another thread must hand over batches meanwhile; otherwise this wait times out.
-        assert third.wait(30)
+        # The first batch must run meanwhile; otherwise this wait times out.
+        assert first.wait(30)
         yield Part(work, np.arange(len(pairs)) + len(pairs))
+        planned.set()
 
     class Handed(Scorer):
         def run(self, batches):
             for number, batch in batches:
-                events.append("batch")
-                if events.count("batch") == 3:
-                    third.set()
+                first.set()
+                # All parts must be planned before the second batch ends.
+                assert number != 1 or planned.wait(30)
                 yield Scored(number, batch.alone, np.full(len(batch.alone), number, dtype=np.float32))
 
-    monkeypatch.setattr(engine, "Scorer", Handed)
-    found = engine.score_parts(reranker, parts(), 2 * len(pairs), "fp32", torch.device("cpu"))
-    assert events[:3] == ["plan", "batch", "batch"]
-    assert events.count("plan") == 2 and events.count("batch") == 2 * len(work.batches)
+    scorer = Handed(reranker, "fp32", torch.device("cpu"))
+    arrived = np.zeros(2 * len(pairs), dtype=np.float32)
+    found = engine.score_parts(scorer, parts(), 2 * len(pairs), arrived=arrived.__setitem__)
     assert np.isfinite(found.values).all() and found.values[len(pairs) :].min() == len(work.batches)
+    assert (arrived == found.values).all()
+    assert not any(thread.name == "ssmrank-prefetch" for thread in threading.enumerate())
