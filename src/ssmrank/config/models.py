@@ -28,6 +28,22 @@ ARCHITECTURES = tuple(sorted(model_type_of(file.stem) for file in _FOLDER.glob("
 """transformers' names of the architectures. They are the names of the files in `ssmrank.models.architectures`, because
 importing that package takes seconds."""
 
+ReadingOrder = Literal["query-first", "document-first", "query-document-query", "document-document-query"]
+"""Orders of the input that params.yaml can name."""
+
+SIDES: Mapping[ReadingOrder, str] = {
+    "query-first": "qd",
+    "document-first": "dq",
+    "query-document-query": "qdq",
+    "document-document-query": "ddq",
+}
+"""The sides of a sequence in their order: q for the query, d for the document."""
+
+TWICE: ReadingOrder = "document-document-query"
+ONLY_DECODERS = (
+    "only decoders read a document twice, because an encoder sees all of it at once; take another order for E and ED"
+)
+
 
 class ModelArchive(PackageArchive):
     """A checkpoint folder (config.json, model.safetensors, tokenizer.json) inside a package archive."""
@@ -124,7 +140,7 @@ class Model(Section):
     pretraining: str = Field("", description="tokens of pretraining, such as 3.3B; empty for random weights")
     source: ModelSource
     tokenizer: Checkpoint | None = Field(None, description="source of the tokenizer, if `source` has none")
-    template: Literal["query-first", "document-first", "query-document-query"] | None = Field(
+    template: ReadingOrder | None = Field(
         None, description="order of the input; null: the query first for E and ED, the document first for D"
     )
     pooling: Literal["first", "last", "mean"] | None = Field(
@@ -138,6 +154,12 @@ class Model(Section):
             for key in ("tokenizer", "template", "pooling"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key}: a cross-encoder has its own; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _decoders_read_twice(self) -> Model:
+        if self.template == TWICE and self.kind != "D":
+            raise ValueError(f"template: {ONLY_DECODERS}")
         return self
 
     @property

@@ -12,7 +12,7 @@ from ssmrank.config.corpora import Corpus
 from ssmrank.config.encoders import Encoder
 from ssmrank.config.evaluation import Evaluation
 from ssmrank.config.fusions import Fusion, FusionMethod
-from ssmrank.config.models import Model, PretrainedModel
+from ssmrank.config.models import Model, PretrainedModel, ReadingOrder
 from ssmrank.config.negatives import Negatives
 from ssmrank.config.overviews import Overview
 from ssmrank.config.pretraining import Pretraining
@@ -103,6 +103,21 @@ class Params(Section):
         if section.start is None:
             return None
         return self.with_seed_of(name, section.start)
+
+    def order(self, training: str, model: str) -> ReadingOrder:
+        """The order in which a model reads its input after a training (`seeded`), or without one.
+
+        A checkpoint keeps its order when it is trained further. That of a trained reranker from elsewhere is not known
+        before it is there; it counts as its kind's own.
+        """
+        name = training.partition(SEED_SIGN)[0]
+        while name != NO_TRAINING:
+            section = self.trainings[name]
+            if section.template is not None:
+                return section.template
+            name = section.start or NO_TRAINING
+        entry = self.models[model]
+        return entry.template or ("document-first" if entry.kind == "D" else "query-first")
 
     def encoder(self, name: str) -> Encoder:
         """A section of encoders, or by `RETRIEVER@trained` that of a retriever's trained bi-encoder."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ssmrank.config.collections import CorpusQueries, TitlesCollection
 from ssmrank.config.fusions import FittedWeights, FusionMethod
-from ssmrank.config.models import PretrainedModel, RandomModel
+from ssmrank.config.models import ONLY_DECODERS, TWICE, CrossEncoderModel, PretrainedModel, RandomModel
 from ssmrank.config.overviews import ModelsSection, TrainingsSection
 from ssmrank.config.retrievers import Bm25, Dense, FileRetriever, FusedRetriever, Retriever
 from ssmrank.config.section import suggest
@@ -178,6 +178,7 @@ class References:
                     f"{where}.training: {training!r} trains a bi-encoder, which does not rerank; name it in "
                     "retrievers.NAME.trained, and a training without bi_encoder here"
                 )
+            self._check_order(f"{where}.training", model, training)
             return
         source = self._params.models[model].source
         if isinstance(source, RandomModel | PretrainedModel):
@@ -185,6 +186,15 @@ class References:
                 f"{where}.training: {NO_TRAINING!r} takes the checkpoint as it is, but {model!r} "
                 f"(source.kind: {source.kind}) has no head that scores; name a training, or a "
                 "trained reranker"
+            )
+
+    def _check_order(self, where: str, model: str, training: str) -> None:
+        order, section = self._params.trainings[training].template, self._params.models[model]
+        if order is not None and isinstance(section.source, CrossEncoderModel):
+            raise ValueError(f"{where}: {training!r} has a template, but cross-encoder {model!r} keeps its own input")
+        if order == TWICE and section.kind != "D":
+            raise ValueError(
+                f"{where}: {training!r} has template {order}, but {model!r} is of kind {section.kind}: {ONLY_DECODERS}"
             )
 
     def _check_retriever(self, where: str, retriever: Retriever) -> None:

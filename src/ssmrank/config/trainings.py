@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ssmrank.config.metrics import METRICS_HELP, check_metric
+from ssmrank.config.models import ReadingOrder
 from ssmrank.config.rerankings import LongQueries
 from ssmrank.config.section import Name, Section, Seed
 from ssmrank.errors import shown
@@ -96,6 +97,9 @@ class Training(Section):
     max_length: int = Field(
         ge=8, description="tokens of query, document and template together; of a bi-encoder: tokens of a document"
     )
+    template: ReadingOrder | None = Field(
+        None, description="order of the input, for all models that are trained so; null: the model's own"
+    )
     long_queries: LongQueries = "cut"
     label: str = Field(description="how tables name the length, such as FirstP (512)")
     learning_rate: float = Field(gt=0)
@@ -158,6 +162,8 @@ class Training(Section):
             raise ValueError(f"loss {self.loss}: not for bi_encoder; choose {' or '.join(BI_ENCODER_LOSSES)}")
         if self.validation is not None:
             raise ValueError("validation: reranks held-out queries, but bi_encoder trains a retriever; leave it out")
+        if self.template is not None:
+            raise ValueError("template: a bi-encoder reads each text alone; leave it out")
         return self
 
 

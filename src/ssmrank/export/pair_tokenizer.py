@@ -14,11 +14,13 @@ import logging
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from ssmrank.config.models import SIDES, ReadingOrder
 from ssmrank.errors import UserError
 from ssmrank.models.reranker import Reranker
 
@@ -33,17 +35,24 @@ _TEXTS = ("", "a", "a word", "a ", "(a)", "Ünïcode 日本語", "two\nlines", "
 
 def order_of(reranker: Reranker) -> str:
     """The sides of a sequence in their order: q for the query, d for the document."""
-    return {"query-first": "qd", "document-first": "dq", "query-document-query": "qdq"}[reranker.template.order]
+    return SIDES[cast("ReadingOrder", reranker.template.order)]
+
+
+def reads_twice(reranker: Reranker) -> str:
+    """What a sequence has two copies of, query or document; empty if it has one of each."""
+    template = reranker.template
+    return "query" if template.query_copies > 1 else "document" if template.document_copies > 1 else ""
 
 
 def pair_tokenizer(reranker: Reranker) -> PreTrainedTokenizerFast:
     """The tokenizer, with `model_max_length` as the longest input.
 
-    Raises UserError if the reranker reads the query twice, or its tokenizer is none of the library `tokenizers`.
+    Raises UserError if the reranker reads query or document twice, or its tokenizer is none of the library
+    `tokenizers`.
     """
-    backend = getattr(reranker.tokenizer, "backend_tokenizer", None)
-    if backend is None or order_of(reranker) == "qdq":
-        reason = "its tokenizer has no tokenizer.json" if backend is None else "it reads the query twice"
+    backend, twice = getattr(reranker.tokenizer, "backend_tokenizer", None), reads_twice(reranker)
+    if backend is None or twice:
+        reason = "its tokenizer has no tokenizer.json" if backend is None else f"it reads the {twice} twice"
         raise UserError(f"a pair template cannot hold its input: {reason}; only format sentence-transformers can")
     described = json.loads(backend.to_str())
     described["post_processor"] = _pair_template(reranker)

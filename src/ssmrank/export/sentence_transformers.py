@@ -16,11 +16,19 @@ from transformers import PreTrainedTokenizerFast
 
 from ssmrank import __version__
 from ssmrank.export.classifier import linear_head
-from ssmrank.export.pair_tokenizer import differing, order_of, pair_tokenizer, save_tokenizer, warn_of_tokens
+from ssmrank.export.pair_tokenizer import (
+    differing,
+    order_of,
+    pair_tokenizer,
+    reads_twice,
+    save_tokenizer,
+    warn_of_tokens,
+)
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.backbones import output_width
 from ssmrank.models.quiet import quiet_transformers
 from ssmrank.models.reranker import Reranker
+from ssmrank.models.templates import COPY_STEP
 
 REQUIRES = ">=5.7"
 """The versions of sentence-transformers that read these folders."""
@@ -76,7 +84,7 @@ def write_cross_encoder(reranker: Reranker, folder: Path, without_code: bool = F
 
 def _pair_tokenizer(reranker: Reranker, without_code: bool) -> PreTrainedTokenizerFast | None:
     """The tokenizer whose pair template gives the reranker's tokens, if there is one or none other is wanted."""
-    if order_of(reranker) == "qdq" and not without_code:
+    if reads_twice(reranker) and not without_code:
         return None
     tokenizer = pair_tokenizer(reranker)
     odd = differing(reranker, tokenizer)
@@ -112,6 +120,7 @@ def _transformer(reranker: Reranker, code: bool) -> dict[str, Any]:
             "before": list(template.before),
             "after": list(template.after),
             "separator": list(template.separator),
+            "copy_step": COPY_STEP,
             "max_length": reranker.settings.max_length,
         },
     }

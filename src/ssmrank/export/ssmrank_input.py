@@ -19,7 +19,8 @@ class PairTransformer(Transformer):
 
     pair_input: `sides` has the text around a query and around a document, `order` the sides of a sequence ("q" and
     "d"); `before` and `after` are the token ids around the sides, `separator` those that a cut side keeps at its end,
-    if it has one; `max_length` is the most tokens of a sequence.
+    if it has one; a copy of a cut document that is read twice has a multiple of `copy_step` tokens; `max_length` is the
+    most tokens of a sequence.
     """
 
     config_keys: Sequence[str] = [*Transformer.config_keys, "pair_input"]
@@ -52,11 +53,13 @@ class PairTransformer(Transformer):
         own = self.pair_input
         longest, order, separator = own["max_length"], own["order"], own["separator"]
         left = longest - len(own["before"]) - len(own["after"])
-        readings = order.count("q")
-        if left - readings * len(query) < 1 + len(separator):
+        readings, copies = order.count("q"), order.count("d")
+        if left - readings * len(query) < copies * (1 + len(separator)):
             query = query[: longest // (2 * readings) - len(separator)] + separator
-        room = left - readings * len(query)
+        room = (left - readings * len(query)) // copies
         if len(document) > room:
+            if copies > 1:
+                room = room // own["copy_step"] * own["copy_step"] or room
             kept = separator if own["sides"]["d"][1] else []
             document = document[: room - len(kept)] + kept
         sides = [token for side in order for token in (query if side == "q" else document)]

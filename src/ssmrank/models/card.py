@@ -40,6 +40,7 @@ _INPUTS = {
     "document-first": "`document: {document}; query: {query};`",
     "query-first": "`query: {query}; document: {document}`",
     "query-document-query": "`query: {query}; document: {document}; query: {query};`",
+    "document-document-query": "`document: {document}; document: {document}; query: {query};`",
 }
 _SCORED = {"first": "the first token", "last": "the last token", "mean": "the mean over all tokens"}
 

@@ -116,20 +116,29 @@ class Reranker(PackedModel):
         return self.scores(pack(sequences, next(self.parameters()).device)).tolist()
 
 
-def new_reranker(folder: str | Path, kind: Kind, max_length: int) -> Reranker:
+def new_reranker(folder: str | Path, kind: Kind, max_length: int, template: Order | None = None) -> Reranker:
     """A reranker to be trained: the backbone and tokenizer of a pretrained checkpoint folder, and a new linear layer.
 
-    From a folder that `ssmrank train` wrote, the linear layer is kept too; `max_length` may differ.
+    From a folder that `ssmrank train` wrote, the linear layer is kept too; `max_length` may differ. template: the order
+    that it is trained to read; None: the folder's own.
     """
     if (Path(folder) / TRAINED_FILE).is_file():
         trained = load_reranker(folder)
-        settings = replace(trained.settings, max_length=max_length)
+        own = trained.settings
+        settings = replace(own, max_length=max_length, template=template or own.template)
         reranker = Reranker(trained.backbone, trained.tokenizer, settings)
         reranker.head.load_state_dict(trained.head.state_dict())
         return reranker
-    path = Path(folder) / INPUT_FILE
+    settings = _with_input_of(Path(folder), RerankerSettings(kind, max_length))
+    settings = replace(settings, template=template or settings.template)
+    return Reranker(load_backbone(folder), load_tokenizer(folder), settings)
+
+
+def _with_input_of(folder: Path, settings: RerankerSettings) -> RerankerSettings:
+    """The settings with the template and pooling that params.yaml sets for the folder's model."""
+    path = folder / INPUT_FILE
     own: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return Reranker(load_backbone(folder), load_tokenizer(folder), RerankerSettings(kind, max_length, **own))
+    return replace(settings, **own)
 
 
 def ran_out_of_memory(folder: Path) -> bool:
@@ -158,7 +167,7 @@ def load_reranker(folder: str | Path) -> Reranker:
             "`ssmrank train` wrote"
         )
     with reading(f"{file}: was not written by `ssmrank train`"):
-        settings = TypeAdapter(RerankerSettings).validate_python(read_json(file))
+        settings = _with_input_of(folder, TypeAdapter(RerankerSettings).validate_python(read_json(file)))
     reranker = Reranker(unread_backbone(read_backbone_config(folder)), load_tokenizer(folder), settings)
     reranker.read(folder)
     return reranker.eval()

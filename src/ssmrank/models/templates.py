@@ -1,14 +1,15 @@
 """How a query and a document become the tokens of one sequence (section 3 of the paper).
 
-Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Both can instead read the
-query on both sides, `query: {q}; document: {d}; query: {q};`, with the same special tokens. A recurrent state then
-knows what to keep of the document (Arora et al. 2024, "Just read twice"). Training and reranking build their sequences
-here.
+Decoders read `document: {d}; query: {q}; [EOS]`, encoders `[CLS]; query: {q}; document: {d}`. Each can read the other's
+order instead, and both can read the query on both sides, `query: {q}; document: {d}; query: {q};`, with the same
+special tokens. A recurrent state then knows what to keep of the document (Arora et al. 2024, "Just read twice").
+Decoders can also read the document twice, `document: {d}; document: {d}; query: {q};`. Training and reranking build
+their sequences here.
 
 The query side and the document side are tokenized separately. They are split after a `;`, so the tokens are those of
-the joint text. If a sequence would be too long, the document loses its last tokens. The query is only cut if it leaves
-no room for a document at all (`fit_queries`). Special tokens come from the template alone: `</s>` within a text is read
-as these four characters.
+the joint text. If a sequence would be too long, the document loses its last tokens; of a document that is read twice,
+both copies lose the same ones. The query is only cut if it leaves no room for a document at all (`fit_queries`).
+Special tokens come from the template alone: `</s>` within a text is read as these four characters.
 
 A cross-encoder of another library reads what its tokenizer makes of a sentence pair, `[CLS] {q} [SEP] {d} [SEP]`. There
 the second text may have tokens of another type. A token's type is kept in the bits of its id above `TYPE_SHIFT`.
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ssmrank.config.models import ONLY_DECODERS
 from ssmrank.errors import UserError
 from ssmrank.models.packing import TYPE_SHIFT
 
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["E", "ED", "D"]
-Order = Literal["query-first", "document-first", "query-document-query", "sentence-pair"]
+Order = Literal["query-first", "document-first", "query-document-query", "document-document-query", "sentence-pair"]
 PAIR: Order = "sentence-pair"
-"""The input of cross-encoders of other libraries. The three others are ours."""
+"""The input of cross-encoders of other libraries. The others are ours."""
+TWICE: Order = "document-document-query"
+"""For decoders: an encoder sees the whole document at its first token."""
+COPY_STEP = 8
+"""A copy of a cut document has a multiple of this many tokens, so that queries of similar lengths share both copies."""
 LongQueries = Literal["cut", "error"]
 """How a query that leaves no room for a document is treated: cut to half of the sequence, or an error."""
 
@@ -42,7 +48,7 @@ class Template:
 
     order: order of the sides; before: ids at the start of every sequence; after: ids at its end; separator: ids of the
     `;` that a cut document keeps if a query follows; for a sentence pair those between its texts, which end the query
-    side; document_type: the type of a document's tokens.
+    side; document_type: the type of a document's tokens. A document's room is what a sequence leaves for its copies.
     """
 
     kind: Kind
@@ -59,8 +65,10 @@ class Template:
 
         [EOS] is the tokenizer's end of sequence ([SEP] for BERT). [CLS] is its class token (<s> for BART and RoBERTa).
         If a decoder's tokenizer starts every text with a token (OPT: </s>, Llama: <|begin_of_text|>), it is kept.
-        Raises UserError if the tokenizer lacks such a token.
+        Raises UserError if the tokenizer lacks such a token, or an encoder is to read the document twice.
         """
+        if order == TWICE and kind != "D":
+            raise UserError(f"template {TWICE}: {ONLY_DECODERS}")
         if order == PAIR:
             return cls(kind, order, tokenizer, *_around_a_pair(tokenizer))
         before: tuple[int, ...]
@@ -102,9 +110,19 @@ class Template:
         return self.order not in ("query-first", PAIR)
 
     @property
+    def query_leads(self) -> bool:
+        """Whether a query side precedes the document side."""
+        return self.order in ("query-first", "query-document-query", PAIR)
+
+    @property
     def query_copies(self) -> int:
         """How many times a sequence contains the query side."""
         return 2 if self.order == "query-document-query" else 1
+
+    @property
+    def document_copies(self) -> int:
+        """How many times a sequence contains the document side."""
+        return 2 if self.order == TWICE else 1
 
     def document_head(self) -> np.ndarray:
         """The tokens that start every document side, int32 ids."""
@@ -156,15 +174,42 @@ class Template:
 
         Raises UserError if the query leaves no room for a token of the document.
         """
-        room = self.room(len(query), max_length, query_id)
-        if len(document) > room:
-            document = self._cut(document, room)
-        first = () if self.order == "document-first" else query
+        read = self.read(document, self.room(len(query), max_length, query_id))
+        first = query if self.query_leads else ()
         last = query if self.query_follows else ()
-        return np.concatenate([self.before, first, document, last, self.after]).astype(np.int32)
+        return np.concatenate([self.before, first, read, last, self.after]).astype(np.int32)
+
+    def read(self, document: np.ndarray, room: int) -> np.ndarray:
+        """What a sequence has of a document side: all its copies, cut to fit into its room."""
+        return self.copies(document, int(self.kept(len(document), room)))
+
+    def copies(self, document: np.ndarray, kept: int) -> np.ndarray:
+        """The copies of a document side, each cut to `kept` tokens."""
+        copy = document if len(document) <= kept else self._cut(document, kept)
+        return copy if self.document_copies == 1 else np.concatenate([copy, copy])
+
+    def kept(self, sizes: np.ndarray | int, rooms: np.ndarray | int) -> np.ndarray:
+        """How many tokens each copy of document sides with so many tokens has, int64; rooms: of each document."""
+        longest = self.longest(rooms)
+        if self.document_copies == 1:
+            return np.minimum(sizes, longest)
+        steps = longest // COPY_STEP * COPY_STEP
+        return np.where(np.less_equal(sizes, longest), sizes, np.where(np.greater(steps, 0), steps, longest))
+
+    def longest(self, rooms: Any) -> Any:
+        """How many tokens a document side may have that is read whole, of one room or of an array of them."""
+        return rooms // self.document_copies
+
+    def length(self, query_tokens: int, document_tokens: int, max_length: int) -> int:
+        """How many tokens `join` makes of sides with so many tokens."""
+        read = self.document_copies * int(self.kept(document_tokens, self._room(query_tokens, max_length)))
+        return len(self.before) + self.query_copies * query_tokens + read + len(self.after)
 
     def room(self, query_tokens: int, max_length: int, query_id: str = "") -> int:
-        """How many tokens a document may have beside a query of `query_tokens`. Raises UserError if it has no room."""
+        """How many tokens a document's copies may have beside a query of `query_tokens`.
+
+        Raises UserError if they have no room.
+        """
         room = self._room(query_tokens, max_length)
         if room < self._least:
             raise UserError(
@@ -178,13 +223,13 @@ class Template:
 
     @property
     def _least(self) -> int:
-        """The least number of tokens of a document side."""
-        return 1 + len(self.separator)
+        """The least number of tokens of a document's copies."""
+        return self.document_copies * (1 + len(self.separator))
 
-    def _cut(self, document: np.ndarray, room: int) -> np.ndarray:
+    def _cut(self, document: np.ndarray, kept: int) -> np.ndarray:
         if not self.query_follows:
-            return document[:room]
-        return np.concatenate([document[: room - len(self.separator)], self.separator])
+            return document[:kept]
+        return np.concatenate([document[: kept - len(self.separator)], self.separator])
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         return tokenize(self.tokenizer, texts)

@@ -2,7 +2,8 @@
 
 Encoders compute all tokens of each pair. Decoders that read the document first compute a document once for all queries
 that share it. Before a first stage has run, nobody knows which do. The documents of a query count as drawn at random:
-of N documents of which each query gets D, N (1 - (1 - D/N)^queries) are different. Real queries share more.
+of N documents of which each query gets D, N (1 - (1 - D/N)^queries) are different. Real queries share more. Decoders
+that read the query first compute it once for all its documents.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ssmrank.config.models import Model
+from ssmrank.config.models import SIDES, Model
 from ssmrank.config.params import Params
 from ssmrank.config.retrievers import Dense, HnswIndex, IvfPqIndex
 from ssmrank.config.trainings import NO_TRAINING, TRAINED_SIGN
@@ -198,7 +199,8 @@ class Estimator:
         groups = section.groups or self._queries(section.collection, section.split)
         if lengths is None or groups is None:
             return replace(ON_GPU, written=self._weights(model))
-        each = lengths.document(section.max_length) + lengths.query()
+        order = self.params.order(training, model)
+        each = lengths.document(section.max_length, order) + SIDES[order].count("q") * lengths.query()
         documents = 1 + self.params.negatives[section.negatives].count
         of_group = each * documents
         if section.bi_encoder is not None:  # reads the query once
@@ -244,11 +246,14 @@ class Estimator:
             return None
         pairs = queries * min(section.depth, documents)
         max_length = SHORT if training == NO_TRAINING else self.params.training(training).max_length
-        document, query = lengths.document(max_length), lengths.query()
-        tokens = computed = pairs * (document + query)
-        if _shares(self.params.models[model]):
-            computed = distinct_documents(documents, section.depth, queries) * document + pairs * query
-        return pairs, tokens, computed
+        order = self.params.order(training, model)
+        sides, document, query = SIDES[order], lengths.document(max_length, order), lengths.query()
+        tokens = computed = pairs * (document + sides.count("q") * query)
+        if not _shares(self.params.models[model]):
+            return pairs, tokens, computed
+        if sides.startswith("q"):
+            return pairs, tokens, computed - (pairs - queries) * query
+        return pairs, tokens, distinct_documents(documents, section.depth, queries) * document + pairs * query
 
     def _timed_pairs(self, collection: str, split: str) -> float:
         """The pairs that tables let be timed on this split; infinite for all of them."""
@@ -262,5 +267,5 @@ class Estimator:
 
 
 def _shares(model: Model) -> bool:
-    """Whether a document's tokens come before the query's, and do not depend on it."""
-    return model.kind == "D" and (model.template or "document-first") == "document-first"
+    """Whether what a sequence begins with does not depend on what follows."""
+    return model.kind == "D"

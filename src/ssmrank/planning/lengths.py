@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ssmrank.config.models import SIDES, ReadingOrder
 from ssmrank.io.plain import read_json
 
 TOKENS_PER_WORD = 1.35
@@ -35,12 +36,13 @@ class Lengths:
         """Tokens of a query and what is around it."""
         return self.query_words * TOKENS_PER_WORD + QUERY_TEMPLATE
 
-    def document(self, max_length: int) -> float:
-        """Tokens of a document and what is around it, cut so that a query has room in `max_length`."""
-        room = max(max_length - self.query(), max_length / 2)
+    def document(self, max_length: int, order: ReadingOrder = "document-first") -> float:
+        """Tokens of a document and what is around it, cut so that queries have room in `max_length`; of all copies."""
+        copies, queries = SIDES[order].count("d"), SIDES[order].count("q")
+        room = max(max_length - queries * self.query(), max_length / 2) / copies
         if self.lengths:
-            return sum(min(length, room) for length in self.lengths) / len(self.lengths)
-        return min(self.document_words * TOKENS_PER_WORD + DOCUMENT_TEMPLATE, room)
+            return copies * sum(min(length, room) for length in self.lengths) / len(self.lengths)
+        return copies * min(self.document_words * TOKENS_PER_WORD + DOCUMENT_TEMPLATE, room)
 
 
 def lengths_of(collection: str, folder: Path) -> Lengths | None:

@@ -12,6 +12,7 @@ from ssmrank.models.prefix_sharing import pack_shared
 from ssmrank.models.token_budget import budget_batches
 from ssmrank.reranking.fixed_trees import fixed_trees
 from ssmrank.reranking.prefix_tree import PrefixTree
+from ssmrank.reranking.query_trees import query_trees
 from ssmrank.reranking.segments import PARENT, segment_tokens, whole_segments
 from ssmrank.reranking.sequences import PairSequences
 from ssmrank.reranking.tree_builder import PrefixTreeBuilder
@@ -46,8 +47,7 @@ class Batch:
         sequences = self.sequences
         alone, sizes = len(self.alone), np.array([len(tree.segments) for tree in self.trees], dtype=np.int64)
         segments = np.concatenate([whole_segments(sequences, self.alone), *(tree.segments for tree in self.trees)])
-        documents = np.array([tree.document for tree in self.trees], dtype=np.int64)
-        documents = np.concatenate([sequences.document[self.alone], np.repeat(documents, sizes)])
+        documents = np.concatenate([sequences.document[self.alone], *(tree.documents for tree in self.trees)])
         # A tree numbers its segments from 0, so its parents are shifted by the tree's start in the batch.
         begins = alone + np.cumsum(sizes) - sizes
         parents = segments[:, PARENT].copy()
@@ -63,15 +63,17 @@ class Batch:
 def plan_batches(sequences: PairSequences, token_budget: int, share: bool, fixed: bool = False) -> list[Batch]:
     """Batches of at most `token_budget` tokens that hold every pair once, the longest sequences first.
 
-    A longer sequence is a batch of its own. With `share` (causal models, document first) the shared prefix of a
-    document's pairs is computed once. The states of roots and branches count as tokens, so the budget limits a batch's
-    memory for any number of queries per document. A document with very many queries is spread over several batches,
-    each of which computes the document again. With `fixed` (causal models, document first) a sequence is divided into
-    segments by itself alone, with and without `share` at the same place.
+    A longer sequence is a batch of its own. With `share` (causal models) the shared prefix of a document's pairs is
+    computed once, or that of a query's pairs where the query leads. The states of roots and branches count as tokens,
+    so the budget limits a batch's memory for any number of queries per document. A document with very many queries is
+    spread over several batches, each of which computes the document again. With `fixed` (causal models, document
+    first) a sequence is divided into segments by itself alone, with and without `share` at the same place.
     """
     trees: list[PrefixTree] = []
     if fixed:
         trees = fixed_trees(sequences, np.arange(len(sequences)), token_budget, share)
+    elif share and sequences.template.query_leads:
+        trees = query_trees(sequences, np.arange(len(sequences)), token_budget)
     elif share:
         builder = PrefixTreeBuilder(sequences)
         trees = builder.trees_of(builder.groups(), token_budget)
@@ -87,6 +89,8 @@ def divided(batch: Batch) -> list[Batch]:
     pairs = np.concatenate([batch.alone, *shared])
     if batch.fixed:
         trees = fixed_trees(batch.sequences, pairs, budget, share=True)
+    elif batch.sequences.template.query_leads:
+        trees = query_trees(batch.sequences, np.concatenate([pairs[:0], *shared]), budget)
     else:
         trees = PrefixTreeBuilder(batch.sequences).trees_of(shared, budget)
     return _filled(batch.sequences, pairs, trees, budget, batch.fixed)

@@ -3,7 +3,8 @@
 The prefix ends after the document and what all queries begin with, ` query:`. If a document is cut, where it ends
 depends on the query's length. Its prefix then ends at a multiple of `CUT_STEP` tokens, so that queries of similar
 lengths share it, and the document's last tokens belong to the rest. A query may also use a prefix that is some steps
-shorter.
+shorter. The prefix of a document that is read twice holds both copies, of lengths that queries of similar lengths share
+too (`templates.COPY_STEP`).
 """
 
 from __future__ import annotations
@@ -101,12 +102,16 @@ class PairSplitter:
         """The sequence of a query side and a document; steps: by how many the prefix of a long document is shorter."""
         room = self.template.room(len(query), self.max_length)
         whole = len(document.tokens)
+        if self.template.document_copies > 1:
+            shared = self._shared(query)
+            prefix = self._prefix(document, int(self.template.kept(whole, room)), shared)
+            return SplitPair(prefix, np.concatenate([query[shared:], self._after]), False)
         if whole <= room and steps:
             end = self._boundary(whole, steps - 1)
             rest = document.tokens[end:]
             return SplitPair(self._prefix(document, end, 0), np.concatenate([rest, query, self._after]), True)
         if whole <= room:
-            shared = len(self._head) if np.array_equal(query[: len(self._head)], self._head) else 0
+            shared = self._shared(query)
             prefix = self._prefix(document, whole, shared)
             return SplitPair(
                 prefix, np.concatenate([query[shared:], self._after]), whole > room - MOST_STEPS * CUT_STEP
@@ -119,10 +124,16 @@ class PairSplitter:
 
     def longest_prefix(self, document: Document, query_tokens: int) -> Prefix:
         """The prefix that queries of so many tokens have, without knowing them."""
-        room = self.template.room(query_tokens, self.max_length)
-        if len(document.tokens) <= room:
-            return self._prefix(document, len(document.tokens), len(self._head))
+        room, whole = self.template.room(query_tokens, self.max_length), len(document.tokens)
+        if self.template.document_copies > 1:
+            return self._prefix(document, int(self.template.kept(whole, room)), len(self._head))
+        if whole <= room:
+            return self._prefix(document, whole, len(self._head))
         return self._prefix(document, self._boundary(room - len(self._separator)), 0)
+
+    def _shared(self, query: np.ndarray) -> int:
+        """How many tokens of the template a query side begins with, if it is not one of the few where they join."""
+        return len(self._head) if np.array_equal(query[: len(self._head)], self._head) else 0
 
     def _boundary(self, kept: int, steps: int = 0) -> int:
         """How many of a cut document's `kept` tokens belong to the prefix."""
@@ -130,9 +141,12 @@ class PairSplitter:
         return end if end > 0 else kept
 
     def _prefix(self, document: Document, end: int, shared: int) -> Prefix:
+        """The beginning of a sequence with `end` tokens of the document, or twice as many of one that is read twice."""
         found = document.prefixes.get((end, shared))
         if found is None:
-            tokens = np.concatenate([self._before, document.tokens[:end], self._head[:shared]])
+            twice = self.template.document_copies > 1
+            read = self.template.copies(document.tokens, end) if twice else document.tokens[:end]
+            tokens = np.concatenate([self._before, read, self._head[:shared]])
             found = document.prefixes[end, shared] = Prefix(_digest(tokens.tobytes()), tokens)
             self._bytes += _ENTRY + tokens.nbytes
         return found

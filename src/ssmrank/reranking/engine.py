@@ -23,7 +23,7 @@ from ssmrank.io.trec import Run
 from ssmrank.lock_turns import short_turns
 from ssmrank.models.precision import Precision
 from ssmrank.models.reranker import Reranker
-from ssmrank.models.templates import LongQueries
+from ssmrank.models.templates import PAIR, LongQueries
 from ssmrank.prefetch import Prefetched
 from ssmrank.reranking.batches import Batch, plan_batches
 from ssmrank.reranking.passages import PassageTokens, best_passage
@@ -104,8 +104,10 @@ def plan_work(
         documents = PassageTokens(template, documents, passages.length, passages.stride)
         asked, owners = documents.expand(pairs)
     sequences = PairSequences(template, reranker.settings.max_length, asked, queries, documents, long_queries)
-    can_share = reranker.can_share_prefixes and template.order == "document-first"
-    fixed = deterministic == "batch" and can_share
+    can_share = reranker.can_share_prefixes and template.order != PAIR
+    fixed = deterministic == "batch" and can_share and not template.query_leads
+    if deterministic == "batch" and template.query_leads:
+        can_share = False  # whether a query's prefix is shared depends on its other documents
     return Work(pairs, sequences, owners, plan_batches(sequences, token_budget, share and can_share, fixed))
 
 

@@ -42,7 +42,7 @@ def fixed_trees(sequences: PairSequences, pairs: np.ndarray, budget: int, share:
     new = np.ones(len(pairs), dtype=bool)
     if share:
         new[1:] = (np.diff(document) != 0) | (np.diff(reach) != 0) | (np.diff(head) != 0)
-        _divide(new, root + BRANCH_TOKENS, leaf, budget)
+        divide(new, root + BRANCH_TOKENS, leaf, budget)
     firsts = np.flatnonzero(new)
     sizes = np.diff(firsts, append=len(pairs))
     rows = firsts + np.arange(len(firsts))
@@ -56,12 +56,35 @@ def fixed_trees(sequences: PairSequences, pairs: np.ndarray, budget: int, share:
         [reach, whole, cut, query, head, endings], axis=1
     )
     tokens = root[firsts] + np.add.reduceat(leaf, firsts)
+    documents = np.repeat(document[firsts], sizes + 1)
+    return cut_into_trees(documents, segments, pairs, rows, firsts, sizes, tokens)
+
+
+def cut_into_trees(
+    documents: np.ndarray,
+    segments: np.ndarray,
+    pairs: np.ndarray,
+    rows: np.ndarray,
+    firsts: np.ndarray,
+    sizes: np.ndarray,
+    tokens: np.ndarray,
+) -> list[PrefixTree]:
+    """Trees of one root and its leaves.
+
+    documents, segments: of all trees, each root before its leaves; pairs: of all leaves; rows, firsts: int64, where
+    each tree begins in them; sizes: int64, leaves of each; tokens: int64, computed tokens of each.
+    """
     leaves = np.arange(1, sizes.max() + 1)
+    numbers = (array.tolist() for array in (rows, firsts, sizes, tokens))
     return [
-        PrefixTree(number, segments[row : row + size + 1], leaves[:size], pairs[first : first + size], count)
-        for number, row, first, size, count in zip(
-            *(array.tolist() for array in (document[firsts], rows, firsts, sizes, tokens)), strict=True
+        PrefixTree(
+            documents[row : row + size + 1],
+            segments[row : row + size + 1],
+            leaves[:size],
+            pairs[first : first + size],
+            count,
         )
+        for row, first, size, count in zip(*numbers, strict=True)
     ]
 
 
@@ -75,8 +98,11 @@ def _head(sequences: PairSequences) -> np.ndarray:
     return np.array(starts, dtype=np.int64)
 
 
-def _divide(new: np.ndarray, root: np.ndarray, leaf: np.ndarray, budget: int) -> None:
-    """Marks in `new` where a tree begins because the one before would cost more than the budget."""
+def divide(new: np.ndarray, root: np.ndarray, leaf: np.ndarray, budget: int) -> None:
+    """Marks in `new`, bool, where a tree begins because the one before would cost more than the budget.
+
+    root, leaf: int64, the cost of each pair's root and leaf.
+    """
     firsts = np.flatnonzero(new)
     costs = root[firsts] + np.add.reduceat(leaf, firsts)
     ends = np.append(firsts[1:], len(new))

@@ -27,13 +27,14 @@ _AT_ONCE = 2**16
 
 @dataclass(frozen=True, eq=False)
 class PrefixTree:
-    """The sequences of a document's pairs, as a tree of segments.
+    """The sequences of pairs with a document or a query in common, as a tree of segments.
 
-    document: its number; segments: int64 [N, 7] (see `segments`), parents before children; leaves: int64 [P], the
-    segment that ends each pair's sequence; pairs: int64 [P]; tokens: how many tokens are computed.
+    documents: int64 [N], the document of each segment; segments: int64 [N, 7] (see `segments`), parents before
+    children; leaves: int64 [P], the segment that ends each pair's sequence; pairs: int64 [P]; tokens: how many tokens
+    are computed.
     """
 
-    document: int
+    documents: np.ndarray
     segments: np.ndarray
     leaves: np.ndarray
     pairs: np.ndarray
@@ -78,14 +79,13 @@ def two_level_trees(sequences: PairSequences, groups: Sequence[np.ndarray]) -> l
     starts = np.cumsum(sizes) - sizes
     tokens = before + read + cut * len(template.separator) + common + np.add.reduceat(endings - shared, starts)
     leaves = np.arange(1, sizes.max() + 1)
+    documents = np.repeat(sequences.document[first], sizes + 1)
     trees: list[PrefixTree | None] = [None] * len(groups)
-    for place, document, start, size, row, count in zip(
-        chosen.tolist(), sequences.document[first].tolist(), starts.tolist(), sizes.tolist(), roots.tolist(),
-        tokens.tolist(), strict=True,
-    ):  # fmt: skip
-        trees[place] = PrefixTree(
-            document, segments[row : row + size + 1], leaves[:size], pairs[start : start + size], count
-        )
+    for place, start, size, row, count in zip(
+        chosen.tolist(), starts.tolist(), sizes.tolist(), roots.tolist(), tokens.tolist(), strict=True
+    ):
+        rows = slice(row, row + size + 1)
+        trees[place] = PrefixTree(documents[rows], segments[rows], leaves[:size], pairs[start : start + size], count)
     return trees
 
 

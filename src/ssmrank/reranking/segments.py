@@ -12,9 +12,8 @@ from ssmrank.reranking.sequences import PairSequences
 
 PARENT, FROM, TO, CUT, QUERY, START, END = range(7)
 """Columns of a segment: PARENT is the segment that it continues, -1 if none. It holds the document's tokens FROM to TO,
-the separator if CUT, and the tokens START to END of the ending of QUERY. With the order query-first,
-and in a sentence pair, the ending's tokens before START precede the document; with query-document-query, the whole
-query precedes it."""
+the separator if CUT, and the tokens START to END of the ending of QUERY. Where a query leads, a segment that continues
+none begins with it."""
 
 
 def whole_segments(sequences: PairSequences, pairs: np.ndarray) -> np.ndarray:
@@ -45,11 +44,11 @@ def segment_tokens(
     begins = np.cumsum([0, *map(len, sources)])
     endings = begins[2] + sequences.ending_starts[segments[:, QUERY]]
     starts, lengths = (np.zeros((len(segments), 5), dtype=np.int64) for _ in range(2))
-    lengths[:, 0] = len(before) * (segments[:, PARENT] < 0)
-    if not template.query_follows:
-        starts[:, 1], lengths[:, 1] = endings, segments[:, START]
-    elif template.order == "query-document-query":
-        starts[:, 1], lengths[:, 1] = endings, segments[:, END] - len(template.after)
+    roots = segments[:, PARENT] < 0
+    lengths[:, 0] = len(before) * roots
+    if template.query_leads:
+        asked = sequences.ending_lengths[segments[:, QUERY]] - len(template.after)
+        starts[:, 1], lengths[:, 1] = endings, asked * roots
     starts[:, 2], lengths[:, 2] = begins[3:][own] + segments[:, FROM], segments[:, TO] - segments[:, FROM]
     starts[:, 3], lengths[:, 3] = begins[1], len(separator) * segments[:, CUT]
     starts[:, 4], lengths[:, 4] = endings + segments[:, START], segments[:, END] - segments[:, START]

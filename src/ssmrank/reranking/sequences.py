@@ -26,6 +26,8 @@ class PairSequences:
     cut: bool [P], whether the document is cut; endings: for each of Q queries its tokens and those after it, int32 ids,
     which end the sequence if the query follows the document; all_endings: the endings end to end; ending_lengths,
     ending_starts: int64 [Q], each ending's length and its start in `all_endings`.
+
+    A document that is read twice is a document for each length of its copies. It holds both copies, and is never cut.
     """
 
     def __init__(
@@ -56,6 +58,11 @@ class PairSequences:
         ]
         room = np.array(rooms, dtype=np.int64)[self.query]
         sizes = np.array([len(documents[id]) for id in self.documents], dtype=np.int64)[self.document]
+        self.shortened = sizes > template.longest(room)
+        """bool [P], whether a sequence lacks a part of its document."""
+        self._kept: np.ndarray | None = None
+        if template.document_copies > 1:
+            sizes = self._make_copies(template.kept(sizes, room))
         self.cut = sizes > room
         # A cut document keeps its separator where a query follows it.
         kept = len(template.separator) if template.query_follows else 0
@@ -69,10 +76,21 @@ class PairSequences:
     def __getitem__(self, pair: int) -> np.ndarray:
         """A pair's sequence, int32 ids."""
         query = self.query[pair]
-        return self.template.join(
-            self._asked[query], self.text(self.document[pair]), self.max_length, self.queries[query]
-        )
+        side = self._tokens[self.documents[self.document[pair]]]
+        return self.template.join(self._asked[query], side, self.max_length, self.queries[query])
 
     def text(self, document: int) -> np.ndarray:
-        """The uncut document side of a document, by number, int32 ids."""
-        return self._tokens[self.documents[document]]
+        """The uncut document side of a document, by number, int32 ids; both copies of one that is read twice."""
+        side = self._tokens[self.documents[document]]
+        return side if self._kept is None else self.template.copies(side, int(self._kept[document]))
+
+    def _make_copies(self, kept: np.ndarray) -> np.ndarray:
+        """Makes a document of each one and each length of its copies; returns all copies' tokens in each sequence.
+
+        kept: int64 [P], tokens of a copy.
+        """
+        step = int(kept.max(initial=0)) + 1
+        names, self.document = np.unique(self.document * step + kept, return_inverse=True)
+        self.documents = [self.documents[number] for number in (names // step).tolist()]
+        self._kept = names % step
+        return self.template.document_copies * kept

@@ -30,7 +30,7 @@ def why_no_states(reranker: Reranker) -> str:
     if not reranker.can_share_prefixes:
         kind, pooled = reranker.backbone.config.model_type, reranker.settings.pooled
         return f"{kind} with pooling {pooled} does not read a document independently of its query"
-    if reranker.template.order != "document-first":
+    if reranker.template.query_leads:
         return f"its template, {reranker.template.order}, does not begin with the document"
     return ""
 

@@ -114,7 +114,8 @@ class PrefixTreeBuilder:
         sums = segments.sum(0)
         tokens = sums[TO] - sums[FROM] + sums[END] - sums[START] + sums[CUT] * len(template.separator)
         tokens += len(template.before)
-        return PrefixTree(int(sequences.document[pairs[0]]), segments, np.concatenate(leaves), pairs, int(tokens))
+        documents = np.full(len(segments), sequences.document[pairs[0]])
+        return PrefixTree(documents, segments, np.concatenate(leaves), pairs, int(tokens))
 
 
 def _branch_points(whole: np.ndarray, before: int, cost: int) -> list[int] | None:

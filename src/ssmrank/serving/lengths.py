@@ -93,16 +93,17 @@ class LengthChecker:
         template, longest = self._template, self._max_length
         room = template.room(query.tokens, longest)
         around = len(template.before) + template.query_copies * query.tokens + len(template.after)
-        found = []
+        most, found = template.longest(room), []
         for number, (text, size, seen) in zip(numbers, self._measured(documents, truncation.left), strict=True):
-            if size > room and not truncation.allowed:
+            if size > most and not truncation.allowed:
+                whole = around + template.document_copies * size
                 raise UserError(
-                    f"{truncation.name}[{number}]: {around + size} tokens or more with the query, but the model reads "
+                    f"{truncation.name}[{number}]: {whole} tokens or more with the query, but the model reads "
                     f"{longest}; shorten it, or allow truncation"
                 )
-            if size > room and truncation.left:
-                text, size = self._without_beginning(text, size, room)
-            tokens = around + min(size, room)
+            if size > most and truncation.left:
+                text, size = self._without_beginning(text, size, most)
+            tokens = template.length(query.tokens, size, longest)
             found.append(Measured(text, tokens, min(tokens, around + _STATE_TOKENS) if seen else tokens))
         return found
 
@@ -134,15 +135,15 @@ class LengthChecker:
         most = _CHARACTERS * self._max_length
         return text if len(text) <= most else text[-most:] if left else text[:most]
 
-    def _without_beginning(self, text: str, size: int, room: int) -> tuple[str, int]:
-        """The longest end of a text whose document side has at most `room` tokens, and that number."""
+    def _without_beginning(self, text: str, size: int, most: int) -> tuple[str, int]:
+        """The longest end of a text whose document side has at most `most` tokens, and that number."""
         backend = getattr(self._template.tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError("truncation_direction: this model's tokenizer cannot cut on the left; leave it out")
         starts = [start for start, _ in backend.encode(text, add_special_tokens=False).offsets]
         # The first word of a text that is cut may have a token more or less than in the whole one.
-        for start in starts[max(0, size - room - _AROUND) :]:
+        for start in starts[max(0, size - most - _AROUND) :]:
             [tokens] = self._template.tokenize_documents([text[start:]])
-            if len(tokens) <= room:
+            if len(tokens) <= most:
                 return text[start:], len(tokens)
         return "", len(self._template.tokenize_documents([""])[0])

@@ -138,5 +138,5 @@ class GroupSequences:
     def length(self, index: int) -> int:
         """The number of tokens of a group."""
         group = self.groups[index]
-        around = len(self._template.before) + len(self._queries[group.query]) + len(self._template.after)
-        return sum(min(self._max_length, around + len(self._documents[document])) for document in group.documents)
+        asked, length = len(self._queries[group.query]), self._template.length
+        return sum(length(asked, len(self._documents[document]), self._max_length) for document in group.documents)

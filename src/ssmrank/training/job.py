@@ -182,7 +182,7 @@ class Job:
     def _new_reranker(self) -> Reranker | BiEncoderModel:
         chosen, length = self.settings.bi_encoder, self.settings.max_length
         if chosen is None:
-            return new_reranker(self.files.model, self.files.kind, length)
+            return new_reranker(self.files.model, self.files.kind, length, self.settings.template)
         stored = BiEncoderSettings(
             *(self.files.kind, length, chosen.query_length or length, chosen.pooling, chosen.normalize),
             *(chosen.query_instruction, chosen.document_instruction, tuple(chosen.widths)),

@@ -67,6 +67,15 @@ def test_template_pooling_and_long_queries_are_the_checkpoints(checkpoint) -> No
     check(folder, exported(folder), [QUERY, LONG_QUERY], code=True)
 
 
+@pytest.mark.parametrize("length", [40, 64, 400])
+def test_a_document_that_is_read_twice(checkpoint, length: int, capsys) -> None:
+    folder = checkpoint("mamba2", max_length=length, template="document-document-query")
+    check(folder, exported(folder), [QUERY, "snow", LONG_QUERY], code=True)
+    other = str(folder.with_name("other"))
+    assert main(["export", str(folder), other, "--format", "sentence-transformers", "--without-code"]) == 2
+    assert "it reads the document twice" in capsys.readouterr().err
+
+
 def test_a_pair_template_holds_other_orders_too(checkpoint) -> None:
     folder = checkpoint("bert", template="document-first", pooling="last")
     check(folder, exported(folder), [QUERY, "snow"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -194,6 +196,60 @@ def test_a_document_between_queries_is_cut_and_both_queries_are_whole(tiny_token
     with pytest.raises(UserError, match="leave no room"):
         template.room(len(query), around + 1)
     assert template.room(len(query), around + 2) == 2
+
+
+TWICE = "document-document-query"
+
+
+def test_a_document_that_is_read_twice(tiny_tokenizer):
+    template = Template.of(tiny_tokenizer, "D", TWICE)
+    ids = np.array(joined(template, "mamba scan", "state space"))
+    assert text_of(template, ids) == "document : state space ; document : state space ; query : mamba scan ; [SEP]"
+
+
+def test_both_copies_of_a_document_are_cut_to_the_same_tokens(tiny_tokenizer):
+    template = Template.of(tiny_tokenizer, "D", TWICE)
+    words = [f"{word}" for word in "state space models rank text passages river boat fish snow".split() * 4]
+    [query], [document] = template.tokenize_queries(["mamba scan"]), template.tokenize_documents([" ".join(words)])
+    whole = template.join(query, document, 1000)
+    for max_length in range(len(query) + 1 + 2 * 2, len(whole) + 3):
+        ids = template.join(query, document, max_length)
+        copies = np.split(ids[: len(ids) - len(query) - 1], 2)
+        assert np.array_equal(*copies) and copies[0][-1] == template.separator[-1]
+        assert np.array_equal(copies[0][:-1], document[: len(copies[0]) - 1])
+        half = template.room(len(query), max_length) // 2
+        # Whole if it fits, else a multiple of 8 tokens, or what there is of fewer.
+        assert len(copies[0]) == (len(document) if len(document) <= half else half // 8 * 8 or half)
+        assert len(ids) == template.length(len(query), len(document), max_length) <= max_length
+    with pytest.raises(UserError, match="leave no room"):
+        template.join(query, document, len(query) + 1 + 3)
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+def test_copies_of_a_document_are_the_tokens_of_the_joint_text(byte_level_tokenizer, family):
+    tokenizer = byte_level_tokenizer(family)
+    kind, before, after = SPECIAL[family]
+    if kind != "D":
+        with pytest.raises(UserError, match=f"template {TWICE}: only decoders read a document twice"):
+            Template.of(tokenizer, kind, TWICE)
+        return
+    template = Template.of(tokenizer, kind, TWICE)
+    for text in ["state space", "ends with ;", "!?;;", "", "  spaces  ", "line\n", "a;b; c ;"]:
+        # The text begins with a space, so that both copies are the same tokens.
+        whole = f" document: {text}; document: {text}; query: rank; text;"
+        expected = [*before, *tokenizer(whole, add_special_tokens=False)["input_ids"], *after]
+        assert joined(template, "rank; text", text) == expected
+
+
+@pytest.mark.parametrize("order", ["query-first", "document-first", "query-document-query", TWICE])
+def test_the_length_of_a_sequence_is_known_before_it_is_made(tiny_tokenizer, order):
+    template = Template.of(tiny_tokenizer, "D", order)
+    queries = template.tokenize_queries(["", "mamba scan", "rank " * 9])
+    documents = template.tokenize_documents(["", "state space " * 3, "river boat fish " * 20])
+    for query, document in itertools.product(queries, documents):
+        for max_length in (30, 47, 64, 300):
+            made = len(template.join(query, document, max_length))
+            assert made == template.length(len(query), len(document), max_length)
 
 
 @pytest.mark.parametrize("kind", ["D", "E"])

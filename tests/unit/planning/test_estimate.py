@@ -51,11 +51,22 @@ def test_a_decoder_computes_a_document_once(estimator: Estimator) -> None:
     found = reranked(estimator, "quora", "test", "mamba-2-370m")
     documents, queries = 522_931 * (11.44 * 1.35 + 3), 1e7 * (9.53 * 1.35 + 4)
     assert found.computed == pytest.approx(documents + queries, rel=1e-6)
-    # A template that reads the query first shares nothing.
     models = estimator.params.models
-    own = models["mamba-2-370m"].model_copy(update={"template": "query-first"})
-    estimator.params = estimator.params.model_copy(update={"models": models | {"mamba-2-370m": own}})
-    assert reranked(estimator, "quora", "test", "mamba-2-370m").computed == found.tokens
+
+    def in_order(template: str) -> Estimate:
+        own = models["mamba-2-370m"].model_copy(update={"template": template})
+        estimator.params = estimator.params.model_copy(update={"models": models | {"mamba-2-370m": own}})
+        return reranked(estimator, "quora", "test", "mamba-2-370m")
+
+    # With the query first, it is computed once for its 1,000 documents.
+    first = in_order("query-first")
+    assert first.tokens == found.tokens and first.computed == pytest.approx(found.tokens - 0.999 * queries)
+    both = in_order("query-document-query")
+    assert both.tokens == pytest.approx(found.tokens + queries)
+    assert both.computed == pytest.approx(both.tokens - 0.999 * queries)
+    twice = in_order("document-document-query")
+    assert twice.tokens == pytest.approx(2 * found.tokens - queries)
+    assert twice.computed == pytest.approx(2 * documents + queries, rel=1e-6)
     assert distinct_documents(100, 10, 1) == pytest.approx(10)
     assert distinct_documents(100, 10, 2) == pytest.approx(19)
     assert distinct_documents(5, 10, 3) == 5

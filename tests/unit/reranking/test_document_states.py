@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from ssmrank.errors import UserError
-from ssmrank.models.reranker import new_reranker
+from ssmrank.models.reranker import Reranker, new_reranker
+from ssmrank.models.templates import COPY_STEP
 from ssmrank.reranking.document_prefixes import CUT_STEP, PairSplitter
 from ssmrank.reranking.document_states import StateScorer
 from ssmrank.reranking.scoring import Scorer
@@ -19,6 +21,7 @@ from ssmrank.reranking.state_folder import StateFolder
 from tiny_models import CAUSAL, kind_of, tiny_config
 
 CPU = torch.device("cpu")
+TWICE = "document-document-query"
 WORDS = "mamba river snow fish engine boat mountain index state space attention scan lucene".split()
 QUERIES = ["mamba", "river boat on a mountain", "", "what; query: fish", "snow " * 40]
 DOCUMENTS = ["", "mamba state space models", "fish", "search engine; document: " * 3, "river boat fish " * 40]
@@ -60,6 +63,55 @@ def test_scores_are_those_of_each_pair_alone(tiny_model, shape, token_budget):
     again = scorer.score(PAIRS)
     assert values(again) == pytest.approx(alone, abs=1e-5)
     assert all(pair.cached for pair in again)
+
+
+def read_twice(tiny_model, shape="mamba2", max_length=60):
+    model = model_of(tiny_model, shape, max_length)
+    return Reranker(model.backbone, model.tokenizer, replace(model.settings, template=TWICE)).eval()
+
+
+@pytest.mark.parametrize("shape", ["mamba", "mamba2", "llama", "opt"])
+@pytest.mark.parametrize("max_length", [60, 200])
+def test_a_state_holds_both_copies_of_a_document_that_is_read_twice(tiny_model, shape, max_length):
+    scorer = StateScorer(Scorer(read_twice(tiny_model, shape, max_length), "fp32", CPU), 4000, 10**7)
+    model = read_twice(tiny_model, shape, max_length)
+    alone = [model.score(query, [document])[0] for query, document in PAIRS]
+    assert values(scorer.score(PAIRS)) == pytest.approx(alone, abs=1e-5)
+    again = scorer.score(PAIRS)
+    assert values(again) == pytest.approx(alone, abs=1e-5) and all(pair.cached for pair in again)
+    [other] = scorer.score([("what is a mamba", "mamba state space models")])
+    assert other.cached
+
+
+@pytest.mark.parametrize("max_length", [33, 60, 200])
+def test_two_parts_with_both_copies_are_the_joined_sequence(tiny_model, max_length):
+    template = read_twice(tiny_model).template
+    splitter = PairSplitter(template, max_length)
+    for query, side in zip(QUERIES, splitter.queries(QUERIES), strict=True):
+        for document, text in zip(splitter.documents(DOCUMENTS), DOCUMENTS, strict=True):
+            prefix, suffix, long = splitter.split(side, document)
+            whole = template.join(side, template.tokenize_documents([text])[0], max_length)
+            assert np.array_equal(np.concatenate([prefix.tokens, suffix]), whole), (query, text)
+            assert len(suffix) == len(side) - 2 + 1 and not long
+
+
+def test_queries_of_similar_lengths_share_both_copies_of_a_cut_document(tiny_model):
+    splitter = PairSplitter(read_twice(tiny_model).template, 200)
+    [document] = splitter.documents(["river boat fish " * 200])
+    queries = splitter.queries([" ".join(["fish"] * count) for count in range(1, 33)])
+    prefixes = [splitter.split(query, document).prefix for query in queries]
+    assert len({prefix.key for prefix in prefixes}) <= 1 + 32 // (2 * COPY_STEP)
+    assert splitter.longest_prefix(document, len(queries[0])).key == prefixes[0].key
+
+
+@pytest.mark.parametrize("order", ["query-first", "query-document-query"])
+def test_a_model_that_reads_the_query_first_keeps_no_states(tiny_model, order, caplog):
+    model = model_of(tiny_model, "mamba2")
+    model = Reranker(model.backbone, model.tokenizer, replace(model.settings, template=order)).eval()
+    scorer = StateScorer(Scorer(model, "fp32", CPU), 4000, 10**7)
+    assert not scorer.keeps_states and f"its template, {order}, does not begin with the document" in caplog.text
+    alone = [model.score(query, [document])[0] for query, document in PAIRS]
+    assert values(scorer.score(PAIRS)) == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.parametrize("max_length", [20, 24, 33, 60, 200])

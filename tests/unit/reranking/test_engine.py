@@ -10,6 +10,7 @@ import torch
 from ssmrank.errors import UserError
 from ssmrank.io.pairs import pairs_of
 from ssmrank.models.architectures import MODEL_TYPES
+from ssmrank.models.backbones import scored_forward
 from ssmrank.models.reranker import Reranker, new_reranker
 from ssmrank.reranking.engine import PassageWindows, plan_work, rerank, score
 from ssmrank.reranking.state import RerankingState
@@ -86,21 +87,95 @@ def test_maxp_is_the_best_of_the_passages(tiny_model, model_type, kind):
     assert dict(reranked["q2"])["short"] == pytest.approx(reranker.score("river boat", ["river boat"])[0], abs=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["mamba2", "bert"])
-@pytest.mark.parametrize("passages", [None, PassageWindows(length=4, stride=3)])
-def test_a_query_on_both_sides_shares_nothing(tiny_model, model_type, passages):
-    plain = reranker_of(tiny_model, model_type, kind_of(model_type))
-    settings = replace(plain.settings, max_length=60, template="query-document-query")
-    reranker = Reranker(plain.backbone, plain.tokenizer, settings).eval()
+ORDERS = ["query-first", "query-document-query", "document-document-query"]
+
+
+def in_order(reranker, order, max_length=60):
+    """The reranker with the input in another order."""
+    settings = replace(reranker.settings, max_length=max_length, template=order)
+    return Reranker(reranker.backbone, reranker.tokenizer, settings).eval()
+
+
+@pytest.mark.parametrize(("model_type", "kind"), SHAPES[1:])
+@pytest.mark.parametrize("order", ORDERS)
+def test_each_order_shares_what_it_can_for_the_same_scores(tiny_model, model_type, kind, order):
+    """In float64, so that a difference that is not of rounding shows."""
+    reranker = in_order(reranker_of(tiny_model, model_type, kind), order).double()
+    run = {query: [*((document, 1.0) for document in DOCUMENTS)] for query in QUERIES}
     tokens = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
-    work = plan_work(reranker, pairs_of(RUN, 5), QUERIES, tokens, 10000, share=True)
-    assert work.tokens == work.all_tokens
-    reranked = rerank(reranker, RUN, QUERIES, DOCUMENTS, 4, 200, "fp32", CPU, passages)
-    for query, ranking in reranked.items():
-        for document, value in ranking:
-            if passages is None:
+    queries = {query: f"{text} on the mountain of snow" for query, text in QUERIES.items()}
+    shared, plain = (
+        plan_work(reranker, pairs_of(run, 5), queries, tokens, 10000, share=share) for share in (True, False)
+    )
+    assert plain.tokens == plain.all_tokens == shared.all_tokens
+    assert shared.tokens < {"document-document-query": 0.6}.get(order, 0.85) * plain.tokens
+    found = [scores_in_float64(reranker, work) for work in (shared, plain)]
+    assert np.abs(found[0] - found[1]).max() < 1e-6 * np.ptp(found[1])
+
+
+def scores_in_float64(reranker, work):
+    scores = np.empty(len(work.pairs))
+    for batch in work.batches:
+        packed, pairs = batch.pack()
+        with torch.inference_mode():
+            states = scored_forward(reranker.backbone, packed, "last")
+            scores[pairs] = reranker.head(states.double()).squeeze(-1).numpy()
+    return scores
+
+
+@pytest.mark.parametrize("order", [*ORDERS[:2], None])
+def test_encoders_and_means_share_nothing(tiny_model, order):
+    for model_type, pooling in (("bert", "first"), ("mamba2", "mean")):
+        plain = reranker_of(tiny_model, model_type, kind_of(model_type), 60)
+        settings = replace(plain.settings, template=order, pooling=pooling)
+        reranker = Reranker(plain.backbone, plain.tokenizer, settings).eval()
+        tokens = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
+        work = plan_work(reranker, pairs_of(RUN, 5), QUERIES, tokens, 10000)
+        assert work.tokens == work.all_tokens
+
+
+@pytest.mark.parametrize("model_type", ["mamba2", "llama", "bert"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("max_length", [40, 100])
+def test_scores_in_each_order_are_those_of_each_pair_alone(tiny_model, model_type, order, max_length):
+    kind = kind_of(model_type)
+    if kind != "D" and order == "document-document-query":
+        return
+    reranker = in_order(reranker_of(tiny_model, model_type, kind), order, max_length)
+    for budget in (60, 10000):
+        for query, ranking in rerank(reranker, RUN, QUERIES, DOCUMENTS, 4, budget, "fp32", CPU).items():
+            for document, value in ranking:
                 assert value == pytest.approx(reranker.score(QUERIES[query], [DOCUMENTS[document]])[0], abs=1e-5)
-            assert np.isfinite(value)
+
+
+@pytest.mark.parametrize("order", ["document-first", *ORDERS])
+def test_the_best_passage_in_each_order(tiny_model, order):
+    reranker = in_order(reranker_of(tiny_model, "mamba2", "D"), order)
+    words = "mamba river snow fish engine boat mountain index state space".split()
+    documents = {"long": " ".join(words), "short": "river boat"}
+    run = {"q2": [("long", 2.0), ("short", 1.0)], "q5": [("long", 1.0)]}
+    reranked = rerank(reranker, run, QUERIES, documents, 10, 1000, "fp32", CPU, PassageWindows(length=4, stride=3))
+    windows = [" ".join(words[start : start + 4]) for start in (0, 3, 6)]
+    for query in run:
+        assert dict(reranked[query])["long"] == pytest.approx(max(reranker.score(QUERIES[query], windows)), abs=1e-5)
+    assert dict(reranked["q2"])["short"] == pytest.approx(reranker.score("river boat", ["river boat"])[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("order", ["document-first", *ORDERS])
+def test_a_score_in_each_order_does_not_depend_on_its_batch(tiny_model, order):
+    reranker = in_order(reranker_of(tiny_model, "mamba2", "D"), order, 40)
+    tokens = dict(zip(DOCUMENTS, reranker.template.tokenize_documents(list(DOCUMENTS.values())), strict=True))
+    pairs = pairs_of(RUN, 5)
+    found = [
+        score(
+            reranker,
+            plan_work(reranker, some, QUERIES, tokens, budget, share=share, deterministic="batch"),
+            *("fp32", CPU),
+            deterministic="batch",
+        )
+        for some, budget, share in ((pairs, 10000, True), (pairs, 60, True), (pairs, 10000, False))
+    ]
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
 
 
 def work_of(reranker, budget=60):

@@ -42,8 +42,7 @@ def sequences_of(tokenizer, documents, queries, max_length, pairs=None, kind="D"
 def paths(batch, sequences):
     """The token ids that each pair of a batch reads in its tree."""
     for tree in batch.trees:
-        documents = np.full(len(tree.segments), tree.document)
-        ids, lengths = segment_tokens(sequences, documents, tree.segments)
+        ids, lengths = segment_tokens(sequences, tree.documents, tree.segments)
         assert lengths.sum() == tree.tokens
         tokens = np.split(ids, np.cumsum(lengths)[:-1])
         for end, pair in zip(tree.leaves, tree.pairs, strict=True):
@@ -54,14 +53,21 @@ def paths(batch, sequences):
             yield int(pair), np.concatenate(pieces)
 
 
+ORDERS = ["document-first", "query-first", "query-document-query", "document-document-query"]
+
+
 @pytest.mark.parametrize("max_length", [24, 40, 300])
 @pytest.mark.parametrize("family", ["opt", "gpt-neox", "llama-3.2", None])
 @pytest.mark.parametrize("budget", [30, 200, 10000])
-def test_paths_are_the_sequences_of_their_pairs(byte_level_tokenizer, tiny_tokenizer, family, max_length, budget):
+@pytest.mark.parametrize("order", ORDERS)
+def test_paths_are_the_sequences_of_their_pairs(
+    byte_level_tokenizer, tiny_tokenizer, family, max_length, budget, order
+):
     tokenizer = tiny_tokenizer if family is None else byte_level_tokenizer(family)
     queries = QUERIES if max_length > 40 else {query: QUERIES[query] for query in ("q1", "q3", "q5")}
-    sequences, pairs = sequences_of(tokenizer, HOSTILE, queries, max_length)
-    template = Template.of(tokenizer, "D")
+    template = Template.of(tokenizer, "D", order)
+    max_length *= template.query_copies
+    sequences, pairs = sequences_of(tokenizer, HOSTILE, queries, max_length, template=template)
     expected = [
         template.join(
             template.tokenize_queries([QUERIES[pair.query]])[0],
@@ -103,10 +109,9 @@ def test_trees_made_at_once_are_those_made_one_by_one(tiny_tokenizer, max_length
     made = [(tree, builder.trees(group, 10**9)) for tree, group in zip(at_once, groups, strict=True) if tree]
     assert len(made) >= {24: 1, 40: 10, 300: len(groups)}[max_length]
     for tree, [other] in made:
-        assert (tree.document, tree.tokens, tree.cost) == (other.document, other.tokens, other.cost)
-        for one, two in zip(
-            (tree.segments, tree.leaves, tree.pairs), (other.segments, other.leaves, other.pairs), strict=True
-        ):
+        assert (tree.tokens, tree.cost) == (other.tokens, other.cost)
+        names = ("documents", "segments", "leaves", "pairs")
+        for one, two in ((getattr(tree, name), getattr(other, name)) for name in names):
             assert one.dtype == two.dtype and np.array_equal(one, two)
 
 
@@ -118,6 +123,42 @@ def test_shared_tokens_by_hand(tiny_tokenizer):
     assert batch.tokens == 35 + 3 + 4 + 3
     assert batch.cost == batch.tokens + BRANCH_TOKENS
     assert sum(batch.tokens for batch in plan_batches(sequences, 1000, False)) == 3 * 35 + 3 + 4 + 3
+
+
+def test_shared_tokens_of_a_query_by_hand(tiny_tokenizer):
+    # "; query : mamba ;" and " document :" are 7 tokens; a document adds its words and [SEP].
+    documents = {f"d{n}": "river " * n for n in (5, 9, 12, 30)}
+    template = Template.of(tiny_tokenizer, "D", "query-first")
+    sequences, _ = sequences_of(tiny_tokenizer, documents, {"a": "mamba"}, 200, template=template)
+    whole = 4 * 7 + 5 + 9 + 12 + 30 + 4
+    # Three copies less are 21 tokens, and a kept state costs as much as 24.
+    assert [batch.tokens for batch in plan_batches(sequences, 1000, True)] == [whole]
+    queries = {"a": "mamba scan", "b": "snow"}
+    sequences, _ = sequences_of(tiny_tokenizer, documents | {"e": "fish"}, queries, 200, template=template)
+    [batch] = plan_batches(sequences, 1000, True)
+    assert batch.tokens == 2 * (5 + 9 + 12 + 30 + 1 + 5) + 8 + 7
+    assert batch.cost == batch.tokens + 2 * BRANCH_TOKENS
+    # On both sides the query's second copy is read with each document.
+    both = Template.of(tiny_tokenizer, "D", "query-document-query")
+    sequences, _ = sequences_of(tiny_tokenizer, documents | {"e": "fish"}, {"a": "mamba scan"}, 200, template=both)
+    [batch] = plan_batches(sequences, 1000, True)
+    # "query : mamba scan ; document :" once; words, "; query : mamba scan ; [SEP]" five times.
+    assert batch.tokens == 7 + 5 + 9 + 12 + 30 + 1 + 5 * 7
+
+
+def test_shared_tokens_of_a_document_that_is_read_twice_by_hand(tiny_tokenizer):
+    # "document : " + 20 words + " ;" are 23 tokens, " query :" 2 more; each query adds its words, ";" and [SEP].
+    template = Template.of(tiny_tokenizer, "D", "document-document-query")
+    queries = {"a": "mamba", "b": "mamba scan", "c": "snow", "d": "fish " * 17}
+    sequences, _ = sequences_of(tiny_tokenizer, {"d": "river " * 20}, queries, 69, template=template)
+    [batch] = plan_batches(sequences, 1000, True)
+    # The last query leaves 48 tokens, so the others share 2 · 23 and it reads them too.
+    assert batch.tokens == 2 * 23 + 2 + 3 + 4 + 3 + 19
+    # In 66 tokens it leaves 45, less than two copies: they have 16 tokens each, and it shares nothing.
+    sequences, _ = sequences_of(tiny_tokenizer, {"d": "river " * 20}, queries, 66, template=template)
+    [batch] = plan_batches(sequences, 1000, True)
+    assert batch.tokens == 2 * 23 + 2 + 3 + 4 + 3 + 2 * 16 + 2 + 19
+    assert sequences.documents == ["d", "d"] and sequences.shortened.tolist() == [False, False, False, True]
 
 
 def test_documents_that_are_cut_at_several_places_share_all_up_to_there(tiny_tokenizer):
@@ -159,8 +200,10 @@ def test_memory_is_bounded_whatever_the_number_of_queries(tiny_tokenizer):
     assert sum(batch.tokens for batch in batches) <= least + len(batches) * 70
 
 
-def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
-    sequences, _ = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 300)
+@pytest.mark.parametrize("order", ORDERS)
+def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer, order):
+    template = Template.of(tiny_tokenizer, "D", order)
+    sequences, _ = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, 300, template=template)
     [batch] = plan_batches(sequences, 10000, True)
     parts = divided(batch)
     assert all(part.cost <= batch.cost // 2 or part.size == 1 for part in parts)
@@ -180,13 +223,14 @@ def test_divided_batches_hold_the_same_pairs_at_half_the_cost(tiny_tokenizer):
         ("D", "query-first"),
         ("D", "query-document-query"),
         ("E", "query-document-query"),
+        ("D", "document-document-query"),
     ],
 )
 def test_packed_are_the_sequences_of_the_pairs(tiny_tokenizer, kind, order):
     template = Template.of(tiny_tokenizer, kind, order)
-    max_length = 24 * template.query_copies
+    max_length = 24 * template.query_copies * template.document_copies
     sequences, pairs = sequences_of(tiny_tokenizer, HOSTILE, QUERIES, max_length, template=template)
-    assert sequences.cut.any() and not sequences.cut.all()
+    assert sequences.shortened.any() and not sequences.shortened.all()
     for batch in plan_batches(sequences, 200, False):
         packed, order_of = batch.pack()
         for pair, ids in zip(order_of.tolist(), packed.input_ids.split(packed.lengths), strict=True):

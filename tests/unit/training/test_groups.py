@@ -41,6 +41,16 @@ def test_sequences_are_those_of_the_template(tiny_tokenizer):
         assert sequence.tolist() == template.join(query, tokens, 12).tolist()
 
 
+@pytest.mark.parametrize("order", ["query-first", "query-document-query", "document-document-query"])
+def test_lengths_of_groups_are_those_of_their_sequences(tiny_tokenizer, order):
+    texts = {"p": "state space models rank text passages " * 4, "a": "river boat", "b": "fish " * 9}
+    template = Template.of(tiny_tokenizer, "D", order)
+    for max_length in (20, 32, 60):
+        data = GroupSequences([Group("q", ("p", "a", "b"))], template, {"q": "mamba scan"}, texts, max_length)
+        assert data.lengths.tolist() == [sum(len(sequence) for sequence in data[0])]
+        assert max(len(sequence) for sequence in data[0]) <= max_length
+
+
 def test_a_query_that_the_split_does_not_have_is_named(tiny_tokenizer):
     with pytest.raises(UserError, match="query q9"):
         GroupSequences([Group("q9", ("p",))], Template.of(tiny_tokenizer, "D"), {}, {"p": "x"}, 16)
