@@ -75,6 +75,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
         "measure what rerankers cost",
         {
             "speed": "measure pairs per second, with and without document reuse",
+            "tokens": "count the tokens of a reranking, with document reuse and without",
             "costs": "gather what the rerankers of a table cost",
         },
     ),
@@ -97,6 +98,7 @@ SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
             "differences": "draw per-query differences of a table's rows",
             "efficiency": "draw quality against speed, with document reuse and without",
             "pretraining": "draw loss on held-out text against tokens",
+            "tokens": "draw quality against the tokens of a pair, with document reuse and without",
             "throughput": "draw training throughput against batch size (Figure 1)",
         },
     ),

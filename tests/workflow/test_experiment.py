@@ -295,6 +295,61 @@ def test_figures_and_costs_wait_for_the_files_that_their_settings_name(params: P
     assert experiment.lookups.cost_inputs("table4")[:2] == [*row["checkpoints"], row["speed"]]
 
 
+def test_a_figure_of_tokens_waits_for_the_files_that_its_settings_name(params: Params) -> None:
+    experiment = Experiment(params)
+    run = "tiny/test/bm25-top10/firstp/tiny-bert.json"
+    settings = json.loads(experiment.settings(jobs.token_figure_settings, "table4", paths))
+    row, first = settings["rows"][0], f"results/metrics/tiny/test/{settings['first_stage'].lower()}.json"
+    assert (row["metrics"], row["tokens"]) == ([[f"results/metrics/{run}"]], [f"results/tokens/{run}"])
+    assert settings["first_stage_metrics"] == [first]
+    inputs = experiment.lookups.token_figure_inputs("table4")
+    assert {*row["metrics"][0], *row["tokens"], first} <= {*inputs} and len({*inputs}) == len(inputs)
+
+
+def test_the_order_of_reading_is_that_of_the_training_then_of_the_model(params: Params) -> None:
+    values = params.model_dump()
+    firstp = values["trainings"]["firstp"]
+    values["trainings"] |= {
+        "twice": firstp | {"template": "document-document-query"},
+        "further": firstp | {"start": "twice"},
+    }
+    values["models"]["other"] = values["models"]["tiny-mamba2"] | {"template": "query-first"}
+    read = Params.model_validate(values)
+    assert (
+        read.order("firstp", "tiny-bert") == "query-first" and read.order("firstp", "tiny-mamba2") == "document-first"
+    )
+    assert read.order("firstp", "other") == read.order("none", "other") == "query-first"
+    assert read.order("twice", "other") == read.order("further", "other") == "document-document-query"
+    assert json.loads(Experiment(read).settings(jobs.train_settings, "twice", "other"))["template"] == read.order(
+        "twice", "other"
+    )
+
+
+def test_an_order_that_a_model_cannot_read_is_one_line(params: Params) -> None:
+    values = params.model_dump()
+    values["trainings"]["twice"] = values["trainings"]["firstp"] | {"template": "document-document-query"}
+    rows = values["tables"]["table4"]["sections"][1]["rerankers"]
+    rows.append({"model": "tiny-bert", "training": "twice"})
+    with pytest.raises(ValueError, match=r"training: 'twice' has template document-document-query, but 'tiny-bert' is"):
+        Params.model_validate(values)
+    rows[-1]["model"] = "tiny-mamba2"
+    Params.model_validate(values)
+    values["models"]["tiny-bert"]["template"] = "document-document-query"
+    with pytest.raises(ValueError, match="template: only decoders read a document twice"):
+        Params.model_validate(values)
+    values["models"]["tiny-bert"]["template"] = None
+    source = {"kind": "cross-encoder", "checkpoint": {"kind": "folder", "path": "somewhere"}}
+    values["models"]["theirs"] = values["models"]["tiny-bert"] | {"source": source}
+    values["trainings"]["first"] = values["trainings"]["firstp"] | {"template": "query-first"}
+    rows[-1] = {"model": "theirs", "training": "first"}
+    with pytest.raises(ValueError, match="'first' has a template, but cross-encoder 'theirs' keeps its own input"):
+        Params.model_validate(values)
+    rows.pop()
+    values["trainings"]["first"] |= {"bi_encoder": {}}
+    with pytest.raises(ValueError, match="template: a bi-encoder reads each text alone; leave it out"):
+        Params.model_validate(values)
+
+
 def test_rules_name_no_path_themselves(root: Path) -> None:
     for rules in (root / "workflow/rules").glob("*.smk"):
         assert not re.findall(r"[\"' ](?:results|data)/", rules.read_text()), rules

@@ -178,3 +178,31 @@ rule efficiency:
         settings=lambda w: experiment.settings(jobs.efficiency_settings, paths),
     shell:
         "ssmrank figure efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+rule tokens:
+    input:
+        lambda w: lookups.token_figure_inputs(w.table),
+    output:
+        report(
+            f"{paths.TOKEN_FIGURE}.svg",
+            caption="../report/tokens.rst",
+            category="Figures",
+            subcategory="Quality against tokens",
+            labels={"table": "{table}"},
+        ),
+        f"{paths.TOKEN_FIGURE}.pdf",
+        f"{paths.TOKEN_FIGURE}.csv",
+    log:
+        log_of("tokens", "{table}"),
+    benchmark:
+        benchmark_of("tokens", "{table}")
+    wildcard_constraints:
+        table=any_of(targets.reranking_tables),
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.commands.figure.tokens"),
+        settings=lambda w: experiment.settings(jobs.token_figure_settings, w.table, paths),
+    shell:
+        "ssmrank figure tokens --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -18,12 +18,13 @@ PHASES = {
     "negatives": [rules.negatives],
     # A teacher may be a trained reranker, so teaching and training are one phase.
     "train": [rules.teach, rules.train],
-    "rerank": [rules.rerank, rules.rerank_speed, rules.fuse, rules.fuse_weights],
+    "rerank": [rules.rerank, rules.rerank_speed, rules.rerank_tokens, rules.fuse, rules.fuse_weights],
     "evaluate": [rules.evaluate_first_stage, rules.evaluate, rules.evaluate_fused],
     "tables": [
         *(rules.significance, rules.comparison, rules.costs, rules.table, rules.overview, rules.table_pdf),
         rules.tables_pdf,
-        *(rules.table5, rules.table6, rules.differences, rules.training_curves, rules.efficiency, rules.figure1),
+        *(rules.table5, rules.table6, rules.differences, rules.training_curves, rules.efficiency, rules.tokens),
+        rules.figure1,
     ],
 }
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}

@@ -63,3 +63,26 @@ rule rerank_speed:
         "ssmrank measure speed --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
         " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q} {params.pairs}"
         " --output {output:q} 2>&1 | tee {log:q} >&2"
+
+
+# Counted without running the model; not part of `all`.
+rule rerank_tokens:
+    input:
+        checkpoint=lambda w: lookups.checkpoint(w.training, w.model),
+        collection=paths.COLLECTION,
+        run=lambda w: fill(paths.FIRST_STAGE_RUN, [lookups.first_stage(w)]),
+    output:
+        paths.tokens_of(paths.RERANKED),
+    log:
+        log_of("rerank_tokens", paths.RERANKED),
+    benchmark:
+        benchmark_of("rerank_tokens", paths.RERANKED)
+    conda:
+        "../envs/ssmrank.yaml"
+    params:
+        *code("ssmrank.commands.measure.tokens"),
+        settings=lambda w: experiment.settings(jobs.reranking_settings, w.reranking),
+    shell:
+        "ssmrank measure tokens --settings {params.settings:q} --checkpoint {input.checkpoint:q}"
+        " --collection {input.collection:q} --split {wildcards.split} --run {input.run:q} --output {output:q}"
+        " 2>&1 | tee {log:q} >&2"

@@ -34,3 +34,28 @@ class EfficiencySettings(Section):
     title: str
     metric: str
     rows: list[EfficiencyRow]
+
+
+class TokenRow(Section):
+    """A reranker: names of its model and training, and the files with its metrics and its tokens.
+
+    metrics: for each seed the file of each test; tokens: the file of each test.
+    """
+
+    model: str
+    training: str
+    metrics: list[list[str]]
+    tokens: list[str]
+
+
+class TokenFigureSettings(Section):
+    """The input of `ssmrank figure tokens`: what the figure shows.
+
+    first_stage: name of what is reranked; first_stage_metrics: the file of each test, none if the table lacks the row.
+    """
+
+    title: str
+    metric: str
+    rows: list[TokenRow]
+    first_stage: str = ""
+    first_stage_metrics: list[str] = []

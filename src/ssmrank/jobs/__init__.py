@@ -5,7 +5,7 @@ A job depends on exactly what it is handed. Settings therefore contain nothing t
 
 from __future__ import annotations
 
-from ssmrank.jobs.costs import cost_settings, efficiency_settings
+from ssmrank.jobs.costs import cost_settings, efficiency_settings, token_figure_settings
 from ssmrank.jobs.fusions import (
     fuse_first_stage_settings,
     fuse_first_stage_weights_settings,
@@ -60,6 +60,7 @@ __all__ = [
     "sweep_settings",
     "table_settings",
     "teach_settings",
+    "token_figure_settings",
     "train_settings",
     "vector_index_settings",
 ]

@@ -22,3 +22,6 @@ class Places(Protocol):
 
     def speed_of(self, run: str, /) -> str:
         """The file with the speed at which a run was made."""
+
+    def tokens_of(self, run: str, /) -> str:
+        """The file with the number of tokens that a run took."""

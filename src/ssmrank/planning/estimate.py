@@ -38,7 +38,7 @@ LUCENE_BYTES_PER_SECOND = 405 * 2**20 / 31.4
 SMALL = frozenset(
     {"evaluate", "evaluate_first_stage", "evaluate_fused", "significance", "table", "overview", "costs"}
     | {"negatives", "fuse", "fuse_weights", "fuse_first_stage", "fuse_first_stage_weights", "import_run"}
-    | {"tables_pdf", "table_pdf", "comparison", "differences", "training_curves"}
+    | {"tables_pdf", "table_pdf", "comparison", "differences", "training_curves", "rerank_tokens", "tokens"}
 )
 """Rules whose jobs take seconds to minutes of a CPU."""
 

@@ -142,6 +142,23 @@ def test_template_and_pooling_that_the_model_folder_sets_are_kept(tiny_model, tm
     assert loaded.score("mamba", DOCUMENTS) == reranker.score("mamba", DOCUMENTS)
 
 
+def test_a_trained_reranker_reads_in_the_order_that_params_yaml_or_its_training_sets(tiny_model, tmp_path):
+    new_reranker(tiny_model("mamba2"), "D", 48).save(tmp_path / "trained")
+    source = {"kind": "folder", "path": str(tmp_path / "trained")}
+    model = Model(label="Mamba", kind="D", size="1M", source=source, template="query-first")
+    write_model(model, tmp_path / "model", tmp_path)
+    # Used as it is, and as the start of a training.
+    assert load_reranker(tmp_path / "model").template.order == "query-first"
+    assert new_reranker(tmp_path / "model", "D", 48).template.order == "query-first"
+    twice = new_reranker(tmp_path / "model", "D", 48, "document-document-query")
+    assert twice.template.order == "document-document-query"
+    twice.save(tmp_path / "again")
+    assert load_reranker(tmp_path / "again").template.order == "document-document-query"
+    # Trained further without a template, it keeps its own.
+    assert new_reranker(tmp_path / "again", "D", 64).template.order == "document-document-query"
+    assert new_reranker(tiny_model("mamba2"), "D", 48, "query-document-query").template.query_copies == 2
+
+
 def test_a_checkpoint_that_does_not_fit_is_one_line(tiny_model, tmp_path):
     new_reranker(tiny_model("bert"), "E", 32).save(tmp_path / "checkpoint")
     new_reranker(tiny_model("bart"), "ED", 32).save(tmp_path / "other")

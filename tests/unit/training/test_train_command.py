@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tiny_training import DOCUMENTS
+from tiny_training import DOCUMENTS, GROUPS, QUERIES
 
 from ssmrank.api import Reranker
 from ssmrank.cli import main
@@ -34,6 +34,32 @@ def test_a_training_goes_on_from_the_checkpoint_of_another(options, tmp_path):
     before, after = load_reranker(first), load_reranker(tmp_path / "output")
     assert after.settings.max_length == 24
     assert after.score("river", texts) == pytest.approx(before.score("river", texts), abs=1e-6)
+
+
+def test_a_training_sets_the_order_of_reading(options, tmp_path):
+    read = {}
+    for order in ("document-first", "query-first", "query-document-query", "document-document-query"):
+        assert main(options("mamba2", "D", epochs=2, template=order, max_length=48)) == 0
+        output = (tmp_path / "output").rename(tmp_path / order)
+        trained = load_reranker(output)
+        assert trained.template.order == order
+        read[order] = json.loads((output / "outcome.json").read_text())["tokens"]
+        template = trained.template
+        sides = {id: template.tokenize_documents([text])[0] for id, text in DOCUMENTS.items()}
+        expected = sum(
+            len(template.join(template.tokenize_queries([QUERIES[group.query]])[0], sides[document], 48))
+            for group in GROUPS
+            for document in group.documents
+        )
+        assert read[order] == 2 * expected
+    assert read["document-first"] == read["query-first"] < read["query-document-query"]
+    assert read["document-first"] < read["document-document-query"]
+
+
+def test_an_encoder_does_not_learn_to_read_a_document_twice(options, tmp_path, capsys):
+    assert main(options(template="document-document-query")) == 2
+    assert "template document-document-query: only decoders read a document twice" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
 
 
 def test_the_card_of_a_checkpoint_says_how_it_was_trained(options, tmp_path):

@@ -425,6 +425,12 @@ class Lookups:
         rows = jobs.efficiency_settings(self.params, paths).rows
         return [path for row in rows for path in (row.metrics, row.speed)]
 
+    def token_figure_inputs(self, table: str) -> list[str]:
+        """Files that a table's figure of tokens is drawn from."""
+        settings = jobs.token_figure_settings(self.params, table, paths)
+        files = [path for row in settings.rows for tests in (*row.metrics, row.tokens) for path in tests]
+        return list(dict.fromkeys([*files, *settings.first_stage_metrics]))
+
     def speed_pairs(self, collection: str, split: str) -> list[str]:
         """The option --pairs of a speed measurement on this split: a table's number; empty for all reranked pairs."""
         costs = [table.costs for table in self.params.tables.values() if table.costs is not None]

@@ -50,6 +50,7 @@ DIFFERENCES = "results/figures/differences/{table}"
 CURVES = "results/figures/training/{training}"
 PRETRAINING_FIGURE = "results/figures/pretraining-{pretraining}.pdf"
 EFFICIENCY_FIGURE = "results/figures/efficiency.pdf"
+TOKEN_FIGURE = "results/figures/tokens/{table}"
 THROUGHPUT_FIGURE = "results/figures/figure1.pdf"
 
 STATE = "results/state"
@@ -91,6 +92,11 @@ def run_of(run: str) -> str:
 def speed_of(run: str) -> str:
     """The file of the speed at which a run was made."""
     return f"results/speed/{run}.json"
+
+
+def tokens_of(run: str) -> str:
+    """The file of the number of tokens that a run took."""
+    return f"results/tokens/{run}.json"
 
 
 def checkpoint_of(training: str, model: str) -> str:

@@ -59,6 +59,11 @@ class Targets:
         ]
 
     @cached_property
+    def reranking_tables(self) -> list[str]:
+        """Names of the tables with rerankers."""
+        return [name for name, table in self._params.tables.items() if any(one.rerankers for one in table.sections)]
+
+    @cached_property
     def comparisons(self) -> list[str]:
         """TABLE/COLLECTION/SPLIT of each test of a table on which ranx can compare its runs."""
         tests = once(
