@@ -276,6 +276,8 @@ def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None
         files.insert(1, root / "params/minis/small.yaml")
     if overlay is not None and overlay.name == "hybrid-cpu.yaml":
         files[1:1] = [root / "params/minis/cpu.yaml", root / "params/minis/hybrid.yaml"]
+    if overlay is not None and overlay.parent == root / "params/minis" and overlay.name == "reading-order.yaml":
+        files[1:1] = [root / "params/minis/zero-shot.yaml", root / "params/minis/hybrid.yaml"]
     read_params(root / "params.yaml", *files)
 
 
