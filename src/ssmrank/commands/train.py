@@ -103,6 +103,7 @@ def _train(arguments: argparse.Namespace, settings: TrainSettings, device: torch
         if workers.rank == 0
         else nullcontext(Tracked())
     ) as tracked:
+        tracked.metrics({"trained_parameters": job.trainable})
         outcome = job.train(
             save_seconds=arguments.save_seconds,
             on_step=lambda step, loss: tracked.metrics({"loss": loss}, step=step),

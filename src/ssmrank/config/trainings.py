@@ -85,6 +85,28 @@ class BiEncoding(Section):
         return widths
 
 
+class Lora(Section):
+    """Adapters: two small matrices whose product is added to a linear layer's weight, which stays as it is.
+
+    Only they and the score head are trained (Hu et al. 2022). What is written is an ordinary checkpoint, with the
+    products added to its weights, and the adapters alone in peft's format.
+    """
+
+    rank: int = Field(ge=1, description="rank of the product")
+    alpha: float = Field(gt=0, description="the product is multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
+    modules: Literal["all"] | list[str] = Field(
+        "all", description="names of linear layers, such as q_proj; all: all of the backbone"
+    )
+
+    @field_validator("modules")
+    @classmethod
+    def _modules_differ(cls, modules: str | list[str]) -> str | list[str]:
+        if not modules or (len(set(modules)) < len(modules) and modules != "all"):
+            raise ValueError(f"modules {modules}: give names of linear layers, each once, or all")
+        return modules
+
+
 class Training(Section):
     """How a reranker, or with `bi_encoder` a retriever, is trained."""
 
@@ -109,6 +131,9 @@ class Training(Section):
     loss: str = Field("cross_entropy", description=f"one of {', '.join(LOSS_NAMES)}")
     token_budget: int = Field(16384, ge=16, description="tokens in one forward pass; a step is cut to fit")
     weight_decay: float = Field(0.01, ge=0)
+    optimizer_states: Literal["float32", "bfloat16", "8bit"] = Field(
+        "float32", description="number format of AdamW's two moments of each weight; 8bit: bitsandbytes' AdamW8bit"
+    )
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     clip_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -140,6 +165,7 @@ class Training(Section):
         "as many as Snakemake gives",
     )
     validation: Validation | None = None
+    lora: Lora | None = Field(None, description="train adapters of this sort; null: train all weights")
     bi_encoder: BiEncoding | None = Field(None, description="null: a reranker is trained")
     start: Name | None = Field(
         None,
@@ -153,6 +179,12 @@ class Training(Section):
         if loss not in LOSS_NAMES:
             raise ValueError(f"loss {shown(loss)} is unknown; known: {', '.join(LOSS_NAMES)}")
         return loss
+
+    @model_validator(mode="after")
+    def _optimizer_states_are_shared_out(self) -> Self:
+        if self.optimizer_states == "8bit" and self.parallel == "fsdp2":
+            raise ValueError("optimizer_states 8bit: not with parallel fsdp2; choose bfloat16, or parallel ddp")
+        return self
 
     @model_validator(mode="after")
     def _bi_encoder_fits(self) -> Self:

@@ -110,18 +110,26 @@ def mamba1_mixer(
     step, b, c = mixer.x_proj(x).split([rank, state, state], dim=-1)
     if inner is not None:
         step, b, c = inner(mixer, step, b, c)
-    rates, skip, bias = -torch.exp(mixer.A_log.float()), mixer.D.float(), mixer.dt_proj.bias.float()
+    rates, skip = -torch.exp(mixer.A_log.float()), mixer.D.float()
+    delta, bias = _step_sizes(mixer.dt_proj, step)
 
     def scan(
         u: Tensor, delta: Tensor, b: Tensor, c: Tensor, z: Tensor | None = None, longest: int = 0, **states: Any
     ) -> Any:
         return packed_selective_scan(ScanInputs(u, delta, rates, b, c, skip, z, bias), **states)
 
-    tensors = (x, F.linear(step, mixer.dt_proj.weight), b, c)
+    tensors = (x, delta, b, c)
     if wanted is None:
         return mixer.out_proj(scanned(mixer, scan, (*tensors, gate), packed))
     y = scanned(mixer, scan, tensors, packed).index_select(0, wanted)
     return mixer.out_proj(y * F.silu(project(mixer, hidden.index_select(0, wanted), slice(width, None))))
+
+
+def _step_sizes(linear: Any, step: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mamba-1's step sizes `[T, D]`, and the bias that the scan is to add to them."""
+    if type(linear) is nn.Linear:
+        return F.linear(step, linear.weight), linear.bias.float()
+    return linear(step), None  # an adapter's weight is not the whole of what it computes
 
 
 def _is_ordinary(packed: Packed) -> bool:
@@ -165,6 +173,8 @@ def project(mixer: Any, hidden: Any, rows: slice) -> Tensor:
     linear = mixer.in_proj
     if rows == ALL:
         return linear(hidden)
+    if type(linear) is not nn.Linear:  # it has an adapter
+        return linear(hidden)[..., rows]
     return F.linear(hidden, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ssmrank.errors import UserError
 from ssmrank.io.locks import hold
@@ -41,6 +42,17 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     For fp8 it is bf16, for the products that have no 8-bit weights.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32")
+
+
+def rounded_weights(model: nn.Module, precision: Precision) -> dict[str, nn.Parameter]:
+    """The parameters that autocast rounds wherever they are used: weights of linear layers and of nothing else."""
+    if precision == "fp32":
+        return {}
+    modules = list(model.modules())
+    linear = {id(module.weight) for module in modules if isinstance(module, nn.Linear)}
+    others = [module for module in modules if not isinstance(module, nn.Linear)]
+    linear -= {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in linear}
 
 
 def device_name(device: torch.device) -> str:

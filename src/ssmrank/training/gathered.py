@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ssmrank.models.packed_model import PackedModel
-from ssmrank.models.precision import Precision
+from ssmrank.models.precision import Precision, rounded_weights
 from ssmrank.training.memory import memory_of
-from ssmrank.training.optimizer import decays
-from ssmrank.training.parallel import ALIGNED, Reduction, Replicated, Workers
+from ssmrank.training.optimizer import Moments, decays
+from ssmrank.training.parallel import ALIGNED, Reduction, Replicated, Workers, bytes_of, trained
 from ssmrank.training.sharded import Sharded
-from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
+from ssmrank.training.shards import Parted, Piece, Pieces, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,13 @@ class ByMemory(Replicated):
         self._reduction: Reduction = reduction
 
     @override
-    def suited_to(self, reranker: PackedModel, precision: Precision, device: torch.device) -> Workers:
+    def suited_to(
+        self, reranker: PackedModel, precision: Precision, device: torch.device, moments: float = 8
+    ) -> Workers:
         once = GatheredOnce(self._reduction)
         if device.type != "cuda":
             return once
-        needed = once.bytes_to_come(reranker, precision) + 4 * sum(p.numel() for p in reranker.parameters())
+        needed = once.bytes_to_come(reranker, precision, moments) + bytes_of(reranker.parameters())
         fits = needed <= LARGEST_SHARE * memory_of(device)
         found: Workers = Sharded(self._reduction) if self.any(not fits) else once
         log.info(
@@ -164,19 +166,19 @@ class GatheredOnce(Parted):
         self._buckets: list[_Bucket] = []
 
     @override
-    def bytes_to_come(self, reranker: PackedModel, precision: Precision) -> int:
-        weights = sum(parameter.numel() for parameter in reranker.parameters())
-        rounded = sum(parameter.numel() for parameter in _rounded(reranker, precision).values())
+    def bytes_to_come(self, reranker: PackedModel, precision: Precision, moments: float = 8) -> int:
+        weights = sum(parameter.numel() for parameter in trained(reranker).values())
+        rounded = sum(p.numel() for p in rounded_weights(reranker, precision).values() if p.requires_grad)
         whole = 4 * weights - 2 * rounded
         gradients = 4 * weights - (2 * rounded if self._reduction == "bf16" else 0)
         masters = 4 * rounded * (2 if self._reduction == "bf16" else 1)  # and float32 copies of their gradients
-        parts = (masters + 8 * weights) // self.size
+        parts = (masters + int(moments * weights)) // self.size
         return whole + gradients + parts - 4 * weights
 
     @override
     def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
-        named = dict(reranker.named_parameters())
-        rounded = _rounded(reranker, precision)
+        named = trained(reranker)
+        rounded = rounded_weights(reranker, precision)
         sums = torch.bfloat16 if self._reduction == "bf16" else torch.float32
         kinds: list[tuple[Callable[[str], bool], torch.dtype, torch.dtype]] = [
             (lambda name: name in rounded, torch.bfloat16, sums),
@@ -225,11 +227,10 @@ class GatheredOnce(Parted):
         return {name: gradient for bucket in found for name, gradient in bucket}
 
     @override
-    def pieces(self, reranker: PackedModel, optimizer: torch.optim.Optimizer) -> Pieces:
+    def pieces(self, reranker: PackedModel, moments: Moments) -> Pieces:
         found: Pieces = {}
         for bucket in self._buckets:
-            tensors = {"weight": bucket.own.detach()} | {kind: moment(optimizer, bucket.own, kind) for kind in MOMENTS}
-            for kind, tensor in tensors.items():
+            for kind, tensor in parts_of(bucket.own, bucket.own, moments).items():
                 for name, parameter in bucket.named.items():
                     start, part = bucket.piece(name, tensor)
                     found[f"{name}/{kind}"] = Piece(part, start, parameter.numel())
@@ -266,14 +267,3 @@ def _add_up(sums: Tensor, parameter: nn.Parameter) -> None:
     if parameter.grad is not None:
         sums.add_(parameter.grad)
         parameter.grad = None
-
-
-def _rounded(reranker: nn.Module, precision: Precision) -> dict[str, nn.Parameter]:
-    """The parameters that autocast rounds wherever they are used: weights of linear layers and of nothing else."""
-    if precision != "bf16":
-        return {}
-    modules = list(reranker.modules())
-    linear = {id(module.weight) for module in modules if isinstance(module, nn.Linear)}
-    others = [module for module in modules if not isinstance(module, nn.Linear)]
-    linear -= {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
-    return {name: parameter for name, parameter in reranker.named_parameters() if id(parameter) in linear}

@@ -28,11 +28,14 @@ from ssmrank.models.origin import origin_of
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Kind, Reranker, new_reranker
 from ssmrank.models.tokens import TokenStore, token_store
+from ssmrank.training.adapters import FOLDER as ADAPTERS
+from ssmrank.training.adapters import add_adapters, merged, write_adapters
 from ssmrank.training.gradients import OutOfMemory
 from ssmrank.training.groups import Group, GroupSequences, read_groups
 from ssmrank.training.loop import train
 from ssmrank.training.loss import LOSSES
-from ssmrank.training.parallel import Workers
+from ssmrank.training.optimizer import STATE_BYTES
+from ssmrank.training.parallel import Workers, trained
 from ssmrank.training.progress import History
 from ssmrank.training.state import TrainingState
 from ssmrank.training.texts import TextGroups
@@ -99,7 +102,10 @@ class Job:
         self.precision = resolve_precision(settings.precision, device)
         torch.manual_seed(settings.seed)
         self.reranker = self._new_reranker()
-        self.workers = workers = workers.suited_to(self.reranker, self.precision, device)
+        if settings.lora is not None:
+            add_adapters(self.reranker, settings.lora, self.precision)
+        moments = STATE_BYTES[settings.optimizer_states]
+        self.workers = workers = workers.suited_to(self.reranker, self.precision, device, moments)
         self.origin = origin_of(files.model)
         if workers.rank > 0:
             torch.manual_seed(settings.seed + workers.rank)  # the same weights, but other dropout in each process
@@ -109,16 +115,19 @@ class Job:
         documents = self._tokens(groups, held_out)
         self.data = self._data(groups, documents)
         self.validator = self._validator(held_out, documents, mean)
+        self.trainable = sum(parameter.numel() for parameter in trained(self.reranker).values())
         log.info(
-            "%d groups, %d parameters, %s, %s, attention: %s%s",
+            "%d groups, %d parameters%s, %s, %s, attention: %s%s",
             len(groups),
             sum(parameter.numel() for parameter in self.reranker.parameters()),
+            f", {self.trainable} of them trained" if settings.lora is not None else "",
             device,
             self.precision,
             backend(device, self.precision),
             f", process {workers.rank} of {workers.size}" if workers.size > 1 else "",
         )
         self.state = TrainingState(files.state, fingerprint(files, settings))
+        self.adapters: dict[str, torch.Tensor] = {}
 
     def train(
         self,
@@ -156,19 +165,39 @@ class Job:
             log.warning("%s: does not fit into the memory of %s; the result is OOM", name, self.device)
             outcome = {"status": "oom", "device": device_name(self.device)}
         if outcome["status"] == "ok":
-            self.reranker = self.workers.whole(self.reranker, self._new_reranker)
+            self._make_whole()
         return outcome
+
+    def _make_whole(self) -> None:
+        """Gives the first process an ordinary model with all trained weights."""
+        lora = self.settings.lora
+        if lora is None:
+            self.reranker = self.workers.whole(self.reranker, self._new_reranker)
+            return
+        # Adapters are added to the weights that the training began with, which may have been rounded since.
+        self.adapters = self.workers.weights(self.reranker)
+        if self.workers.rank == 0:
+            self.reranker.backbone = None  # its memory is needed
+            self.reranker = merged(self.adapters, self._new_reranker(), lora).eval()
 
     def write(self, output: Path, outcome: dict[str, Any], tracking_run: str | None) -> None:
         """Writes the checkpoint folder and removes the state. tracking_run: id of the MLflow run, for later jobs."""
         with atomic_directory(output) as folder:
             if outcome["status"] == "ok":
                 self.reranker.cpu().write(folder)
+                self._write_adapters(folder / ADAPTERS)
             (folder / "outcome.json").write_text(json.dumps(outcome, indent=2) + "\n")
             (folder / TRAINING_FILE).write_text(json.dumps(self._provenance(), indent=2) + "\n")
             if tracking_run:
                 (folder / "mlflow_run_id").write_text(tracking_run + "\n")
         self.state.clear()
+
+    def _write_adapters(self, folder: Path) -> None:
+        if self.settings.lora is None:
+            return
+        folder.mkdir()
+        base = next(iter(self.origin.get("hub", {})), self.files.model.name)
+        write_adapters(folder, self.adapters, self.reranker.backbone, self.settings.lora, base)
 
     def _provenance(self) -> dict[str, Any]:
         """What the model card says of the training; it has names, and no paths."""

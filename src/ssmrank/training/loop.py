@@ -22,6 +22,7 @@ from ssmrank.training.gradients import Accumulator
 from ssmrank.training.groups import GroupSequences
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.memory import choose_recomputation, recomputed_layers
+from ssmrank.training.optimizer import STATE_BYTES, make_adamw, set_learning_rate
 from ssmrank.training.parallel import Workers
 from ssmrank.training.progress import History, Progress
 from ssmrank.training.sampler import step_indices
@@ -60,10 +61,10 @@ def train(
 ) -> History:
     """Fine-tunes `reranker` in place, and leaves it on `device` in evaluation mode, with its best weights if validated.
 
-    Weights are float32; matrix products run in the settings' precision. A step's gradients are summed over processes
-    and micro-batches of at most `token_budget` tokens, which only changes the order of summation. If a training with
-    the same fingerprint was stopped, this one resumes from its `state`. `on_step(step, loss)` is called for each step,
-    some steps late, and `on_validation(step, value)` for each validation.
+    Trained weights are float32; matrix products run in the settings' precision. A step's gradients are summed over
+    processes and micro-batches of at most `token_budget` tokens, which only changes the order of summation. If a
+    training with the same fingerprint was stopped, this one resumes from its `state`. `on_step(step, loss)` is called
+    for each step, some steps late, and `on_validation(step, value)` for each validation.
 
     Raises UserError if the loss is not finite, OutOfMemory if a single group does not fit.
     """
@@ -73,7 +74,7 @@ def train(
     reranker.to(device).train()
     precision = resolve_precision(settings.precision, device)
     largest = max(settings.token_budget, (1 + settings.negatives_count) * settings.max_length)
-    to_come = workers.bytes_to_come(reranker, precision)
+    to_come = workers.bytes_to_come(reranker, precision, STATE_BYTES[settings.optimizer_states])
     choose_recomputation(reranker, settings.activation_checkpointing, precision, device, largest, to_come)
     workers.prepare(reranker, precision)
     optimizer = make_optimizer(reranker, settings, workers)
@@ -89,8 +90,8 @@ def train(
     lengths = data.lengths if settings.length_grouped else None
     steps = step_indices(len(data), settings.batch_groups, settings.seed, first_step, total_steps, lengths)
     for step, indices in enumerate(steps, start=first_step):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * linear_warmup_decay(step, total_steps, settings.warmup_ratio)
+        share = linear_warmup_decay(step, total_steps, settings.warmup_ratio)
+        set_learning_rate(optimizer, settings.learning_rate * share)
         own = workers.share(indices)
         groups: Any = [data[index] for index in own]
         loss = gradients(groups, len(indices), data.teacher(own))
@@ -161,10 +162,10 @@ def _may_use_graphs(reranker: PackedModel, precision: Precision, device: torch.d
     return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
 
 
-def make_optimizer(reranker: PackedModel, settings: TrainSettings, workers: Workers) -> torch.optim.AdamW:
+def make_optimizer(reranker: PackedModel, settings: TrainSettings, workers: Workers) -> torch.optim.Optimizer:
     """AdamW with weight decay only on matrices, not on biases, norms and Mamba's A and D."""
     groups = workers.parameter_groups(reranker, settings.weight_decay)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return make_adamw(groups, settings.learning_rate, settings.optimizer_states)
 
 
 class _Saver:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ssmrank.errors import UserError
@@ -44,13 +45,18 @@ class Workers:
     keeps_gradients = False
     """Whether gradients are the same tensors in all steps, which are set to zero between steps, not to None."""
 
-    def suited_to(self, reranker: PackedModel, precision: Precision, device: torch.device) -> Workers:
+    def suited_to(
+        self, reranker: PackedModel, precision: Precision, device: torch.device, moments: float = 8
+    ) -> Workers:
         """The workers for this model. They differ from these only if a setting leaves the choice to the memory."""
         return self
 
-    def bytes_to_come(self, reranker: PackedModel, precision: Precision) -> int:
-        """Bytes that a training needs in each process besides float32 weights, without activations."""
-        return 12 * _weights(reranker)  # a gradient and AdamW's two moments
+    def bytes_to_come(self, reranker: PackedModel, precision: Precision, moments: float = 8) -> int:
+        """Bytes that a training needs in each process besides the model as it is, without activations.
+
+        moments: bytes of AdamW's two moments of a weight.
+        """
+        return int((4 + moments) * sum(parameter.numel() for parameter in trained(reranker).values()))
 
     def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
         """Prepares the model, which is already on its device, before the optimizer is made."""
@@ -114,7 +120,7 @@ class Workers:
     ) -> None:
         """Writes weights, optimizer state and `facts`, the same in all processes. All processes must call this."""
         if self.rank == 0:
-            whole = {"model": reranker.state_dict(), "optimizer": optimizer.state_dict()}
+            whole = {"model": _state(reranker), "optimizer": optimizer.state_dict()}
             state.save(step, whole | facts, best)
 
     def load(
@@ -122,17 +128,17 @@ class Workers:
     ) -> dict[str, Any]:
         """Restores what `save` wrote after `step` steps, and returns the facts."""
         saved = state.read(step)
-        reranker.load_state_dict(saved.pop("model"))
+        reranker.load_state_dict(saved.pop("model"), strict=not has_frozen(reranker))
         optimizer.load_state_dict(saved.pop("optimizer"))
         return saved
 
     def weights(self, reranker: PackedModel) -> dict[str, torch.Tensor]:
-        """Whole weights on the CPU, complete in the first process. All processes must call this."""
-        return {name: tensor.detach().cpu() for name, tensor in reranker.state_dict().items()}
+        """Whole trained weights on the CPU, complete in the first process. All processes must call this."""
+        return {name: tensor.detach().cpu() for name, tensor in _state(reranker).items()}
 
     def take_weights(self, reranker: PackedModel, weights: dict[str, torch.Tensor]) -> None:
         """Loads whole weights, as from `weights`."""
-        reranker.load_state_dict(weights)
+        reranker.load_state_dict(weights, strict=not has_frozen(reranker))
 
     def whole(self, reranker: M, new: Callable[[], M]) -> M:
         """The model, with whole weights in the first process. `new` makes a model of the same shape."""
@@ -217,5 +223,24 @@ class Replicated(Workers):
             ) from error
 
 
-def _weights(reranker: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in reranker.parameters())
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name: all, or adapters and head."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def has_frozen(model: nn.Module) -> bool:
+    """Whether some parameters are not trained."""
+    return not all(parameter.requires_grad for parameter in model.parameters())
+
+
+def bytes_of(parameters: Iterable[Tensor]) -> int:
+    """The bytes of all parameters together."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a checkpoint: all, or those of a model with frozen weights that are trained."""
+    if not has_frozen(model):
+        return model.state_dict()
+    names = trained(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names}

@@ -23,14 +23,13 @@ from ssmrank.models.architectures import architecture_of
 from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision
 from ssmrank.training.memory import layers_of
-from ssmrank.training.parallel import Reduction
-from ssmrank.training.shards import MOMENTS, Parted, Piece, Pieces, moment
+from ssmrank.training.optimizer import Moments
+from ssmrank.training.parallel import Reduction, bytes_of, has_frozen, trained
+from ssmrank.training.shards import Parted, Piece, Pieces, parts_of
 
 UNIT_BYTES = 128 * 2**20
 """Units have at least this many bytes, as they are gathered. Each costs the CPU milliseconds in a step, while a GPU
 receives this much in half of one."""
-
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Sharded(Parted):
@@ -50,13 +49,17 @@ class Sharded(Parted):
         self._unit_bytes = unit_bytes
 
     @override
-    def bytes_to_come(self, reranker: PackedModel, precision: Precision) -> int:
-        weights = sum(parameter.numel() for parameter in reranker.parameters())
-        of_units = sum(_numel(unit) for unit in _units(reranker.backbone, 1))
+    def bytes_to_come(self, reranker: PackedModel, precision: Precision, moments: float = 8) -> int:
+        units = _units(reranker.backbone, 1)
+        learnt = trained(reranker).values()
+        in_units = {id(parameter) for unit in units for module in unit for parameter in module.parameters()}
+        rest = [parameter for parameter in reranker.parameters() if id(parameter) not in in_units]
         # The rest of the model and its gradients in float32; of two units the weights, before and after they are
         # unpacked, and of one the gradients and their float32 copies.
-        whole = 8 * (weights - of_units) + (4 + 1 + 2) * self._unit_bytes
-        return 16 * weights // self.size + whole - 4 * weights
+        whole = bytes_of(rest) + bytes_of(p for p in rest if p.requires_grad) + (4 + 1 + 2) * self._unit_bytes
+        held = bytes_of(reranker.parameters())
+        parts = (held + int((4 + moments) * sum(parameter.numel() for parameter in learnt))) // self.size
+        return parts + whole - held
 
     @override
     def prepare(self, reranker: PackedModel, precision: Precision = "fp32") -> None:
@@ -101,23 +104,24 @@ class Sharded(Parted):
         return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in found.items()}
 
     @override
-    def pieces(self, reranker: PackedModel, optimizer: torch.optim.Optimizer) -> Pieces:
+    def pieces(self, reranker: PackedModel, moments: Moments) -> Pieces:
         found: Pieces = {}
-        for name, parameter in reranker.named_parameters():
-            tensors = {"weight": parameter.detach()} | {kind: moment(optimizer, parameter, kind) for kind in MOMENTS}
-            for kind, tensor in tensors.items():
-                rows = -(-len(parameter) // self.size)  # of each process but the last ones
-                start = min(self.rank * rows, len(parameter)) * parameter[0].numel()
-                found[f"{name}/{kind}"] = Piece(_local(tensor).view(-1), start, parameter.numel())
+        for name, parameter in trained(reranker).items():
+            rows = -(-len(parameter) // self.size)  # of each process but the last ones
+            start = min(self.rank * rows, len(parameter)) * parameter[0].numel()
+            for kind, part in parts_of(parameter, _local(parameter), moments).items():
+                found[f"{name}/{kind}"] = Piece(part, start, parameter.numel())
         return found
 
     @override
     def weights(self, reranker: PackedModel) -> dict[str, Tensor]:
-        return cast(dict[str, Tensor], get_model_state_dict(reranker, options=_WHOLE))
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=has_frozen(reranker))
+        return cast(dict[str, Tensor], get_model_state_dict(reranker, options=options))
 
     @override
     def take_weights(self, reranker: PackedModel, weights: dict[str, Tensor]) -> None:
-        set_model_state_dict(reranker, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
+        options = StateDictOptions(full_state_dict=True, strict=not has_frozen(reranker))
+        set_model_state_dict(reranker, dict[str, Any](weights), options=options)
 
 
 def _local(tensor: Tensor) -> Tensor:

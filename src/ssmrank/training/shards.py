@@ -30,11 +30,9 @@ from ssmrank.errors import UserError, reason_of
 from ssmrank.io.atomic import disk_errors
 from ssmrank.io.checksum import sha256
 from ssmrank.models.packed_model import PackedModel
+from ssmrank.training.optimizer import MOMENTS, Moments, begin
 from ssmrank.training.parallel import M, Replicated
 from ssmrank.training.state import TrainingState
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of a parameter besides the number of steps, by PyTorch's names."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,8 @@ class _Loading(dcp.DefaultLoadPlanner):
 class Parted(Replicated):
     """A training in which each process has a part of the weights that the optimizer changes, and of its state."""
 
-    def pieces(self, reranker: PackedModel, optimizer: torch.optim.Optimizer) -> Pieces:
-        """This process's parts of all weights and moments; those of the state are views."""
+    def pieces(self, reranker: PackedModel, moments: Moments) -> Pieces:
+        """This process's parts of all trained weights and their moments; those of the state are views."""
         raise NotImplementedError
 
     def read_pieces(self, reranker: PackedModel) -> None:
@@ -114,7 +112,7 @@ class Parted(Replicated):
         facts: dict[str, Any],
         best: int | None,
     ) -> None:
-        pieces = self.pieces(reranker, optimizer)
+        pieces = self.pieces(reranker, Moments(optimizer))
         if self.rank > 0:
             self._write(Path(self.gather("")[0]), pieces)
             return
@@ -139,10 +137,12 @@ class Parted(Replicated):
     ) -> dict[str, Any]:
         facts = state.read(step)
         folder = state.shards(step)
-        _begin(optimizer, step)
+        begin(optimizer, step)
+        moments = Moments(optimizer)
         with _one_error(folder), self._others():
-            pieces = self.pieces(reranker, optimizer)
+            pieces = self.pieces(reranker, moments)
             dcp.load(dict(pieces), storage_reader=dcp.FileSystemReader(folder), planner=_Loading())
+        moments.put_back()
         self.read_pieces(reranker)
         return facts
 
@@ -156,19 +156,9 @@ class Parted(Replicated):
         return whole.eval()
 
 
-def _begin(optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Gives the optimizer a state after this many steps, whose moments are to be read."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            device = parameter.device
-            taken = torch.tensor(float(step), dtype=torch.float32, device=device)
-            optimizer.state[parameter] = {"step": taken} | {name: torch.zeros_like(parameter) for name in MOMENTS}
-
-
-def moment(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> Tensor:
-    """A moment of a parameter; zeros if the optimizer has not changed the parameter yet."""
-    found: Tensor | None = optimizer.state[parameter].get(name) if parameter in optimizer.state else None
-    return torch.zeros_like(parameter) if found is None else found
+def parts_of(parameter: Tensor, own: Tensor, moments: Moments) -> dict[str, Tensor]:
+    """What a process has of a parameter and its moments, as vectors; own: of the parameter itself."""
+    return {"weight": own.detach().view(-1)} | {kind: moments.of(parameter, kind) for kind in MOMENTS}
 
 
 @contextmanager

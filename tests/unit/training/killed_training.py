@@ -1,10 +1,11 @@
 """Runs `ssmrank train` in forked processes that are killed at set moments; a script of test_kill.py.
 
-Standard input: {"arguments": […], "plans": [[KILL, …], …]}; "{plan}" in an argument is the plan's number. Each plan is
-one training, which is started again after each kill and finally left to end. A KILL is ["step", n]: SIGKILL after the
-n-th optimizer step of that process; ["write", n, share]: when the n-th file of torch.save has this share of its bytes;
-["rename", n]: before the n-th folder takes its name; ["removal", n]: before the n-th old folder is removed. Prints the
-exit status of each process as JSON. Imports take seconds, so they are done once.
+Standard input: {"arguments": […], "plans": [[KILL, …], …], "packages": […]}; "{plan}" in an argument is the plan's
+number. Each plan is one training, which is started again after each kill and finally left to end. A KILL is ["step",
+n]: SIGKILL after the n-th optimizer step of that process; ["write", n, share]: when the n-th file of torch.save has
+this share of its bytes; ["rename", n]: before the n-th folder takes its name; ["removal", n]: before the n-th old
+folder is removed. Prints the exit status of each process as JSON. Imports take seconds, so they are done once, also
+those of the packages.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ with importing():
     import torch
 
     import ssmrank.commands.train  # noqa: F401
+    from ssmrank.training.extras import package_for
 
 
 def die() -> None:
@@ -78,6 +80,8 @@ def run(arguments, kill) -> int:
 if __name__ == "__main__":
     work = json.load(sys.stdin)
     torch.set_num_threads(1)
+    for package in work["packages"]:
+        package_for("test", package)
     statuses = []
     for number, plan in enumerate(work["plans"]):
         arguments = [word.replace("{plan}", str(number)) for word in work["arguments"]]

@@ -1,9 +1,9 @@
 """One process of a parallel training; a script of test_parallel.py.
 
-The environment variable WORK has the cases as JSON, each {"workers", "precision", "model", "kind", "folder"}. A case
-computes the gradients of one step, without and with layers that recompute, and if a process may repeat its part also
-those of a step that runs out of memory in the first process. It then trains from the same weights, with a stop and a
-resume.
+The environment variable WORK has the cases as JSON, each {"workers", "precision", "model", "kind", "lora", "folder"}. A
+case computes the gradients of one step, without and with layers that recompute, and if a process may repeat its part
+also those of a step that runs out of memory in the first process. It then trains from the same weights, with a stop and
+a resume.
 The first process writes its results to `folder`/result.pt. Imports take seconds, so the cases share them.
 """
 
@@ -23,7 +23,9 @@ with importing():
     import torch
     from tiny_training import bi_encoder, sequences, settings, text_groups
 
+    from ssmrank.config.trainings import Lora
     from ssmrank.models.reranker import new_reranker
+    from ssmrank.training.adapters import add_adapters
     from ssmrank.training.cached_gradients import CachedGradients
     from ssmrank.training.contrastive import ContrastiveLoss
     from ssmrank.training.gathered import GatheredOnce
@@ -31,7 +33,7 @@ with importing():
     from ssmrank.training.loop import train
     from ssmrank.training.loss import LOSSES
     from ssmrank.training.memory import recompute_layers
-    from ssmrank.training.parallel import Replicated, Workers
+    from ssmrank.training.parallel import Replicated, Workers, has_frozen
     from ssmrank.training.processes import workers_of
     from ssmrank.training.sharded import Sharded
     from ssmrank.training.state import TrainingState
@@ -51,9 +53,19 @@ class Stopped(BaseException):
     pass
 
 
-def model(folder, kind):
+LORA = Lora(rank=4, alpha=8)
+
+
+def model(folder, kind, lora=None, precision="fp32"):
+    """A reranker; with `lora` one with adapters, as `ssmrank train` makes it for this precision."""
     torch.manual_seed(0)
-    return new_reranker(folder, kind, 32)
+    reranker = new_reranker(folder, kind, 32)
+    if lora is not None:
+        add_adapters(reranker, lora, precision)
+        for name, parameter in reranker.named_parameters():
+            if ".lora_B." in name:  # else the first matrices would have no gradients yet
+                torch.nn.init.normal_(parameter, std=0.1)
+    return reranker
 
 
 def step_gradients(
@@ -109,6 +121,8 @@ def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | Non
         except Stopped:
             reranker = new()
     history = train(reranker, data, chosen, CPU, TrainingState(folder, "a"), **options)
+    if has_frozen(reranker):
+        return history.loss, workers.weights(reranker)
     whole = workers.whole(reranker, new)
     return history.loss, whole.state_dict() if workers.rank == 0 else {}
 
@@ -117,9 +131,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with workers_of("ddp", CPU):  # one group of processes for all cases
         for case in json.loads(os.environ["WORK"]):
-            new = partial(model, case["model"], case["kind"])
+            new = partial(model, case["model"], case["kind"], LORA if case["lora"] else None, case["precision"])
             extra = {}
-            if case["precision"] == "fp32":
+            if case["precision"] == "fp32" and not case["lora"]:
                 workers = KINDS[case["workers"]]()
                 extra["bi-encoder"] = bi_encoder_gradients(case["model"], case["kind"], workers, 20)
             run(KINDS[case["workers"]], case["precision"], Path(case["folder"]), new, extra)

@@ -19,7 +19,7 @@ from ssmrank.startup import importing
 with importing():
     import torch
     import torch.distributed.checkpoint as dcp
-    from parallel_training import CPU, Stopped, model
+    from parallel_training import CPU, LORA, Stopped, model
     from tiny_training import sequences, settings
 
     from ssmrank.training.gathered import GatheredOnce
@@ -57,18 +57,21 @@ def run(case) -> None:
         if step == case.get("stop"):
             raise Stopped
 
+    lora = LORA if case["adapters"] else None
+
     def new():
-        return model(case["model"], "D")
+        return model(case["model"], "D", lora)
 
     reranker, state = new(), TrainingState(folder / "state", "a")
     options = {"save_seconds": 0.0, "workers": workers, "on_step": on_step}
     try:
-        history = train(reranker, sequences(reranker), settings(epochs=6), CPU, state, **options)
+        chosen = settings(epochs=6, optimizer_states="bfloat16" if lora else "float32")
+        history = train(reranker, sequences(reranker), chosen, CPU, state, **options)
     except Stopped:
         return
-    whole = workers.whole(reranker, new)
+    weights = workers.weights(reranker) if lora else workers.whole(reranker, new).state_dict()
     if workers.rank == 0:
-        torch.save({"losses": history.loss, "weights": whole.state_dict()}, folder / "result.pt")
+        torch.save({"losses": history.loss, "weights": weights}, folder / "result.pt")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ STEPS = 9
 BI_ENCODER = {"query_length": 16, "widths": [8]}
 
 
-def trained(arguments, plans):
+def trained(arguments, plans, packages=()):
     """Runs the plans; returns each process's exit status."""
-    work = json.dumps({"arguments": arguments, "plans": plans})
+    work = json.dumps({"arguments": arguments, "plans": plans, "packages": packages})
     done = subprocess.run([sys.executable, SCRIPT], input=work, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -71,3 +71,15 @@ def test_a_killed_training_of_a_bi_encoder_ends_bit_identical(train_arguments, t
     arguments = train_arguments(bi_encoder=BI_ENCODER, token_budget=24)
     assert trained(arguments, plans) == [[-9] * len(plan) + [0] for plan in plans]
     assert_same_weights(tmp_path, plans)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("states", ["bfloat16", "8bit"])
+def test_a_killed_training_of_adapters_ends_bit_identical(train_arguments, tmp_path, states):
+    plans = [[], [["step", 4], ["step", 2]], [["write", 3, 0.5]], [["rename", STEPS + 1]]]
+    # Rank 64 gives adapters of the size from which bitsandbytes takes 8 bits.
+    arguments = train_arguments(lora={"rank": 64, "alpha": 64, "dropout": 0.2}, optimizer_states=states)
+    assert trained(arguments, plans, ["peft", "bitsandbytes"]) == [[-9] * len(plan) + [0] for plan in plans]
+    assert_same_weights(tmp_path, plans)
+    whole = (tmp_path / "0" / "output" / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "1" / "output" / "adapter" / "adapter_model.safetensors").read_bytes() == whole

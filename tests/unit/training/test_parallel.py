@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from parallel_training import bi_encoder_gradients, final_weights, model, step_gradients
+from parallel_training import LORA, bi_encoder_gradients, final_weights, model, step_gradients
 
 from ssmrank.errors import UserError
 from ssmrank.launch import LAUNCHED, LOST
@@ -39,7 +39,7 @@ def run_processes(cases, count=2):
             process.kill()
 
 
-CASES = [
+WHOLE = [
     ("ddp", "fp32", "llama", "D"),
     ("ddp", "fp32", "bamba", "D"),
     ("fsdp2, step", "fp32", "bert", "E"),
@@ -52,17 +52,27 @@ CASES = [
     ("fsdp2, step", "bf16", "granitemoehybrid", "D"),
     ("fsdp2, layer", "fp32", "granitemoehybrid", "D"),
 ]
+ADAPTED = [
+    ("ddp", "fp32", "llama-3.2", "D"),
+    ("ddp", "bf16", "mamba", "D"),
+    ("fsdp2, step", "fp32", "mamba", "D"),
+    ("fsdp2, step", "bf16", "bamba", "D"),
+    ("fsdp2, layer", "fp32", "mamba2", "D"),
+    ("fsdp2, units of layers", "bf16", "llama-3.2", "D"),
+    ("fsdp2, units of layers", "bf16", "bert", "E"),
+]
+CASES = [*((*case, "all weights") for case in WHOLE), *((*case, "adapters") for case in ADAPTED)]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, tiny_model):
     """The results of two processes for each case."""
     cases = []
-    for number, (workers, precision, model_type, kind) in enumerate(CASES):
+    for number, (workers, precision, model_type, kind, what) in enumerate(CASES):
         folder = tmp_path_factory.mktemp(f"case-{number}")
         model_folder = str(without_dropout(tiny_model(model_type), folder / "model"))
         case = {"workers": workers, "precision": precision, "model": model_folder, "kind": kind, "folder": str(folder)}
-        cases.append(case)
+        cases.append(case | {"lora": what == "adapters"})
     run_processes(cases)
     return {
         names: (case, torch.load(Path(case["folder"], "result.pt"))) for case, names in zip(cases, CASES, strict=True)
@@ -90,7 +100,8 @@ def test_two_processes_give_what_one_gives(results, tmp_path, names):
     case, result = results[names]
     precision, kind = case["precision"], case["kind"]
     # One process has the same micro-batches here, so even bfloat16 rounds alike.
-    loss, gradients = step_gradients(model(case["model"], kind), Workers(), 30, precision)
+    lora = LORA if case["lora"] else None
+    loss, gradients = step_gradients(model(case["model"], kind, lora, precision), Workers(), 30, precision)
     for step in result.keys() & {"step", "recomputed step", "repeated step"}:
         their_loss, their_gradients = result[step]
         assert their_loss == pytest.approx(loss, abs=1e-6), step
@@ -103,7 +114,7 @@ def test_two_processes_give_what_one_gives(results, tmp_path, names):
         assert their_losses == losses
         assert all(torch.equal(weight, their_weights[name]) for name, weight in weights.items())
         return
-    losses, weights = final_weights(model(case["model"], kind), Workers(), tmp_path, None)
+    losses, weights = final_weights(model(case["model"], kind, lora), Workers(), tmp_path, None)
     assert their_losses == pytest.approx(losses, abs=1e-5)
     assert their_weights.keys() == weights.keys()
     for name, weight in weights.items():
@@ -112,7 +123,9 @@ def test_two_processes_give_what_one_gives(results, tmp_path, names):
             assert (weight - their_weights[name]).abs().max() <= 1e-4, name
 
 
-@pytest.mark.parametrize("names", [case for case in CASES if case[1] == "fp32"], ids=", ".join)
+@pytest.mark.parametrize(
+    "names", [case for case in CASES if case[1] == "fp32" and case[4] == "all weights"], ids=", ".join
+)
 def test_a_bi_encoder_s_negatives_are_those_of_all_processes(results, names):
     case, result = results[names]
     loss, gradients = bi_encoder_gradients(case["model"], case["kind"], Workers(), 10**6)
