@@ -3,6 +3,14 @@ rule all_train:
         fill(paths.CHECKPOINT, targets.trained),
 
 
+OF_SOME_TRAININGS = (
+    "ssmrank.training.adapters",
+    "ssmrank.training.eight_bit",
+    "ssmrank.training.validation",
+    "ssmrank.evaluation",
+)
+
+
 # A killed training resumes from its state. The state is outside the output, because Snakemake deletes the output of a
 # failed job. The state's name depends on the code, so that two versions never share one training.
 rule train:
@@ -23,12 +31,8 @@ rule train:
     resources:
         gpu=lambda w: lookups.train_processes(w.training),
     params:
-        *code("ssmrank.commands.train", without=["ssmrank.training.validation", "ssmrank.evaluation"]),
-        validation_code=lambda w: (
-            code("ssmrank.training.validation") + code("ssmrank.evaluation.metrics")
-            if lookups.validation(w.training)
-            else []
-        ),
+        *code("ssmrank.commands.train", without=OF_SOME_TRAININGS),
+        own_code=lambda w: [line for module in lookups.train_modules(w.training) for line in code(module)],
         settings=lambda w: experiment.settings(jobs.train_settings, w.training, w.model),
         kind=lambda w: lookups.kind(w.model),
         split=lambda w: lookups.training_data(w.training).split,
@@ -36,7 +40,7 @@ rule train:
             f"--validation-run {paths.FIRST_STAGE_RUN} --validation-qrels {paths.QRELS}",
             lookups.validation(w.training),
         ),
-        state=state_of("train"),
+        state=lambda w: state_of("train", OF_SOME_TRAININGS, lookups.train_modules(w.training)),
     shell:
         "ssmrank train --settings {params.settings:q} --model {input.model:q} --kind {params.kind}"
         " --collection {input.collection:q} --split {params.split} --negatives {input.negatives:q}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ssmrank.planning.dag import PlannedJob
 from ssmrank.planning.estimate import Estimate, Estimator
+from ssmrank.planning.memory import training_bytes
 from ssmrank.planning.speeds import SHORT
 
 OPEN = "?"
@@ -39,7 +40,23 @@ def costs(jobs: Sequence[PlannedJob], estimator: Estimator) -> str:
         f"Hours of one {estimator.speeds.device} in bf16, and of two CPU cores. {OPEN}: not measured, or not known "
         f"before a download. {MORE}: without what is not known."
     )
-    return "\n\n".join(filter(None, [_table(header, rows), note, _speeds(jobs, estimator)]))
+    parts = [_table(header, rows), note, _memory(jobs, estimator), _speeds(jobs, estimator)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _memory(jobs: Sequence[PlannedJob], estimator: Estimator) -> str:
+    """What trainings need whose weights or moments are not all in float32; the others' need follows from the size."""
+    rows, params = [], estimator.params
+    for job in jobs:
+        if job.rule == "train":
+            section, model = params.training(job.wildcards["training"]), params.models[job.wildcards["model"]]
+            if section.lora is not None or section.optimizer_states != "float32":
+                rows.append([job.wildcards["training"], model.label, _cell([training_bytes(section, model)], _bytes)])
+    note = (
+        "Memory of each GPU in training, in bf16 and without activations: weights, gradients and AdamW's moments. "
+        "Adapters count as those of all linear layers of a decoder of this size."
+    )
+    return f"{_table(['training', 'model', 'memory'], rows)}\n\n{note}" if rows else ""
 
 
 def _cells(estimates: Sequence[Estimate]) -> list[str]:
@@ -93,7 +110,7 @@ def _hours(seconds: float) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; columns are as wide as their longest cell, numbers are at the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    words = [header.index(name) == 0 or name in ("", "size") for name in header]
+    words = [header.index(name) == 0 or name in ("", "size", "model") for name in header]
 
     def line(cells: Sequence[str]) -> str:
         parts = [c.ljust(w) if left else c.rjust(w) for c, w, left in zip(cells, widths, words, strict=True)]

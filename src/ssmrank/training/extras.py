@@ -9,7 +9,7 @@ from typing import Any
 from ssmrank.errors import UserError
 
 
-def package_for(key: str, name: str) -> Any:
+def import_for(name: str, key: str) -> Any:
     """The module `name`, without what it logs while it is imported. Raises UserError if it is not installed.
 
     key: the key of a training that needs it.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from typing_extensions import override
 
-from ssmrank.training.extras import package_for
+from ssmrank.training.eight_bit import eight_bit_adamw
 
 States = Literal["float32", "bfloat16", "8bit"]
 
@@ -41,7 +41,7 @@ def make_adamw(groups: list[dict[str, Any]], learning_rate: float, states: State
     if states == "bfloat16":
         return RoundedAdamW(groups, lr=learning_rate)
     if states == "8bit":
-        return _eight_bit_adamw(groups, learning_rate)
+        return eight_bit_adamw(groups, learning_rate)
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
@@ -115,10 +115,6 @@ def _rounded_at_random(x: Tensor, random: torch.Generator) -> Tensor:
     noise = torch.randint(1 << _LOW_BITS, x.shape, dtype=torch.int32, device=x.device, generator=random)
     cut = (x.view(torch.int32) + noise) >> _LOW_BITS << _LOW_BITS
     return cut.view(torch.float32).bfloat16()
-
-
-def _eight_bit_adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-    return package_for("optimizer_states: 8bit", "bitsandbytes").optim.AdamW8bit(groups, lr=learning_rate)
 
 
 class Moments:

@@ -123,9 +123,12 @@ def _is_same(path: Path, stamp: str) -> bool:
     return text == _text(path) or strip(text) == strip(_text(path))
 
 
-def state_of(step: str) -> str:
-    """The folder of killed jobs' states of a step; each version of the step's code has its own."""
-    lines = "\n".join(code(STEPS[step]))
+def state_of(step: str, without: Iterable[str] = (), own: Iterable[str] = ()) -> str:
+    """The folder of killed jobs' states of a step; each version of the step's code has its own.
+
+    without: as for `code`; own: modules that the job needs besides.
+    """
+    lines = "\n".join([*code(STEPS[step], without), *(line for module in own for line in code(module))])
     return f"{STATE}/{step}-{_digest(lines.encode())}"
 
 

@@ -315,6 +315,17 @@ class Lookups:
             return []
         return [FirstStage(section.collection, section.validation.split, section.validation.retriever)]
 
+    def train_modules(self, training: str) -> list[str]:
+        """Modules that this training runs, and that most trainings do not."""
+        section = self.training(training)
+        needed = {
+            "ssmrank.training.adapters": section.lora is not None,
+            "ssmrank.training.eight_bit": section.optimizer_states == "8bit",
+            "ssmrank.training.validation": section.validation is not None,
+            "ssmrank.evaluation.metrics": section.validation is not None,
+        }
+        return [module for module, wanted in needed.items() if wanted]
+
     def train_processes(self, training: str) -> int:
         """GPUs that a training uses; 1 if it uses all GPUs, whose number is not known here."""
         return self.training(training).processes or 1
