@@ -40,9 +40,12 @@ def _jobs(printed: str) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper", "matched", "ettin"])
-def test_the_guide_s_plans_are_those_that_are_printed(fresh, root: Path, name: str) -> None:
-    page = (root / "docs/paper-grid.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "guide"),
+    [("paper", "paper-grid"), ("matched", "paper-grid"), ("ettin", "paper-grid"), ("rankllama", "adapters")],
+)
+def test_the_guide_s_plans_are_those_that_are_printed(fresh, root: Path, name: str, guide: str) -> None:
+    page = (root / f"docs/{guide}.md").read_text()
     commands = [line for line in page.splitlines() if line.startswith("ssmrank plan --hours")]
     for folder in ("params", "benchmarks"):
         shutil.copytree(root / folder, fresh.folder / folder)

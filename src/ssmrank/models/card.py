@@ -141,6 +141,7 @@ def _training(training: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[t
             ),
             *([("Teacher", settings["teacher"])] if settings["teacher"] else []),
             ("Loss", settings["loss"]),
+            *([("Adapters", _adapters(settings["lora"]))] if settings.get("lora") else []),
             (
                 "Optimizer",
                 f"AdamW, learning rate {settings['learning_rate']:g}, weight decay {settings['weight_decay']:g}, "
@@ -158,6 +159,11 @@ def _training(training: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[t
         ]
         rows += _validation(training, outcome)
     return rows
+
+
+def _adapters(lora: Mapping[str, Any]) -> str:
+    layers = "all linear layers" if lora["modules"] == "all" else ", ".join(lora["modules"])
+    return f"LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}, of {layers}; merged"
 
 
 def _validation(training: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ MOMENT_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
 
 
 def width_of(weights: float) -> float:
-    """The width of a decoder with 12 width² weights in each of width / 128 layers, as Llama-2-7B and GPT-3 nearly have."""
+    """The width of a decoder with 12 width² weights in each of width / 128 layers, as Llama-2-7B nearly has."""
     return (weights * 128 / 12) ** (1 / 3)
 
 

@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_training import DOCUMENTS, sequences, settings
 from torch import nn
 from transformers import AutoModel
 
+from ssmrank.api import Reranker
 from ssmrank.cli import main
 from ssmrank.config.trainings import Lora
 from ssmrank.models.architectures import MODEL_TYPES, architecture_of
@@ -27,6 +27,8 @@ from ssmrank.training.loop import train
 from ssmrank.training.memory import recompute_layers
 from ssmrank.training.state import TrainingState
 from tiny_models import SHAPES, is_causal, kind_of
+
+peft = pytest.importorskip("peft")
 
 CPU = torch.device("cpu")
 LORA = Lora(rank=4, alpha=6)
@@ -51,8 +53,12 @@ def adapted(folder, shape, lora=LORA):
     return model.eval()
 
 
+def trained_parameters(model):
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 def trained_weights(model):
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: parameter.detach() for name, parameter in trained_parameters(model)}
 
 
 def reference_of(folder, backbone, modules):
@@ -60,8 +66,8 @@ def reference_of(folder, backbone, modules):
     attends = architecture_of(read_backbone_config(folder).model_type).attention
     options = {"attn_implementation": "eager"} if attends else {}
     reference = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
-    config = LoraConfig(r=4, lora_alpha=6, target_modules=modules)
-    inject_adapter_in_model(config, nn.ModuleDict({"whole": reference}))  # as a part: peft refuses some of Mamba's
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=modules)
+    peft.inject_adapter_in_model(config, nn.ModuleDict({"whole": reference}))  # as a part: peft refuses some of Mamba's
     own = {name: parameter for name, parameter in backbone.named_parameters() if ".lora_" in name}
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
@@ -136,9 +142,12 @@ def test_a_training_leaves_the_backbone_as_it_is_and_its_state_holds_the_rest(ti
     assert saved.keys() == {name for name in after if name.startswith("head.") or ".lora_" in name}
 
 
-def test_a_whole_checkpoint_and_adapters_for_peft_are_written(options, tiny_model, tmp_path):
-    lora = {"rank": 2, "alpha": 8, "dropout": 0.1}
-    assert main(options("llama-3.2", "D", lora=lora, epochs=20, learning_rate=2e-2)) == 0
+@pytest.mark.parametrize(
+    ("shape", "modules", "name"), [("llama-3.2", "all", "mlp.up_proj"), ("mamba2", ["in_proj"], "mixer.in_proj")]
+)
+def test_a_whole_checkpoint_and_adapters_for_peft_are_written(options, tiny_model, tmp_path, shape, modules, name):
+    lora = {"rank": 2, "alpha": 8, "dropout": 0.1, "modules": modules}
+    assert main(options(shape, "D", lora=lora, epochs=20, learning_rate=2e-2)) == 0
     outcome = json.loads((tmp_path / "output" / "outcome.json").read_text())
     assert outcome["loss"][-1] < outcome["loss"][0] / 2
     trained = load_reranker(tmp_path / "output")
@@ -146,12 +155,16 @@ def test_a_whole_checkpoint_and_adapters_for_peft_are_written(options, tiny_mode
     assert trained.score("river", texts)[1] == max(trained.score("river", texts))
     assert json.loads((tmp_path / "output" / "training.json").read_text())["settings"]["lora"]["rank"] == 2
     # What is added has the rank of the adapters.
-    folder = tiny_model("llama-3.2")
+    folder = tiny_model(shape)
     before = load_file(folder / "model.safetensors")
-    change = trained.state_dict()["backbone.layers.0.mlp.up_proj.weight"] - before["layers.0.mlp.up_proj.weight"]
+    change = trained.state_dict()[f"backbone.layers.0.{name}.weight"] - before[f"layers.0.{name}.weight"]
     assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2
+    Reranker.from_pretrained(tmp_path / "output", device="cpu").save_pretrained(tmp_path / "saved")
+    layers = "all linear layers" if modules == "all" else "in_proj"
+    row = f"| Adapters | LoRA of rank 2, alpha 8, dropout 0.1, of {layers}; merged |"
+    assert row in (tmp_path / "saved" / "README.md").read_text()
     adapter = tmp_path / "output" / "adapter"
-    theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(folder, dtype=torch.float32), adapter).eval()
+    theirs = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(folder, dtype=torch.float32), adapter).eval()
     head = load_file(adapter / "head.safetensors")
     template = trained.template
     [query] = template.fit_queries(template.tokenize_queries(["river"]), 32, ["q"])
@@ -161,6 +174,12 @@ def test_a_whole_checkpoint_and_adapters_for_peft_are_written(options, tiny_mode
             state = theirs(input_ids=ids).last_hidden_state[0, -1]
         score = (state @ head["head.weight"][0] + head["head.bias"]).item()
         assert score == pytest.approx(trained.score("river", [text])[0], abs=2e-5)
+
+
+def test_peft_refuses_what_the_guide_says(options, tiny_model, tmp_path):
+    assert main(options("mamba2", "D", lora={"rank": 2, "alpha": 8}, epochs=1)) == 0
+    with pytest.raises(ValueError, match="'out_proj' is incompatible with Mamba-based models"):
+        peft.PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_model("mamba2")), tmp_path / "output" / "adapter")
 
 
 def test_a_bi_encoder_has_adapters_too(options, tmp_path):
@@ -228,3 +247,20 @@ def test_a_package_that_is_not_installed_is_one_line(options, capsys, monkeypatc
 def test_modules_are_names_or_all(modules):
     with pytest.raises(ValidationError, match=r"modules"):
         Lora(rank=2, alpha=4, modules=modules)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("shape", MODEL_TYPES)
+def test_bf16_gradients_on_the_gpu(tiny_model, shape):
+    """Against the CPU's in float32, which are tested against transformers."""
+    model, on_cpu = adapted(tiny_model(shape), shape).cuda(), adapted(tiny_model(shape), shape)
+    generator = np.random.default_rng(3)
+    batch = [generator.integers(4, model.backbone.config.vocab_size, length) for length in LENGTHS]
+    with torch.autocast("cuda", torch.bfloat16):
+        model(pack(batch, "cuda")).sum().backward()
+    on_cpu(pack(batch)).sum().backward()
+    own = dict(model.named_parameters())
+    pairs = [(own[name].grad.cpu(), parameter.grad) for name, parameter in trained_parameters(on_cpu)]
+    distance = sum((found - exact).pow(2).sum() for found, exact in pairs)
+    assert (distance / sum(exact.pow(2).sum() for _, exact in pairs)).sqrt() < 0.1
