@@ -24,7 +24,7 @@ UV = $(BIN)/uv
 WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help table4 pdf report ui dag docs readme pull quick test test-cluster chaos lint format lock upgrade tidy clean
+.PHONY: help table4 pdf report ui dag docs readme push pull quick test test-cluster chaos lint format lock upgrade tidy clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
@@ -44,8 +44,11 @@ ui: .venv/main.stamp  ## compare the runs in MLflow's web page
 	@echo 'Trainings and their metrics: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=metrics&workflowType=machine_learning'
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote
-	$(BIN)/dvc pull
+push: .venv/main.stamp  ## send finished outputs to the DVC remote
+	$(BIN)/python workflow/scripts/remote.py push
+
+pull: .venv/main.stamp  ## fetch finished outputs from the DVC remote, and check them
+	$(BIN)/python workflow/scripts/remote.py pull
 
 quick: lint  ## style, types and the quick tests: what to run before each commit
 	$(PARALLEL_TESTS) -m "not slow and not pretrained" $(PYTEST)
