@@ -22,11 +22,14 @@ from pipeline.experiment import check_file, read_experiment
 from pipeline.items import any_of, fill
 from pipeline.paths import benchmark_of, log_of
 from pipeline.provenance import Provenance
+from pipeline.storage import Storage
 from ssmrank import jobs
 
 STARTED = time.time()
 contents = Contents(Path(".snakemake/contents.json"))
 digests = contents.lines
+storage_of_outputs = Storage(workflow)
+copy_of = storage_of_outputs.copy_of
 
 
 wildcard_constraints:

@@ -19,7 +19,7 @@ rule download_collection:
         *code("ssmrank.commands.download.collection"),
         settings=lambda w: experiment.settings(jobs.collection_settings, w.collection),
         corpus=lambda w: experiment.collection_corpus(w.collection),
-        texts=lambda w: [f"--texts {folder}" for folder in lookups.collection_texts(w.collection)],
+        texts=lambda w: [f"--texts {copy_of(folder)}" for folder in lookups.collection_texts(w.collection)],
         files=lambda w: digests(lookups.collection_files(w.collection)),
         archives=paths.ARCHIVES,
     shell:
@@ -45,7 +45,7 @@ rule download_model:
         ),
         settings=lambda w: experiment.settings(jobs.model_settings, w.model),
         files=lambda w: digests(lookups.model_files(w.model)),
-        parents=lambda w: [f"--{option}-from {path}" for option, path in lookups.parents(w.model).items()],
+        parents=lambda w: [f"--{option}-from {copy_of(path)}" for option, path in lookups.parents(w.model).items()],
         archives=paths.ARCHIVES,
     shell:
         "ssmrank download model --settings {params.settings:q} --archives {params.archives} {params.parents}"

@@ -56,7 +56,9 @@ rule training_curves:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.curves"),
-        checkpoints=lambda w: [f"--checkpoints={word}" for word in targets.curve_labels(w.training)],
+        checkpoints=lambda w: [
+            f"--checkpoints={label}={copy_of(folder)}" for label, folder in targets.curve_labels(w.training)
+        ],
     shell:
         "ssmrank figure curves --title {wildcards.training} {params.checkpoints:q} --output {output:q}"
         " 2>&1 | tee {log:q} >&2"
@@ -175,7 +177,7 @@ rule efficiency:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.efficiency"),
-        settings=lambda w: experiment.settings(jobs.efficiency_settings, paths),
+        settings=lambda w: experiment.settings(jobs.efficiency_settings, storage_of_outputs.places),
     shell:
         "ssmrank figure efficiency --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 

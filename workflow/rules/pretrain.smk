@@ -124,9 +124,11 @@ rule publish_model:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.pretrain.publish", without=["ssmrank.kernels", "ssmrank.models.attention"]),
-        settings=lambda w: experiment.settings(jobs.card_settings, w.pretraining, w.model, paths),
-        checkpoint=lambda w: [f"--checkpoint {path}" for path in lookups.published_checkpoint(w.pretraining, w.model)],
-        command=lambda w, output: experiment.command(str(output)),
+        settings=lambda w: experiment.settings(jobs.card_settings, w.pretraining, w.model, storage_of_outputs.places),
+        checkpoint=lambda w: [
+            f"--checkpoint {copy_of(path)}" for path in lookups.published_checkpoint(w.pretraining, w.model)
+        ],
+        command=lambda w: experiment.command(paths.PUBLISHED.format(**w)),
     shell:
         "ssmrank pretrain publish --settings {params.settings:q} --pretrained {input.pretrained:q} --sweep {input.sweep:q}"
         " {params.checkpoint}"
@@ -147,6 +149,8 @@ rule pretraining_figure:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.pretraining"),
-        models=lambda w: [f"--models={word}" for word in lookups.pretraining_labels(w.pretraining)],
+        models=lambda w: [
+            f"--models={label}={copy_of(folder)}" for label, folder in lookups.pretraining_labels(w.pretraining)
+        ],
     shell:
         "ssmrank figure pretraining {params.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"

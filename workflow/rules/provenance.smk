@@ -30,11 +30,12 @@ PHASES = {
 OUTPUTS = {phase: [str(output) for rule in made for output in rule.output] for phase, made in PHASES.items()}
 
 
-provenance = Provenance(OUTPUTS, contents)
+provenance = Provenance(OUTPUTS, contents, storage_of_outputs.has)
 
 
 if workflow.is_main_process:
-    alone_while_running(workflow, deliver_journals)
+    storage_of_outputs.check()
+    alone_while_running(workflow, deliver_journals, storage_of_outputs.forget_copies)
     provenance.watch()
 
 

@@ -53,8 +53,8 @@ rule comparison:
     params:
         *code("ssmrank.commands.table.comparison"),
         settings=lambda w: experiment.settings(jobs.comparison_settings, *w.comparison.split("/", 1)),
-        qrels=lambda w: lookups.compared_qrels(w.comparison),
-        runs=lambda w: [f"{label}={file}" for label, file in lookups.compared_runs(w.comparison).items()],
+        qrels=lambda w: copy_of(lookups.compared_qrels(w.comparison)),
+        runs=lambda w: [f"{label}={copy_of(file)}" for label, file in lookups.compared_runs(w.comparison).items()],
     shell:
         "ssmrank table comparison --settings {params.settings:q} --run {params.runs:q} --qrels {params.qrels:q}"
         " --output {output.text:q} --json {output.json:q} 2>&1 | tee {log:q} >&2"
@@ -73,7 +73,7 @@ rule costs:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.measure.costs"),
-        settings=lambda w: experiment.settings(jobs.cost_settings, w.table, paths),
+        settings=lambda w: experiment.settings(jobs.cost_settings, w.table, storage_of_outputs.places),
     shell:
         "ssmrank measure costs --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -156,7 +156,7 @@ rule overview:
     params:
         *code("ssmrank.commands.table.overview"),
         settings=lambda w: experiment.settings(jobs.overview_settings, w.table),
-        models=paths.MODELS,
+        models=copy_of(paths.MODELS),
     shell:
         "ssmrank table overview --settings {params.settings:q} --models {params.models} --tex {output.tex:q}"
         " --csv {output.csv:q} --markdown {output.md:q} --html {output.html:q} 2>&1 | tee {log:q} >&2"

@@ -24,7 +24,9 @@ rule teach:
     params:
         *code("ssmrank.commands.teach"),
         settings=lambda w: experiment.settings(jobs.teach_settings, w.teacher, w.negatives),
-        members=lambda w: [f"--member {name} {' '.join(files)}" for name, files in lookups.teacher_files(w).items()],
+        members=lambda w: [
+            f"--member {name} {' '.join(map(copy_of, files))}" for name, files in lookups.teacher_files(w).items()
+        ],
         state=state_of("teach"),
     shell:
         "ssmrank teach --settings {params.settings:q} --groups {input.groups:q} --collection {input.collection:q}"

@@ -37,7 +37,7 @@ rule train:
         kind=lambda w: lookups.kind(w.model),
         split=lambda w: lookups.training_data(w.training).split,
         validation=lambda w: fill(
-            f"--validation-run {paths.FIRST_STAGE_RUN} --validation-qrels {paths.QRELS}",
+            f"--validation-run {copy_of(paths.FIRST_STAGE_RUN)} --validation-qrels {copy_of(paths.QRELS)}",
             lookups.validation(w.training),
         ),
         state=lambda w: state_of("train", OF_SOME_TRAININGS, lookups.train_modules(w.training)),

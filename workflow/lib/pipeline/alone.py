@@ -41,7 +41,8 @@ class Alone:
     two processes never clear or record at the same time. A dry run writes nothing and needs no lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after_a_kill: Callable[[], None] = lambda: None) -> None:
+        self._after_a_kill = after_a_kill
         self._descriptor: int | None = None
         self._former: dict[str, Any] = {}
 
@@ -118,6 +119,7 @@ class Alone:
         if locks or self._former.get("runs"):
             run = _name(self._former) if self._former else "a run"
             print(f"ssmrank: {run} was killed; its lock and {files} were removed", file=sys.stderr)
+            self._after_a_kill()
         elif left:
             print(f"ssmrank: {files} of killed processes were removed", file=sys.stderr)
 
@@ -134,13 +136,16 @@ class Alone:
         os.ftruncate(self._descriptor, len(text))
 
 
-def alone_while_running(workflow: Any, afterwards: Callable[[], None]) -> Alone:
+def alone_while_running(
+    workflow: Any, afterwards: Callable[[], None], after_a_kill: Callable[[], None] = lambda: None
+) -> Alone:
     """Claims the folder for this Snakemake. If another run has it, this one ends with one line before any job.
 
     `afterwards` is called at the end of a run, even of one without jobs, for which Snakemake calls no handlers of its
-    own: a run that was killed after its last job left that work to the next.
+    own: a run that was killed after its last job left that work to the next. `after_a_kill` is called before the run,
+    if the last one was killed.
     """
-    alone = Alone()
+    alone = Alone(after_a_kill)
     execute, unlock = workflow.execute, workflow.unlock
 
     def execute_alone(*, executor_plugin: Any, **options: Any) -> Any:

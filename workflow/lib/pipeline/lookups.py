@@ -376,10 +376,10 @@ class Lookups:
         """Language models of a section of pretraining."""
         return [Pretrained(pretraining, model) for model in self.params.pretraining[pretraining].models]
 
-    def pretraining_labels(self, pretraining: str) -> list[str]:
-        """`LABEL=FOLDER` of each model, for `ssmrank figure pretraining`."""
+    def pretraining_labels(self, pretraining: str) -> list[tuple[str, str]]:
+        """Label and folder of each model, for `ssmrank figure pretraining`."""
         models = self.params.pretraining[pretraining].models
-        return [f"{model.label}={paths.pretrained_of(pretraining, name)}" for name, model in models.items()]
+        return [(model.label, paths.pretrained_of(pretraining, name)) for name, model in models.items()]
 
     def published_checkpoint(self, pretraining: str, model: str) -> list[str]:
         """The checkpoint that is published for a pretrained model; empty if it is the pretraining's own."""

@@ -15,6 +15,9 @@ after it has run, every output on disk is checked:
 A plan sees all this before anything is written; only a run that may start jobs writes it. When a job ends, the files
 that it read are compared with those that it was planned with (`reads.py`). If it may have read something else, the
 origin of its output is unknown too.
+
+Outputs in storage (`storage.py`) are not read: Snakemake's records here and the times there have to do. A stored output
+without a record was made by another folder's jobs, and its origin is unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,10 +49,18 @@ _CLOCK = 0.01
 class Provenance:
     """Keeps Snakemake's records, the phases' files and the outputs on disk in agreement."""
 
-    def __init__(self, phases: Mapping[str, Iterable[str]], contents: Contents) -> None:
-        """`phases`: the output patterns of each phase's rules, in the order of the workflow."""
-        self._phases = {phase: list(patterns) for phase, patterns in phases.items()}
-        self._contents = contents
+    def __init__(
+        self,
+        phases: Mapping[str, Iterable[str]],
+        contents: Contents,
+        is_stored: Callable[[str], bool] = lambda path: False,
+    ) -> None:
+        """`phases`: the output patterns of each phase's rules, in the order of the workflow.
+
+        is_stored: whether this is the address of an output in storage, or the path of its copy.
+        """
+        self._phases = {phase: [one for one in made if not is_stored(one)] for phase, made in phases.items()}
+        self._contents, self._is_stored = contents, is_stored
         self._reads = Reads(contents)
         self._records: Records | None = None
         self._pass: _Pass | None = None
@@ -79,13 +90,18 @@ class Provenance:
         for warning in self._warnings:
             print(warning, file=sys.stderr)
 
-    def started(self, outputs: tuple[str, ...], params: list[str], inputs: list[str]) -> None:
+    def is_foreign(self, output: str) -> bool:
         """See `records.Observer`."""
-        self._reads.begin(outputs, params, inputs)
+        return self._is_stored(output)
+
+    def started(self, outputs: tuple[str, ...], params: list[str], inputs: list[str]) -> None:
+        """See `records.Observer`. Copies of stored inputs come and go, so they are not watched."""
+        self._reads.begin(outputs, params, [path for path in inputs if not self._is_stored(path)])
 
     def finished(self, outputs: tuple[str, ...], inputs: list[str], touched: bool) -> bool:
         """See `records.Observer`."""
-        made = [output for output in outputs if _exists(Path(output))]
+        # The copy of a stored output may be gone already.
+        made = [output for output in outputs if self._is_stored(output) or _exists(Path(output))]
         if not self._reads.is_running(outputs):  # Snakemake may report an end twice
             return outputs not in self._unknown
         changed = self._reads.end(outputs)
@@ -100,9 +116,9 @@ class Provenance:
             self._warnings.append(warning)
             print(warning, file=sys.stderr)
             return False
-        read = {path: stamp(Path(path)) for path in inputs}
+        read = {path: stamp(Path(path)) for path in inputs if not self._is_stored(path)}
         # A missing output means a failed job. With `--touch`, a missing output is accepted.
-        ended = made if touched else outputs
+        ended = [output for output in (made if touched else outputs) if not self._is_stored(output)]
         lines = [{"output": path, "stamp": stamp(Path(path)), "inputs": read} for path in ended]
         with ENDED.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(line) + "\n" for line in lines)

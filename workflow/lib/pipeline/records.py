@@ -30,6 +30,13 @@ class Observer(Protocol):
         """Snakemake has locked its outputs and is about to run jobs, or has found that there are none."""
         ...
 
+    def is_foreign(self, output: str) -> bool:
+        """Whether an output that has no record here may have been made by jobs of another folder.
+
+        output: its path, or its address in storage
+        """
+        ...
+
     def started(self, outputs: tuple[str, ...], params: list[str], inputs: list[str]) -> None:
         """A job has started."""
         ...
@@ -123,7 +130,7 @@ class Records:
         if self.observer.finished(tuple(map(str, job.output)), list(map(str, job.input)), touched):
             await super().finished(job)  # type: ignore[misc]
             return
-        for output in map(str, job.output):
+        for output in map(self._get_key, job.output):  # type: ignore[attr-defined]
             self._write_record(output, unknown_record(None))
             self._unmark_incomplete(output)  # type: ignore[attr-defined]
         self._clear_cache()  # type: ignore[attr-defined]
@@ -132,9 +139,10 @@ class Records:
         if key in self._foreseen:
             return self._foreseen[key]
         try:
-            return super()._read_record(key)  # type: ignore[misc]
+            record = super()._read_record(key)  # type: ignore[misc]
         except (ValueError, TypeError, RecursionError):
-            return None  # the file holds something else
+            record = None  # the file holds something else
+        return unknown_record(0.0) if record is None and self.observer.is_foreign(key) else record
 
     def _write_record(self, key: str, record: MetadataRecord) -> None:
         super()._write_record(key, record)  # type: ignore[misc]

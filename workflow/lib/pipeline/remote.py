@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
+from pipeline.patience import ask
 from ssmrank.errors import UserError, reason_of
 
 PATIENCE = 30
-"""Seconds that a remote has to answer the first request; clients of S3 try again for minutes."""
+"""Seconds that a remote has to answer the first request."""
 
 DAMAGED = "is not what was pushed"
 ABSENT = "is not there"
@@ -46,7 +47,7 @@ def pull(targets: Sequence[str] = (), name: str | None = None) -> str:
     such a file is left out as a whole, unless it was here before.
     """
     from dvc.exceptions import CheckoutError, DownloadError  # type: ignore[import-untyped]
-    from dvc_objects.errors import ObjectFormatError  # type: ignore[import-untyped]
+    from dvc_objects.errors import ObjectFormatError
 
     with _opened(name) as (repo, remote), _one_line(remote) as messages:
         stats: dict[str, int] = {}
@@ -135,7 +136,7 @@ _COMMAND = "python workflow/scripts/remote.py"
 def _opened(name: str | None) -> Iterator[tuple[Any, Any]]:
     """The repository and a remote that answers."""
     try:
-        from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
+        from dvc.exceptions import NotDvcRepoError
         from dvc.repo import Repo  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise UserError("DVC is not installed here; `pip install 'ssmrank[pipeline]'`") from None
@@ -161,11 +162,7 @@ def _remote(config: Any, name: str | None) -> tuple[str, str]:
 
 def _reach(config: Any, name: str, url: str) -> None:
     """Raises UserError unless the remote answers a first request in time."""
-    answers: list[Exception | None] = []
-    waiting = threading.Thread(target=lambda: answers.append(_ask(config, name)), daemon=True)
-    waiting.start()
-    waiting.join(PATIENCE)
-    error = answers[0] if answers else TimeoutError(f"it has not answered for {PATIENCE} s")
+    error = ask(partial(_list, config, name), PATIENCE)
     missing = getattr(error, "missing_deps", None)
     if missing:
         extra = "ssmrank[cluster]" if url.startswith("s3:") else f"dvc[{url.partition(':')[0]}]"
@@ -177,18 +174,16 @@ def _reach(config: Any, name: str, url: str) -> None:
         )
 
 
-def _ask(config: Any, name: str) -> Exception | None:
-    """The error of a first request; a folder that is not there yet is none."""
-    from dvc.fs import get_cloud_fs
+def _list(config: Any, name: str) -> None:
+    """A first request, for what the remote's folder holds; the folder need not be there yet."""
+    from dvc.fs import get_cloud_fs  # type: ignore[import-untyped]
 
+    cls, settings, path = get_cloud_fs(config, name=name)
     try:
-        cls, settings, path = get_cloud_fs(config, name=name)
         cls(**settings).ls(path)
     except FileNotFoundError as error:
-        return error if error.__cause__ is not None else None  # the cause is S3's answer: no such bucket
-    except Exception as error:  # each kind of remote has its own
-        return error
-    return None
+        if error.__cause__ is not None:  # S3's answer: no such bucket
+            raise
 
 
 @contextmanager

@@ -100,13 +100,13 @@ class Targets:
         """Checkpoints of a training, of all its seeds."""
         return [one for one in self.trained if one.training.partition(SEED_SIGN)[0] == training]
 
-    def curve_labels(self, training: str) -> list[str]:
-        """`LABEL=FOLDER` of these checkpoints, for `ssmrank figure curves`."""
+    def curve_labels(self, training: str) -> list[tuple[str, str]]:
+        """Label and folder of each of these checkpoints, for `ssmrank figure curves`."""
         labels = []
         for name, model in self.trained_by(training):
             seed = name.partition(SEED_SIGN)[2]
             label = self._params.models[model].label + (f", seed {seed}" if seed else "")
-            labels.append(f"{label}={checkpoint_of(name, model)}")
+            labels.append((label, checkpoint_of(name, model)))
         return labels
 
     # ---------------------------------------------------------------- runs
