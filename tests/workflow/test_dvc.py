@@ -123,6 +123,26 @@ def test_pull_after_deletion(pushed, finished) -> None:
     assert project.planned() == {}
 
 
+def test_a_pull_names_what_is_damaged_and_brings_the_rest(pushed, clone) -> None:
+    pull = ("python", "workflow/scripts/remote.py", "pull", "evaluate", "tables")
+    table = "results/tables/table4.md"
+    digest = hashlib.md5((pushed[0].folder / table).read_bytes()).hexdigest()
+    stored = pushed[0].folder.parent / "remote/files/md5" / digest[:2] / digest[2:]
+    good = stored.read_bytes()
+    stored.chmod(0o644)
+    stored.write_bytes(b"damaged")
+    try:
+        finished = clone.run(*pull, check=False)
+    finally:
+        stored.write_bytes(good)
+    assert finished.returncode == 2
+    assert finished.stdout.startswith(f"ssmrank: error: {table}: its object {stored} is not what was pushed; ")
+    assert finished.stdout.count("\n") == 1
+    assert clone.planned() == {"table": 1}
+    clone.run(*pull)
+    assert clone.planned() == {}
+
+
 def test_pull_into_a_clone_then_change(pulled_once) -> None:
     assert pulled_once.planned() == {}
     assert pulled_once.planned("--rerun-triggers", "mtime") == {}

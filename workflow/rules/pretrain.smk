@@ -128,7 +128,7 @@ rule publish_model:
         checkpoint=lambda w: [
             f"--checkpoint {copy_of(path)}" for path in lookups.published_checkpoint(w.pretraining, w.model)
         ],
-        command=lambda w: experiment.command(paths.PUBLISHED.format(**w)),
+        command=lambda w: experiment.command(paths.PUBLISHED.format(pretraining=w.pretraining, model=w.model)),
     shell:
         "ssmrank pretrain publish --settings {params.settings:q} --pretrained {input.pretrained:q} --sweep {input.sweep:q}"
         " {params.checkpoint}"
