@@ -205,6 +205,6 @@ rule tokens:
         "../envs/ssmrank.yaml"
     params:
         *code("ssmrank.commands.figure.tokens"),
-        settings=lambda w: experiment.settings(jobs.token_figure_settings, w.table, paths),
+        settings=lambda w: experiment.settings(jobs.token_figure_settings, w.table, storage_of_outputs.places),
     shell:
         "ssmrank figure tokens --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from pipeline import paths
 from pipeline.patience import ask
@@ -21,7 +21,7 @@ from ssmrank.jobs.places import Places
 HERE = tuple(
     f"{folder}/"
     for folder in (
-        *(paths.METRICS, paths.PER_QUERY, "results/speed", "results/throughput"),
+        *(paths.METRICS, paths.PER_QUERY, "results/speed", "results/tokens", "results/throughput"),
         *("results/tables", "results/comparisons", "results/figures", "results/fusions"),
         *(paths.LOGS, "results/benchmarks", paths.PROVENANCE),
     )
@@ -63,7 +63,7 @@ class Storage:
     @property
     def places(self) -> Places:
         """Paths in the settings of jobs, where jobs find them."""
-        return _Copies(self.copy_of)
+        return cast(Places, _Copies(self.copy_of))
 
     def check(self) -> None:
         """Exits with one line unless the storage answers; Snakemake would plan as if it were empty."""
@@ -93,26 +93,14 @@ class Storage:
 
 
 class _Copies:
-    """See `Places`."""
+    """See `Places`: what the functions of `paths` return, as jobs find it."""
 
     def __init__(self, copy_of: Callable[[str], str]) -> None:
         self._copy_of = copy_of
 
-    def checkpoint_of(self, training: str, model: str, /) -> str:
-        """The folder of a trained reranker."""
-        return self._copy_of(paths.checkpoint_of(training, model))
-
-    def pretrained_of(self, pretraining: str, model: str, /) -> str:
-        """The folder of a pretrained language model."""
-        return self._copy_of(paths.pretrained_of(pretraining, model))
-
-    def metrics_of(self, run: str, /) -> str:
-        """The file with a run's metrics."""
-        return self._copy_of(paths.metrics_of(run))
-
-    def speed_of(self, run: str, /) -> str:
-        """The file with the speed at which a run was made."""
-        return self._copy_of(paths.speed_of(run))
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        path_of = getattr(paths, name)
+        return lambda *names: self._copy_of(path_of(*names))
 
 
 def _apply(to_storage: Callable[[Any], Any], path: Any) -> Any:
