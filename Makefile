@@ -40,9 +40,9 @@ report: .venv/main.stamp  ## results/report.html: tables, figures, times and pro
 	$(SNAKEMAKE) all all_figures
 	$(BIN)/snakemake all all_figures --report results/report.html
 
-ui: .venv/main.stamp  ## compare the runs in MLflow's web page
+ui: .venv/main.stamp  ## compare the runs in MLflow's web page (STORE=postgresql://...)
 	@echo 'Trainings and their metrics: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=metrics&workflowType=machine_learning'
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri $(or $(STORE),sqlite:///mlflow.db)
 
 push: .venv/main.stamp  ## send finished outputs to the DVC remote
 	$(BIN)/python workflow/scripts/remote.py push

@@ -95,9 +95,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def start(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
+def start(
+    command: list[str], log: Path, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> subprocess.Popen:
     with log.open("w") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment, cwd=folder, start_new_session=True
+        )
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from ssmrank.cli import main
+from ssmrank.config.addresses import masked
 from ssmrank.config.params import Params, read_params
 from ssmrank.config.reading import read_settings
 from ssmrank.config.retrievers import Bm25, RunFile
 from ssmrank.config.schema import schema_text
+from ssmrank.config.tracking import Tracking
 from ssmrank.errors import UserError
 from ssmrank.io.checksum import sha256
 from ssmrank.jobs import train_settings
@@ -200,6 +202,39 @@ def test_a_file_that_is_no_params(tmp_path: Path, content: bytes | None, message
         (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("key", ["uri", "artifacts"])
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/mlflow", "postgresql://me:***@host:5432/mlflow"),
+        ("postgresql+psycopg2://me:se:cr/et@t@host/mlflow", "postgresql+psycopg2://me:***@host/mlflow"),
+        (
+            "postgresql://host/mlflow?password=secret&sslmode=require",
+            "postgresql://host/mlflow?password=***&sslmode=require",
+        ),
+        ("https://:secret@host", "https://:***@host"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(
+    tiny: dict[str, Any], tmp_path: Path, key: str, address: str, shown: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny | {"tracking": {key: address}}))
+    with pytest.raises(UserError) as error:
+        read_params(tmp_path / "params.yaml")
+    assert str(error.value).endswith(
+        f"tracking.{key}: holds a password; leave it out, and put it into PGPASSWORD or ~/.pgpass"
+    )
+    assert masked(f"cannot open {address}: no") == f"cannot open {shown}: no"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:///mlflow.db", "sqlite:////home/me:you@here/m.db", "postgresql://me@host:5432/m", "s3://bucket/a:b@c"],
+)
+def test_an_address_without_a_password_is_taken(address: str) -> None:
+    assert Tracking(uri=address, artifacts=address).uri == masked(address) == address
 
 
 CODE = "__use_yte__: true\ntracking:\n  uri: ?open('proof', 'w').write('ran')\n"

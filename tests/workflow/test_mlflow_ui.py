@@ -134,3 +134,8 @@ def test_the_view_of_metrics_has_trainings_first(store: str, page: str, browser:
     expected = ["Trainings and their metrics", "toy/test/nDCG_at_10", *runs, *map(str, NDCG.values()), "0.25"]
     text = see(browser, url, expected, tmp_path / "view.png")
     assert all(text.index(f"{model} firstp") < text.index("bm25") for model in NDCG)
+    cut_off = browser.run(
+        "return [...document.querySelectorAll('.ag-header-cell *')].filter(part => part.textContent.includes('nDCG')"
+        " && part.clientWidth && part.scrollWidth > part.clientWidth + 1).map(part => part.textContent)"
+    )
+    assert cut_off == [], "heads of columns"

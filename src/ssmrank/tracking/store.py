@@ -1,4 +1,4 @@
-"""MLflow's store, which is created once and written by one process at a time."""
+"""MLflow's store, which is created once, and to which each journal is copied by one process at a time."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ import re
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ssmrank.config.addresses import masked
 from ssmrank.config.metrics import ALIASES, MEASURES
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.files import open_file
 from ssmrank.io.locks import locked
-from ssmrank.io.model_files import TRAINED_FILE
 from ssmrank.lifetime import is_alive
+from ssmrank.tracking.artifacts import MODEL_TAG, NotKept, check_location, location, log_model
+from ssmrank.tracking.database import Turns, turns
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
 
 log = logging.getLogger(__name__)
 
 RUN_TAG = "ssmrank.run"
-MODELS = "SSMRANK_TRACKING_MODELS"
-"""Environment variable: `path` (the default), `copy` or `none`, what is kept of a training's checkpoint as a model."""
-
-_MODEL_TAG = "ssmrank.model"
-"""The model of MLflow that a run's checkpoint is."""
 
 _MARK = ".delivered"
 """Suffix of the file with the number of a journal's bytes that are in the store."""
 
 _VIEW = "metrics"
 """Names the view of the page that shows metrics."""
+
+_PIXELS_A_SIGN = 8
+"""Width of a sign in the head of a column of MLflow's page, at most."""
 
 _MEAN = re.compile(rf"/({'|'.join([*MEASURES, *ALIASES])})(_at_|_|$)[^/]*$")
 """Metrics of evaluations among all that are logged."""
@@ -49,33 +50,51 @@ _METRICS_IN_A_BATCH = 1000
 _PARAMS_IN_A_BATCH = 100
 _PARAM_LENGTH = 500
 
+_LIMITS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""Variables of MLflow, unless they are set. By itself it tries for twenty minutes to reach its server."""
+
+_CHATTY = {
+    "alembic": logging.WARNING,
+    "mlflow": logging.WARNING,
+    # They log what they raise as well, some of it with a traceback.
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "sqlalchemy.pool": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,
+}
+
 
 def create(uri: str, experiment: str) -> None:
     """Creates the store and the experiment where they do not exist. Raises UserError where that fails."""
-    with _exclusive(uri):
-        _open(uri, experiment)
+    with _exclusive(uri), turns(uri) as free:
+        _open(uri, experiment, free)
 
 
 def deliver(folder: str | Path, uri: str, experiment: str) -> int:
     """Copies new records of a folder's journals to the store; returns the number of journals that had any.
 
-    A journal is deleted once its end is delivered, or its records are delivered and its job is dead. A malformed
-    journal is renamed, with a warning. Raises UserError where the store does not work; records that it does not have
-    yet stay in their journals.
+    Raises UserError where the store fails, or where it cannot keep a model; the journals concerned then stay.
     """
     folder = Path(folder)
     if not _journals(folder):
         return 0
-    with _exclusive(uri):
-        client, experiment_id = _open(uri, experiment)
+    with _exclusive(uri, folder), turns(uri) as free:
+        client, experiment_id = _open(uri, experiment, free)
+        delivery = _Delivery(client, experiment_id, free)
         delivered = 0
         for journal in _journals(folder):
             try:
-                delivered += _deliver_journal(journal, client, experiment_id)
+                delivered += delivery.take(journal)
             except _Malformed as error:
                 _set_aside(journal, str(error))
         if delivered:
-            _describe(client, experiment_id)
+            with free.turn():
+                _describe(client, experiment_id)
+    if delivery.not_kept is not None:
+        raise UserError(f"{delivery.not_kept}; metrics are in MLflow, and the journal stays for the model")
     return delivered
 
 
@@ -87,13 +106,18 @@ def _describe(client: MlflowClient, experiment_id: str) -> None:
     runs = client.search_runs([experiment_id], max_results=1000)
     columns = sorted({name for run in runs for name in run.data.metrics if _MEAN.search(name)})
     tags = sorted({"collection", "seed"} & {name for run in runs for name in run.data.tags})
+    metrics = [f"metrics.`{name}`" for name in columns]
+    selected = [*metrics, *(f"tags.`{name}`" for name in tags)]
     view = {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in columns), *(f"tags.`{name}`" for name in tags)],
+        "selectedColumns": selected,
+        "columnOrder": selected,
+        # By itself a column has 100 pixels, which hide all of a metric's name but its collection.
+        "columnWidths": {column: _PIXELS_A_SIGN * len(column) for column in metrics},
         "runsPinned": [],
         "runsHidden": [],
         "runsExpanded": {},
@@ -114,13 +138,20 @@ def _journals(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _exclusive(uri: str) -> Iterator[None]:
-    """Locks a database file, so that one process at a time uses it; a server needs no lock."""
-    if not uri.startswith("sqlite:///"):
-        with _store_errors(uri):
-            yield
-        return
-    database = Path(uri.removeprefix("sqlite:///").split("?")[0])
+def _exclusive(uri: str, journals: Path | None = None) -> Iterator[None]:
+    """Lets one process at a time use a database file, or deliver a folder of journals to a server."""
+    with ExitStack() as stack:
+        if uri.startswith("sqlite:///"):
+            stack.enter_context(_locked_file(Path(uri.removeprefix("sqlite:///").split("?")[0])))
+        elif journals is not None:
+            with suppress(NotImplementedError):  # a file system without locks, where an experiment is one's own
+                stack.enter_context(locked(journals / ".lock"))
+        stack.enter_context(_store_errors(uri))
+        yield
+
+
+@contextmanager
+def _locked_file(database: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             database.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +159,7 @@ def _exclusive(uri: str) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"{database}: cannot create MLflow's store: {error.strerror}; set tracking.uri") from error
         _check_database(database)
-        with _store_errors(uri):
-            yield
+        yield
 
 
 def _check_database(database: Path) -> None:
@@ -152,6 +182,10 @@ def _check_database(database: Path) -> None:
 
 @contextmanager
 def _store_errors(uri: str) -> Iterator[None]:
+    for name, value in _LIMITS.items():
+        os.environ.setdefault(name, value)
+    for name, level in _CHATTY.items():
+        logging.getLogger(name).setLevel(level)
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -159,27 +193,33 @@ def _store_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, CommandError) as error:
-        raise UserError(f"{uri}: MLflow's store does not work: {' '.join(str(error).split())[:300]}") from error
+        reason = masked(" ".join(str(error).split())[:300])
+        raise UserError(f"{masked(uri)}: MLflow's store does not work: {reason}") from error
 
 
-def _open(uri: str, experiment: str) -> tuple[MlflowClient, str]:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+def _open(uri: str, experiment: str, free: Turns) -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
 
-    for chatty in ("alembic", "mlflow"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=uri)
+    with free.turn():
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment) or _created(client, experiment)
+    if found.lifecycle_stage != "active":
+        raise UserError(f"{masked(uri)}: experiment {experiment!r} is deleted; restore it, or set another")
+    check_location(uri, found.artifact_location, experiment)
+    return client, found.experiment_id
+
+
+def _created(client: MlflowClient, experiment: str) -> Experiment:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_experiment(experiment, location(client.tracking_uri))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+            raise
     found = client.get_experiment_by_name(experiment)
-    if found is not None and found.lifecycle_stage != "active":
-        raise UserError(f"{uri}: experiment {experiment!r} is deleted; restore it or change tracking.experiment")
-    return client, found.experiment_id if found is not None else client.create_experiment(experiment, _artifacts(uri))
-
-
-def _artifacts(uri: str) -> str | None:
-    """The folder of models: beside a database file, wherever the process runs; a server has its own."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return str(Path(uri.removeprefix("sqlite:///").split("?")[0]).resolve().parent / "mlruns")
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -191,6 +231,8 @@ class _News:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     end: dict[str, Any] | None = None
+    before_end: int = 0
+    """The number of the journal's bytes before its end."""
 
 
 class _Malformed(Exception):
@@ -204,26 +246,85 @@ def _set_aside(journal: Path, reason: str) -> None:
     journal.with_suffix(_MARK).unlink(missing_ok=True)
 
 
-def _deliver_journal(journal: Path, client: MlflowClient, experiment_id: str) -> bool:
-    mark = journal.with_suffix(_MARK)
-    offset = _delivered(mark)
-    try:
-        text = journal.read_bytes()
-    except OSError as error:
-        raise _Malformed(error.strerror) from error
-    complete = text.rfind(b"\n") + 1
-    news = _news(text[:complete], offset)
-    if news.end is None and _is_dead(news.start):
-        news.end = {"status": "KILLED", "time": int(journal.stat().st_mtime * 1000)}
-    if complete > offset or news.end is not None:
-        _log_or_refuse(news, client, experiment_id)
-    if news.end is not None:
-        journal.unlink()
-        mark.unlink(missing_ok=True)
-    else:
-        with atomic_file(mark) as stream:
-            stream.write(str(complete))
-    return complete > offset
+@dataclass
+class _Delivery:
+    """The copying of journals to an experiment of an open store."""
+
+    client: MlflowClient
+    experiment_id: str
+    free: Turns
+    not_kept: NotKept | None = None
+    """Why a model could not be stored. Other journals with models then wait as well, because each would take long."""
+
+    def take(self, journal: Path) -> bool:
+        """Copies what is new of a journal, and removes it if its job has ended; False where nothing was new."""
+        mark = journal.with_suffix(_MARK)
+        offset = _delivered(mark)
+        try:
+            text = journal.read_bytes()
+        except FileNotFoundError:  # taken by another process, on a file system without locks
+            return False
+        except OSError as error:
+            raise _Malformed(error.strerror) from error
+        complete = text.rfind(b"\n") + 1
+        news = _news(text[:complete], offset)
+        if news.end is None and _is_dead(news.start):
+            news.end = {"status": "KILLED", "time": int(journal.stat().st_mtime * 1000)}
+        ended = news.end is not None
+        if complete > offset or ended:
+            ended = self._log_or_refuse(news) and ended
+        if ended:
+            journal.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
+        else:
+            with atomic_file(mark) as stream:
+                stream.write(str(news.before_end if news.end is not None else complete))
+        return complete > offset
+
+    def _log_or_refuse(self, news: _News) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._log(news)
+        except MlflowException as error:
+            reason = masked(" ".join(str(error).split())[:300])
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise _Malformed(f"MLflow does not take it: {reason}") from error
+            raise UserError(f"MLflow's store does not take a run: {reason}; the journals stay") from error
+
+    def _log(self, news: _News) -> bool:
+        """Writes the records; False where the run has ended but its model could not be stored."""
+        with self.free.turn():
+            run = self._run(news)
+            _log_settings(self.client, run, news)
+        _log_metrics(self.client, run, news)
+        if news.end is None:
+            return True
+        kept = self._log_model(news, run)
+        self.client.set_terminated(run.info.run_id, news.end["status"], news.end["time"])
+        return kept
+
+    def _run(self, news: _News) -> Run:
+        """The run of a journal, which is created if there is none."""
+        key = news.start["run"]
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{RUN_TAG}` = '{key}'", max_results=1)
+        if runs:
+            return runs[0]
+        start, name = news.start["time"], news.start["name"]
+        return self.client.create_run(self.experiment_id, start_time=start, tags={RUN_TAG: key}, run_name=name)
+
+    def _log_model(self, news: _News, run: Run) -> bool:
+        """Logs the checkpoint of a finished training as a model; False if that is to be tried again."""
+        checkpoint = news.tags.get("checkpoint") or run.data.tags.get("checkpoint")
+        assert news.end is not None
+        if not checkpoint or news.end["status"] != "FINISHED" or MODEL_TAG in run.data.tags:
+            return True
+        if self.not_kept is None:
+            try:
+                log_model(self.client, run.info.run_id, Path(checkpoint))
+            except NotKept as error:
+                self.not_kept = error
+        return self.not_kept is None
 
 
 def _delivered(mark: Path) -> int:
@@ -270,90 +371,34 @@ def _read_news(text: bytes, offset: int) -> _News:
             if event["status"] not in _STATES:
                 raise ValueError(f"{event['status']!r} is not a state of a run")
             news.end = {"status": event["status"], "time": int(event["time"])}
+            news.before_end = position - len(line)
     if news is None:
         raise ValueError("it has no line")
     return news
 
 
-def _log_or_refuse(news: _News, client: MlflowClient, experiment_id: str) -> None:
-    from mlflow.exceptions import MlflowException
+def _log_settings(client: MlflowClient, run: Run, news: _News) -> None:
+    from mlflow.entities import Param, RunTag
 
-    try:
-        _log(news, client, experiment_id)
-    except MlflowException as error:
-        reason = " ".join(str(error).split())[:300]
-        if error.error_code == "INVALID_PARAMETER_VALUE":
-            raise _Malformed(f"MLflow does not take it: {reason}") from error
-        raise UserError(f"MLflow's store does not take a run: {reason}; the journals stay where they are") from error
-
-
-def _log(news: _News, client: MlflowClient, experiment_id: str) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
-    key = news.start["run"]
-    runs = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{key}'", max_results=1)
-    if runs:
-        run = runs[0]
-    else:
-        run = client.create_run(
-            experiment_id, start_time=news.start["time"], tags={RUN_TAG: key}, run_name=news.start["name"]
-        )
     # MLflow's parameters cannot change. A later job of the same run, such as an evaluation in its training's run,
     # therefore keeps the parameters and tags that are there.
-    tags = [RunTag(_name(name), str(value)) for name, value in news.tags.items() if name not in run.data.tags]
+    tags = [RunTag(_name(name), _text(value)) for name, value in news.tags.items() if name not in run.data.tags]
     params = [
         Param(_name(name), value[:_PARAM_LENGTH])
         for name, value in _flat(news.params)
         if _name(name) not in run.data.params
     ]
-    metrics = [Metric(_name(name), value, time, step) for name, value, time, step in news.metrics]
-    run_id = run.info.run_id
-    client.log_batch(run_id, tags=tags)
+    client.log_batch(run.info.run_id, tags=tags)
     for first in range(0, len(params), _PARAMS_IN_A_BATCH):
-        client.log_batch(run_id, params=params[first : first + _PARAMS_IN_A_BATCH])
+        client.log_batch(run.info.run_id, params=params[first : first + _PARAMS_IN_A_BATCH])
+
+
+def _log_metrics(client: MlflowClient, run: Run, news: _News) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [Metric(_name(name), value, time, step) for name, value, time, step in news.metrics]
     for first in range(0, len(metrics), _METRICS_IN_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[first : first + _METRICS_IN_A_BATCH])
-    if news.end is not None:
-        checkpoint = news.tags.get("checkpoint") or run.data.tags.get("checkpoint")
-        if checkpoint and news.end["status"] == "FINISHED" and _MODEL_TAG not in run.data.tags:
-            _log_model(client, run_id, Path(checkpoint))
-        client.set_terminated(run_id, news.end["status"], news.end["time"])
-
-
-def _log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> None:
-    """Logs a trained reranker as a model; a failure is a warning, because the run itself is in the store."""
-    kept = os.environ.get(MODELS, "path")
-    if kept == "none" or not (checkpoint / TRAINED_FILE).is_file():
-        return
-    if elsewhere := _made_elsewhere(client, run_id):
-        reason = f"the store was made in {elsewhere} and would keep it there"
-        log.warning("tracking: %s is no model in MLflow: %s", checkpoint, reason)
-        return
-    import mlflow
-
-    from ssmrank.integrations.mlflow import log_reranker
-
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(client.tracking_uri)
-    try:
-        with mlflow.start_run(run_id=run_id):  # which ends it; its real end is set afterwards
-            client.set_tag(run_id, _MODEL_TAG, log_reranker(checkpoint, copy=kept == "copy").model_uri)
-    except Exception as error:  # MLflow raises many types, and a run may be active in this process
-        log.warning("tracking: %s is no model in MLflow: %s", checkpoint, " ".join(str(error).split())[:300])
-    finally:
-        mlflow.set_tracking_uri(before)
-
-
-def _made_elsewhere(client: MlflowClient, run_id: str) -> Path | None:
-    """The folder that a database was made in, if it is another than its present one.
-
-    The store remembers the folder of its models, so those of a moved or copied project would be written there.
-    """
-    own = _artifacts(client.tracking_uri)
-    location = client.get_experiment(client.get_run(run_id).info.experiment_id).artifact_location
-    place = Path(location.removeprefix("file://"))
-    made = next((folder.parent for folder in (place, *place.parents) if folder.name == "mlruns"), None)
-    return made if own is not None and made is not None and made.resolve() != Path(own).parent else None
+        client.log_batch(run.info.run_id, metrics=metrics[first : first + _METRICS_IN_A_BATCH])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -361,7 +406,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", str(value)
+            yield f"{prefix}{name}", _text(value)
+
+
+def _text(value: Any) -> str:
+    """A value as text that every store takes: PostgreSQL refuses zero bytes, and no store has halves of characters."""
+    return str(value).replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def _name(name: str) -> str:

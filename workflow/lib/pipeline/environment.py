@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def prepare(tracking: Tracking) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
-    }
+    } | ({"SSMRANK_TRACKING_ARTIFACTS": tracking.artifacts} if tracking.artifacts else {})
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     os.environ[STARTER] = myself()
@@ -45,9 +46,13 @@ def deliver_journals() -> None:
     if not any(Path(JOURNALS).glob("*.jsonl")):
         return
     finished = subprocess.run(["ssmrank", "tracking-store", "--journals", JOURNALS], capture_output=True, text=True)
+    said = finished.stderr.strip().splitlines()
+    for line in said:
+        if warning := re.match(r"[\d:]+ tracking: (.*)", line):
+            print(f"warning: {warning[1]}")
     if finished.returncode:
-        reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
-        print(f"warning: this run is not in MLflow yet ({reason}); the next run tries again from {JOURNALS}")
+        reason = (said or ["no reason given"])[-1]
+        print(f"warning: not all of this run is in MLflow yet ({reason}); the next run tries again from {JOURNALS}")
 
 
 def repeat_errors(started: float) -> None:
