@@ -24,9 +24,14 @@ from ssmrank import cli
 from ssmrank.tracking import track
 from ssmrank.tracking.store import deliver
 
+pytestmark = pytest.mark.timeout(600)
+
 DATABASE = "experiment"
 DOWN_SECONDS = 10
-STEPS = 4000
+EPOCHS = 40
+STEPS = 4 * EPOCHS
+"""About half a minute of training."""
+
 JOURNALS = "results/tracking"
 
 
@@ -80,7 +85,9 @@ def experiment(
     made = Experiment(project, postgres.database(DATABASE, with_tables), s3.bucket())
     settings = f"  uri: {made.uri}\n  artifacts: s3://{made.bucket}/models\n  experiment: toy\n  models: copy\n"
     params = project.folder / "params.yaml"
-    params.write_text(params.read_text().replace("groups: 16", f"groups: {4 * STEPS}") + f"\ntracking:\n{settings}")
+    params.write_text(
+        params.read_text().replace("groups: 16", f"groups: 16\n    epochs: {EPOCHS}") + f"\ntracking:\n{settings}"
+    )
     project.edit("src/ssmrank/tracking/journal.py", "LIVE_SECONDS = 300.0", "LIVE_SECONDS = 1.0")
     log = project.folder.parent / "printed.txt"
     workflow = start(
@@ -89,16 +96,17 @@ def experiment(
     losses = "SELECT count(*) FROM metrics WHERE key = 'loss'"
     try:
         wait_for(lambda: postgres.query(DATABASE, losses) > [(0,)] or workflow.poll() is not None, "first losses")
+        assert not any('"end"' in journal.read_text() for journal in made.journals()), "the training has ended"
         postgres.stop("immediate")
         try:
             made.printed.append(made.deliver().stderr)
             time.sleep(DOWN_SECONDS)
         finally:
             postgres.start()
-        assert workflow.wait(timeout=280) == 0, log.read_text()
+        assert workflow.wait(timeout=400) == 0, log.read_text()
     finally:
         stop(workflow)
-    made.printed.append(log.read_text())
+    made.printed += [log.read_text(), made.deliver().stderr]  # on a fast machine the workflow ended in the outage
     return made
 
 
@@ -111,16 +119,16 @@ def test_an_outage_in_a_training_loses_nothing(experiment: Experiment, postgres:
         "WHERE key = 'loss' GROUP BY 1, 2"
     )  # fmt: skip
     assert counted == [("firstp/tiny-mamba2", "FINISHED", STEPS, STEPS)]
-    assert "warning" not in experiment.printed[1]
+    assert experiment.printed[2] == ""
 
 
 def test_mlflow_s_client_has_metrics_parameters_and_the_model(experiment: Experiment, s3: S3) -> None:
     folder = experiment.project.folder
     run = experiment.runs()["firstp/tiny-mamba2"]
-    assert (run.data.params["learning_rate"], run.data.params["groups"]) == ("0.001", str(4 * STEPS))
+    assert (run.data.params["learning_rate"], run.data.params["epochs"]) == ("0.001", f"{EPOCHS}.0")
     written = json.loads((folder / metrics_of("tiny-mamba2")).read_text())
     [ndcg] = [value for name, value in run.data.metrics.items() if name.endswith("nDCG_at_10")]
-    assert ndcg in written.values() or ndcg in written["metrics"].values()
+    assert ndcg == written["mean"]["nDCG@10"]
     assert run.info.artifact_uri.startswith(f"s3://{experiment.bucket}/models/")
     model = run.data.tags["ssmrank.model"].removeprefix("models:/")
     weights = {key.rsplit("/")[-1]: key for key in s3.keys(experiment.bucket, f"models/models/{model}/")}
@@ -133,7 +141,7 @@ def test_a_silent_database_lets_a_training_end_well(experiment: Experiment, monk
     """The run succeeds and prints one line; the journals stay, and go to the database when it answers."""
     project = experiment.project
     overlay = project.folder / "short.yaml"
-    overlay.write_text("trainings: {firstp: {groups: 400}}\n")
+    overlay.write_text("trainings: {firstp: {epochs: 1}}\n")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
@@ -153,7 +161,7 @@ def test_a_silent_database_lets_a_training_end_well(experiment: Experiment, monk
     finished = experiment.deliver()
     assert finished.returncode == 0 and experiment.journals() == [], finished.stderr
     run = experiment.runs()["firstp/tiny-bert"]
-    assert (run.info.status, run.data.params["groups"]) == ("FINISHED", "400")
+    assert (run.info.status, run.data.params["epochs"]) == ("FINISHED", "1.0")
     assert any(name.endswith("nDCG_at_10") for name in run.data.metrics)
 
 
@@ -221,6 +229,7 @@ def test_mlflow_s_own_server(
     with track("train", "mamba2"):
         pass
     with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         silent.bind(("127.0.0.1", urlsplit(address).port))
         for listens in (False, True):
             if listens:
