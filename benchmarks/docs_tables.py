@@ -392,6 +392,20 @@ def minis_pretraining() -> str:
     return markdown(heads, lines)
 
 
+def grid_hours() -> str:
+    """Hours of the paper's grid on some number of GPUs."""
+    lines = [[row["gpus"], row["hours"], f"{float(row['busy']):.0%}"] for row in read("grid-hours.csv")]
+    return markdown(["GPUs", "hours", "busy"], lines)
+
+
+def grid_longest() -> str:
+    """The longest job of the paper's grid, in a sentence."""
+    row = read("grid-hours.csv")[0]
+    training, model = row["longest_job"].removeprefix("train ").split(" ", 1)
+    hours = f"{row['longest_hours']} of {row['gpu_hours']} GPU hours"
+    return f"The longest job is the training `{training}` of {model}: {hours}."
+
+
 def document_states_cpu() -> str:
     """Pairs per second of a CPU's core with kept states of documents, and how far scores are from those without."""
     rows = read("document-states-cpu.csv")
@@ -463,6 +477,8 @@ def serving_soak() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "grid-hours": grid_hours,
+    "grid-longest": grid_longest,
     "end-to-end-h200": end_to_end_h200,
     "kernels-cpu": kernels_cpu,
     "lengths-cpu": lengths_cpu,

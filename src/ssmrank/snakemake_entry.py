@@ -29,11 +29,16 @@ def _is_settings_file(word: str) -> bool:
     return word.endswith((".yaml", ".yml", ".json"))
 
 
+def _is_deployment(word: str) -> bool:
+    return word in ("apptainer", "conda", "env-modules")
+
+
 GREEDY: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(["--resources", "--res", "--default-resources", "--default-res", "--set-resources"], _is_pair),
     **dict.fromkeys(["--set-threads", "--set-scatter", "--set-resource-scopes", "--consider-ancient"], _is_pair),
     **dict.fromkeys(["--config", "-C"], _is_pair),
     **dict.fromkeys(["--configfile", "--configfiles"], _is_settings_file),
+    **dict.fromkeys(["--software-deployment-method", "--deployment-method", "--deployment", "--sdm"], _is_deployment),
 }
 """Options that take all words up to the next option; for each a test whether a word can be its value."""
 

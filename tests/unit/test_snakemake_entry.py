@@ -27,6 +27,7 @@ TABLE = "results/tables/table4.tex"
         (f"--config a=1 {TABLE} -C b=2 all", f"--config a=1 -C b=2 -- {TABLE} all"),
         (f"--configfile one.yaml two.json {TABLE}", f"--configfile one.yaml two.json -- {TABLE}"),
         (f"--configfile overlay {TABLE}", f"--configfile overlay -- {TABLE}"),
+        (f"--software-deployment-method conda {TABLE}", f"--software-deployment-method conda -- {TABLE}"),
         *(
             (same, same)
             for same in (
@@ -51,7 +52,8 @@ def test_all_options_of_pairs_are_known() -> None:
     taking = [action for action in get_argument_parser()._actions if action.nargs in ("+", "*")]
     pairs = {name for action in taking if "=" in str(action.metavar) for name in action.option_strings}
     files = {name for action in taking if "--configfile" in action.option_strings for name in action.option_strings}
-    assert set(GREEDY) == pairs | files
+    methods = {name for action in taking if "--sdm" in action.option_strings for name in action.option_strings}
+    assert set(GREEDY) == pairs | files | methods
 
 
 def test_the_environment_s_command_is_this_one() -> None:

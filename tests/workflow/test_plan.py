@@ -50,7 +50,21 @@ def test_the_guide_s_plans_are_those_that_are_printed(fresh, root: Path, name: s
     for folder in ("params", "benchmarks"):
         shutil.copytree(root / folder, fresh.folder / folder)
     (fresh.folder / "params.yaml").write_text((root / "params.yaml").read_text())
+    if name == "paper":
+        fresh.run("python", "benchmarks/grid_hours.py", "--output", "hours.csv")
+        assert (fresh.folder / "hours.csv").read_text() == (root / "benchmarks/results/grid-hours.csv").read_text()
     printed = fresh.run(
         "bash", "-c", next(one for one in commands if one.split(" -- ")[0].endswith(f"/{name}.yaml"))
     ).stdout
     assert page.partition(f"<!-- plan: {name} -->\n")[2].partition(f"<!-- end of plan: {name} -->")[0] == printed
+
+
+def test_hours_of_jobs_that_wait_for_each_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from grid_hours import wall_seconds
+
+    # 0 is needed by 1 and 2; 3 by nothing.
+    seconds, before = {0: 2.0, 1: 3.0, 2: 1.0, 3: 4.0}, {0: [], 1: [0], 2: [0], 3: []}
+    assert wall_seconds(seconds, before, 1) == 10
+    assert wall_seconds(seconds, before, 2) == 5  # 3 beside 0 and 1; 2 after 3
+    assert wall_seconds(seconds, before, 9) == 5

@@ -16,6 +16,7 @@ check_snakemake(snakemake.__version__)
 from pipeline.alone import alone_while_running
 from pipeline.code import code, script_code, state_of
 from pipeline.contents import Contents
+from pipeline.deployment import check_deployment
 from pipeline.environment import deliver_journals, prepare, repeat_errors
 from pipeline import paths
 from pipeline.experiment import check_file, read_experiment
@@ -30,6 +31,10 @@ contents = Contents(Path(".snakemake/contents.json"))
 digests = contents.lines
 storage_of_outputs = Storage(workflow)
 copy_of = storage_of_outputs.copy_of
+image = check_deployment(Path(workflow.basedir), workflow.deployment_settings, config)
+if image:
+
+    container: image
 
 
 wildcard_constraints:

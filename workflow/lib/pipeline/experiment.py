@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from pipeline.architectures import check_architecture
+from pipeline.deployment import IMAGE
 from pipeline.lookups import Lookups
 from pipeline.package import INSTALLED_RELEASE
 from pipeline.targets import Targets
@@ -38,7 +39,7 @@ def check_file(path: str) -> None:
 
 def read_experiment(values: Mapping[str, Any], files: Iterable[str | Path]) -> Experiment:
     """Checks values that Snakemake merged from the files; exits with one line on standard error if they are wrong."""
-    values = {name: value for name, value in values.items() if name != INSTALLED_RELEASE}
+    values = {name: value for name, value in values.items() if name not in (INSTALLED_RELEASE, IMAGE)}
     names = list(dict.fromkeys(os.path.relpath(file) for file in files))
     try:
         for name in names[1:]:  # params.yaml has been read by check_file
