@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
+import snakemake_storage_plugin_s3 as plugin
 import yaml
 
+from pipeline.storage import mend
 from projects import new_project
 from ssmrank.tracking.run_metadata import SUFFIX
 
@@ -41,8 +43,15 @@ def stored(first_run, s3, bucket: str, root: Path, tmp_path_factory: pytest.Temp
     project.edit(
         PROFILE, "# storage-s3-endpoint-url: https://s3.example.org", f"storage-s3-endpoint-url: {s3.endpoint}"
     )
-    printed = project.run("snakemake", "--workflow-profile", "profiles/s3").stdout
+    printed = project.run("snakemake", "--workflow-profile", "profiles/s3", "all", "all_figures").stdout
     return project, printed
+
+
+@pytest.fixture
+def provider(s3, tmp_path: Path) -> plugin.StorageProvider:
+    mend("s3")
+    settings = plugin.StorageProviderSettings(endpoint_url=s3.endpoint)
+    return plugin.StorageProvider(tmp_path, logging.getLogger(), settings=settings)
 
 
 def plan(project, *arguments: str) -> dict[str, int]:
@@ -67,8 +76,15 @@ def test_the_table_is_that_of_a_local_run(stored, first_run) -> None:
     assert page.replace(f".snakemake/storage/s3/{_bucket(stored[0])}/grid/", "") == local
 
 
+def test_figures_and_metrics_are_those_of_a_local_run(stored, first_run) -> None:
+    here, local = stored[0].files(), first_run[0].files()
+    same = [name for name in local if name.startswith(("results/figures", "results/per-query"))]
+    assert len(same) == 7
+    assert {name: here[name] for name in same} == {name: local[name] for name in same}
+
+
 def test_nothing_is_left_to_do(stored) -> None:
-    assert plan(stored[0]) == {}
+    assert plan(stored[0], "all", "all_figures") == {}
 
 
 def test_what_is_large_is_in_the_bucket_alone(stored, s3, bucket: str) -> None:
@@ -85,7 +101,7 @@ def test_what_is_large_is_in_the_bucket_alone(stored, s3, bucket: str) -> None:
     } <= stored_files
     here = [path.relative_to(project.folder).parts[:2] for path in project.folder.rglob("*") if path.is_file()]
     assert {parts[1] for parts in here if parts[0] == "results"} == {
-        *("benchmarks", "logs", "metrics", "per-query", "provenance", "state", "tables")
+        *("benchmarks", "figures", "logs", "metrics", "per-query", "provenance", "state", "tables")
     }
     assert not [path for path in (project.folder / "data").rglob("*") if path.is_file()]
 
@@ -115,17 +131,37 @@ def test_an_output_that_is_gone_from_the_bucket_is_made_again(stored, s3, bucket
     project, _ = stored
     run = s3.read(bucket, key := f"grid/{FIRST_STAGE}")
     s3.client.delete_object(Bucket=bucket, Key=key)
-    # A run that was killed while it fetched the index has left a part of it.
-    dead = {"pid": 2**22 + 1, "start": "0", "host": socket.gethostname(), "since": "then"}  # the largest id is 2**22
-    killed = dead | {"runs": True, "command": "snakemake"}
-    (project.folder / ".snakemake/run.lock").write_text(json.dumps(killed))
-    part = project.folder / f".snakemake/storage/s3/{bucket}/grid/data/indexes/tiny/porter/ssmrank.json"
-    part.parent.mkdir(parents=True)
-    part.write_text("{")
     printed = project.run("snakemake", "--workflow-profile", "profiles/s3", FIRST_STAGE).stdout
-    assert "was killed" in printed and project.jobs(printed) == {"retrieve": 1}
+    assert project.jobs(printed) == {"retrieve": 1}
     assert s3.read(bucket, key) == run
     assert plan(project, FIRST_STAGE) == {}
+
+
+def test_a_copy_is_whole_or_absent(s3, provider) -> None:
+    """The second object cannot be fetched: a file is in the place of its folder."""
+    bucket = s3.bucket()
+    s3.write(bucket, "model/weights", b"1")
+    model = provider.object(f"s3://{bucket}/model")
+    model.local_path().mkdir(parents=True)
+    (model.local_path() / "of an older version").touch()
+    model.retrieve_object()
+    assert [path.name for path in model.local_path().iterdir()] == ["weights"]
+    s3.write(bucket, "other/weights", b"1")
+    s3.write(bucket, "other/weights/part", b"2")
+    other = provider.object(f"s3://{bucket}/other")
+    with pytest.raises(FileExistsError):
+        other.retrieve_object()
+    assert [path.name for path in other.local_path().parent.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_made_later_is_one(s3, provider) -> None:
+    bucket = s3.bucket()
+    folder = provider.object(f"s3://{bucket}/folder")
+    assert not folder.exists()
+    s3.write(bucket, "folder/file", b"1")
+    assert folder.exists() and folder.is_dir() and folder.size() == 1
+    folder.remove()
+    assert s3.keys(bucket) == [] and provider.object(f"s3://{bucket}/folder").bucket_exists()
 
 
 def test_results_of_another_folder_do_not_pass_as_ones_own(stored, root: Path, tmp_path: Path) -> None:

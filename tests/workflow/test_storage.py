@@ -17,7 +17,7 @@ def test_without_storage_every_path_is_its_own() -> None:
     assert not storage and not storage.has("results/runs/any.trec")
     assert storage.places.checkpoint_of("firstp", "bert") == paths.checkpoint_of("firstp", "bert")
     storage.check()
-    storage.forget_copies()
+    assert storage.copies == []
 
 
 def test_no_rule_gives_a_job_paths_of_this_folder_in_its_settings(root: Path) -> None:

@@ -35,7 +35,7 @@ provenance = Provenance(OUTPUTS, contents, storage_of_outputs.has)
 
 if workflow.is_main_process:
     storage_of_outputs.check()
-    alone_while_running(workflow, deliver_journals, storage_of_outputs.forget_copies)
+    alone_while_running(workflow, deliver_journals, storage_of_outputs.copies)
     provenance.watch()
 
 

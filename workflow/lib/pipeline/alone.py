@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -41,8 +41,9 @@ class Alone:
     two processes never clear or record at the same time. A dry run writes nothing and needs no lock.
     """
 
-    def __init__(self, after_a_kill: Callable[[], None] = lambda: None) -> None:
-        self._after_a_kill = after_a_kill
+    def __init__(self, also: Sequence[str] = ()) -> None:
+        """`also`: folders that jobs write to, besides `SWEPT`."""
+        self._swept = [*SWEPT, *also]
         self._descriptor: int | None = None
         self._former: dict[str, Any] = {}
 
@@ -111,7 +112,7 @@ class Alone:
         locks = [*SNAKEMAKE_LOCKS.glob("*.lock")]
         for path in locks:
             path.unlink(missing_ok=True)
-        left = [path for folder in SWEPT for path in sweep(Path(folder))]
+        left = [path for folder in self._swept for path in sweep(Path(folder))]
         left += sweep(Path(tempfile.gettempdir()), below=False)
         for folder in Path(".snakemake").glob("shell_tmp.*"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +120,6 @@ class Alone:
         if locks or self._former.get("runs"):
             run = _name(self._former) if self._former else "a run"
             print(f"ssmrank: {run} was killed; its lock and {files} were removed", file=sys.stderr)
-            self._after_a_kill()
         elif left:
             print(f"ssmrank: {files} of killed processes were removed", file=sys.stderr)
 
@@ -136,16 +136,14 @@ class Alone:
         os.ftruncate(self._descriptor, len(text))
 
 
-def alone_while_running(
-    workflow: Any, afterwards: Callable[[], None], after_a_kill: Callable[[], None] = lambda: None
-) -> Alone:
+def alone_while_running(workflow: Any, afterwards: Callable[[], None], also: Sequence[str] = ()) -> Alone:
     """Claims the folder for this Snakemake. If another run has it, this one ends with one line before any job.
 
     `afterwards` is called at the end of a run, even of one without jobs, for which Snakemake calls no handlers of its
-    own: a run that was killed after its last job left that work to the next. `after_a_kill` is called before the run,
-    if the last one was killed.
+    own: a run that was killed after its last job left that work to the next. `also` names more folders that
+    jobs write to.
     """
-    alone = Alone(after_a_kill)
+    alone = Alone(also)
     execute, unlock = workflow.execute, workflow.unlock
 
     def execute_alone(*, executor_plugin: Any, **options: Any) -> Any:

@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, cast
 
 from pipeline import paths
 from pipeline.patience import ask
 from ssmrank.errors import UserError, reason_of
+from ssmrank.io.atomic import scratch_directory
 from ssmrank.jobs.places import Places
 
 HERE = tuple(
@@ -41,7 +43,7 @@ class Storage:
         self._root = self._address = ""
         if self._kind is None:
             return
-        _mend(self._kind)
+        mend(self._kind)
         modifier = workflow.modifier.path_modifier
         modifier.apply_default_storage = partial(_apply, modifier.apply_default_storage)
         if not self._settings.default_storage_prefix:
@@ -82,10 +84,10 @@ class Storage:
             "AWS_SECRET_ACCESS_KEY)"
         )
 
-    def forget_copies(self) -> None:
-        """Removes copies that a killed run has left, some of them perhaps in part."""
-        if self and not self._settings.keep_storage_local:
-            shutil.rmtree(self._settings.local_storage_prefix, ignore_errors=True)
+    @property
+    def copies(self) -> list[str]:
+        """The folder of all copies; empty without storage."""
+        return [self._root] if self else []
 
     def _object(self, path: str) -> Any:
         prefix = self._settings.default_storage_prefix.rstrip("/")
@@ -108,13 +110,13 @@ def _apply(to_storage: Callable[[Any], Any], path: Any) -> Any:
     return path if str(path).startswith(HERE) else to_storage(path)
 
 
-def _mend(kind: str) -> None:
-    """Makes a plugin keep what is beside an output and, for S3, folders and empty buckets.
+def mend(kind: str) -> None:
+    """Makes a plugin keep what is beside an output and fetch it whole or not at all; for S3, makes folders work.
 
     The plugin for S3 asks once whether an object is a folder, and one that is made later counts as a file. It deletes a
     bucket with its last object.
     """
-    plugin: Any = import_module(f"snakemake_storage_plugin_{kind}")
+    plugin: Any = import_module(f"snakemake_storage_plugin_{kind.replace('-', '_')}")
     if not issubclass(plugin.StorageObject, _Mended):
         bases = (_Mended, *([_MendedS3] if kind == "s3" else []), plugin.StorageObject)
         plugin.StorageObject = type("StorageObject", bases, {})
@@ -122,10 +124,15 @@ def _mend(kind: str) -> None:
 
 
 class _Mended:
-    """A mixin before a plugin's class of objects: the description of a run is stored and fetched with it."""
+    """A mixin before a plugin's class of objects.
+
+    A copy is there whole or not at all, also after a kill. The description of a run is stored and fetched with it.
+    """
 
     query: str
     provider: Any
+    local_path: Callable[[], Path]
+    set_local_path: Callable[[Path | None], None]
 
     def store_object(self) -> None:
         """Snakemake calls this to store the object from its copy."""
@@ -136,7 +143,16 @@ class _Mended:
 
     def retrieve_object(self) -> None:
         """Snakemake calls this to fetch the object's copy."""
-        super().retrieve_object()  # type: ignore[misc]
+        copy = self.local_path()
+        with scratch_directory(copy.name, parent=copy.parent) as scratch:
+            self.set_local_path(scratch / copy.name)
+            try:
+                super().retrieve_object()  # type: ignore[misc]
+            finally:
+                self.set_local_path(None)
+            if copy.is_dir():
+                shutil.rmtree(copy)
+            (scratch / copy.name).replace(copy)
         for one in self._beside():
             if one.exists():
                 one.retrieve_object()
