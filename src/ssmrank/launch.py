@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import scratch_directory
@@ -42,8 +42,8 @@ def command_of(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
-def launch(command: Sequence[str], processes: int) -> None:
-    """Runs a command in this many processes and waits for them.
+def launch(command: Sequence[str], processes: int, variables: Mapping[str, str] | None = None) -> None:
+    """Runs a command in this many processes, with these variables of the environment, and waits for them.
 
     The first process writes to this process's output. Raises UserError, with what the dead process said last, if one
     dies, and SystemExit if the first process has already reported what is wrong. However this function ends, no process
@@ -52,7 +52,7 @@ def launch(command: Sequence[str], processes: int) -> None:
     from ssmrank.elastic import error_file, run
 
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    environment = {LAUNCHED: "1", STARTER: myself(), "OMP_NUM_THREADS": threads}
+    environment = {LAUNCHED: "1", STARTER: myself(), "OMP_NUM_THREADS": threads, **(variables or {})}
     words = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
     with scratch_directory() as folder:
         statuses = run(words, processes, str(folder), _Failure())

@@ -13,6 +13,7 @@ import torch
 
 from ssmrank.config.reading import read_settings
 from ssmrank.config.rerankings import Reranking
+from ssmrank.gpus import own_gpus
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.trec import OUT_OF_MEMORY
 from ssmrank.launch import command_of, launch
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
         scores: Scores = "none" if processes > 1 else "all"
         reranking = open_reranking(_files(arguments), settings, arguments.checkpoint, default_device(), scores)
         name = f"{arguments.checkpoint.name}-{arguments.checkpoint.parent.name}"
-        several = partial(launch, command_of(arguments), processes) if processes > 1 else None
+        gpus = own_gpus(torch.cuda.device_count(), processes) if processes > 1 else {}
+        several = partial(launch, command_of(arguments), processes, gpus) if processes > 1 else None
         found = reranking.write(arguments.output, name, several)
         log.info(
             "%.1f s before the first batch, %.1f s of scoring, %.1f s of writing",

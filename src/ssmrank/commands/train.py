@@ -14,6 +14,7 @@ import torch
 from ssmrank.config.reading import read_settings
 from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
+from ssmrank.gpus import own_gpus
 from ssmrank.launch import command_of, launch
 from ssmrank.models.precision import default_device
 from ssmrank.models.reranker import ran_out_of_memory
@@ -63,7 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
         log.warning("%s did not fit into memory; the result is OOM", arguments.model)
         return
     if settings.parallel != "none" and "RANK" not in os.environ:
-        launch(command_of(arguments), settings.processes or max(1, torch.cuda.device_count()))
+        gpus = torch.cuda.device_count()
+        processes = settings.processes or max(1, gpus)
+        launch(command_of(arguments), processes, own_gpus(gpus, processes))
         return
     device = default_device()
     if device.type == "cuda" and settings.parallel != "none":

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
 from ssmrank.errors import UserError
-from ssmrank.io.locks import hold
+from ssmrank.gpus import own_gpu
 from ssmrank.kernels.dispatch import SMALLEST_FLOAT8_CAPABILITY, multiplies_float8
 
 Precision = Literal["fp32", "bf16", "fp8"]
@@ -61,52 +57,11 @@ def device_name(device: torch.device) -> str:
 
 
 def default_device() -> torch.device:
-    """A GPU if there is one, else the CPU. Of several GPUs it is one that no other process of ours uses."""
+    """A GPU if there is one, else the CPU. Of several GPUs it is one that no other process of ours uses (`gpus.py`)."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if "LOCAL_RANK" in os.environ or torch.cuda.device_count() == 1:
         return torch.device("cuda")  # each of several processes takes its own
-    device = torch.device("cuda", _own_gpu(torch.cuda.device_count(), private_folder()))
+    device = torch.device("cuda", own_gpu(torch.cuda.device_count()))
     torch.cuda.set_device(device)
     return device
-
-
-def private_folder() -> Path:
-    """This user's folder for locks, in the folder for temporary files. No other user can write to it.
-
-    Raises UserError if its path is not a private folder of this user.
-    """
-    folder = Path(tempfile.gettempdir(), f"ssmrank-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UserError(
-            f"{folder}: belongs to another user or is open to others; remove it, or set TMPDIR to a folder of your own"
-        )
-    return folder
-
-
-@cache
-def _own_gpu(count: int, folder: Path) -> int:
-    """The GPU of this process, the same at every call."""
-    return free_gpu(count, folder)
-
-
-_held: list[int] = []
-"""This process's locks: open files, which the system closes however the process ends."""
-
-
-def free_gpu(count: int, folder: Path) -> int:
-    """Takes the first of `count` GPUs that no process has taken, until this process ends; any if all are taken.
-
-    So jobs that a scheduler starts side by side get different GPUs. The locks are files in `folder`.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-")
-    for index in range(count):
-        path = folder / f"gpu-{visible}-{index}.lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        if hold(lock, path):
-            _held.append(lock)
-            return index
-        os.close(lock)
-    return os.getpid() % count

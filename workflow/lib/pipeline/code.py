@@ -38,7 +38,7 @@ PLUMBING = (
     | frozenset(
         f"ssmrank.{name}"
         for name in (
-            *("__main__", "_version", "cli", "errors", "lifetime", "snakemake_entry", "tracking"),
+            *("__main__", "_version", "cli", "errors", "gpus", "lifetime", "snakemake_entry", "tracking"),
             *("io.atomic", "io.leftovers", "io.locks"),
         )
     )
