@@ -23,11 +23,18 @@ class Reads:
         self._outdated: dict[tuple[str, ...], list[Path]] = {}
 
     def begin(self, outputs: tuple[str, ...], params: Iterable[str], inputs: Iterable[str]) -> None:
-        """Notes the files of a job that starts."""
+        """Notes the files of a job that starts.
+
+        What a job of a group reads, another job of it may make: those start together, and no others do.
+        """
         params = list(params)
         external = {line: path for line in params if (path := self._contents.path_of(line)) is not None}
         paths = [*sources(params).values(), *external.values(), *map(Path, inputs)]
-        self._stamps[outputs] = {path: stamp(path) for path in paths}
+        being_made = {Path(path) for others in self._stamps for path in others}
+        self._stamps[outputs] = {path: stamp(path) for path in paths if path not in being_made}
+        for stamps in self._stamps.values():
+            for path in outputs:
+                stamps.pop(Path(path), None)
         self._outdated[outputs] = [
             *outdated(params),
             *(path for line, path in external.items() if self._contents.lines([path]) != [line]),
