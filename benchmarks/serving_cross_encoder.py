@@ -33,6 +33,9 @@ class CrossEncoderScorer:
         scores = self.model.predict(list(pairs), show_progress_bar=False, convert_to_numpy=True)
         return [ComputedScore(float(score)) for score in scores]
 
+    def sizes(self, texts: Sequence[str]) -> None:
+        return None
+
     def stats(self) -> None:
         return None
 

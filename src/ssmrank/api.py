@@ -42,6 +42,7 @@ from ssmrank.models.reranker import RerankerSettings, load_reranker, stored_prec
 from ssmrank.models.upload import upload
 from ssmrank.reranking.document_states import Loading, StateScorer, state_scorer
 from ssmrank.reranking.engine import PassageWindows, check_scores, plan_work, scores_of_pairs
+from ssmrank.reranking.passages import PassageTokens, best_passage
 from ssmrank.reranking.scoring import Scorer
 
 __all__ = ["PassageWindows", "Ranked", "Reranker"]
@@ -112,12 +113,12 @@ class Reranker:
 
         device: torch's name of it; "auto" is a GPU if there is one. precision: "auto" is bf16 if the device has
         instructions for it, else fp32. revision: that of the repository. token_budget: the most tokens in one forward
-        pass; a larger budget takes more memory. state_cache: bytes, such as "2GB", for the states of documents, which
-        `score` and `rank` keep: a document that is given again, to any call, costs only its query's tokens; 0: none
-        are kept. state_folder: where `ssmrank states` wrote states, which are loaded instead of computed.
-        state_loading: "measured" loads a state where that is faster, as measured when the reranker is made; or
-        "always", or "never". deterministic: "batch" gives a pair the same score, to the last bit, whatever else is
-        scored, in this call or in others. Raises UserError if there is no such model or it is damaged.
+        pass; a larger budget takes more memory. state_cache: bytes, such as "2GB", for the states of documents and
+        passages: one that is given again, to any call, costs only its query's tokens; 0: none are kept. state_folder:
+        where `ssmrank states` wrote states, which are loaded instead of computed. state_loading: "measured" loads a
+        state where that is faster, as measured when the reranker is made; or "always", or "never". deterministic:
+        "batch" gives a pair the same score, to the last bit, whatever else is scored, in this call or in others.
+        Raises UserError if there is no such model or it is damaged.
         """
         if precision not in ("auto", *get_args(Precision)):
             raise UserError(f"precision {precision}: give auto, {', '.join(get_args(Precision))}")
@@ -132,7 +133,7 @@ class Reranker:
             raise UserError("state_folder: needs memory that states are loaded into; give state_cache, such as 2GB")
         if state_loading not in get_args(Loading):
             raise UserError(f"state_loading {state_loading}: give {', '.join(get_args(Loading))}")
-        folder = _folder_of(model, revision)
+        folder = checkpoint_folder(model, revision)
         place = default_device() if device == "auto" else _device(device)
         with quiet_transformers():
             return cls(
@@ -169,14 +170,10 @@ class Reranker:
 
         Equal documents get equal scores. A document that is too long is cut; with `passages` its score is that of its
         best window (MaxP). A query that leaves no room for a document is cut to half of the longest input. With
-        `state_cache` and without `passages`, documents of earlier calls are not computed again. Raises UserError if
-        `query` or one of `documents` is no text.
+        `state_cache` documents of earlier calls are not computed again. Raises UserError if `query` or one of
+        `documents` is no text.
         """
         texts = _texts(query, documents)
-        if self.document_states is not None and passages is None and texts:
-            with self._first_call():
-                pairs = [(query, text) for text in texts]
-                return [pair.score for pair in self.document_states.score(pairs, progress)]
         # A text that is given twice is scored once: the other sequences of a batch decide the last bits of a score.
         ids = {text: str(number) for number, text in enumerate(dict.fromkeys(texts))}
         asked = Pairs.of(("query", id) for id in ids.values())
@@ -336,6 +333,9 @@ class Reranker:
         """Scores of pairs, float32 [P]."""
         if not len(pairs):
             return np.empty(0, dtype=np.float32)
+        if self.document_states is not None and self.document_states.keeps_states:
+            with self._first_call():
+                return self._from_states(self.document_states, pairs, queries, documents, passages, progress)
         template = self.model.template
         sides = template.tokenize_documents([documents[id] for id in pairs.documents])
         tokens = dict(zip(pairs.documents, sides, strict=True))
@@ -353,8 +353,42 @@ class Reranker:
         check_scores(pairs, scores)
         return scores
 
+    def _from_states(
+        self,
+        states: StateScorer,
+        pairs: Pairs,
+        queries: Mapping[str, str],
+        documents: Mapping[str, str],
+        passages: PassageWindows | None,
+        progress: Progress | None,
+    ) -> np.ndarray:
+        """The same with the states of documents or passages."""
+        asked = states.queries([queries[id] for id in pairs.queries])
+        texts = [documents[id] for id in pairs.documents]
+        parts, owners = pairs, np.arange(len(pairs))
+        if passages is None:
+            found = states.documents(texts)
+        else:
+            sides = dict(zip(pairs.documents, states.document_sides(texts), strict=True))
+            windows = PassageTokens(self.model.template, sides, passages.length, passages.stride)
+            parts, owners = windows.expand(pairs)
+            found = states.documents_of([windows[id] for id in parts.documents])
 
-def _folder_of(model: str | os.PathLike[str], revision: str | None) -> Path:
+        def report(done: int, count: int) -> None:
+            if progress is not None:
+                progress(done * len(pairs) // count, len(pairs))
+
+        places = zip(parts.query.tolist(), parts.document.tolist(), strict=True)
+        scored = states.score_sides([(asked[query], found[document]) for query, document in places], report)
+        scores = np.array([pair.score for pair in scored], dtype=np.float32)
+        return scores if passages is None else best_passage(scores, owners, len(pairs))
+
+
+def checkpoint_folder(model: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a model that `from_pretrained` is given; one of the hub is downloaded.
+
+    Raises UserError if there is none.
+    """
     folder = Path(model)
     if folder.is_dir():
         return folder

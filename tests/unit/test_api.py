@@ -228,9 +228,37 @@ def test_kept_states_change_no_score(root, mini):
     stats = keeping.document_states.stats()
     assert (stats.misses, stats.states) == (len(DOCUMENTS) + 1, len(DOCUMENTS) + 1)
     assert stats.hits == 8 * len(DOCUMENTS) - stats.misses
-    windows = PassageWindows(64, 32)
-    assert keeping.score(QUERY, DOCUMENTS, passages=windows) == plain.score(QUERY, DOCUMENTS, passages=windows)
     assert keeping.score(QUERY, []) == []
+
+
+@pytest.mark.parametrize("windows", [None, PassageWindows(24, 12)])
+def test_kept_states_serve_many_queries_and_passages(root, windows):
+    folder, progress = root / "models/minis/mamba2", []
+    plain = Reranker.from_pretrained(folder, precision="fp32")
+    keeping = Reranker.from_pretrained(folder, precision="fp32", state_cache="100MB")
+    candidates = {query: list(TEXTS)[place % 2 :] for place, query in enumerate(QUERIES)}
+    expected = plain.rank_many(QUERIES, candidates, TEXTS, passages=windows)
+
+    def check(found):
+        assert list(found) == list(expected)
+        for query, ranking in found.items():
+            assert dict(ranking) == pytest.approx(dict(expected[query]), abs=1e-5)
+
+    check(
+        keeping.rank_many(
+            QUERIES, candidates, TEXTS, passages=windows, progress=lambda *call: progress.append(call)
+        )
+    )
+    pairs = sum(map(len, candidates.values()))
+    assert progress[-1] == (pairs, pairs)
+    stats = keeping.document_states.stats()
+    assert stats.misses == stats.states >= len(TEXTS) and (windows is None or stats.misses > len(TEXTS))
+    # What one call computed, all others find.
+    check(keeping.rerank_run(expected, QUERIES, TEXTS, passages=windows))
+    for text in QUERIES.values():
+        found = keeping.score(text, DOCUMENTS, passages=windows)
+        assert found == pytest.approx(plain.score(text, DOCUMENTS, passages=windows), abs=1e-5)
+    assert keeping.document_states.stats().misses == stats.misses
 
 
 def test_progress_with_kept_states(root):

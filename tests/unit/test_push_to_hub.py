@@ -12,6 +12,7 @@ import yaml
 
 from hub_server import Server, hub_server
 from ssmrank.api import Reranker
+from ssmrank.cli import main
 from ssmrank.errors import UserError
 
 QUERY, TEXTS = "how fish breathe", ["Snow falls in winter.", "Gills take up oxygen from the water."]
@@ -58,6 +59,25 @@ def test_what_is_pushed_is_loaded_by_its_name(hub: Server, reranker: Reranker, r
     assert repr(again).startswith("Reranker('someone/mini', mamba2, max_length=192, ")
     with pytest.raises(UserError, match=r"^model someone/other: no such folder, and it cannot be downloaded"):
         Reranker.from_pretrained("someone/other")
+
+
+def test_states_are_prepared_of_a_model_by_its_name(
+    hub: Server, reranker: Reranker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reranker.push_to_hub("mini", token="hf_owner")
+    lines = [json.dumps({"id": str(number), "text": text}) + "\n" for number, text in enumerate(TEXTS)]
+    (tmp_path / "documents.jsonl").write_text("".join(lines))
+    command = ["states", "--collection", str(tmp_path), "--state-folder", str(tmp_path / "states")]
+    command += ["--precision", "fp32"]
+    assert main([*command, "--model", "someone/mini"]) == 0
+    loading = Reranker.from_pretrained(
+        "someone/mini", device="cpu", precision="fp32", state_cache="100MB", state_folder=tmp_path / "states",
+        state_loading="always",
+    )  # fmt: skip
+    assert loading.score(QUERY, TEXTS) == pytest.approx(reranker.score(QUERY, TEXTS), abs=1e-5)
+    assert loading.document_states is not None and loading.document_states.stats().loads == len(TEXTS)
+    assert main([*command, "--model", "no folder"]) == 2
+    assert "error: model no folder: no such folder; give one that" in capsys.readouterr().err
 
 
 def test_a_card_of_the_maker_s_is_kept_and_named(hub: Server, reranker: Reranker, root: Path) -> None:

@@ -89,6 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for option, name, help in (
         ("--timeout", "timeout", "for sending a request, and again for answering it"),
+        ("--keep-alive", "keep_alive", "that a connection may wait for another request"),
         ("--window", "window", "that the first request of an idle server waits for others to join its batch"),
         ("--grace", "grace", "for finishing requests after SIGTERM"),
     ):
@@ -143,15 +144,17 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give at least 1")
     if not 0 <= arguments.port <= 65535:
         raise UserError(f"--port {arguments.port}: give a number from 0 to 65535")
-    for name, least in (("timeout", 0.001), ("window", 0), ("grace", 0)):
+    for name, least in (("timeout", 0.001), ("keep_alive", 0), ("window", 0), ("grace", 0)):
         if not least <= getattr(arguments, name) <= 86400:
-            raise UserError(f"--{name} {getattr(arguments, name):g}: give seconds from {least:g} to 86400")
+            option = f"--{name.replace('_', '-')} {getattr(arguments, name):g}"
+            raise UserError(f"{option}: give seconds from {least:g} to 86400")
     return ServerSettings(
         max_bytes=arguments.max_bytes,
         max_documents=arguments.max_documents,
         max_requests=arguments.max_requests,
         max_connections=arguments.max_connections,
         timeout=arguments.timeout,
+        keep_alive=arguments.keep_alive,
         window=arguments.window,
         batch_tokens=arguments.batch_tokens,
         grace=arguments.grace,

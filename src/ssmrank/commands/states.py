@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ssmrank.api import checkpoint_folder
 from ssmrank.errors import UserError
 from ssmrank.io.collection import documents_file
 from ssmrank.io.texts import TextStore
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's options."""
     parser.add_argument("--collection", type=Path, required=True, help="folder of the collection")
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained reranker")
+    parser.add_argument("--model", required=True, help="folder of a trained reranker, or OWNER/NAME of the hub")
     parser.add_argument("--state-folder", type=Path, required=True, help="folder to write to, for any number of models")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp8"], default="auto")
     parser.add_argument(
@@ -51,18 +52,19 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give at least 1")
     limit_tokenizer_threads()
     texts = TextStore(documents_file(arguments.collection))
+    checkpoint = checkpoint_folder(arguments.model)
     device = default_device()
     precision = resolve_precision(arguments.precision, device)
     with quiet_transformers():
-        scorer = Scorer(load_reranker(arguments.model), precision, device)
-    folder = StateFolder(arguments.state_folder, checkpoint_digest(arguments.model), precision)
+        scorer = Scorer(load_reranker(checkpoint), precision, device)
+    folder = StateFolder(arguments.state_folder, checkpoint_digest(checkpoint), precision)
     preparation = StatePreparation(
         scorer,
         folder,
         arguments.token_budget,
         arguments.query_tokens,
         torch.bfloat16 if arguments.state_precision == "bf16" else None,
-        str(arguments.model),
+        arguments.model,
     )
     computed, found = preparation.run(texts)
     log.info("%d states computed, %d were there: %s", computed, found, folder.path)

@@ -9,8 +9,9 @@ too (`templates.COPY_STEP`).
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -54,17 +55,20 @@ class SplitPair(NamedTuple):
 class Document:
     """A document's tokens, and the prefixes made of them.
 
-    tokens: the document side, at most `max_length` ids; prefixes: those that were made, by their parts' lengths.
+    tokens: the document side, at most `max_length` ids; size: how many it has uncut; prefixes: those that were made, by
+    their parts' lengths; remembered: whether a splitter still has it.
     """
 
     tokens: np.ndarray
+    size: int
     prefixes: dict[tuple[int, int], Prefix] = field(default_factory=dict)
+    remembered: bool = False
 
 
 class PairSplitter:
     """Makes the sequences that `Template.join` makes of texts, in two parts. It remembers documents' tokens.
 
-    Not for several threads at once.
+    For several threads: while one tokenizes, others split pairs.
     """
 
     def __init__(self, template: Template, max_length: int) -> None:
@@ -75,28 +79,53 @@ class PairSplitter:
         self._head = template.query_head()
         self._documents: OrderedDict[bytes, Document] = OrderedDict()
         self._bytes = 0
+        self._tokenizing, self._remembering = threading.Lock(), threading.Lock()
 
     def queries(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The query side of each text, int32 ids, cut as `Template.fit_queries` cuts it."""
         names = [repr(text[:60]) for text in texts]
-        return self.template.fit_queries(self.template.tokenize_queries(texts), self.max_length, names)
+        with self._tokenizing:
+            sides = self.template.tokenize_queries(texts)
+        return self.template.fit_queries(sides, self.max_length, names)
 
     def documents(self, texts: Sequence[str]) -> list[Document]:
         """The document side of each text; texts that were seen are not tokenized again."""
         keys = [_digest(text.encode()) for text in texts]
-        found = [self._documents.get(key) for key in keys]
-        new = [place for place, document in enumerate(found) if document is None]
-        sides = self.template.tokenize_documents([texts[place] for place in new])
-        for place, side in zip(new, sides, strict=True):
-            found[place] = self._documents[keys[place]] = Document(side[: self.max_length].copy())
-            self._bytes += _ENTRY + side[: self.max_length].nbytes
-        for key in keys:
-            self._documents.move_to_end(key)
-        while self._bytes > _REMEMBERED and len(self._documents) > len(keys):
-            _, document = self._documents.popitem(last=False)
-            self._bytes -= _ENTRY + document.tokens.nbytes
-            self._bytes -= sum(_ENTRY + prefix.tokens.nbytes for prefix in document.prefixes.values())
-        return [document for document in found if document is not None]
+        return self._found(keys, lambda places: self.document_sides([texts[place] for place in places]))
+
+    def document_sides(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The uncut document side of each text, int32 ids; none is remembered."""
+        with self._tokenizing:
+            return self.template.tokenize_documents(texts)
+
+    def documents_of(self, sides: Sequence[np.ndarray]) -> list[Document]:
+        """Documents of document sides, int32 ids, that were made otherwise, such as a long document's passages."""
+        keys = [_digest(b"tokens " + side.tobytes()) for side in sides]
+        return self._found(keys, lambda places: [sides[place] for place in places])
+
+    def _found(self, keys: list[bytes], make: Callable[[list[int]], list[np.ndarray]]) -> list[Document]:
+        """The documents of these keys; `make` gives the sides at the places of those that are not remembered."""
+        with self._remembering:
+            found = {key: self._documents[key] for key in keys if key in self._documents}
+        new = {key: place for place, key in enumerate(keys) if key not in found}
+        made = {
+            key: Document(side[: self.max_length].copy(), len(side))
+            for key, side in zip(new, make(list(new.values())), strict=True)
+        }
+        with self._remembering:
+            for key in dict.fromkeys(keys):
+                document = found.get(key) or self._documents.get(key) or made[key]
+                found[key] = document
+                if not document.remembered:
+                    self._documents[key] = document
+                    self._bytes += _bytes_of(document)
+                    document.remembered = True
+                self._documents.move_to_end(key)
+            while self._bytes > _REMEMBERED and len(self._documents) > len(keys):
+                _, oldest = self._documents.popitem(last=False)
+                self._bytes -= _bytes_of(oldest)
+                oldest.remembered = False
+        return [found[key] for key in keys]
 
     def split(self, query: np.ndarray, document: Document, steps: int = 0) -> SplitPair:
         """The sequence of a query side and a document; steps: by how many the prefix of a long document is shorter."""
@@ -147,9 +176,17 @@ class PairSplitter:
             twice = self.template.document_copies > 1
             read = self.template.copies(document.tokens, end) if twice else document.tokens[:end]
             tokens = np.concatenate([self._before, read, self._head[:shared]])
-            found = document.prefixes[end, shared] = Prefix(_digest(tokens.tobytes()), tokens)
-            self._bytes += _ENTRY + tokens.nbytes
+            found = Prefix(_digest(tokens.tobytes()), tokens)
+            with self._remembering:
+                if document.remembered and (end, shared) not in document.prefixes:
+                    self._bytes += _ENTRY + tokens.nbytes
+                document.prefixes[end, shared] = found
         return found
+
+
+def _bytes_of(document: Document) -> int:
+    prefixes = sum(_ENTRY + prefix.tokens.nbytes for prefix in document.prefixes.values())
+    return _ENTRY + document.tokens.nbytes + prefixes
 
 
 def _digest(content: bytes) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,7 @@ class StateScorer:
     ) -> None:
         self._scorer, self._token_budget = scorer, token_budget
         self._splitter = PairSplitter(scorer.reranker.template, scorer.reranker.settings.max_length)
-        self._tokenizing, self._computing = threading.Lock(), threading.Lock()
+        self._computing = threading.Lock()
         self._stats = StateStats(budget=budget)
         self._states: _States | None = None
         why = why_no_states(scorer.reranker)
@@ -108,23 +109,58 @@ class StateScorer:
         scored so far and the number of all. Raises UserError if a text has half of a surrogate pair, and if a score is
         NaN or infinite.
         """
-        if not pairs:
+        queries = {query: place for place, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        texts = {text: place for place, text in enumerate(dict.fromkeys(text for _, text in pairs))}
+        asked, documents = self.queries(list(queries)), self.documents(list(texts))
+        return self.score_sides([(asked[queries[query]], documents[texts[text]]) for query, text in pairs], progress)
+
+    def queries(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The query side of each text, int32 ids, for `score_sides`. Raises UserError as `score` does."""
+        with _surrogates_named():
+            return self._splitter.queries(texts)
+
+    def documents(self, texts: Sequence[str]) -> list[Document]:
+        """Documents for `score_sides`, which `score` then finds too, while another thread scores.
+
+        Raises UserError as `score` does.
+        """
+        with _surrogates_named():
+            return self._splitter.documents(texts)
+
+    def document_sides(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The uncut document side of each text, int32 ids."""
+        return self._splitter.document_sides(texts)
+
+    def documents_of(self, sides: Sequence[np.ndarray]) -> list[Document]:
+        """Documents of document sides, int32 ids, such as those of passages."""
+        return self._splitter.documents_of(sides)
+
+    def sizes(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each document has, uncut. They are remembered, so `score` need not tokenize them again."""
+        return [document.size for document in self.documents(texts)]
+
+    def score_sides(
+        self, sides: Sequence[tuple[np.ndarray, Document]], progress: Progress | None = None
+    ) -> list[PairScore]:
+        """The same as `score` for sides from `queries` and `documents`."""
+        if not sides:
             return []
-        unique = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
-        with self._tokenizing:
-            sides = self._sides(list(unique))
-            split = [] if self._states is None else [self._splitter.split(*pair) for pair in sides]
+        numbers: dict[tuple[int, int], int] = {}
+        places = [numbers.setdefault((id(query), id(document)), len(numbers)) for query, document in sides]
+        _, firsts = np.unique(places, return_index=True)
+        unique = [sides[place] for place in firsts.tolist()]
+        split = [] if self._states is None else [self._splitter.split(*pair) for pair in unique]
         with self._computing:
             report = progress or _nothing
             if self._states is None:
-                scores, cached = self._whole(sides, report)
+                scores, cached = self._whole(unique, report)
             else:
-                scores, cached = self._scored(self._with_shorter(self._states, split, sides), report)
+                scores, cached = self._scored(self._with_shorter(self._states, split, unique), report)
         odd = np.flatnonzero(~np.isfinite(scores))
         if len(odd):
             raise UserError(f"the score of {len(odd)} of {len(scores)} pairs is NaN or infinite; set precision fp32")
         found = [PairScore(*scored) for scored in zip(scores.tolist(), cached.tolist(), strict=True)]
-        return [found[unique[pair]] for pair in pairs]
+        return [found[place] for place in places]
 
     def stats(self) -> StateStats | None:
         """The stats so far; None if no states are kept."""
@@ -132,16 +168,6 @@ class StateScorer:
             return None
         cache = self._states.cache
         return replace(self._stats, evictions=cache.evictions, states=len(cache), bytes=cache.bytes)
-
-    def _sides(self, pairs: list[tuple[str, str]]) -> list[tuple[np.ndarray, Document]]:
-        """Each pair's query side and document."""
-        queries = {query: place for place, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        documents = {text: place for place, text in enumerate(dict.fromkeys(text for _, text in pairs))}
-        try:
-            asked, sides = self._splitter.queries(list(queries)), self._splitter.documents(list(documents))
-        except UnicodeEncodeError as error:
-            raise UserError("a text has half of a surrogate pair; decode it again") from error
-        return [(asked[queries[query]], sides[documents[text]]) for query, text in pairs]
 
     def _whole(self, sides: list[tuple[np.ndarray, Document]], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         reranker = self._scorer.reranker
@@ -157,8 +183,7 @@ class StateScorer:
         changed = list(split)
         for place, pair in enumerate(split):
             if pair.long and not states.has(pair.prefix.key):
-                with self._tokenizing:
-                    shorter = [self._splitter.split(*sides[place], steps) for steps in range(1, MOST_STEPS + 1)]
+                shorter = [self._splitter.split(*sides[place], steps) for steps in range(1, MOST_STEPS + 1)]
                 changed[place] = next((other for other in shorter if states.has(other.prefix.key)), pair)
         return changed
 
@@ -288,6 +313,14 @@ class _States:
         self._passes.keep(prefixes, pool, slots)
         for slot in slots:
             pool.give_back(slot)
+
+
+@contextmanager
+def _surrogates_named() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise UserError("a text has half of a surrogate pair; decode it again") from error
 
 
 def _nothing(done: int, count: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import ceil, isfinite
+from math import isfinite
 
 from ssmrank.errors import UserError
 from ssmrank.serving.scorers import PairScore, PairScorer
@@ -152,11 +152,11 @@ class Batcher:
         with self._changed:
             return sum(len(ticket.documents) - ticket.taken for ticket in self._waiting)
 
-    def seconds_waiting(self) -> int:
-        """About how many seconds the queue takes, at least 1 and at most 60."""
+    def seconds_waiting(self, tokens: int = 0) -> float:
+        """About how many seconds the queue takes, and after it so many tokens."""
         with self._changed:
-            tokens = sum(ticket.cost_left for ticket in self._waiting)
-        return min(60, max(1, ceil(tokens * self._seconds_per_token)))
+            tokens += sum(ticket.cost_left for ticket in self._waiting)
+        return tokens * self._seconds_per_token
 
     def _run(self) -> None:
         self._begin()

@@ -147,8 +147,11 @@ def _explained(error: ValidationError) -> str:
         return f"{field}: is missing; add it"
     if first["type"] == "value_error":
         return f"{field}: {first['ctx']['error']}"
-    said = first["msg"][0].lower() + first["msg"][1:]
-    return f"{field}: {said}, but is {_kind(first['input'])}"
+    said, given = first["msg"][0].lower() + first["msg"][1:], first["input"]
+    # A number in the place of one is wrong by its value; what is in the place of a text is not shown.
+    of_kind = first["type"] == "int_type" or not first["type"].endswith("_type")
+    is_value = isinstance(given, int | float) and not isinstance(given, bool) and of_kind
+    return f"{field}: {said}, but is {shown(given) if is_value else _kind(given)}"
 
 
 def _kind(value: Any) -> str:

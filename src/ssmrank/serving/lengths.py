@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -57,14 +57,21 @@ class Measured(NamedTuple):
 
 
 class LengthChecker:
-    """Measures documents, beside the thread that scores: it has a tokenizer of its own.
+    """Measures documents, beside the thread that scores.
 
-    keeps_states: whether a document that was seen costs its query's tokens only.
+    It has a tokenizer of its own. sizes: gives the tokens of documents if they are remembered for scoring, so that they
+    are tokenized once. keeps_states: whether a document that was seen costs its query's tokens only.
     """
 
-    def __init__(self, model: Reranker, keeps_states: bool) -> None:
+    def __init__(
+        self,
+        model: Reranker,
+        keeps_states: bool,
+        sizes: Callable[[Sequence[str]], list[int] | None] = lambda texts: None,
+    ) -> None:
         self._template = replace(model.template, tokenizer=copy.deepcopy(model.template.tokenizer))
         self._max_length, self._keeps_states = model.settings.max_length, keeps_states
+        self._sizes_of = sizes
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
 
     def ask(self, query: str, truncation: Truncation) -> Asked:
@@ -111,17 +118,21 @@ class LengthChecker:
         """For each document what matters of it, its tokens, and whether its state is probably kept."""
         texts = [self._part(text, left) for text in documents]
         keys = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
-        sizes = {key: self._sizes[key] for key in keys if key in self._sizes}
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in sizes}
-        for key, tokens in zip(new, self._template.tokenize_documents(list(new.values())), strict=True):
-            self._sizes[key] = len(tokens)
+        seen = {key for key in keys if key in self._sizes}
+        known = self._sizes_of(texts)
+        if known is None:
+            new = {key: text for key, text in zip(keys, texts, strict=True) if key not in seen}
+            sides = self._template.tokenize_documents(list(new.values()))
+            self._sizes.update(zip(new, map(len, sides), strict=True))
+        else:
+            self._sizes.update(zip(keys, known, strict=True))
         found = []
         for key, text, whole in zip(keys, texts, documents, strict=True):
             size = self._sizes[key]
             self._sizes.move_to_end(key)
             if len(text) < len(whole) and size < 2 * self._max_length:
-                text, size = whole, len(self._template.tokenize_documents([whole])[0])
-            found.append((text, size, self._keeps_states and key in sizes))
+                text, size = whole, self._size(whole)
+            found.append((text, size, self._keeps_states and key in seen))
         while len(self._sizes) > _REMEMBERED:
             self._sizes.popitem(last=False)
         return found
@@ -143,7 +154,11 @@ class LengthChecker:
         starts = [start for start, _ in backend.encode(text, add_special_tokens=False).offsets]
         # The first word of a text that is cut may have a token more or less than in the whole one.
         for start in starts[max(0, size - most - _AROUND) :]:
-            [tokens] = self._template.tokenize_documents([text[start:]])
-            if len(tokens) <= most:
-                return text[start:], len(tokens)
-        return "", len(self._template.tokenize_documents([""])[0])
+            size = self._size(text[start:])
+            if size <= most:
+                return text[start:], size
+        return "", self._size("")
+
+    def _size(self, text: str) -> int:
+        known = self._sizes_of([text])
+        return len(self._template.tokenize_documents([text])[0]) if known is None else known[0]

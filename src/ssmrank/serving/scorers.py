@@ -60,8 +60,12 @@ class StateStats(Protocol):
 class PairScorer(Protocol):
     """Scores pairs of query and document, given as texts, which may come from many requests.
 
-    One thread at a time calls it. Raises UserError for a pair that cannot be scored.
+    One thread at a time calls `score`, another one `sizes`. Raises UserError for a pair that cannot be scored.
     """
+
+    def sizes(self, texts: Sequence[str]) -> list[int] | None:
+        """The tokens of documents, which `score` then need not tokenize; None if it tokenizes them anyway."""
+        ...
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[PairScore]:
         """Scores in the order of the pairs."""
@@ -98,6 +102,9 @@ class PlainScorer:
         )
         scores = {(query, document): score for query, ranking in ranked.items() for document, score in ranking}
         return [ComputedScore(scores[queries[query], documents[text]]) for query, text in pairs]
+
+    def sizes(self, texts: Sequence[str]) -> None:
+        """No tokens are remembered."""
 
     def stats(self) -> None:
         """No states are kept."""

@@ -26,7 +26,6 @@ from ssmrank.serving.settings import ServerSettings
 log = logging.getLogger("ssmrank")
 
 _BACKLOG = 512
-_KEEP_ALIVE_SECONDS = 30
 _LAST_SECONDS = 5
 """How long a stopping server waits for the batch that runs and for answers to be sent, after its grace."""
 
@@ -88,7 +87,7 @@ def serve(service: Service, listener: socket.socket, request_log: RequestLog) ->
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it may have a fraction
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
@@ -195,6 +194,8 @@ class _Connection(H11Protocol):
             self._cut()
 
     def timeout_keep_alive_handler(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # a request that came with the one before it is being answered
         if self.transport.get_write_buffer_size():
             self._cut()
         else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from math import ceil
+from typing import Any, TypeVar
 
 import torch
 from starlette.requests import ClientDisconnect
@@ -31,6 +33,10 @@ _BODIES = 32
 
 _STOPPING_SECONDS = 5.0
 
+_WEIGHT = 0.2
+"""How much the last texts count for what the next ones will take."""
+
+Found = TypeVar("Found")
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -56,11 +62,12 @@ class Service:
         self.reranker, self.name, self.settings = reranker, name, settings
         self.metrics = Metrics(scorer.stats)
         self.bodies = Bodies(settings.max_bytes, _BODIES * settings.max_bytes, settings.timeout, settings.max_documents)
-        self._lengths = LengthChecker(reranker.model, keeps_states=scorer.stats() is not None)
+        self._lengths = LengthChecker(reranker.model, scorer.stats() is not None, scorer.sizes)
         self._batcher = Batcher(
             scorer, settings.batch_tokens, settings.window, self.metrics.add_batch, partial(_use, reranker.device)
         )
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="ssmrank-texts")
+        self._unmeasured = Unmeasured()
         self._admitted = 0
         self._draining = False
         self.idle = asyncio.Event()
@@ -101,7 +108,7 @@ class Service:
         """A place among the requests that wait or are computed. Raises Refusal if there is none."""
         self.check_open()
         if self._admitted >= self.settings.max_requests:
-            seconds = self._batcher.seconds_waiting()
+            seconds = self._seconds_waiting()
             message = f"{self._admitted} requests are waiting; try again in {seconds} seconds"
             raise Refusal(Problem.OVERLOADED, message, {"Retry-After": str(seconds)})
         self._admitted += 1
@@ -112,6 +119,11 @@ class Service:
             self._admitted -= 1
             if not self._admitted:
                 self.idle.set()
+
+    def _seconds_waiting(self) -> int:
+        """About how many seconds the requests take that wait, at least 1 and at most 60."""
+        texts = self._unmeasured
+        return min(60, max(1, ceil(texts.seconds + self._batcher.seconds_waiting(texts.tokens))))
 
     async def rank(self, query: str, documents: Sequence[str], truncation: Truncation, receive: Receive) -> Answer:
         """Ranks documents. Raises Refusal, or ClientDisconnect as soon as `receive` says that the client has gone."""
@@ -127,7 +139,7 @@ class Service:
                 raise Refusal(
                     Problem.UNHEALTHY,
                     f"no answer after {self.settings.timeout:g} seconds; try again later, or send fewer documents",
-                    {"Retry-After": str(self._batcher.seconds_waiting())},
+                    {"Retry-After": str(self._seconds_waiting())},
                 )
             finally:
                 for task in (work, gone):
@@ -160,14 +172,18 @@ class Service:
         self, query: str, documents: Sequence[str], truncation: Truncation, numbers: Mapping[str, int]
     ) -> tuple[Asked, list[Measured]]:
         run, found = asyncio.get_running_loop().run_in_executor, list[Measured]()
-        try:
-            asked = await run(self._texts, self._lengths.ask, query, truncation)
-            for first in range(0, len(documents), _MEASURED_AT_ONCE):
-                part = documents[first : first + _MEASURED_AT_ONCE]
-                places = [numbers[text] for text in part]
-                found += await run(self._texts, self._lengths.measure, asked, part, truncation, places)
-        except UserError as error:
-            raise Refusal(Problem.VALUE, str(error)) from None
+        with self._unmeasured.waiting(sum(map(len, documents))) as done:
+            try:
+                asked = await run(self._texts, self._lengths.ask, query, truncation)
+                for first in range(0, len(documents), _MEASURED_AT_ONCE):
+                    part = documents[first : first + _MEASURED_AT_ONCE]
+                    places = [numbers[text] for text in part]
+                    measure = partial(self._lengths.measure, asked, part, truncation, places)
+                    measured, seconds = await run(self._texts, _timed, measure)
+                    found += measured
+                    done(sum(map(len, part)), seconds, sum(one.cost for one in measured))
+            except UserError as error:
+                raise Refusal(Problem.VALUE, str(error)) from None
         return asked, found
 
     async def _scored(self, query: str, documents: Sequence[str], costs: Sequence[int]) -> Scored:
@@ -180,6 +196,52 @@ class Service:
             raise Refusal(Problem.UNHEALTHY, "the server has stopped; send the request to another") from None
         finally:
             self._batcher.drop(ticket)
+
+
+class Unmeasured:
+    """Characters of requests that wait to be tokenized, and what those before took. For one thread."""
+
+    def __init__(self) -> None:
+        self._characters = 0
+        self._seconds_each = self._tokens_each = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """About how long they take to be tokenized."""
+        return self._characters * self._seconds_each
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens will be computed for them."""
+        return round(self._characters * self._tokens_each)
+
+    @contextmanager
+    def waiting(self, characters: int) -> Iterator[Callable[[int, float, int], None]]:
+        """Counts a request's characters until the end, or until the function that it yields takes some out.
+
+        That one is given characters, the seconds that they took, and the tokens to be computed for them.
+        """
+        left = characters
+        self._characters += characters
+
+        def done(measured: int, seconds: float, tokens: int) -> None:
+            nonlocal left
+            left -= measured
+            self._characters -= measured
+            weight = _WEIGHT if self._seconds_each else 1.0
+            self._seconds_each += weight * (seconds / max(1, measured) - self._seconds_each)
+            self._tokens_each += weight * (tokens / max(1, measured) - self._tokens_each)
+
+        try:
+            yield done
+        finally:
+            self._characters -= left
+
+
+def _timed(work: Callable[[], Found]) -> tuple[Found, float]:
+    """What the work gives, and its seconds."""
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
 
 
 def _use(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ pytest.importorskip("prometheus_client")
 from starlette.requests import ClientDisconnect
 
 from ssmrank.api import Reranker
+from ssmrank.models.templates import Template
 from ssmrank.serving.batcher import Batcher, BatchRecord, NotScored, Stopped
 from ssmrank.serving.lengths import LengthChecker, Truncation
 from ssmrank.serving.problems import Problem, Refusal
@@ -141,7 +143,7 @@ def test_records_of_batches(scorer: Recorder) -> None:
     [record] = records
     assert (record.pairs, record.cached, record.requests) == (6, 0, 2)
     assert record.seconds > 0
-    assert batcher.seconds_waiting() == 1
+    assert batcher.seconds_waiting() == 0
     batcher.abandon()
     batcher.join(30)
 
@@ -195,6 +197,73 @@ def test_a_request_that_takes_too_long_is_503(reranker: Reranker) -> None:
         rank(reranker, ServerSettings(timeout=0.05, batch_tokens=192), never)
     assert refusal.value.problem is Problem.UNHEALTHY
     assert int(refusal.value.headers["Retry-After"]) >= 1
+
+
+def test_requests_whose_texts_wait_to_be_tokenized_count_for_retry_after(reranker: Reranker, monkeypatch: Any) -> None:
+    service = Service(reranker, PlainScorer(reranker), "model", ServerSettings(max_requests=1))
+    arrived, go_on = threading.Event(), threading.Event()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def ask() -> None:
+        await service.rank("q", texts(50, "space " * 150), Truncation(), never)
+        measure = service._lengths.measure
+
+        def slowly(*arguments: Any) -> Any:
+            arrived.set()
+            assert go_on.wait(60)
+            return measure(*arguments)
+
+        monkeypatch.setattr(service._lengths, "measure", slowly)
+        large = asyncio.ensure_future(service.rank("q", texts(1000, "scan " * 150), Truncation(), never))
+        while not arrived.is_set():
+            await asyncio.sleep(0.01)
+        assert service._batcher.pairs_waiting == 0
+        with pytest.raises(Refusal) as refusal:
+            await service.rank("q", ["a"], Truncation(), never)
+        assert 2 <= int(refusal.value.headers["Retry-After"]) <= 60
+        large.cancel()
+        go_on.set()
+        await asyncio.gather(large, return_exceptions=True)
+        assert service._seconds_waiting() == 1
+
+    service.start()
+    try:
+        asyncio.run(ask())
+    finally:
+        service.stop()
+
+
+def test_a_document_is_tokenized_once_and_not_by_the_thread_that_scores(root: Path, monkeypatch: Any) -> None:
+    keeping = Reranker.from_pretrained(root / "models/minis/mamba2", device="cpu", precision="fp32", state_cache="1GB")
+    service = Service(keeping, scorer_of(keeping), "model", ServerSettings())
+    tokenized: list[tuple[str, str]] = []
+    own = Template.tokenize_documents
+
+    def noted(template: Template, asked: Sequence[str]) -> Any:
+        tokenized.extend((text, threading.current_thread().name) for text in asked)
+        return own(template, asked)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def ask() -> list[float]:
+        return (await service.rank("how fish breathe", documents, Truncation(), never)).scores
+
+    monkeypatch.setattr(Template, "tokenize_documents", noted)
+    documents = [*texts(40, "gills take up oxygen"), "a long one " * 300]
+    service.start()
+    try:
+        scores = asyncio.run(ask())
+        assert asyncio.run(ask()) == pytest.approx(scores, abs=NOISE)
+    finally:
+        service.stop()
+    assert sorted(text for text, _ in tokenized) == sorted(documents)
+    assert {thread.rstrip("_0123456789") for _, thread in tokenized} == {"ssmrank-texts"}
+    monkeypatch.undo()
+    plain = Reranker.from_pretrained(root / "models/minis/mamba2", device="cpu", precision="fp32")
+    assert scores == pytest.approx(plain.score("how fish breathe", documents), abs=NOISE)
 
 
 def test_a_client_that_has_gone_ends_its_request(reranker: Reranker) -> None:

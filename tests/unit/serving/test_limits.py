@@ -33,6 +33,7 @@ MOST = 20_000
 @pytest.fixture(scope="module")
 def limited(folder: Path) -> Iterator[ServerProcess]:
     limits = ["--max-bytes", str(MOST), "--max-documents", "5", "--timeout", "3", "--max-connections", "6"]
+    limits += ["--keep-alive", "1.5"]
     with serving(folder, "--precision", "fp32", "--device", "cpu", *limits, SSMRANK_API_KEY=KEY) as server:
         yield server
 
@@ -148,6 +149,51 @@ def test_connections_that_send_no_request_are_closed(limited: ServerProcess) -> 
     assert [received(connection) for connection in connections] == [b""] * 3
     for connection in connections:
         connection.close()
+
+
+def test_a_connection_that_waits_after_an_answer_is_closed(limited: ServerProcess) -> None:
+    ask = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    for more in (b"", ask[:9]):  # without another request, and with the beginning of one
+        with connected(limited) as connection:
+            connection.sendall(ask + more)
+            began = time.monotonic()
+            reply = received(connection)
+            assert reply.startswith(b"HTTP/1.1 200 ") and reply.count(b"HTTP/1.1") == 1
+            assert time.monotonic() - began < 15
+
+
+def test_a_request_that_comes_byte_by_byte_is_cut(limited: ServerProcess) -> None:
+    """The first one of a connection, and one that follows an answer; each byte comes before a wait would end."""
+    for before in (b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"):
+        with connected(limited) as connection:
+            connection.sendall(before)
+            sent, until = 0, time.monotonic() + 20
+            connection.settimeout(0.3)
+            reply, is_open = b"", True
+            while is_open and time.monotonic() < until:
+                try:
+                    connection.sendall(b"P" if sent == 0 else b"O")
+                    sent += 1
+                    part = connection.recv(4096)
+                    reply, is_open = reply + part, bool(part)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    is_open = False
+            assert not is_open and 3 < sent < 60
+            assert reply.count(b"HTTP/1.1") == bool(before)
+
+
+def test_requests_that_come_at_once_are_answered_in_turn(limited: ServerProcess) -> None:
+    """The second one takes longer than a connection may wait for a request."""
+    body = json.dumps({"query": "fish", "texts": [f"{n} " + "state space " * 200 for n in range(5)]}).encode()
+    with connected(limited) as connection:
+        connection.sendall(
+            b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+            + head(f"Content-Length: {len(body)}", "Connection: close")
+            + body
+        )
+        assert received(connection).count(b"HTTP/1.1 200 ") == 2
 
 
 def test_a_client_that_reads_nothing_is_cut(limited: ServerProcess) -> None:

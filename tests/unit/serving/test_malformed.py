@@ -86,9 +86,19 @@ COHERE_VALUES: dict[str, tuple[Any, str]] = {
     "no documents": ({"query": "a"}, "documents: is missing; add it"),
     "a document without text": ({"query": "a", "documents": ["b", {"title": "c"}]}, 'documents[1]: has no "text"'),
     "a document is a number": ({"query": "a", "documents": [7]}, "documents[0]: input should be a valid string"),
-    "top_n is negative": ({"query": "a", "documents": ["b"], "top_n": -1}, "top_n: input should be greater than or"),
+    "top_n is negative": (
+        {"query": "a", "documents": ["b"], "top_n": -1},
+        "top_n: input should be greater than or equal to 0, but is -1",
+    ),
     "top_n is true": ({"query": "a", "documents": ["b"], "top_n": True}, "top_n: input should be a valid integer"),
-    "top_n is a fraction": ({"query": "a", "documents": ["b"], "top_n": 1.5}, "top_n: input should be a valid integer"),
+    "top_n is a fraction": (
+        {"query": "a", "documents": ["b"], "top_n": 1.5},
+        "top_n: input should be a valid integer, but is 1.5",
+    ),
+    "top_n is a text": (
+        {"query": "a", "documents": ["b"], "top_n": "secret"},
+        "top_n: input should be a valid integer, but is a string",
+    ),
     "another field": ({"query": "a", "documents": ["b"], "rank_fields": ["title"]}, "rank_fields[0]: input should be"),
     "no document": ({"query": "a", "documents": []}, "documents: is empty"),
 }
