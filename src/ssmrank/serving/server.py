@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ssmrank.errors import UserError
+from ssmrank.gc_control import gc_frozen
 from ssmrank.serving.app import create_app
 from ssmrank.serving.record import RequestLog
 from ssmrank.serving.service import Service
@@ -94,7 +95,9 @@ def serve(service: Service, listener: socket.socket, request_log: RequestLog) ->
     server = _Server(config, service)
     service.start()
     try:
-        asyncio.run(server.serve([listener]))
+        # A collection of all that was loaded would hold up every request for a tenth of a second.
+        with gc_frozen():
+            asyncio.run(server.serve([listener]))
     finally:
         service.stop()
 
