@@ -157,7 +157,7 @@ def _train_words(collection: Collection, name: str) -> list[str | Path]:
         max_length=128,
         label="FirstP",
         learning_rate=1e-3,
-        batch_groups=8,
+        batch_groups=max(8, collection.cards),  # at least one for each process
         epochs=1.0 if collection.device == "cpu" else 4.0,  # of 150 steps
         length_grouped=True,
         parallel="ddp",

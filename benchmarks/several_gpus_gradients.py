@@ -55,7 +55,8 @@ _FP32 = Distance(loss=1e-5, whole=1e-5, worst=1e-3)
 def check(shape: Shape, device: torch.device, workers: Workers, report: Report | None) -> None:
     """Checks DDP and FSDP2 in both precisions; all processes take part, and the first one reports."""
     small = device.type == "cpu"
-    groups = _groups(shape, *((6, 3, 8, 32) if small else (12, 8, 64, 256)))
+    count, *sizes = (6, 3, 8, 32) if small else (12, 8, 64, 256)
+    groups = _groups(shape, max(count, workers.size), *sizes)  # at least one for each process
     budget = sum(len(sequence) for group in groups for sequence in group) // 3
     torch.set_float32_matmul_precision("highest")
     model = _model(shape, device)

@@ -88,7 +88,8 @@ def training(place: Place, arguments: argparse.Namespace) -> None:
     wanted = [(name, way, small) for way in ways for name in (*arguments.models, *arguments.large)]
     if large is not None:
         wanted += [(name, way, large) for way in ways for name in arguments.models]
-        wanted += [(name, "ddp", large // place.workers.size) for name in arguments.models if "ddp" in ways]  # strong
+        strong = max(1, large // place.workers.size)
+        wanted += [(name, "ddp", strong) for name in arguments.models if "ddp" in ways]
     for name, way, count in wanted:
         if not place.has_time():
             return

@@ -1,7 +1,7 @@
 """Processes of one machine under PyTorch's elastic agent, which torchrun uses too.
 
 The agent starts them, passes on where their store is, and kills whole groups of processes. Two things differ from
-torchrun: its store listens on loopback alone, and our caller decides when a failure ends the others.
+torchrun: the store of processes on one host listens on loopback alone, and our caller decides when all is over.
 """
 
 from __future__ import annotations
@@ -13,59 +13,114 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from torch.distributed import Store, TCPStore
+from torch.distributed import DistError, Store, TCPStore
 from torch.distributed.elastic.agent.server import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from typing_extensions import override
 
+from ssmrank.errors import UserError, reason_of
+
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 _HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+_LOOPBACK = "127.0.0.1"
 
 Statuses = list[int | None]
 """Exit statuses by rank: negative for a signal, None for a process that runs."""
 
 
-def run(command: Sequence[str], processes: int, folder: str, is_over: Callable[[Statuses], bool]) -> Statuses:
-    """Runs a command in this many processes until all have ended well or `is_over`, and kills those that are left.
+@dataclass(frozen=True)
+class Meeting:
+    """Where the processes of several launchers meet: a store, which the first launcher has at this address and port.
 
-    Returns the statuses before that. The standard error of all processes but the first goes to files, see `error_file`.
-    At a signal that would end this process, it kills all and raises SystemExit, or KeyboardInterrupt for SIGINT.
+    This launcher is number `rank` of `count`.
     """
-    handler = _Loopback()
+
+    store: Store
+    rank: int
+    count: int
+    address: str
+    port: int
+
+
+def run(
+    command: Sequence[str],
+    processes: int,
+    folder: str,
+    is_over: Callable[[Statuses], bool | None],
+    meeting: Meeting | None = None,
+) -> None:
+    """Runs a command in this many processes until `is_over` is not None for their statuses, and kills those left.
+
+    `is_over`, which is asked again and again, is True if all have ended well, False after a failure. meeting: None for
+    processes of this launcher alone.
+
+    The standard error of all processes but the very first goes to files, see `error_file`. At a signal that would end
+    this process, it kills all and raises SystemExit, or KeyboardInterrupt for SIGINT.
+    """
     # The agent replaces ${local_rank} in arguments.
     first, *rest = (word.replace("$", "$$") for word in command)
+    handler = _Rendezvous(meeting or alone())
     spec = WorkerSpec("ssmrank", processes, handler, entrypoint=first, args=tuple(rest), max_restarts=0)
-    logs = DefaultLogsSpecs(log_dir=folder, redirects={rank: Std.ERR for rank in range(1, processes)})
+    shown = 0 if meeting is not None and meeting.rank > 0 else 1
+    logs = DefaultLogsSpecs(log_dir=folder, redirects={rank: Std.ERR for rank in range(shown, processes)})
     agent = _Agent(spec, logs, is_over)
     with _signals():
         _silence()
         agent.run()
-    return agent.statuses
+
+
+def alone() -> Meeting:
+    """A meeting of one launcher, on a free port of loopback."""
+    listening = socket.create_server((_LOOPBACK, 0))
+    return meeting_of_first(1, _LOOPBACK, listening)
+
+
+def meeting_of_first(count: int, address: str, listening: socket.socket) -> Meeting:
+    """The meeting of `count` launchers in the first one, whose store takes over a socket that listens."""
+    port: int = listening.getsockname()[1]
+    store = TCPStore(
+        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )  # it closes the socket
+    return Meeting(store, 0, count, address, port)
+
+
+def meeting_of_other(rank: int, count: int, address: str, port: int) -> Meeting:
+    """The same in another launcher. Raises UserError if the store does not answer."""
+    try:
+        return Meeting(TCPStore(address, port, is_master=False, wait_for_workers=False), rank, count, address, port)
+    except DistError as error:
+        raise UserError(
+            f"{address}:{port}, the store of the first task, does not answer ({reason_of(error)})"
+        ) from None
 
 
 def error_file(folder: str, rank: int) -> str:
-    """The file of a process's standard error."""
+    """The file of the standard error of a process of this launcher."""
     [run_folder] = (entry.path for entry in os.scandir(folder) if entry.is_dir())
     return os.path.join(run_folder, "attempt_0", str(rank), "stderr.log")
 
 
 class _Agent(LocalElasticAgent):
-    def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, is_over: Callable[[Statuses], bool]) -> None:
+    def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, is_over: Callable[[Statuses], bool | None]) -> None:
         super().__init__(spec, logs)
         self._is_over = is_over
-        self.statuses: Statuses = []
 
     @override
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         handlers: dict[int, Any] = getattr(self._pcontext, "subprocess_handlers", {})
-        self.statuses = [handlers[rank].proc.poll() for rank in sorted(handlers)]
-        if all(status == 0 for status in self.statuses):
+        over = self._is_over([handlers[rank].proc.poll() for rank in sorted(handlers)])
+        if over:
             return super()._monitor_workers(worker_group)
-        return RunResult(state=WorkerState.FAILED if self._is_over(self.statuses) else WorkerState.HEALTHY)
+        return RunResult(state=WorkerState.HEALTHY if over is None else WorkerState.FAILED)
+
+    @override
+    def _exit_barrier(self) -> None:
+        """All processes of all launchers have ended."""
 
     @override
     def _shutdown(self, *_: Any, **__: Any) -> None:
@@ -77,18 +132,9 @@ class _Agent(LocalElasticAgent):
         """Nobody reads them, and they ask for the host's name, which may take seconds."""
 
 
-class _Loopback(RendezvousHandler):
-    """One machine, whose processes use a store of this process on a free port of loopback."""
-
-    def __init__(self) -> None:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            bound.listen()
-            self._port: int = bound.getsockname()[1]
-            listening = bound.detach()  # the store closes it
-        self._store: Store = TCPStore(
-            "127.0.0.1", self._port, is_master=True, wait_for_workers=False, master_listen_fd=listening
-        )
+class _Rendezvous(RendezvousHandler):
+    def __init__(self, meeting: Meeting) -> None:
+        self._meeting = meeting
         self._id = uuid.uuid4().hex
 
     @property
@@ -102,7 +148,8 @@ class _Loopback(RendezvousHandler):
 
     @override
     def next_rendezvous(self) -> RendezvousInfo:
-        return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo("127.0.0.1", self._port))
+        found = self._meeting
+        return RendezvousInfo(found.store, found.rank, found.count, RendezvousStoreInfo(found.address, found.port))
 
     @override
     def is_closed(self) -> bool:

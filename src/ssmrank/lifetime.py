@@ -26,10 +26,10 @@ STARTER = "SSMRANK_STARTER"
 GRACE_SECONDS = 10.0
 """How long a process may take to clean up after its starter has ended."""
 
-_TIE = """import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execvp(sys.argv[2], sys.argv[2:])
+_TIE = """import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[1]))  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[2]):
+    os.execvp(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -72,12 +72,17 @@ def end_with(starter: str) -> None:
     threading.Thread(target=_watch, args=(starter,), name="ssmrank-lifetime", daemon=True).start()
 
 
+def tied(command: Sequence[str], number: signal.Signals = signal.SIGKILL) -> list[str]:
+    """A command that, started by this process, gets a signal from the kernel when this process ends (on Linux)."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(int(number)), str(os.getpid()), *command]
+
+
 @contextmanager
 def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
     """Starts a program as `subprocess.Popen` does, and kills it if it outlives the block or this process."""
-    if sys.platform == "linux":
-        command = [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]
-    process = subprocess.Popen(command, **options)
+    process = subprocess.Popen(tied(command), **options)
     try:
         yield process
     finally:

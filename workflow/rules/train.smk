@@ -30,6 +30,13 @@ rule train:
     threads: 8
     resources:
         gpu=lambda w: lookups.train_processes(w.training),
+        # None of these on one node. On several, `ssmrank train` itself calls srun, which is what `mpi` announces to
+        # Snakemake's plugin for Slurm, and each node has one task, whatever GPUs it has.
+        nodes=lambda w: lookups.train_nodes(w.training),
+        tasks=lambda w: lookups.train_nodes(w.training),
+        mpi=lambda w: lookups.train_nodes(w.training) and "srun",
+        tasks_per_gpu=lambda w: lookups.train_nodes(w.training) and 0,
+        slurm_extra=lambda w: lookups.train_places(w.training),
     params:
         *code("ssmrank.commands.train", without=OF_SOME_TRAININGS),
         own_code=lambda w: [line for module in lookups.train_modules(w.training) for line in code(module)],

@@ -15,15 +15,16 @@ from ssmrank.config.reading import read_settings
 from ssmrank.config.trainings import TrainSettings
 from ssmrank.errors import UserError
 from ssmrank.gpus import own_gpus
-from ssmrank.launch import command_of, launch
+from ssmrank.launch import FIRST_GPU, LauncherGroup, command_of, end_with_torchrun, launch, launcher_group, on_nodes
 from ssmrank.models.precision import default_device
 from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.tokens import limit_tokenizer_threads
+from ssmrank.nodes.slurm import Task
 from ssmrank.tracking import Tracked, track
 from ssmrank.training.job import Job, TrainFiles, write_out_of_memory
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers
-from ssmrank.training.processes import workers_of
+from ssmrank.training.processes import SEVERAL, check_started, workers_of
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Trains and writes the checkpoint; for a model too large for the device, outcome.json with status oom."""
+    with launcher_group() as group:
+        _run(arguments, group)
+
+
+def _run(arguments: argparse.Namespace, group: LauncherGroup | None) -> None:
     limit_tokenizer_threads()
     settings = read_settings(TrainSettings, arguments.settings)
     if settings.threads is not None:
@@ -59,21 +65,55 @@ def run(arguments: argparse.Namespace) -> None:
     if settings.teacher is not None and not LOSSES[settings.loss].distils:
         distilling = ", ".join(name for name, loss in LOSSES.items() if loss.distils)
         raise UserError(f"trainings: teacher is set, but loss {settings.loss!r} has none; choose {distilling}")
+    started = "RANK" in os.environ
+    if started:
+        check_started(settings.processes, settings.nodes)
+        end_with_torchrun()
     if ran_out_of_memory(arguments.model):
-        write_out_of_memory(arguments.model, arguments.output)
-        log.warning("%s did not fit into memory; the result is OOM", arguments.model)
+        if os.environ.get("RANK", "0") == "0" and (group is None or group.task.rank == 0):
+            write_out_of_memory(arguments.model, arguments.output)
+            log.warning("%s did not fit into memory; the result is OOM", arguments.model)
         return
-    if settings.parallel != "none" and "RANK" not in os.environ:
-        gpus = torch.cuda.device_count()
-        processes = settings.processes or max(1, gpus)
-        launch(command_of(arguments), processes, own_gpus(gpus, processes))
+    if group is not None or (settings.parallel != "none" and not started):
+        _launch(arguments, settings, group)
         return
     device = default_device()
     if device.type == "cuda" and settings.parallel != "none":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        index = int(os.environ["LOCAL_RANK"]) + int(os.environ.get(FIRST_GPU, "0"))
+        device = torch.device("cuda", index % torch.cuda.device_count())
         torch.cuda.set_device(device)
     with workers_of(settings.parallel, device, settings.gather, settings.reduction) as workers:
         _train(arguments, settings, device, workers)
+
+
+def _launch(arguments: argparse.Namespace, settings: TrainSettings, group: LauncherGroup | None) -> None:
+    """Starts the processes of the training: all of them, or those of this task."""
+    command = command_of(arguments)
+    gpus = torch.cuda.device_count()
+    if group is None and (settings.nodes or 1) > 1:
+        on_nodes(command, settings.nodes or 1)
+        return
+    alone = settings.processes or max(1, gpus)
+    processes = alone if group is None else _processes_of(settings, group.task, gpus)
+    if 0 < gpus < processes:
+        raise UserError(f"{processes} processes would share {gpus} GPUs of this node; lower processes, or ask for more")
+    launch(command, processes, own_gpus(gpus, processes) if group is None else None, group)
+
+
+def _processes_of(settings: TrainSettings, task: Task, gpus: int) -> int:
+    """How many processes this task of Slurm starts. Raises UserError if settings and Slurm's step do not fit."""
+    if settings.parallel == "none":
+        raise UserError(SEVERAL)
+    if settings.nodes is not None and settings.nodes != task.nodes:
+        raise UserError(f"Slurm's step {task.step} has {task.nodes} nodes, but trainings say nodes: {settings.nodes}")
+    if settings.processes is None:
+        return max(1, gpus) if task.count == task.nodes else 1
+    if settings.processes % task.count:
+        raise UserError(
+            f"Slurm's step {task.step} has {task.count} tasks, but trainings say processes: {settings.processes}; "
+            "start one task for each node, or one for each process"
+        )
+    return settings.processes // task.count
 
 
 def files_of(arguments: argparse.Namespace) -> TrainFiles:

@@ -149,7 +149,15 @@ class Training(Section):
     parallel: Literal["none", "ddp", "fsdp2"] = Field(
         "none", description="several processes: ddp: each with the whole model; fsdp2: each with a part of it"
     )
-    processes: int | None = Field(None, ge=1, description="number of processes if parallel; null: one per GPU")
+    processes: int | None = Field(
+        None, ge=1, description="number of processes if parallel, on all nodes together; null: one per GPU"
+    )
+    nodes: int | None = Field(
+        None,
+        ge=1,
+        description="number of nodes of a Slurm job that processes are on if parallel; null: this one, or those on "
+        "which srun or torchrun started the training",
+    )
     gather: Literal["auto", "step", "layer"] = Field(
         "auto",
         description="fsdp2: when a process gets the whole weights: once a step, or layer by layer, which takes less "
@@ -184,6 +192,16 @@ class Training(Section):
     def _optimizer_states_are_shared_out(self) -> Self:
         if self.optimizer_states == "8bit" and self.parallel == "fsdp2":
             raise ValueError("optimizer_states 8bit: not with parallel fsdp2; choose bfloat16, or parallel ddp")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_fit(self) -> Self:
+        if self.nodes is None or self.nodes == 1:
+            return self
+        if self.parallel == "none":
+            raise ValueError(f"nodes: {self.nodes} needs several processes; set parallel to ddp or fsdp2")
+        if self.processes is not None and self.processes % self.nodes:
+            raise ValueError(f"processes: {self.processes} cannot be equally many on {self.nodes} nodes")
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ from ssmrank.training.loss import LOSSES
 from ssmrank.training.optimizer import STATE_BYTES
 from ssmrank.training.parallel import Workers, trained
 from ssmrank.training.progress import History
+from ssmrank.training.shared import check_folder, same_for_all
 from ssmrank.training.state import TrainingState
 from ssmrank.training.texts import TextGroups
 
@@ -106,6 +107,7 @@ class Job:
             add_adapters(self.reranker, settings.lora, self.precision)
         moments = STATE_BYTES[settings.optimizer_states]
         self.workers = workers = workers.suited_to(self.reranker, self.precision, device, moments)
+        check_folder(files.state, workers)
         self.origin = origin_of(files.model)
         if workers.rank > 0:
             torch.manual_seed(settings.seed + workers.rank)  # the same weights, but other dropout in each process
@@ -126,7 +128,7 @@ class Job:
             backend(device, self.precision),
             f", process {workers.rank} of {workers.size}" if workers.size > 1 else "",
         )
-        self.state = TrainingState(files.state, fingerprint(files, settings))
+        self.state = TrainingState(files.state, same_for_all(fingerprint(files, settings), workers))
         self.adapters: dict[str, torch.Tensor] = {}
 
     def train(
@@ -283,7 +285,7 @@ def fingerprint(files: TrainFiles, settings: TrainSettings) -> str:
     splits = {settings.split, *([settings.validation.split] if settings.validation else [])}
     texts = [files.documents, *(files.queries(split) for split in sorted(splits))]
     model = sorted(path for path in files.model.rglob("*") if path.is_file())
-    parts = [settings.model_dump_json(exclude={"processes"}), files.kind, str(files.model)]
+    parts = [settings.model_dump_json(exclude={"processes", "nodes"}), files.kind, str(files.model)]
     parts += [sha256(path) for path in (files.negatives, *texts, *model)]
     held_out = (files.validation_run, files.validation_qrels) if settings.validation else ()
     parts += [sha256(path) for path in held_out if path is not None]

@@ -12,11 +12,14 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from ssmrank.errors import UserError
+from ssmrank.errors import UserError, reason_of, shown
+from ssmrank.launch import LAUNCHED, LOST
 from ssmrank.training.parallel import Reduction, Replicated, Workers
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others. The launcher notices at once if a process dies."""
+
+SEVERAL = "several processes were started, but trainings say parallel: none; set ddp or fsdp2"
 
 Gather = Literal["auto", "step", "layer"]
 
@@ -33,15 +36,53 @@ def workers_of(
     """
     if parallel == "none":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("several processes were started, but trainings say parallel: none; set ddp or fsdp2")
+            raise UserError(SEVERAL)
         yield Workers()
         return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT, **_loopback_only())
+    _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Replicated() if parallel == "ddp" else _sharded(gather, reduction)
     finally:
         dist.destroy_process_group()
+
+
+def check_started(processes: int | None, nodes: int | None) -> None:
+    """Raises UserError if torchrun started other processes than the settings of these names say, or not all variables.
+
+    Those that `ssmrank train` started are as many as the settings say.
+    """
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        value = os.environ.get(name)
+        if value is None or (name != "MASTER_ADDR" and not value.isdecimal()):
+            raise UserError(
+                f"{name} is {'not set' if value is None else shown(value)}; start the training with torchrun"
+            )
+    if LAUNCHED in os.environ:
+        return
+    started = int(os.environ["WORLD_SIZE"])
+    if processes is not None and started != processes:
+        raise UserError(
+            f"{started} processes were started, but trainings say processes: {processes}; start as many, or leave "
+            "processes out"
+        )
+    agents = os.environ.get("GROUP_WORLD_SIZE")  # torchrun's own processes, one on each node
+    if nodes is not None and agents is not None and int(agents) != nodes:
+        raise UserError(f"torchrun runs on {agents} nodes, but trainings say nodes: {nodes}; make them equal")
+
+
+def _meet(backend: str) -> None:
+    """Connects this process with the others. Raises UserError if they do not answer, or the port is taken."""
+    environment = os.environ
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT, **_loopback_only())
+    except (RuntimeError, OSError) as error:
+        if LAUNCHED in environment and environment["LOCAL_WORLD_SIZE"] == environment["WORLD_SIZE"]:
+            raise SystemExit(LOST) from error  # the launcher reports which process ended, and how
+        raise UserError(
+            f"process {environment['RANK']} of {environment['WORLD_SIZE']}: no connection with the others through "
+            f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']} ({reason_of(error)[:200]}); check that nodes "
+            "reach each other and the port is free, or name their network in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+        ) from error
 
 
 def _sharded(gather: Gather, reduction: Reduction) -> Workers:

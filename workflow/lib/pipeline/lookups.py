@@ -327,8 +327,21 @@ class Lookups:
         return [module for module, wanted in needed.items() if wanted]
 
     def train_processes(self, training: str) -> int:
-        """GPUs that a training uses; 1 if it uses all GPUs, whose number is not known here."""
-        return self.training(training).processes or 1
+        """GPUs that a training uses; one on each node if it uses all GPUs, whose number is not known here."""
+        section = self.training(training)
+        return section.processes or section.nodes or 1
+
+    def train_nodes(self, training: str) -> int | None:
+        """Nodes of a training that uses several, else None."""
+        nodes = self.training(training).nodes or 1
+        return nodes if nodes > 1 else None
+
+    def train_places(self, training: str) -> str | None:
+        """Slurm's options that spread the tasks and GPUs of a training evenly over its nodes; None for one node."""
+        nodes = self.train_nodes(training)
+        if nodes is None:
+            return None
+        return f"--ntasks-per-node=1 --gpus-per-node={self.train_processes(training) // nodes}"
 
     # ---------------------------------------------------------------- rerankings and fusions
 
