@@ -476,6 +476,24 @@ def serving_soak() -> str:
     return markdown(list(heads.values()), [[row[column] for column in heads] for row in rows])
 
 
+def reading_order() -> str:
+    """Quality, tokens and what reuse saves of each model in each order of reading."""
+    if not (RESULTS / "reading-order.csv").exists():
+        return "*Not measured yet.*"
+    lines = []
+    for row in read("reading-order.csv"):
+        name = f"{row['model']}, {row['training']}" if row["training"] else row["model"]
+        quality = f"{float(row['quality']):.1f}"
+        shares = [f"{float(row[key]):.0f}%" if row[key] else "" for key in ("saved", "shortened")]
+        lines.append([name, quality, *(shown(number_of(row[key])) for key in ("tokens", "computed")), *shares])
+    return markdown(["", "nDCG@10", "tokens a pair", "computed with reuse", "saved", "documents cut"], lines)
+
+
+def number_of(text: str) -> float | None:
+    """The number in a cell of a file; None if the cell is empty."""
+    return float(text) if text else None
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "grid-hours": grid_hours,
     "grid-longest": grid_longest,
@@ -497,6 +515,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "minis-tags": lambda: rerankers("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
     "minis-zero-shot": lambda: rerankers("table12", "table12-zero-shot", sections=ZERO_SHOT),
     "own-collection": lambda: rerankers("own-collection", sections=OWN_COLLECTION, tests=("nDCG@10", "MAP")),
+    "reading-order": reading_order,
     "reranking-1536-h200": lambda: reranking_h200("1536"),
     "reranking-512-h200": lambda: reranking_h200("512"),
     "reuse-cpu": reuse_cpu,

@@ -140,9 +140,7 @@ class ScoreTexts:
 
 
 @gc_paused()
-def write_pairs(
-    path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str, texts: np.ndarray | None = None
-) -> None:
+def write_pairs(path: str | Path, pairs: Pairs, scores: np.ndarray, tag: str, texts: np.ndarray | None = None) -> None:
     """Writes the run of pairs with these scores, float32 [P]; the bytes are those of `write_run`.
 
     The pairs of a query must be adjacent. texts: from `ScoreTexts`, bytes [P]; an empty one is made now.

@@ -132,12 +132,15 @@ def _panel(
 
 
 def write_points(figure: TokenFigure, output: Path) -> None:
-    """Writes the points as CSV: quality times 100, tokens of a pair, shares in percent."""
+    """Writes the points as CSV, after the first stage: quality times 100, tokens of a pair, shares in percent."""
     with atomic_file(output) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(
             ["model", "training", "order", "metric", "quality", "spread", "tokens", "computed", "saved", "shortened"]
         )
+        if figure.first_stage is not None:
+            name, quality = figure.first_stage
+            writer.writerow([name, "", "", figure.metric, f"{100 * quality:.2f}", *[""] * 5])
         for point in figure.points:
             spread = "" if point.spread is None else f"{100 * point.spread:.2f}"
             numbers = [f"{100 * point.quality:.2f}", spread, f"{point.tokens:.1f}", f"{point.computed:.1f}"]

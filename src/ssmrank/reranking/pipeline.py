@@ -190,9 +190,7 @@ class FileReranking:
     def _new_scorer(self) -> Scorer:
         return Scorer(self.reranker, self.precision, self.device, deterministic=self.settings.deterministic)
 
-    def _scored(
-        self, count: int, process: int = 0, processes: int = 1, arrived: Arrived | None = None
-    ) -> TimedScores:
+    def _scored(self, count: int, process: int = 0, processes: int = 1, arrived: Arrived | None = None) -> TimedScores:
         assert self._scorer is not None
         return score_parts(self._scorer, self._parts, count, process, processes, arrived)
 

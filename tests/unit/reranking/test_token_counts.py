@@ -13,6 +13,7 @@ from ssmrank.io.jsonl import write_jsonl
 from ssmrank.io.texts import StoreWriter
 from ssmrank.io.trec import write_run
 from ssmrank.models.reranker import Reranker, new_reranker
+from ssmrank.reranking import planner, token_counts
 
 WORDS = {"d0": 10, "d1": 20, "d2": 30}
 QUERIES = {"q0": "river", "q1": "river boat", "q2": "snow", "q3": "mamba scan"}
@@ -72,6 +73,19 @@ def test_what_is_cut_is_counted_for_documents_and_passages(counted) -> None:
     assert twice["shortened"] == 12
     passages = counted("mamba2", "D", None, 30, passages={"length": 15, "stride": 10})
     assert passages["pairs"] == 12 and passages["shortened"] == 0
+
+
+def test_tokens_are_those_of_the_parts_that_a_reranking_is_planned_in(counted, monkeypatch) -> None:
+    orders = ("document-first", "query-document-query")
+    whole = [counted("mamba2", "D", order) for order in orders]
+    monkeypatch.setattr(planner, "FIRST_PART", 40)  # each document in a part of its own
+    parts = [counted("mamba2", "D", order) for order in orders]
+    assert parts == whole
+    counts = []
+    plan = token_counts.plan_work
+    monkeypatch.setattr(token_counts, "plan_work", lambda *words, **keys: counts.append(1) or plan(*words, **keys))
+    counted("mamba2", "D", None)
+    assert len(counts) > 1
 
 
 def test_a_model_that_did_not_fit_in_training_has_no_tokens(tmp_path: Path) -> None:
