@@ -22,6 +22,8 @@ from ssmrank.reporting.results import read_result
 
 _MARKS = "osD^vPX*"
 _COLUMNS = 3
+_PANEL, _ENTRY = 2.35, 1.15
+"""Widths of a panel and of an entry of the legend, in inches."""
 _GREY = "0.45"
 
 
@@ -88,11 +90,11 @@ def draw_tokens(figure: TokenFigure, outputs: Sequence[Path]) -> None:
     models = list(dict.fromkeys(point.model for point in figure.points))
     trainings = list(dict.fromkeys(point.training for point in figure.points))
     columns = min(len(models), _COLUMNS)
-    rows = math.ceil(len(models) / columns)
+    rows, width = math.ceil(len(models) / columns), max(_PANEL * columns, 4.0)
     with plotting() as pyplot:
         drawn, axes = pyplot.subplots(
-            rows, columns, figsize=(max(2.35 * columns, 4.0), 2.3 * rows + 0.8), layout="constrained", sharex=True,
-            sharey=True, squeeze=False,
+            rows, columns, figsize=(width, 2.2 * rows + 0.7), layout="constrained", sharex=True, sharey=True,
+            squeeze=False,
         )  # fmt: skip
         for place, panel in enumerate(axes.flat):
             if place >= len(models):
@@ -100,12 +102,16 @@ def draw_tokens(figure: TokenFigure, outputs: Sequence[Path]) -> None:
                 continue
             chosen = [point for point in figure.points if point.model == models[place]]
             _panel(panel, models[place], chosen, trainings, figure.first_stage)
+            if place + columns >= len(models):
+                panel.set_xlabel("tokens of a pair", fontsize=8)
+                panel.tick_params(labelbottom=True)
+        for first in axes[:, 0]:
+            first.set_ylabel(figure.metric, fontsize=8)
         axes[0, 0].set_xlim(left=0)
-        drawn.supxlabel("tokens of a pair (hollow: read whole; filled: computed with reuse)", fontsize=8)
-        drawn.supylabel(figure.metric, fontsize=8)
-        drawn.suptitle(figure.title, fontsize=8)
+        drawn.suptitle(f"{figure.title}. Hollow: read whole; filled: computed with reuse", fontsize=8)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), fontsize=7, frameon=False)
+        across = min(len(labels), int(width / _ENTRY))
+        drawn.legend(handles, labels, loc="outside lower center", ncols=across, fontsize=7, frameon=False)
         save(drawn, outputs)
 
 

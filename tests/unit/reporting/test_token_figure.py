@@ -70,8 +70,9 @@ def test_points_by_hand(settings: dict, tmp_path: Path) -> None:
     bm25 = ["BM25", "", "", "nDCG@10", "40.00", "", "", "", "", ""]
     assert [list(row.values()) for row in rows] == [bm25, first, [*twice, "61.5", "37.5"]]
     drawn = (tmp_path / "figure.svg").read_text()
-    for text in ("Mamba $x$", "document first", "document twice", "BM25", "Mean of A, B", "nDCG@10"):
+    for text in ("Mamba $x$", "document first", "document twice", "BM25", "nDCG@10"):
         assert re.search(rf">{re.escape(text)}<", drawn), text
+    assert ">Mean of A, B. Hollow" in drawn
     assert "Large" not in drawn
     before = {path: Path(path).read_bytes() for path in outputs}
     assert main(["figure", "tokens", "--settings", json.dumps(settings), "--output", *outputs]) == 0
