@@ -303,9 +303,9 @@ def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None
     if overlay is not None and overlay.parent != root / "params":
         # params/NAME/OTHER.yaml comes after params/NAME.yaml.
         files.insert(0, overlay.parent.with_suffix(".yaml"))
-    if overlay is not None and overlay.name in ("matched.yaml", "ettin.yaml"):
+    if overlay is not None and overlay.name in ("matched.yaml", "ettin.yaml", "rankllama.yaml"):
         files.insert(0, root / "params/paper.yaml")
-    if overlay is not None and overlay.name in ("paper.yaml", "matched.yaml", "ettin.yaml"):
+    if overlay is not None and overlay.name in ("paper.yaml", "matched.yaml", "ettin.yaml", "rankllama.yaml"):
         files.insert(0, root / "params/paper-models.yaml")
     if overlay is not None and overlay.name == "curve.yaml":
         files.insert(1, root / "params/minis/small.yaml")
