@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from pipeline.code import code
 from ssmrank.config.params import read_params
 from ssmrank.models.backbones import random_backbone
 from ssmrank.training.adapters import linear_layers
@@ -40,6 +41,15 @@ def test_the_recipe_is_that_of_tevatron(root: Path) -> None:
     assert shown == (32, 64, 0.1, 1e-4, 32 + 196)
     assert section.batch_groups == 4 * 4 * 8
     assert params.negatives["bge-top200"].count == 16 - 1
+
+
+def test_packages_count_for_the_trainings_that_use_them() -> None:
+    def packages(module: str, without: tuple[str, ...] = ()) -> set[str]:
+        return {line.partition(" ")[0] for line in code(module, without)} & {"peft", "bitsandbytes"}
+
+    assert packages("ssmrank.training.adapters") == {"peft"}
+    assert packages("ssmrank.training.eight_bit") == {"bitsandbytes"}
+    assert packages("ssmrank.commands.train", ("ssmrank.training.adapters", "ssmrank.training.eight_bit")) == set()
 
 
 def test_the_recipe_plans_without_data(fresh, root: Path) -> None:

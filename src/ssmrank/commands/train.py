@@ -21,6 +21,7 @@ from ssmrank.models.reranker import ran_out_of_memory
 from ssmrank.models.tokens import limit_tokenizer_threads
 from ssmrank.nodes.slurm import Task
 from ssmrank.tracking import Tracked, track
+from ssmrank.training.extras import check_installed
 from ssmrank.training.job import Job, TrainFiles, write_out_of_memory
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace, group: LauncherGroup | None) -> None:
     limit_tokenizer_threads()
     settings = read_settings(TrainSettings, arguments.settings)
+    check_installed(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.teacher is not None and not LOSSES[settings.loss].distils:

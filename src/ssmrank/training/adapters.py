@@ -18,7 +18,7 @@ from ssmrank.config.trainings import Lora
 from ssmrank.errors import UserError
 from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision, rounded_weights
-from ssmrank.training.extras import import_for
+from ssmrank.training.extras import import_quietly
 
 M = TypeVar("M", bound=PackedModel)
 
@@ -37,7 +37,7 @@ def add_adapters(model: PackedModel, lora: Lora, precision: Precision) -> None:
     Where autocast would round a frozen weight for each pass, only the rounded one is kept, which gives the same bits.
     Raises UserError for a name that no linear layer has.
     """
-    peft = import_for("peft", "lora")
+    peft = import_quietly("peft")
     # Without the model's config, which would make peft refuse Mamba's output projections: transformers' fused kernels
     # would pass over their adapters, those here do not.
     peft.inject_adapter_in_model(_config(model.backbone, lora), nn.ModuleDict({"backbone": model.backbone}))
@@ -99,7 +99,7 @@ def _config(backbone: Any, lora: Lora) -> Any:
             f"trainings: lora.modules: {unknown[0]!r} is no linear layer of this model ({backbone.config.model_type}); "
             f"it has {', '.join(known)}"
         )
-    return import_for("peft", "lora").LoraConfig(
+    return import_quietly("peft").LoraConfig(
         task_type="FEATURE_EXTRACTION",
         r=lora.rank,
         lora_alpha=lora.alpha,

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ssmrank.training.extras import import_for
+from ssmrank.training.extras import import_quietly
 
 
 def eight_bit_adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
     """The optimizer; moments of fewer than 4,096 weights stay in float32."""
-    return import_for("bitsandbytes", "optimizer_states: 8bit").optim.AdamW8bit(groups, lr=learning_rate)
+    return import_quietly("bitsandbytes").optim.AdamW8bit(groups, lr=learning_rate)

@@ -25,7 +25,7 @@ with importing():
     import torch
 
     import ssmrank.commands.train  # noqa: F401
-    from ssmrank.training.extras import import_for
+    from ssmrank.training.extras import import_quietly
 
 
 def die() -> None:
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     work = json.load(sys.stdin)
     torch.set_num_threads(1)
     for package in work["packages"]:
-        import_for(package, "test")
+        import_quietly(package)
     statuses = []
     for number, plan in enumerate(work["plans"]):
         arguments = [word.replace("{plan}", str(number)) for word in work["arguments"]]

@@ -122,6 +122,11 @@ def final_weights(reranker, workers: Workers, folder: Path, new, stop: int | Non
             reranker = new()
     history = train(reranker, data, chosen, CPU, TrainingState(folder, "a"), **options)
     if has_frozen(reranker):
+        weights = {name: tensor.clone() for name, tensor in workers.gather(workers.weights(reranker))[0].items()}
+        for parameter in reranker.parameters():
+            if parameter.requires_grad:
+                parameter.data.zero_()
+        workers.take_weights(reranker, weights)
         return history.loss, workers.weights(reranker)
     whole = workers.whole(reranker, new)
     return history.loss, whole.state_dict() if workers.rank == 0 else {}
@@ -148,9 +153,10 @@ def run(kind, precision: str, folder: Path, new, result) -> None:
         loss = FullOnce() if workers.rank == 0 else LOSSES["cross_entropy"]
         result["repeated step"] = step_gradients(new(), workers, 200, loss=loss)
     workers = kind()
+    states = {"optimizer_states": "bfloat16"} if has_frozen(new()) and kind is Replicated else {}
     # bfloat16 magnifies rounding errors, so such a training is compared with one that has no others: one in two
     # processes with the same micro-batches, whose gradients no norm scales.
-    changes = {} if precision == "fp32" else {"precision": "bf16", "clip_norm": 1e9}
+    changes = states if precision == "fp32" else {"precision": "bf16", "clip_norm": 1e9}
     result["training"] = final_weights(new(), workers, folder / "state", new, stop=3, **changes)
     if precision == "bf16":
         result["whole training"] = final_weights(new(), Replicated(), folder / "whole", new, **changes)

@@ -142,6 +142,25 @@ def test_a_training_leaves_the_backbone_as_it_is_and_its_state_holds_the_rest(ti
     assert saved.keys() == {name for name in after if name.startswith("head.") or ".lora_" in name}
 
 
+def test_the_best_weights_are_kept(tiny_model, tmp_path):
+    class Falling:
+        """Each validation is worse than the one before, so the first weights are the best."""
+
+        every_steps, patience, best = 2, None, None
+
+        def __call__(self, reranker, workers):
+            self.best = self.best or {name: tensor.clone() for name, tensor in trained_weights(reranker).items()}
+            self.value = getattr(self, "value", 0.0) - 1.0
+            return self.value
+
+    model, validator = model_of(tiny_model("mamba2"), "mamba2"), Falling()
+    add_adapters(model, LORA, "fp32")
+    train(model, sequences(model), settings_of(LORA), CPU, TrainingState(tmp_path, "a"), validator=validator)
+    assert all(torch.equal(tensor, validator.best[name]) for name, tensor in trained_weights(model).items())
+    saved = TrainingState(tmp_path, "a").load_best(2)
+    assert saved.keys() == trained_weights(model).keys()
+
+
 @pytest.mark.parametrize(
     ("shape", "modules", "name"), [("llama-3.2", "all", "mlp.up_proj"), ("mamba2", ["in_proj"], "mixer.in_proj")]
 )

@@ -23,7 +23,7 @@ COMPANIONS = {
 }
 """Modules that compute on behalf of another one. Sources import only that other one."""
 
-_FINDERS = frozenset({"find_spec", "import_for", "import_module", "is_available"})
+_FINDERS = frozenset({"find_spec", "import_module", "import_quietly", "is_available"})
 """Functions whose first argument names a module."""
 
 
