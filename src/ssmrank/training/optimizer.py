@@ -120,7 +120,7 @@ def _rounded_at_random(x: Tensor, random: torch.Generator) -> Tensor:
 class Moments:
     """An optimizer's moments in float32, as one vector for each parameter: what this process has of them.
 
-    They are its own tensors where these are in float32, else copies, which `put_back` rounds again.
+    They are its own tensors where these are in float32, else copies on the CPU, which `put_back` rounds again.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -135,7 +135,7 @@ class Moments:
         found = _local(found)
         if found.dtype == torch.float32:
             return found.view(-1)
-        wide = torch.empty(found.shape, device=found.device).copy_(found)
+        wide = torch.empty(found.shape).copy_(found)
         self._copies.append((found, wide))
         return wide.view(-1)
 

@@ -34,6 +34,8 @@ CPU = torch.device("cpu")
 LORA = Lora(rank=4, alpha=6)
 SEEN = {"mamba": ["in_proj", "x_proj", "out_proj"], "jamba": ["in_proj", "x_proj", "out_proj", "q_proj", "down_proj"]}
 """What is adapted where transformers passes over an adapter: it reads the weight of Mamba-1's dt_proj itself."""
+QUICK = ("bart", "bert", "falcon_h1", "jamba", "llama", "mamba", "mamba2", "opt")
+QUICK_FIRST = [pytest.param(shape, marks=() if shape in QUICK else pytest.mark.slow) for shape in SHAPES]
 LENGTHS = [5, 17, 1, 30]
 
 
@@ -77,7 +79,7 @@ def reference_of(folder, backbone, modules):
     return reference
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", QUICK_FIRST)
 def test_packed_passes_equal_those_of_transformers_with_peft(tiny_model, shape):
     folder = tiny_model(shape)
     modules = SEEN.get(shape.partition("-")[0], linear_layers(model_of(folder, shape).backbone))
@@ -103,7 +105,7 @@ def test_packed_passes_equal_those_of_transformers_with_peft(tiny_model, shape):
     assert adapters >= 2 * len(modules)
 
 
-@pytest.mark.parametrize("shape", MODEL_TYPES)
+@pytest.mark.parametrize("shape", QUICK_FIRST)
 def test_merged_weights_compute_what_the_adapters_did(tiny_model, shape):
     folder = tiny_model(shape)
     model = adapted(folder, shape)

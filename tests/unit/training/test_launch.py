@@ -136,7 +136,14 @@ def test_what_the_first_process_said_is_not_said_again():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"parallel": "ddp"}, {"parallel": "fsdp2"}, {"parallel": "fsdp2", "gather": "layer"}]
+    "changes",
+    [
+        {"parallel": "ddp"},
+        {"parallel": "fsdp2"},
+        {"parallel": "fsdp2", "gather": "layer"},
+        {"parallel": "ddp", "lora": {"rank": 64, "alpha": 64}, "optimizer_states": "8bit"},
+        {"parallel": "fsdp2", "gather": "layer", "lora": {"rank": 2, "alpha": 4}, "optimizer_states": "bfloat16"},
+    ],
 )
 def test_train_starts_its_processes(options, tmp_path, changes):
     assert main([*options(epochs=2, processes=2, **changes), "--save-seconds", "0"]) == 0
