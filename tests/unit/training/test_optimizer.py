@@ -45,10 +45,10 @@ def test_fewer_bits_learn_what_float32_does():
     exact, model, _ = trained("float32")
     start = problem()[2].square().mean().item()
     assert exact < start / 20
-    for states in ("bfloat16", "8bit"):
+    for states, distance in (("bfloat16", 0.01), ("8bit", 0.2)):
         loss, rounded, optimizer = trained(states)
         assert loss == pytest.approx(exact, rel=0.1), states
-        assert (rounded.weight - model.weight).norm() < 0.1 * model.weight.norm(), states
+        assert (rounded.weight - model.weight).norm() < distance * model.weight.norm(), states
         assert (rounded.weight - model.weight).abs().max() > 0, states
         saved = io.BytesIO()
         torch.save(optimizer.state_dict(), saved)
@@ -80,12 +80,12 @@ def test_a_second_moment_in_bfloat16_falls_as_it_does_in_float32():
     for states in ("float32", "bfloat16"):
         weight = torch.nn.Parameter(torch.zeros(4096))
         optimizer = make_adamw([{"params": [weight], "weight_decay": 0.0}], 1e-3, states)
-        for step in range(800):
-            weight.grad = torch.full_like(weight, 1.0 if step < 100 else 0.0)
+        for step in range(400):
+            weight.grad = torch.full_like(weight, 1.0 if step < 50 else 0.0)
             optimizer.step()
         found[states] = optimizer.state[weight]["exp_avg_sq"].float().mean().item()
-    peak = 1 - 0.999**100
-    assert found["float32"] < 0.6 * peak
+    peak = 1 - 0.999**50
+    assert found["float32"] < 0.75 * peak
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.01)
 
 
