@@ -8,13 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from environments import link_packages
+from environments import closure, link_packages
 
 Instruction = tuple[str, str]
 
@@ -141,3 +142,17 @@ def _copied(source: str, target: str) -> None:
         os.symlink(source, target)
     else:
         shutil.copy2(source, target)
+
+
+def pipeline(root: Path, folder: Path) -> Followed:
+    """All steps of Containerfile.pipeline, followed; the experiment is the tests' tiny one.
+
+    Its packages are those that the steps install on a CPU, and no others.
+    """
+    cluster = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cluster"]
+    locks = [locked(root / "requirements" / f"{name}.lock") for name in ("setup", "main")]
+    followed = Followed(root, folder, set().union(*locks, closure(cluster), {"torch"}))
+    followed.follow(instructions((root / "Containerfile.pipeline").read_text()))
+    shutil.copy(root / "tests/data/params/tiny.yaml", followed.folder / "params.yaml")
+    shutil.copytree(root / "tests/data/workflow", followed.folder / "tests/data/workflow")
+    return followed
