@@ -191,7 +191,7 @@ def page(
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health") or server.poll() is not None, "mlflow server")
         assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
-        yield f"http://127.0.0.1:{port}", server, bucket
+        yield f"http://me:secret@127.0.0.1:{port}", server, bucket
     finally:
         stop(server)
 
@@ -223,6 +223,7 @@ def test_mlflow_s_own_server(
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 1.0})
     model = run.data.tags["ssmrank.model"].removeprefix("models:/")
     assert any(f"/{model}/artifacts/MLmodel" in key for key in s3.keys(bucket))
+    assert "secret" not in (printed := capsys.readouterr()).out + printed.err
     stop(server)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -236,5 +237,7 @@ def test_mlflow_s_own_server(
                 silent.listen(100)
             assert cli.main(["tracking-store", "--journals", str(journals)]) == 2
             [line] = capsys.readouterr().err.splitlines()
-            assert line.startswith(f"ssmrank tracking-store: error: {address}: MLflow's store does not work: ")
+            shown = address.replace("secret", "***")
+            assert line.startswith(f"ssmrank tracking-store: error: {shown}: MLflow's store does not work: ")
+            assert "secret" not in line
             assert len(list(journals.glob("*.jsonl"))) == 1

@@ -50,12 +50,16 @@ _METRICS_IN_A_BATCH = 1000
 _PARAMS_IN_A_BATCH = 100
 _PARAM_LENGTH = 500
 
-_LIMITS = {
+_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Variables of MLflow, unless they are set. By itself it tries for twenty minutes to reach its server."""
+"""Variables of MLflow, unless they are set.
+
+By itself it tries for twenty minutes to reach its server, and prints the server's address with a password in it.
+"""
 
 _CHATTY = {
     "alembic": logging.WARNING,
@@ -182,7 +186,7 @@ def _check_database(database: Path) -> None:
 
 @contextmanager
 def _store_errors(uri: str) -> Iterator[None]:
-    for name, value in _LIMITS.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name, level in _CHATTY.items():
         logging.getLogger(name).setLevel(level)
