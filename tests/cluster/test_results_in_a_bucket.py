@@ -170,6 +170,18 @@ def test_results_of_another_folder_do_not_pass_as_ones_own(stored, root: Path, t
     assert plan(other, FIRST_STAGE) == {"download_collection": 1, "index": 1, "retrieve": 1}
 
 
+def test_jobs_of_a_scheduler_are_told_where_the_server_is(s3, bucket: str, root: Path, tmp_path: Path) -> None:
+    """sbatch gives a job the variables of the process that calls it."""
+    project = new_project(root, tmp_path / "project")
+    (project.folder / "told.smk").write_text(
+        'import os\n\ninclude: "Snakefile"\n\nprint("told " + os.environ["SNAKEMAKE_STORAGE_S3_ENDPOINT_URL"])\n'
+    )
+    options = ("--workflow-profile", "profiles/s3", "--storage-s3-endpoint-url", s3.endpoint)
+    prefix = ("--default-storage-prefix", f"s3://{bucket}/grid")
+    printed = project.run("snakemake", "--snakefile", "told.smk", *options, *prefix, "--list-rules").stdout
+    assert f"told {s3.endpoint}\n" in printed
+
+
 def test_no_credentials(stored, s3, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in s3.environment.keys() - s3.no_credentials.keys():
         monkeypatch.delenv(name)

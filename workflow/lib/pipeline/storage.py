@@ -7,6 +7,7 @@ at stays here: metrics, tables, figures, logs. It is small.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -48,6 +49,8 @@ class Storage:
         modifier.apply_default_storage = partial(_apply, modifier.apply_default_storage)
         if not self._settings.default_storage_prefix:
             raise SystemExit("ssmrank: error: --default-storage-provider needs --default-storage-prefix")
+        # Snakemake gives jobs the server's address and keys as variables; its plugin for Slurm leaves that to sbatch.
+        os.environ.update(workflow.spawned_job_args_factory.get_storage_provider_envvars())
         probe = self._object("any")
         self._root, self._address = str(probe.local_path()).removesuffix("any"), probe.query.removesuffix("any")
 
