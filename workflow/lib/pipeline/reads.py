@@ -33,8 +33,8 @@ class Reads:
         being_made = {Path(path) for others in self._stamps for path in others}
         self._stamps[outputs] = {path: stamp(path) for path in paths if path not in being_made}
         for stamps in self._stamps.values():
-            for path in outputs:
-                stamps.pop(Path(path), None)
+            for output in outputs:
+                stamps.pop(Path(output), None)
         self._outdated[outputs] = [
             *outdated(params),
             *(path for line, path in external.items() if self._contents.lines([path]) != [line]),
