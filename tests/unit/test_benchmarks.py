@@ -30,7 +30,7 @@ def test_each_loop_is_compared_in_each_pass(root: Path, tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_ways_of_sharing_a_training_out_are_compared(root: Path, tmp_path: Path) -> None:
     output, ways = tmp_path / "several.csv", ["one card", "fsdp2, before", "fsdp2, layer", "step, bf16 sums"]
-    command = [sys.executable, root / "benchmarks" / "several_gpus.py", "--device", "cpu", "--quick", "--cards", "3"]
+    command = [sys.executable, root / "benchmarks" / "several_gpus.py", "--device", "cpu", "--quick", "--cards", "4"]
     command += ["--models", "OPT", "--ways", *ways, "--output", output]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,7 +38,7 @@ def test_ways_of_sharing_a_training_out_are_compared(root: Path, tmp_path: Path)
         rows = list(csv.DictReader(stream))
     trained = ["fsdp2, step, 24 GiB", "fsdp2, layer, 24 GiB", *ways]
     assert [(row["implementation"], row["cards"]) for row in rows] == [
-        (way, "1" if way == "one card" else "3") for way in trained
+        (way, "1" if way == "one card" else "4") for way in trained
     ]
     assert all(float(row["tokens_per_second"]) > 0 for row in rows)
     assert done.stdout.count("x one card (weak)") == 5

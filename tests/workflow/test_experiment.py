@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -482,3 +483,31 @@ def test_the_file_of_a_run() -> None:
     assert paths.run_of("c/s/bm25") == "results/runs/first-stage/c/s/bm25.trec"
     assert paths.run_of("c/s/r/t/m") == "results/runs/reranked/c/s/r/t/m.trec"
     assert paths.run_of("c/s/r/t/m/f") == "results/runs/fused/c/s/r/t/m/f.trec"
+
+
+def test_a_training_on_several_nodes_asks_slurm_for_them(params: Params) -> None:
+    """By what Snakemake's plugin for Slurm makes of the resources of the rule `train`."""
+    from snakemake.iocontainers import ResourceList
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+
+    assert Experiment(params).lookups.train_nodes("firstp") is None
+    assert Experiment(params).lookups.train_places("firstp") is None
+    values = params.model_dump()
+    values["trainings"]["firstp"] |= {"parallel": "ddp", "nodes": 2, "processes": 8}
+    lookups = Experiment(Params.model_validate(values)).lookups
+    nodes = lookups.train_nodes("firstp")
+    asked = {
+        "nodes": nodes,
+        "tasks": nodes,
+        "mpi": "srun",
+        "tasks_per_gpu": 0,
+        "gpu": lookups.train_processes("firstp"),
+    }
+    resources = ResourceList(fromdict=asked | {"slurm_extra": lookups.train_places("firstp")})
+    job = SimpleNamespace(resources=resources, threads=8)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    words = get_submit_command(job, dict.fromkeys(names, "x")).split()
+    assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=8", "--ntasks-per-node=1", "--gpus-per-node=4"} <= set(words)
+    assert not any(word.startswith("--ntasks-per-gpu") for word in words)
+    del values["trainings"]["firstp"]["processes"]
+    assert Experiment(Params.model_validate(values)).lookups.train_processes("firstp") == 2
