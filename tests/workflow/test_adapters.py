@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from pipeline.code import code
@@ -77,6 +80,11 @@ def test_a_training_of_adapters_is_a_job_like_others(fresh) -> None:
     fresh.snakemake(*OPTIONS)
     checkpoint = fresh.folder / "results/checkpoints/firstp/tiny-mamba2"
     assert json.loads((checkpoint / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    files = [load_file(checkpoint / "adapter" / f"{name}.safetensors") for name in ("adapter_model", "head")]
+    trained = sum(tensor.numel() for weights in files for tensor in weights.values())
+    with closing(sqlite3.connect(fresh.folder / "mlflow.db")) as store:
+        rows = store.execute("select value from metrics where key = 'trained_parameters'").fetchall()
+    assert rows == [(trained,)]
     assert "Tiny Mamba-2" in (fresh.folder / "results/tables/table4.md").read_text()
     assert fresh.planned(*OPTIONS) == {}
     again = {"train": 1, "rerank": 1, "evaluate": 1, "table": 1}
