@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import slurm
 from ssmrank import lifetime
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import disk_errors
@@ -146,13 +147,14 @@ def alone_while_running(workflow: Any, afterwards: Callable[[], None], also: Seq
     alone = Alone(also)
     execute, unlock = workflow.execute, workflow.unlock
 
-    def execute_alone(*, executor_plugin: Any, **options: Any) -> Any:
+    def execute_alone(*, executor_plugin: Any, executor_settings: Any, **options: Any) -> Any:
         if workflow.execution_settings.lock and not executor_plugin.common_settings.dryrun_exec:
             with one_line():
+                slurm.watch(executor_plugin, executor_settings)
                 alone.run()
         try:
             with one_line(), _disk_errors():
-                return execute(executor_plugin=executor_plugin, **options)
+                return execute(executor_plugin=executor_plugin, executor_settings=executor_settings, **options)
         finally:
             if alone.holds:
                 afterwards()

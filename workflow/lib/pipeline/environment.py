@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline import slurm
 from pipeline.paths import JOURNALS, LOGS
 from ssmrank.config.tracking import Tracking
 from ssmrank.lifetime import STARTER, myself
@@ -63,3 +64,4 @@ def repeat_errors(started: float) -> None:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         if lines and ": error: " in lines[-1]:
             print(lines[-1], file=sys.stderr)
+    slurm.repeat_ends()
