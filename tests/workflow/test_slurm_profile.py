@@ -59,6 +59,11 @@ def test_rules_of_seconds_share_a_job(fresh: Project) -> None:
         "metrics-firstp-tiny-mamba2": {"evaluate": 2},
         "tables": {"significance": 1, "table": 1},
     }
+    counted = fresh.run("ssmrank", "plan", "--workflow-profile", "profiles/slurm").stdout
+    rows = dict(re.findall(r"^\| (\w+) +\| +(\d+) \|", counted, re.MULTILINE))
+    assert (rows["evaluate"], rows["significance"], rows["total"]) == ("4", "1", "21")
+    # 8 of these in 4 jobs.
+    assert counted.endswith("\nWith profiles/slurm, 17 jobs of the scheduler.\n")
 
 
 def test_without_slurm_a_line_says_where_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
