@@ -63,7 +63,6 @@ def test_from_trainings_in_each_order_to_a_figure(project) -> None:
     assert tokens["document first"] == tokens["query first"] < tokens["query twice"]
     assert tokens["document first"] < tokens["document twice"] < 2 * tokens["document first"]
     assert all(computed[name] <= tokens[name] for name in ORDERS)
-    assert computed["document first"] < tokens["document first"]
     assert shown == {*ORDERS}
 
 
