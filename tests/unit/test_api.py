@@ -244,11 +244,7 @@ def test_kept_states_serve_many_queries_and_passages(root, windows):
         for query, ranking in found.items():
             assert dict(ranking) == pytest.approx(dict(expected[query]), abs=1e-5)
 
-    check(
-        keeping.rank_many(
-            QUERIES, candidates, TEXTS, passages=windows, progress=lambda *call: progress.append(call)
-        )
-    )
+    check(keeping.rank_many(QUERIES, candidates, TEXTS, passages=windows, progress=lambda *call: progress.append(call)))
     pairs = sum(map(len, candidates.values()))
     assert progress[-1] == (pairs, pairs)
     stats = keeping.document_states.stats()
