@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,8 @@ _STATES = ("FINISHED", "FAILED", "KILLED")
 _METRICS_IN_A_BATCH = 1000
 _PARAMS_IN_A_BATCH = 100
 _PARAM_LENGTH = 500
+_EXPERIMENT_TAG_LENGTH = 20_000
+"""MLflow refuses longer ones."""
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -110,9 +112,23 @@ def _describe(client: MlflowClient, experiment_id: str) -> None:
     runs = client.search_runs([experiment_id], max_results=1000)
     columns = sorted({name for run in runs for name in run.data.metrics if _MEAN.search(name)})
     tags = sorted({"collection", "seed"} & {name for run in runs for name in run.data.tags})
-    metrics = [f"metrics.`{name}`" for name in columns]
-    selected = [*metrics, *(f"tags.`{name}`" for name in tags)]
-    view = {
+    while len(view := json.dumps(_view(columns, tags))) > _EXPERIMENT_TAG_LENGTH:
+        columns = columns[: 9 * len(columns) // 10]  # the others can be chosen on the page
+    link = f"#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{_VIEW}", view)
+    known = client.get_experiment(experiment_id).tags
+    for key, value in (
+        ("mlflow.experimentKind", "custom_model_development"),
+        ("mlflow.note.content", f"[Trainings and their metrics]({link})"),
+    ):
+        if key not in known:  # a person may have written another note
+            client.set_experiment_tag(experiment_id, key, value)
+
+
+def _view(metrics: Sequence[str], tags: Sequence[str]) -> dict[str, Any]:
+    columns = [f"metrics.`{name}`" for name in metrics]
+    selected = [*columns, *(f"tags.`{name}`" for name in tags)]
+    return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
@@ -121,20 +137,11 @@ def _describe(client: MlflowClient, experiment_id: str) -> None:
         "selectedColumns": selected,
         "columnOrder": selected,
         # By itself a column has 100 pixels, which hide all of a metric's name but its collection.
-        "columnWidths": {column: _PIXELS_A_SIGN * len(column) for column in metrics},
+        "columnWidths": {column: _PIXELS_A_SIGN * len(column) for column in columns},
         "runsPinned": [],
         "runsHidden": [],
         "runsExpanded": {},
     }
-    link = f"#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
-    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view))
-    known = client.get_experiment(experiment_id).tags
-    for key, value in (
-        ("mlflow.experimentKind", "custom_model_development"),
-        ("mlflow.note.content", f"[Trainings and their metrics]({link})"),
-    ):
-        if key not in known:  # a person may have written another note
-            client.set_experiment_tag(experiment_id, key, value)
 
 
 def _journals(folder: Path) -> list[Path]:

@@ -107,6 +107,17 @@ def test_the_page_has_a_view_of_metrics(uri: str, journals: Path) -> None:
     assert link in experiment.tags["mlflow.note.content"]
 
 
+def test_the_view_of_hundreds_of_metrics_has_those_that_fit(
+    uri: str, journals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with track("train", "firstp/mini") as tracked:
+        tracked.metrics({f"{'a-long-collection' * 4}-{number:03}/test/bm25-top1000/MAP": 0.5 for number in range(300)})
+    assert deliver(journals, uri, "many metrics") == 1
+    experiment = client(uri).get_experiment_by_name("many metrics")
+    columns = json.loads(experiment.tags["mlflow.sharedViewState.metrics"])["selectedColumns"]
+    assert 50 < len(columns) < 300 and columns == sorted(columns)
+
+
 def test_a_running_job_is_delivered_in_parts(uri: str, journals: Path) -> None:
     with track("train", "long") as tracked:
         tracked.metrics({"loss": 2.0}, step=0)
