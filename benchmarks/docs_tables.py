@@ -489,6 +489,23 @@ def reading_order() -> str:
     return markdown(["", "nDCG@10", "tokens a pair", "computed with reuse", "saved", "documents cut"], lines)
 
 
+def idle_stub() -> str:
+    """What keeps a stand-in for a GPU waiting, before and after its reranking was rearranged."""
+    heads = {
+        "before": "until the first batch, s",
+        "writing": "from the last score to the run file, s",
+        "all": "the whole, s",
+        "busy share of all": "busy",
+        "busy share from first to last kernel": "busy from the first to the last kernel",
+    }
+    titles = {"nfcorpus": "NFCorpus", "scifact": "SciFact"}
+    lines = []
+    for row in read("idle-stub.csv"):
+        values = [f"{float(row[name]):.1%}" if "share" in name else f"{float(row[name]):.2f}" for name in heads]
+        lines.append([f"{titles[row['collection']]}, {row['side']}", *values])
+    return markdown(["", *heads.values()], lines)
+
+
 def number_of(text: str) -> float | None:
     """The number in a cell of a file; None if the cell is empty."""
     return float(text) if text else None
@@ -498,6 +515,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "grid-hours": grid_hours,
     "grid-longest": grid_longest,
     "end-to-end-h200": end_to_end_h200,
+    "idle-stub": idle_stub,
     "kernels-cpu": kernels_cpu,
     "lengths-cpu": lengths_cpu,
     "llama-cpu": llama_cpu,

@@ -73,10 +73,11 @@ def main() -> None:
     parser.add_argument("--score", action="store_true")
     parser.add_argument("--stub", type=float, metavar="TOKENS", help="a stand-in for a GPU of so many tokens a second")
     parser.add_argument("--before", metavar="REVISION", help="git revision to compare with; for --score and --stub")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV that gets the medians of --before, by side")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.before:
-        compare(arguments.before, arguments.repeats)
+        compare(arguments)
         return
     if arguments.stub:
         arguments.score = True
@@ -98,14 +99,14 @@ def main() -> None:
         print("median", json.dumps(medians(times)))
 
 
-def compare(revision: str, repeats: int) -> None:
+def compare(arguments: argparse.Namespace) -> None:
     """Runs this benchmark with the package of a revision and of this checkout in turns."""
-    words = [word for word in sys.argv[1:] if not word.startswith("--before=")]
-    if "--before" in words:
-        place = words.index("--before")
-        del words[place : place + 2]
+    repeats, words = arguments.repeats, ["--collection", str(arguments.collection), "--model", str(arguments.model)]
+    words += ["--split", arguments.split, "--depth", str(arguments.depth), "--precision", arguments.precision]
+    words += ["--token-budget", str(arguments.token_budget), *(["--score"] if arguments.score else [])]
+    words += ["--stub", str(arguments.stub)] if arguments.stub else []
     found: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
-    with checkout(revision) as other:
+    with checkout(arguments.before) as other:
         folders = {"before": other, "after": Path(__file__).parents[1]}
         for repeat in range(repeats):
             for name in sorted(folders, reverse=repeat % 2 == 0):
@@ -118,6 +119,12 @@ def compare(revision: str, repeats: int) -> None:
                 print(name, json.dumps(found[name][-1]), flush=True)
     for name, times in found.items():
         print("median", name, json.dumps(medians(times)))
+    if arguments.output is not None:
+        collection, rows = arguments.collection.name, [(name, medians(times)) for name, times in found.items()]
+        known = arguments.output.read_text().splitlines()[1:] if arguments.output.exists() else []
+        lines = [line for line in known if not line.startswith(f"{collection},")]
+        lines += [",".join(map(str, [collection, name, *times.values()])) for name, times in rows]
+        arguments.output.write_text("\n".join([",".join(["collection", "side", *rows[0][1]]), *lines]) + "\n")
 
 
 def medians(times: list[dict[str, float]]) -> dict[str, float]:

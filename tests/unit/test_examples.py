@@ -13,6 +13,7 @@ import pytest
 
 from ssmrank.io.trec import read_run
 from ssmrank.training.loss import LOSSES
+from tracking_state import mlflow_as_it_was
 
 Run = Callable[..., list[str]]
 
@@ -90,14 +91,9 @@ def test_mteb_evaluates_on_the_examples_own_task(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_of_mlflow_scores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    try:
+def test_a_model_of_mlflow_scores(run: Run) -> None:
+    with mlflow_as_it_was():
         river, mamba = (float(line.split()[0]) for line in run("mlflow_model.py"))
-    finally:
-        mlflow.set_tracking_uri(before)
     assert mamba > river
 
 

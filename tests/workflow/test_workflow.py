@@ -35,7 +35,7 @@ def test_default_experiment_plans(fresh, root: Path) -> None:
     assert jobs["download_collection"] == 1
     assert jobs["train"] == 13
     assert jobs["rerank"] == jobs["evaluate"] == 16
-    assert jobs["fuse"] == jobs["evaluate_fused"] == 8
+    assert jobs["fuse"] == jobs["evaluate_fused"] == 9
 
 
 def test_measured_tables_and_figures_are_targets_of_their_own(fresh) -> None:

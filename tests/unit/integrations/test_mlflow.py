@@ -17,6 +17,7 @@ import pytest
 from ssmrank.api import Reranker
 from ssmrank.errors import UserError
 from ssmrank.integrations.mlflow import log_reranker
+from tracking_state import mlflow_as_it_was
 
 pytestmark = pytest.mark.slow  # creating the store and logging to it take seconds
 
@@ -29,12 +30,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A store with an experiment whose artifacts lie beside it."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("tests", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("tests")
-    yield uri
-    mlflow.set_tracking_uri(before)
+    with mlflow_as_it_was():
+        mlflow.set_tracking_uri(uri)
+        mlflow.create_experiment("tests", artifact_location=str(folder / "artifacts"))
+        mlflow.set_experiment("tests")
+        yield uri
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def params() -> dict[str, Any]:
         "models": {"pre": folder, "mini": random},
         "trainings": {"firstp": training},
         "rerankings": {"top30": {"retriever": retriever, "depth": 30}},
+        "fusions": {"with-first": {"retrievers": [retriever]}},
         "evaluation": {"metrics": ["nDCG@10"]},
         "tables": {
             "t": {
