@@ -11,17 +11,20 @@ _NAMES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME
 
 @contextmanager
 def mlflow_as_it_was() -> Iterator[None]:
-    """Begins without a store or experiment; MLflow notes both in variables of the environment too."""
+    """Begins and ends without a store or experiment; MLflow notes both in variables of the environment too."""
     import mlflow
 
-    kept = {name: os.environ.pop(name) for name in _NAMES if name in os.environ}
-    store, experiment = mlflow.get_tracking_uri(), mlflow.tracking.fluent._active_experiment_id
-    mlflow.tracking.fluent._active_experiment_id = None
+    kept = {name: os.environ[name] for name in _NAMES if name in os.environ}
+    _forget(mlflow)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(store)
-        mlflow.tracking.fluent._active_experiment_id = experiment
-        for name in _NAMES:
-            os.environ.pop(name, None)
+        _forget(mlflow)
         os.environ.update(kept)
+
+
+def _forget(mlflow) -> None:
+    mlflow.set_tracking_uri(None)
+    mlflow.tracking.fluent._active_experiment_id = None
+    for name in _NAMES:
+        os.environ.pop(name, None)

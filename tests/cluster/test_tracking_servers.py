@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 
 DATABASE = "experiment"
 DOWN_SECONDS = 10
-EPOCHS = 40
+EPOCHS = 160
 STEPS = 4 * EPOCHS
 """About half a minute of training."""
 

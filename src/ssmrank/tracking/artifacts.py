@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 from ssmrank.config.addresses import masked
 from ssmrank.errors import UserError, reason_of
 from ssmrank.io.model_files import TRAINED_FILE
+from ssmrank.tracking.journal import URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,18 +77,35 @@ def log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> None:
 
     from ssmrank.integrations.mlflow import log_reranker
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(client.tracking_uri)
     try:
-        with mlflow.start_run(run_id=run_id):  # which ends it; its real end is set afterwards
+        with (
+            _active_store(client.tracking_uri),
+            mlflow.start_run(run_id=run_id),
+        ):  # which ends it; its real end is set afterwards
             client.set_tag(run_id, MODEL_TAG, log_reranker(checkpoint, copy=kept == "copy").model_uri)
     except UserError as error:
         log.warning("tracking: %s is no model in MLflow: %s", checkpoint, error)
     except Exception as error:  # MLflow and boto3 raise many types, and a run may be active in this process
         reason = masked(" ".join(str(error).split())[:300])
         raise NotKept(f"{place}: {checkpoint} cannot be written there as a model: {reason}") from error
+
+
+@contextmanager
+def _active_store(uri: str) -> Iterator[None]:
+    """Inside, MLflow's functions use this store. Then the process has its own again, also in the environment."""
+    import mlflow
+
+    named = os.environ.get(URI)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None if before == named else before)  # type: ignore[arg-type]
+        if named is None:
+            os.environ.pop(URI, None)
+        else:
+            os.environ[URI] = named
 
 
 def _made_elsewhere(uri: str, place: str) -> Path | None:

@@ -18,6 +18,7 @@ from ssmrank import cli
 from ssmrank.errors import UserError
 from ssmrank.tracking import first_stage, track
 from ssmrank.tracking.store import create, deliver
+from tracking_state import mlflow_as_it_was
 
 EXPERIMENT = "tests"
 
@@ -251,6 +252,22 @@ def test_a_torn_mark_of_what_was_delivered(uri: str, journals: Path, mark: str) 
 def models_of(uri: str, run) -> list:
     found = client(uri).search_logged_models([run.info.experiment_id])
     return [model for model in found if model.source_run_id == run.info.run_id]
+
+
+def test_a_delivery_of_a_model_leaves_the_process_its_own_store(
+    uri: str, journals: Path, root: Path, tmp_path: Path
+) -> None:
+    import mlflow
+
+    with track("train", "firstp/mamba2", {"model": "mamba2"}) as training:
+        training.artifact_path("checkpoint", root / "models/minis/mamba2")
+    with mlflow_as_it_was():
+        for number in range(2):  # MLflow looks at the variable as long as nobody has called set_tracking_uri
+            os.environ["MLFLOW_TRACKING_URI"] = own = f"sqlite:///{tmp_path}/{number}.db"
+            assert mlflow.get_tracking_uri() == own
+            assert deliver(journals, uri, EXPERIMENT) == 1 - number
+            assert os.environ["MLFLOW_TRACKING_URI"] == own
+    assert len(models_of(uri, run_of(uri, training.run_id))) == 1
 
 
 def test_a_training_s_checkpoint_is_a_model_once(uri: str, journals: Path, root: Path) -> None:
