@@ -2,8 +2,8 @@
 
     python benchmarks/versions.py --before e66966e --output benchmarks/results/versions-cpu.csv -- \\
         reranking.py --suite shapes --size 4M 130M --ours-only --runs 3
-    python benchmarks/versions.py --before e66966e --output benchmarks/results/versions-training-cpu.csv -- \\
-        training.py --suite small --runs 5
+    python benchmarks/versions.py --before e66966e --rounds 9 --output benchmarks/results/versions-training-cpu.csv -- \\
+        training.py --suite figure1 --batches 4 --runs 7
 
 Each round runs the command once in each checkout; which one comes first changes from round to round. The CSV has, for
 each row of the benchmark that is ours, the medians over rounds and their ratio. The other revision is checked out into

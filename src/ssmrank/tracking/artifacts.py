@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from ssmrank.config.addresses import masked
 from ssmrank.errors import UserError, reason_of
 from ssmrank.io.model_files import TRAINED_FILE
-from ssmrank.tracking.journal import URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +27,8 @@ ARTIFACTS = "SSMRANK_TRACKING_ARTIFACTS"
 
 MODEL_TAG = "ssmrank.model"
 """The model of MLflow that a run's checkpoint is."""
+
+_URI = "MLFLOW_TRACKING_URI"
 
 _BUCKET_SECONDS = 10
 """How long a bucket's server may take to accept a connection, and to answer."""
@@ -95,7 +96,7 @@ def _active_store(uri: str) -> Iterator[None]:
     """Inside, MLflow's functions use this store. Then the process has its own again, also in the environment."""
     import mlflow
 
-    named = os.environ.get(URI)
+    named = os.environ.get(_URI)
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
     try:
@@ -103,9 +104,9 @@ def _active_store(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_tracking_uri(None if before == named else before)  # type: ignore[arg-type]
         if named is None:
-            os.environ.pop(URI, None)
+            os.environ.pop(_URI, None)
         else:
-            os.environ[URI] = named
+            os.environ[_URI] = named
 
 
 def _made_elsewhere(uri: str, place: str) -> Path | None:
