@@ -2,7 +2,8 @@
 
     python benchmarks/versions.py --before e66966e --output benchmarks/results/versions-cpu.csv -- \\
         reranking.py --suite shapes --size 4M 130M --ours-only --runs 3
-    python benchmarks/versions.py --before e66966e --rounds 9 --output benchmarks/results/versions-training-cpu.csv -- \\
+    python benchmarks/versions.py --before e66966e --rounds 9 \\
+        --output benchmarks/results/versions-training-cpu.csv -- \\
         training.py --suite figure1 --batches 4 --runs 7
 
 Each round runs the command once in each checkout; which one comes first changes from round to round. The CSV has, for
