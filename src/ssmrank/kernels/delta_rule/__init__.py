@@ -69,12 +69,15 @@ def packed_delta_rule(
     if initial_index is not None:
         initial_states = chosen_states(initial_states, initial_index)
     wide, before = inputs.to(dtype), None if initial_states is None else initial_states.to(dtype)
+    states: Tensor | None
     if dispatch.is_batch_invariant():  # products over chunks depend on how many there are
         y, states = reference.delta_rule(wide, cu_seqlens, before)
     else:
         from ssmrank.kernels.delta_rule.chunked import delta_rule_chunked
 
-        y, final = delta_rule_chunked(wide, cu_seqlens, before, chunk_size=CHUNK_SIZE, need_final=return_final_states)
-        states = y.new_empty(0) if final is None else final
+        y, states = delta_rule_chunked(wide, cu_seqlens, before, chunk_size=CHUNK_SIZE, need_final=return_final_states)
     y = written(y.to(inputs.values.dtype), out)
-    return (y, states) if return_final_states else y
+    if not return_final_states:
+        return y
+    assert states is not None
+    return y, states

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssmrank.kernels.chunks import ChunkGroup, ChunkPlan, chunk_plan
+from ssmrank.kernels.chunks import ChunkGroup, ChunkPlan, Decays, chunk_plan, pass_on
 from ssmrank.kernels.delta_rule.inputs import DeltaInputs
 
 
@@ -71,25 +71,16 @@ def _prepared(group: ChunkGroup, inputs: DeltaInputs) -> _Chunks:
     values, queries, keys = (tensor[group.tokens].transpose(1, 2) for tensor in inputs[:3])
     # A step that decays nothing and writes nothing leaves the state as it is.
     log_decays, rates = (torch.where(real, tensor[group.tokens], 0.0) for tensor in inputs[3:])
-    # After a strong decay the sum is large and the differences that matter are small, so it is held as two numbers.
-    exact = log_decays.double().cumsum(1).transpose(1, 2)
-    coarse = exact.to(values.dtype)
-    fine = (exact.detach() - coarse.detach().double()).to(values.dtype)
-    length = coarse.shape[-1]
-    exponent = (coarse[..., :, None] - coarse[..., None, :]) + (fine[..., :, None] - fine[..., None, :])
-    future = torch.ones(length, length, dtype=torch.bool, device=values.device).triu(1)
-    decays = torch.exp(exponent.masked_fill(future, float("-inf")))
-    since_start = torch.exp(coarse)[..., None]
-    until_end = torch.exp((coarse[..., -1:] - coarse) + (fine[..., -1:] - fine))[..., None]
+    decays = Decays.of(log_decays)
+    between, since_start, until_end = decays.between(), decays.since_start()[..., None], decays.until_end()[..., None]
 
     weighed = keys * rates.transpose(1, 2)[..., None]
-    system = (weighed @ keys.mT) * decays  # the solver takes ones for its diagonal
+    system = (weighed @ keys.mT) * between  # the solver takes ones for its diagonal
     right = torch.cat([values * rates.transpose(1, 2)[..., None], weighed * since_start], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     corrected, correction = solved.split([values.shape[-1], keys.shape[-1]], dim=-1)
-    mixing = (queries @ keys.mT) * decays
-    kept = torch.exp(coarse[..., -1])
-    return _Chunks(group, queries * since_start, mixing, corrected, correction, keys * until_end, kept)
+    mixing = (queries @ keys.mT) * between
+    return _Chunks(group, queries * since_start, mixing, corrected, correction, keys * until_end, decays.whole())
 
 
 def _hand_on(
@@ -100,14 +91,5 @@ def _hand_on(
     added = torch.cat([part.keys.mT @ part.corrected for part in parts])[order]
     taken = torch.cat([part.keys.mT @ part.correction for part in parts])[order]
     kept = torch.cat([part.kept for part in parts])[order][..., None, None]
-    current = added.new_zeros(shape) if initial_states is None else initial_states
-    incoming = []
-    first = 0
-    for present in plan.sequences:
-        chunks = slice(first, first + len(present))
-        before = current[present]
-        incoming.append(before)
-        after = kept[chunks] * before - taken[chunks] @ before + added[chunks]
-        current = current.index_copy(0, present, after)
-        first += len(present)
-    return torch.cat(incoming), current
+    begins = added.new_zeros(shape) if initial_states is None else initial_states
+    return pass_on(plan, begins, lambda chunks, before: kept[chunks] * before - taken[chunks] @ before + added[chunks])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssmrank.kernels.chunks import ChunkGroup, ChunkPlan, chunk_plan
+from ssmrank.kernels.chunks import ChunkGroup, ChunkPlan, Decays, chunk_plan, pass_on
 from ssmrank.kernels.ssd.inputs import SSDInputs
 
 
@@ -39,31 +39,23 @@ def _chunked(
     for group in plan.groups:
         # A step of zero neither decays the state nor adds to it.
         sizes = torch.where(group.real[..., None], steps[group.tokens], 0.0)
-        # After a strong decay the cumulative sum is large and the differences that matter are small, so the sum is
-        # held as two numbers.
-        exact = (sizes * A).double().cumsum(1).transpose(1, 2)
-        coarse = exact.to(x.dtype)
-        fine = (exact.detach() - coarse.detach().double()).to(x.dtype)
+        decays = Decays.of(sizes * A)
         xs = x[group.tokens] * sizes[..., None]
-        prepared.append((group, coarse, fine, xs, B[group.tokens], C[group.tokens]))
+        prepared.append((group, decays, xs, B[group.tokens], C[group.tokens]))
 
     incoming: Tensor | None = None
     final = None
     if handed_on:
         incoming, final = _hand_on(plan, prepared, initial_states, (len(cu_seqlens) - 1, heads, width, B.shape[2]))
     rows = []
-    for group, coarse, fine, xs, b, c in prepared:
-        length = coarse.shape[-1]
-        exponent = (coarse[..., :, None] - coarse[..., None, :]) + (fine[..., :, None] - fine[..., None, :])
-        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        decay = torch.exp(exponent.masked_fill(future, float("-inf")))
+    for group, decays, xs, b, c in prepared:
         scores = c.transpose(1, 2) @ b.permute(0, 2, 3, 1)
-        mixing = (decay.unflatten(1, (-1, per_group)) * scores[:, :, None]).flatten(1, 2)
+        mixing = (decays.between().unflatten(1, (-1, per_group)) * scores[:, :, None]).flatten(1, 2)
         y = (mixing @ xs.transpose(1, 2)).transpose(1, 2)
         if incoming is not None:
             states = incoming[group.chunks].unflatten(1, (-1, per_group)).flatten(2, 3)
             carried = (states @ c.permute(0, 2, 3, 1)).unflatten(2, (per_group, width)).flatten(1, 2)
-            y = y + carried.permute(0, 3, 1, 2) * torch.exp(coarse).transpose(1, 2)[..., None]
+            y = y + carried.permute(0, 3, 1, 2) * decays.since_start().transpose(1, 2)[..., None]
         rows.append(y[group.real])
     y = torch.cat(rows)[plan.restore] if rows else x
     return (y if D is None else y + D[:, None] * x), final if need_final else None
@@ -71,29 +63,20 @@ def _chunked(
 
 def _hand_on(
     plan: ChunkPlan,
-    prepared: list[tuple[ChunkGroup, Tensor, Tensor, Tensor, Tensor, Tensor]],
+    prepared: list[tuple[ChunkGroup, Decays, Tensor, Tensor, Tensor]],
     initial_states: Tensor | None,
     shape: tuple[int, ...],
 ) -> tuple[Tensor, Tensor]:
     """The state at the start of each chunk, `[chunks, H, P, N]`, and at the end of each sequence, `[S, H, P, N]`."""
     numbers = torch.cat([item[0].chunks for item in prepared])
     added, kept = [], []
-    for _, coarse, fine, xs, b, _ in prepared:
-        to_end = torch.exp((coarse[..., -1:] - coarse) + (fine[..., -1:] - fine))
-        per_group = coarse.shape[1] // b.shape[2]
-        driven = (xs * to_end.transpose(1, 2)[..., None]).unflatten(2, (-1, per_group)).flatten(3, 4)
+    for _, decays, xs, b, _ in prepared:
+        per_group = xs.shape[2] // b.shape[2]
+        driven = (xs * decays.until_end().transpose(1, 2)[..., None]).unflatten(2, (-1, per_group)).flatten(3, 4)
         states = driven.permute(0, 2, 3, 1) @ b.transpose(1, 2)
         added.append(states.unflatten(2, (per_group, -1)).flatten(1, 2))
-        kept.append(torch.exp(coarse[..., -1]))
+        kept.append(decays.whole())
     order = torch.argsort(numbers)
     all_added, all_kept = torch.cat(added)[order], torch.cat(kept)[order]
-    current = all_added.new_zeros(shape) if initial_states is None else initial_states
-    incoming = []
-    first = 0
-    for present in plan.sequences:
-        chunks = slice(first, first + len(present))
-        before = current[present]
-        incoming.append(before)
-        current = current.index_copy(0, present, all_kept[chunks, :, None, None] * before + all_added[chunks])
-        first += len(present)
-    return torch.cat(incoming), current
+    begins = all_added.new_zeros(shape) if initial_states is None else initial_states
+    return pass_on(plan, begins, lambda chunks, before: all_kept[chunks, :, None, None] * before + all_added[chunks])
