@@ -24,6 +24,7 @@ git revision, in turns.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -42,6 +43,7 @@ import torch
 from versions import checkout
 
 from ssmrank.config.rerankings import Reranking
+from ssmrank.io.atomic import atomic_file
 from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
@@ -120,11 +122,20 @@ def compare(arguments: argparse.Namespace) -> None:
     for name, times in found.items():
         print("median", name, json.dumps(medians(times)))
     if arguments.output is not None:
-        collection, rows = arguments.collection.name, [(name, medians(times)) for name, times in found.items()]
-        known = arguments.output.read_text().splitlines()[1:] if arguments.output.exists() else []
-        lines = [line for line in known if not line.startswith(f"{collection},")]
-        lines += [",".join(map(str, [collection, name, *times.values()])) for name, times in rows]
-        arguments.output.write_text("\n".join([",".join(["collection", "side", *rows[0][1]]), *lines]) + "\n")
+        write(arguments.output, arguments.collection.name, {name: medians(times) for name, times in found.items()})
+
+
+def write(output: Path, collection: str, found: dict[str, dict[str, float]]) -> None:
+    """Writes a collection's medians of both sides, in place of those that the file has of it."""
+    rows: list[dict[str, Any]] = []
+    if output.exists():
+        with output.open(newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["collection"] != collection]
+    rows += [{"collection": collection, "side": side} | values for side, values in found.items()]
+    with atomic_file(output) as stream:
+        writer = csv.DictWriter(stream, list(rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def medians(times: list[dict[str, float]]) -> dict[str, float]:

@@ -83,6 +83,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         server.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def bucket(s3: S3) -> Iterator[str]:
+    """A bucket of this module's, whose processes have the keys in their environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.environment.items():
+            patch.setenv(name, value)
+        yield s3.bucket()
+
+
 def _address(server: subprocess.Popen, log: Path) -> str:
     """The address that the server prints once it listens; it fails the test if the server ends or says nothing."""
     for _ in range(600):

@@ -16,19 +16,6 @@ TABLE = "results/tables/table4.md"
 
 
 @pytest.fixture(scope="module")
-def bucket(s3) -> str:
-    return s3.bucket()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def credentials(s3):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.environment.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
 def pushed(first_run, s3, bucket: str, tmp_path_factory: pytest.TempPathFactory):
     """A finished project whose outputs are in the bucket, committed to Git with its remote."""
     project = first_run[0].copy(tmp_path_factory.mktemp("pushed") / "project", without=["tmp"])

@@ -21,19 +21,6 @@ FIRST_STAGE = "results/runs/first-stage/tiny/test/bm25.trec"
 PROFILE = "profiles/s3/config.yaml"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def credentials(s3):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.environment.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def bucket(s3) -> str:
-    return s3.bucket()
-
-
 @pytest.fixture(scope="module")
 def stored(first_run, s3, bucket: str, root: Path, tmp_path_factory: pytest.TempPathFactory):
     """The tests' experiment after a run with its results in the bucket, and what Snakemake printed."""

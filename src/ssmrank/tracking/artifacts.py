@@ -28,8 +28,6 @@ ARTIFACTS = "SSMRANK_TRACKING_ARTIFACTS"
 MODEL_TAG = "ssmrank.model"
 """The model of MLflow that a run's checkpoint is."""
 
-_URI = "MLFLOW_TRACKING_URI"
-
 _BUCKET_SECONDS = 10
 """How long a bucket's server may take to accept a connection, and to answer."""
 
@@ -79,10 +77,8 @@ def log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> None:
     from ssmrank.integrations.mlflow import log_reranker
 
     try:
-        with (
-            _active_store(client.tracking_uri),
-            mlflow.start_run(run_id=run_id),
-        ):  # which ends it; its real end is set afterwards
+        # `start_run` ends the run too; its real end is set afterwards.
+        with _active_store(client.tracking_uri), mlflow.start_run(run_id=run_id):
             client.set_tag(run_id, MODEL_TAG, log_reranker(checkpoint, copy=kept == "copy").model_uri)
     except UserError as error:
         log.warning("tracking: %s is no model in MLflow: %s", checkpoint, error)
@@ -95,8 +91,9 @@ def log_model(client: MlflowClient, run_id: str, checkpoint: Path) -> None:
 def _active_store(uri: str) -> Iterator[None]:
     """Inside, MLflow's functions use this store. Then the process has its own again, also in the environment."""
     import mlflow
+    from mlflow.environment_variables import MLFLOW_TRACKING_URI as variable
 
-    named = os.environ.get(_URI)
+    named = variable.get_raw()
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
     try:
@@ -104,9 +101,9 @@ def _active_store(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_tracking_uri(None if before == named else before)  # type: ignore[arg-type]
         if named is None:
-            os.environ.pop(_URI, None)
+            variable.unset()
         else:
-            os.environ[_URI] = named
+            variable.set(named)
 
 
 def _made_elsewhere(uri: str, place: str) -> Path | None:
