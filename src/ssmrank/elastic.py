@@ -81,7 +81,7 @@ def alone() -> Meeting:
 
 
 def meeting_of_first(count: int, address: str, listening: socket.socket) -> Meeting:
-    """The meeting of `count` launchers in the first one, whose store takes over a socket that listens."""
+    """The meeting of `count` launchers, in the first of them. Its store takes over the listening socket."""
     port: int = listening.getsockname()[1]
     store = TCPStore(
         address, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()

@@ -14,7 +14,7 @@ from ssmrank.config.section import Name, Section
 from ssmrank.errors import shown
 
 _DASHED = frozenset({"modernbert_decoder"})
-"""Modules of architectures whose names in transformers have a dash; a module's name cannot have one."""
+"""Modules of architectures with a dash in their name in transformers, which a module's name cannot have."""
 
 
 def model_type_of(file: str) -> str:

@@ -86,7 +86,7 @@ class BiEncoding(Section):
 
 
 class Lora(Section):
-    """Adapters: two small matrices whose product is added to a linear layer's weight, which stays as it is.
+    """Adapters: each linear layer gets two small matrices, and their product is added to its weight, which is frozen.
 
     Only they and the score head are trained (Hu et al. 2022). What is written is an ordinary checkpoint, with the
     products added to its weights, and the adapters alone in peft's format.

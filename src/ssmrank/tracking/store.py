@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ssmrank.config.addresses import masked
-from ssmrank.config.metrics import ALIASES, MEASURES
 from ssmrank.errors import UserError
 from ssmrank.io.atomic import atomic_file
 from ssmrank.io.files import open_file
@@ -24,6 +23,7 @@ from ssmrank.io.locks import locked
 from ssmrank.lifetime import is_alive
 from ssmrank.tracking.artifacts import MODEL_TAG, NotKept, check_location, location, log_model
 from ssmrank.tracking.database import Turns, turns
+from ssmrank.tracking.page import describe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,21 +36,10 @@ RUN_TAG = "ssmrank.run"
 _MARK = ".delivered"
 """Suffix of the file with the number of a journal's bytes that are in the store."""
 
-_VIEW = "metrics"
-"""Names the view of the page that shows metrics."""
-
-_PIXELS_A_SIGN = 8
-"""Width of a sign in the head of a column of MLflow's page, at most."""
-
-_MEAN = re.compile(rf"/({'|'.join([*MEASURES, *ALIASES])})(_at_|_|$)[^/]*$")
-"""Metrics of evaluations among all that are logged."""
-
 _STATES = ("FINISHED", "FAILED", "KILLED")
 _METRICS_IN_A_BATCH = 1000
 _PARAMS_IN_A_BATCH = 100
 _PARAM_LENGTH = 500
-_EXPERIMENT_TAG_LENGTH = 20_000
-"""MLflow refuses longer ones."""
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -98,50 +87,10 @@ def deliver(folder: str | Path, uri: str, experiment: str) -> int:
                 _set_aside(journal, str(error))
         if delivered:
             with free.turn():
-                _describe(client, experiment_id)
+                describe(client, experiment_id)
     if delivery.not_kept is not None:
         raise UserError(f"{delivery.not_kept}; metrics are in MLflow, and the journal stays for the model")
     return delivered
-
-
-def _describe(client: MlflowClient, experiment_id: str) -> None:
-    """Has MLflow's page show trainings with their metrics: a shared view with a column for each, and a link to it.
-
-    By itself the page opens on an empty overview of another use of MLflow, and its list of runs has no metrics.
-    """
-    runs = client.search_runs([experiment_id], max_results=1000)
-    columns = sorted({name for run in runs for name in run.data.metrics if _MEAN.search(name)})
-    tags = sorted({"collection", "seed"} & {name for run in runs for name in run.data.tags})
-    while len(view := json.dumps(_view(columns, tags))) > _EXPERIMENT_TAG_LENGTH:
-        columns = columns[: 9 * len(columns) // 10]  # the others can be chosen on the page
-    link = f"#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
-    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{_VIEW}", view)
-    known = client.get_experiment(experiment_id).tags
-    for key, value in (
-        ("mlflow.experimentKind", "custom_model_development"),
-        ("mlflow.note.content", f"[Trainings and their metrics]({link})"),
-    ):
-        if key not in known:  # a person may have written another note
-            client.set_experiment_tag(experiment_id, key, value)
-
-
-def _view(metrics: Sequence[str], tags: Sequence[str]) -> dict[str, Any]:
-    columns = [f"metrics.`{name}`" for name in metrics]
-    selected = [*columns, *(f"tags.`{name}`" for name in tags)]
-    return {
-        "searchFilter": "",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "selectedColumns": selected,
-        "columnOrder": selected,
-        # By itself a column has 100 pixels, which hide all of a metric's name but its collection.
-        "columnWidths": {column: _PIXELS_A_SIGN * len(column) for column in columns},
-        "runsPinned": [],
-        "runsHidden": [],
-        "runsExpanded": {},
-    }
 
 
 def _journals(folder: Path) -> list[Path]:
