@@ -163,7 +163,9 @@ def _main(arguments: list[str] | None) -> int:
     else:
         parsed = _parser(arguments).parse_args(arguments)
     parsed.words = arguments
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    # Progress is ours alone: libraries say at this level which credentials they found, or which file they read.
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("ssmrank").setLevel(logging.INFO)
     try:
         parsed.run_subcommand(parsed)
         sys.stdout.flush()  # a closed pipe is handled below, but not when Python exits

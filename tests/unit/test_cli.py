@@ -160,3 +160,14 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     assert finished.stdout == "{\n"
     assert finished.stderr == ""
     assert finished.returncode == 0
+
+
+def test_progress_is_printed_and_the_chatter_of_libraries_is_not() -> None:
+    program = (
+        "import logging, ssmrank.cli; ssmrank.cli.main(['params', 'schema'])\n"
+        "logging.getLogger('botocore.credentials').info('found credentials')\n"
+        "logging.getLogger('botocore.credentials').warning('they expire today')\n"
+        "logging.getLogger('ssmrank.training.loop').info('step 1')\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert [line.split(" ", 1)[1] for line in finished.stderr.splitlines()] == ["they expire today", "step 1"]
