@@ -31,6 +31,7 @@ from workloads import Workload, equal_sequences, fewer_documents, read_workload,
 
 from ssmrank import lifetime
 from ssmrank.models.precision import default_device
+from ssmrank.startup import reuse_freed_memory
 
 Made = Callable[[], Contender | None]
 """Makes a contender; prints why and returns None if there is none."""
@@ -38,6 +39,7 @@ Made = Callable[[], Contender | None]
 
 def main() -> None:
     lifetime.begin()
+    reuse_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, nargs="+", default=["sharing"])
     parser.add_argument("--device", default=str(default_device()))

@@ -26,6 +26,7 @@ from ssmrank import lifetime
 from ssmrank.models.backbones import packed_forward
 from ssmrank.models.packing import pack
 from ssmrank.models.precision import Precision, autocast, default_device
+from ssmrank.startup import reuse_freed_memory
 
 Rows = Iterator[list[Measurement]]
 """Rows, written as they are measured, in case the rest is cut off."""
@@ -33,6 +34,7 @@ Rows = Iterator[list[Measurement]]
 
 def main() -> None:
     lifetime.begin()
+    reuse_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--device", default=str(default_device()))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ssmrank import __version__, lifetime
 from ssmrank.errors import UserError, one_line
-from ssmrank.startup import importing
+from ssmrank.startup import importing, reuse_freed_memory
 
 SUBCOMMANDS: dict[str, str | tuple[str, dict[str, str]]] = {
     "download": (
@@ -157,6 +157,7 @@ def _main(arguments: list[str] | None) -> int:
         return 2
     if arguments is None:  # this process runs one command and ends
         lifetime.begin()
+        reuse_freed_memory()
         arguments = sys.argv[1:]
         with importing():
             parsed = _parser(arguments).parse_args(arguments)
