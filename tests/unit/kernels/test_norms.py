@@ -8,7 +8,7 @@ import torch
 from kernel_checks import Random, assert_close, values_and_gradients
 from torch import Tensor
 
-from ssmrank.kernels.norms import add_rms_norm, gated_rms_norm, reference, rms_norm
+from ssmrank.kernels.norms import add_rms_norm, blocked, gated_rms_norm, reference, rms_norm
 
 
 def test_rms_norm_of_a_hand_worked_row() -> None:
@@ -69,6 +69,26 @@ def test_values_and_gradients_in_single_precision(shape: tuple[int, ...], size: 
 
     expected = values_and_gradients(plain, inputs, torch.float64)
     assert_close(values_and_gradients(kernel, inputs, torch.float32), expected, 2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("shape", "size"), [((1, 16), 16), ((3, 5, 64), 64), ((129, 96), 32), ((7, 96), 32)])
+def test_bits_are_the_same_with_and_without_gradients(
+    shape: tuple[int, ...], size: int, gated: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked, "BLOCK", 10 * shape[-1])  # of the 129 rows the last nine are a block
+    random = Random(sum(shape))
+    joint = random(*shape[:-1], 2 * shape[-1]).to(dtype)  # x and z are slices, as a projection leaves them
+    x, z = joint.chunk(2, dim=-1)
+    weight = random(shape[-1]).to(dtype)
+
+    def computed() -> Tensor:
+        return gated_rms_norm(x, z, weight, 1e-5, size) if gated else rms_norm(x, weight, 1e-5)
+
+    with torch.no_grad():
+        without = computed()
+    assert without.dtype == dtype and torch.equal(without, computed())
 
 
 def test_slices_of_a_projection_and_inputs_of_all_zeros() -> None:

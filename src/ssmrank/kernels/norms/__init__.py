@@ -8,7 +8,7 @@ from torch import Tensor
 from ssmrank.kernels import dispatch
 from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.float8 import Rows, quantized
-from ssmrank.kernels.norms import reference
+from ssmrank.kernels.norms import blocked, reference
 from ssmrank.kernels.norms.reference import Unscaled
 
 
@@ -119,6 +119,8 @@ def _norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int) ->
         if z is not None:
             return gpu.gated_rms_norm(x, z, weight, eps, size)
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        return blocked.norm(x, z, weight.to(dtype), eps, size, dtype)
     wide, gate, scale = x.to(dtype), None if z is None else z.to(dtype), weight.to(dtype)
     return reference.norm(wide, gate, scale, eps, size).to(x.dtype)
 
