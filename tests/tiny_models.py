@@ -86,6 +86,17 @@ _QWEN3_5 = {
     "linear_value_head_dim": 16,
 }
 
+_DELTANET = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.1,
+    "num_heads": 2,
+    "num_v_heads": 4,
+    "head_dim": 8,
+    "expand_v": 2.0,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -129,6 +140,26 @@ _CONFIGS = {
         **_QWEN3_5,
         "model_type": "qwen3_5_text",
         "layer_types": ["full_attention", "linear_attention"],
+    },
+    "gated_deltanet": {**_DELTANET, "allow_neg_eigval": True},
+    "gated_deltanet-attends-last": {
+        **_DELTANET,
+        "model_type": "gated_deltanet",
+        "output_gate_activation": "sigmoid",
+        "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": True},
+    },
+    # Without filters and gates; a window that is shorter than the tests' sequences, in the middle and at the end.
+    "gated_deltanet-windowed": {
+        **_DELTANET,
+        "model_type": "gated_deltanet",
+        "num_hidden_layers": 3,
+        "use_short_conv": False,
+        "use_gate": False,
+        "norm_eps": 1e-3,  # without filters, what the first tokens read is little more than rounding errors
+        "attn": [
+            {"layers": [1], "num_heads": 2, "window_size": 8, "rope_theta": 100.0},
+            {"layers": [2], "num_heads": 2, "window_size": 20, "rope_theta": 100.0},
+        ],
     },
     "qwen3": {**_USUAL, "num_key_value_heads": 2, "head_dim": 16},
     # The window is shorter than the tests' sequences. The last layer uses it here, but not in the next config.
@@ -261,7 +292,10 @@ _CONFIGS = {
 HYBRIDS = [shape for shape in _CONFIGS if {"mamba_d_state", "ssm_state_size"} & _CONFIGS[shape].keys()]
 """Shapes with Mamba-2 and attention."""
 
-_NEWER = ("qwen3", "qwen3_5_text", "qwen3_5_text-attends-first", "gemma3_text", "gemma3_text-ends-in-window")
+DELTA_NETS = [shape for shape in _CONFIGS if shape.startswith(("qwen3_5_text", "gated_deltanet"))]
+"""Shapes with the gated delta rule."""
+
+_NEWER = ("qwen3", "gemma3_text", "gemma3_text-ends-in-window", *DELTA_NETS)
 
 VARIED = frozenset([*HYBRIDS, *_NEWER])
 """Shapes whose vectors are drawn too, since transformers begins with constants."""

@@ -25,6 +25,9 @@ WIDEST = 16384
 LARGEST_VOCABULARY = 32768
 """The most logits of a row that a GPU's program holds in registers."""
 
+WIDEST_KEY = 256
+"""The widest keys of flash-linear-attention's gated delta rule."""
+
 SMALLEST_FLOAT8_CAPABILITY = (8, 9)
 """The first of NVIDIA's compute capabilities with products of 8-bit floats."""
 
@@ -51,7 +54,7 @@ class Implementation(Enum):
     """The implementation that computes an operation."""
 
     GPU = "Triton"
-    LIBRARY = "mamba_ssm"
+    LIBRARY = "an optional package"
     CPU = "numba"
     PLAIN = "PyTorch"
 
@@ -84,6 +87,19 @@ def selective_scan(u: Tensor) -> Implementation:
     if _runs_triton(u):
         return Implementation.GPU
     return Implementation.CPU if _runs_numba(u) else Implementation.PLAIN
+
+
+def delta_rule(values: Tensor, keys: Tensor) -> Implementation:
+    """Of the gated delta rule, values `[T, H, P]` and keys `[T, G, N]`.
+
+    flash-linear-attention multiplies float32 in TF32, and tunes its kernels by their times, so two processes may sum in
+    different orders.
+    """
+    half = values.is_cuda and values.dtype in (torch.bfloat16, torch.float16)
+    fits = values.shape[0] > 0 and 16 <= keys.shape[2] <= WIDEST_KEY and values.shape[2] >= 16
+    if half and fits and not is_batch_invariant() and is_available("fla.ops.gated_delta_rule"):
+        return Implementation.LIBRARY
+    return Implementation.PLAIN
 
 
 def causal_conv(x: Tensor, filter_width: int, *, continues: bool) -> Implementation:
@@ -163,12 +179,10 @@ def multiplies_float8(device: torch.device) -> bool:
 
 @cache
 def is_available(package: str) -> bool:
-    """Whether an optional package can be imported: mamba_ssm, flash_attn, triton; or a module that needs a new one."""
-    if importlib.util.find_spec(package) is None:
-        return False
+    """Whether an optional package can be imported: mamba_ssm, flash_attn, triton; or a module that needs one."""
     try:
         importlib.import_module(package)
-    except Exception:  # built for another torch or without CUDA: as good as absent
+    except Exception:  # absent, built for another torch or without CUDA
         return False
     return True
 

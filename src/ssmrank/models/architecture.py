@@ -110,6 +110,8 @@ class Architecture:
     masked_head: Callable[[Any], nn.Module] | None = None
     """The module of a language model between the last hidden states and the tied embeddings. Masked language models
     need one; of causal ones ModernBERT's decoder has it."""
+    classes: tuple[Any, Any] | None = None
+    """Config and model, where transformers has none: classes of transformers' kinds, with `from_pretrained`."""
     problem: Callable[[PreTrainedConfig], str] = nothing_wrong
     """What is unsupported in a config, in words; empty if nothing is."""
 

@@ -34,16 +34,15 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
     Reads the layouts of transformers and `mamba_ssm`. Raises UserError if weights are missing, left over or of other
     shapes.
     """
-    from transformers import AutoModel
-
     from ssmrank.models import mamba_ssm_format
 
     config = read_backbone_config(folder)
     if mamba_ssm_format.is_original(_read_json(folder)):
         return _with_own_modules(mamba_ssm_format.load(folder))
     options = {"dtype": torch.float32, "output_loading_info": True, **_options(config)}
+    _configs, models = _classes(config.model_type)
     with reading(f"{folder}: transformers cannot load its weights; get the whole checkpoint, or correct config.json"):
-        backbone, report = AutoModel.from_pretrained(folder, config=config, **options)
+        backbone, report = models.from_pretrained(folder, config=config, **options)
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -64,8 +63,13 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import AutoModel
 
     _check_known(config, "config")
+    own, options = architecture_of(config.model_type).classes, _options(config)
     with reading("config: transformers cannot make a model from it; correct its values"):
-        backbone = AutoModel.from_config(config, dtype=torch.float32, **_options(config))
+        if own is None:
+            backbone = AutoModel.from_config(config, dtype=torch.float32, **options)
+        else:
+            options = {name: value for name, value in options.items() if name not in NO_CODE}
+            backbone = own[1]._from_config(config, dtype=torch.float32, **options)
     return _with_own_modules(backbone)
 
 
@@ -92,8 +96,6 @@ def _with_own_modules(backbone: PreTrainedModel) -> PreTrainedModel:
 
 def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
     """The config of a checkpoint folder. Raises UserError if it is missing, damaged or not supported."""
-    from transformers import AutoConfig
-
     from ssmrank.models import mamba_ssm_format
 
     where = f"{folder}/config.json"
@@ -103,13 +105,21 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
     if "model_type" not in values:
         raise UserError(f"{where}: has no model_type, nor the keys of a mamba_ssm checkpoint (d_model, n_layer)")
     part = TEXT_PARTS.get(str(values["model_type"]))
-    _known(part or values["model_type"], where)
+    configs, _models = _classes(_known(part or values["model_type"], where).model_type)
     with reading(f"{where}: transformers cannot read it; correct its values"):
-        config = AutoConfig.from_pretrained(folder, **NO_CODE)
+        config = configs.from_pretrained(folder, **NO_CODE)
         if part is not None:
             config = config.get_text_config()
     _check_known(config, where)
     return config
+
+
+def new_config(model_type: str, **values: Any) -> PreTrainedConfig:
+    """A config of these values. Raises UserError for an unknown architecture, and transformers' errors for the rest."""
+    from transformers import AutoConfig
+
+    own = architecture_of(model_type).classes
+    return AutoConfig.for_model(model_type, **values) if own is None else own[0](**values)
 
 
 def packed_forward(backbone: Any, packed: Packed) -> torch.Tensor:
@@ -161,6 +171,13 @@ def longest_input(config: PreTrainedConfig) -> int | None:
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether a token's state is independent of later tokens, so that sequences can share a prefix."""
     return architecture_of(config.model_type).causal
+
+
+def _classes(model_type: str) -> tuple[Any, Any]:
+    """What reads configs and models of this type: transformers' Auto classes, or our own where it has none."""
+    from transformers import AutoConfig, AutoModel
+
+    return architecture_of(model_type).classes or (AutoConfig, AutoModel)
 
 
 def _options(config: PreTrainedConfig) -> dict[str, Any]:

@@ -297,29 +297,31 @@ def _is_plain(linear: Any) -> bool:
     return type(linear) is nn.Linear and linear.bias is None
 
 
-def convolve(mixer: Any, x: Tensor, packed: Packed) -> Tensor:
-    """A mixer's convolution `conv1d` and silu of [T, channels], which also continues prefixes and keeps what they need.
+def convolve(mixer: Any, x: Tensor, packed: Packed, conv: Any = None) -> Tensor:
+    """A mixer's convolution and silu of [T, channels], which also continues prefixes and keeps what they need.
 
-    mixer: has `layer_idx`, the layer's number in kept states.
+    mixer: has `layer_idx`, the layer's number in kept states; conv: has `weight` [channels, 1, taps] and `bias`; None:
+    the mixer's `conv1d`.
     """
-    filters = mixer.conv1d.weight.squeeze(1)
+    conv = mixer.conv1d if conv is None else conv
+    filters, bias = conv.weight.squeeze(1), conv.bias
     history = None
     levels = packed.prefix_levels
     if packed.kept is not None:
         if not packed.kept.keeps:
-            return _convolve_on(mixer, filters, x, packed.kept)  # type: ignore[arg-type]
+            return _convolve_on(mixer, filters, bias, x, packed.kept)  # type: ignore[arg-type]
         packed.kept.keep_tail(mixer.layer_idx, x, filters.shape[1])
     if levels is not None:
         if filters.shape[1] - 1 > levels.history.shape[1]:
             raise ValueError(f"{levels.history.shape[1]} tokens are kept for a filter of {filters.shape[1]} taps")
         history = levels.history[:, : filters.shape[1] - 1]
-    return packed_causal_conv1d(x, filters, mixer.conv1d.bias, packed.cu_seqlens, activation="silu", history=history)
+    return packed_causal_conv1d(x, filters, bias, packed.cu_seqlens, activation="silu", history=history)
 
 
-def _convolve_on(mixer: Any, filters: Tensor, x: Tensor, kept: Continuing) -> Tensor:
+def _convolve_on(mixer: Any, filters: Tensor, bias: Tensor | None, x: Tensor, kept: Continuing) -> Tensor:
     """The convolution of sequences that continue kept prefixes."""
     longer, starts, history = kept.convolution(mixer.layer_idx, x)
-    y = packed_causal_conv1d(longer, filters, mixer.conv1d.bias, starts, activation="silu", history=history)
+    y = packed_causal_conv1d(longer, filters, bias, starts, activation="silu", history=history)
     return y[: x.shape[0]]
 
 

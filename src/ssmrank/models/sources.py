@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from ssmrank.config.models import (
     Checkpoint,
@@ -40,7 +39,7 @@ from ssmrank.io.model_files import (
     wanted_files,
 )
 from ssmrank.models import hub, mamba_ssm_format
-from ssmrank.models.backbones import load_backbone, random_backbone, read_backbone_config
+from ssmrank.models.backbones import load_backbone, new_config, random_backbone, read_backbone_config
 from ssmrank.models.gguf import convert_gguf
 from ssmrank.models.model_check import check_model, check_tokenizer
 from ssmrank.models.packed_model import load_tokenizer
@@ -165,7 +164,7 @@ def _random(
         raise UserError("a random model needs --tokenizer-from: the folder of the model that source.tokenizer names")
     tokenizer = load_tokenizer(tokenizer_from)
     try:
-        config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **_special_ids(tokenizer), **source.config})
+        config = new_config(**{"vocab_size": len(tokenizer), **_special_ids(tokenizer), **source.config})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"source.config: transformers cannot make a config from it: {error}") from error
     torch.manual_seed(seed)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ssmrank.errors import UserError
 from ssmrank.models.architectures import architecture_of
-from ssmrank.models.backbones import packed_forward, random_backbone
+from ssmrank.models.backbones import new_config, packed_forward, random_backbone
 from ssmrank.models.packing import Packed
 from ssmrank.pretraining.cross_entropy import vocabulary_cross_entropy
 
@@ -67,8 +67,8 @@ def language_model_config(
         **dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
     }
     try:
-        known = AutoConfig.for_model(values["model_type"]).to_dict()
-        config = AutoConfig.for_model(**({key: value for key, value in own.items() if key in known} | values))
+        known = new_config(values["model_type"]).to_dict()
+        config = new_config(**({key: value for key, value in own.items() if key in known} | values))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"config: transformers cannot make a config from it: {error}") from error
     if "max_position_embeddings" not in values and "max_position_embeddings" in known:

@@ -14,6 +14,7 @@ from ssmrank.kernels import dispatch
 from ssmrank.kernels.dispatch import Implementation
 
 GPU, LIBRARY, CPU, PLAIN = Implementation
+IS_AVAILABLE = dispatch.is_available
 FP32, FP64, BF16 = torch.float32, torch.float64, torch.bfloat16
 
 
@@ -86,6 +87,34 @@ def test_a_gpu_without_packages_runs_pytorch(packages: set[str]) -> None:
 )
 def test_selective_scan(device: str, dtype: torch.dtype, expected: Implementation) -> None:
     assert dispatch.selective_scan(tensor(device, dtype, 9, 5)) is expected
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "tokens", "width", "size", "expected"),
+    [
+        ("cuda", BF16, 9, 128, 128, LIBRARY),
+        ("cuda", torch.float16, 9, 512, 256, LIBRARY),
+        ("cuda", FP32, 9, 128, 128, PLAIN),
+        ("cuda", BF16, 0, 128, 128, PLAIN),
+        ("cuda", BF16, 9, 128, 257, PLAIN),
+        ("cuda", BF16, 9, 8, 128, PLAIN),
+        ("cuda", BF16, 9, 128, 8, PLAIN),
+        ("cpu", BF16, 9, 128, 128, PLAIN),
+    ],
+)
+def test_delta_rule(
+    device: str, dtype: torch.dtype, tokens: int, width: int, size: int, expected: Implementation, packages: set[str]
+) -> None:
+    values, keys = tensor(device, dtype, tokens, 2, width), tensor(device, dtype, tokens, 1, size)
+    assert dispatch.delta_rule(values, keys) is PLAIN
+    packages.add("fla.ops.gated_delta_rule")
+    assert dispatch.delta_rule(values, keys) is expected
+    with dispatch.batch_invariant():
+        assert dispatch.delta_rule(values, keys) is PLAIN
+
+
+def test_a_module_of_a_package_that_is_not_installed() -> None:
+    assert IS_AVAILABLE("torch.nn") and not IS_AVAILABLE("no_such_package.of.modules")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +225,8 @@ def test_no_kernel_is_imported_before_it_serves() -> None:
     source = (
         "import sys\n"
         "from ssmrank.kernels import causal_conv, cross_entropy, dispatch, float8, norms, selective_scan, ssd\n"
-        "wrong = [name for name in sys.modules if name == 'numba' or name.endswith(('.cpu', '.gpu'))]\n"
-        "print([name for name in wrong if name.startswith(('numba', 'ssmrank'))])\n"
+        "from ssmrank.kernels import delta_rule\n"
+        "wrong = [name for name in sys.modules if name in ('numba', 'fla') or name.endswith(('.cpu', '.gpu'))]\n"
+        "print([name for name in wrong if name.startswith(('numba', 'fla', 'ssmrank'))])\n"
     )
     assert subprocess.check_output([sys.executable, "-c", source], text=True).strip() == "[]"

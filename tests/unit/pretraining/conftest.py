@@ -90,6 +90,10 @@ _CONFIGS = {
         **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
         "layer_types": ["linear_attention", "full_attention"],
     },
+    "gated_deltanet": {
+        **{"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64},
+        **{"num_heads": 2, "head_dim": 8, "attn": {"layers": [1], "num_heads": 2}},
+    },
     "qwen3": {**_USUAL, "num_key_value_heads": 1, "head_dim": 16},
     "electra": {**_USUAL, "embedding_size": 16},
     "opt": {

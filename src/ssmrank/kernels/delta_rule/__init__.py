@@ -10,6 +10,7 @@ from torch import Tensor
 from ssmrank.kernels import dispatch
 from ssmrank.kernels.delta_rule import reference
 from ssmrank.kernels.delta_rule.inputs import DeltaInputs
+from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.packing import chosen_states, written
 
 __all__ = ["DeltaInputs", "packed_delta_rule"]
@@ -63,21 +64,30 @@ def packed_delta_rule(
 
     Returns:
         y `[T, H, P]` in v's dtype, with final states `[S, H, N, P]` in float32 or float64 where asked for. Computed in
-        float32, or float64 if v is. Differentiable in every floating tensor.
+        float32, or float64 if v is; products of a GPU in v's dtype. Differentiable in every floating tensor.
     """
-    dtype = torch.promote_types(inputs.values.dtype, torch.float32)
     if initial_index is not None:
         initial_states = chosen_states(initial_states, initial_index)
-    wide, before = inputs.to(dtype), None if initial_states is None else initial_states.to(dtype)
-    states: Tensor | None
-    if dispatch.is_batch_invariant():  # products over chunks depend on how many there are
-        y, states = reference.delta_rule(wide, cu_seqlens, before)
-    else:
-        from ssmrank.kernels.delta_rule.chunked import delta_rule_chunked
+    if dispatch.delta_rule(inputs.values, inputs.keys) is Implementation.LIBRARY:
+        from ssmrank.kernels.delta_rule import library
 
-        y, states = delta_rule_chunked(wide, cu_seqlens, before, chunk_size=CHUNK_SIZE, need_final=return_final_states)
+        y, states = library.delta_rule(inputs, cu_seqlens, initial_states, need_final=return_final_states)
+    else:
+        y, states = _in_pytorch(inputs, cu_seqlens, initial_states, return_final_states)
     y = written(y.to(inputs.values.dtype), out)
     if not return_final_states:
         return y
     assert states is not None
     return y, states
+
+
+def _in_pytorch(
+    inputs: DeltaInputs, cu_seqlens: Tensor, initial_states: Tensor | None, need_final: bool
+) -> tuple[Tensor, Tensor | None]:
+    dtype = torch.promote_types(inputs.values.dtype, torch.float32)
+    wide, before = inputs.to(dtype), None if initial_states is None else initial_states.to(dtype)
+    if dispatch.is_batch_invariant():  # products over chunks depend on how many there are
+        return reference.delta_rule(wide, cu_seqlens, before)
+    from ssmrank.kernels.delta_rule.chunked import delta_rule_chunked
+
+    return delta_rule_chunked(wide, cu_seqlens, before, chunk_size=CHUNK_SIZE, need_final=need_final)

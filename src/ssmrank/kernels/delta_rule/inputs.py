@@ -20,7 +20,7 @@ class DeltaInputs(NamedTuple):
     log_decays: Tensor
     """`[T, H]`, at most 0: the logarithm of what a step leaves of a state."""
     rates: Tensor
-    """`[T, H]`, from 0 to 1: how much of what the state holds for a key gives way to the token's value."""
+    """`[T, H]`, from 0 to 1, in some models to 2: how much of what the state holds for a key gives way to the value."""
 
     def to(self, dtype: torch.dtype) -> DeltaInputs:
         """All tensors in a dtype."""

@@ -15,6 +15,7 @@ _FILES = (
     "ssmrank.models.architectures.bert",
     "ssmrank.models.architectures.electra",
     "ssmrank.models.architectures.falcon_h1",
+    "ssmrank.models.architectures.gated_deltanet",
     "ssmrank.models.architectures.gemma3_text",
     "ssmrank.models.architectures.gpt_neox",
     "ssmrank.models.architectures.granitemoehybrid",
