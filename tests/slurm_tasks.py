@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 def free_port() -> int:
@@ -34,17 +35,21 @@ def environment_of(rank: int, count: int, port: int, **changes: str) -> dict[str
     } | changes
 
 
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @contextmanager
-def tasks(commands: Sequence[Sequence[str]], **changes: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Starts a command as each task; ends those that are left after the block."""
+def tasks(
+    commands: Sequence[Sequence[str]], start: Callable[..., Any] = _started, **changes: str
+) -> Iterator[list[Any]]:
+    """Starts a command as each task, by Popen or as `start` does; ends those that are left after the block."""
     port = free_port()
     started = []
     try:
         for rank, command in enumerate(commands):
             environment = os.environ | environment_of(rank, len(commands), port, **changes)
-            started.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            )
+            started.append(start(command, environment))
         yield started
     finally:
         for process in started:
@@ -52,7 +57,7 @@ def tasks(commands: Sequence[Sequence[str]], **changes: str) -> Iterator[list[su
             process.communicate()
 
 
-def finish(started: Sequence[subprocess.Popen[str]], seconds: float = 60.0) -> tuple[list[int], list[str]]:
+def finish(started: Sequence[Any], seconds: float = 60.0) -> tuple[list[int], list[str]]:
     """Exit statuses and standard errors of all tasks."""
     errors = [process.communicate(timeout=seconds)[1] for process in started]
     return [process.returncode for process in started], errors

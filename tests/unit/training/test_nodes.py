@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from tiny_training import settings
 
 from slurm_tasks import finish, free_port, tasks
 from ssmrank.cli import main
+from torch_forks import Forked
+
+trainings = partial(tasks, start=Forked)
 
 
 @pytest.fixture
@@ -25,12 +29,12 @@ def command(options, tiny_model, tmp_path):
     folder = without_dropout(tiny_model("llama"), tmp_path / "model")
     line = options("llama", "D")
 
-    def words(name, **changes):
+    def words(name, save_seconds=0, **changes):
         own = {"--model": folder, "--output": tmp_path / name / "output", "--state": tmp_path / name / "state"}
         own["--settings"] = settings(**({"epochs": 6, "parallel": "ddp"} | changes)).model_dump_json()
         pairs = zip(line[1::2], line[2::2], strict=True)
         options = [word for option, value in pairs for word in (option, str(own.get(option, value)))]
-        return [sys.executable, "-m", "ssmrank", "train", *options, "--save-seconds", "0"]
+        return [sys.executable, "-m", "ssmrank", "train", *options, "--save-seconds", str(save_seconds)]
 
     return words
 
@@ -49,7 +53,7 @@ def weights_of(folder):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_tasks_give_what_one_process_gives(command, tmp_path, parallel):
     assert main(command("one", parallel="none")[3:]) == 0
-    with tasks([command("two", parallel=parallel)] * 2) as started:
+    with trainings([command("two", parallel=parallel)] * 2) as started:
         statuses, said = finish(started, 120)
     assert statuses == [0, 0], said
     losses = [json.loads((tmp_path / name / "output" / "outcome.json").read_text())["loss"] for name in ("one", "two")]
@@ -68,7 +72,7 @@ def test_two_tasks_give_what_one_process_gives(command, tmp_path, parallel):
 @pytest.mark.parametrize(("parallel", "lost"), [("ddp", 1), ("fsdp2", 0)])
 def test_a_lost_node_ends_all_and_a_new_start_gives_the_same_bytes(command, tmp_path, parallel, lost):
     changes = {"parallel": parallel, "epochs": 40}
-    with tasks([command("lost", **changes)] * 2) as started:
+    with trainings([command("lost", **changes)] * 2) as started:
         _wait_for_state(tmp_path / "lost" / "state", started)
         started[lost].kill()
         statuses, said = finish(started, 30)
@@ -77,7 +81,7 @@ def test_a_lost_node_ends_all_and_a_new_start_gives_the_same_bytes(command, tmp_
     assert error_of(said).startswith(f"ssmrank train: error: {node} longer answers")
     assert not (tmp_path / "lost" / "output").exists()
     for name in ("lost", "whole"):
-        with tasks([command(name, **changes)] * 2) as started:
+        with trainings([command(name, save_seconds=600, **changes)] * 2) as started:
             statuses, said = finish(started, 120)
         assert statuses == [0, 0], said
         assert ("resuming after step" in said[0]) == (name == "lost")
@@ -88,7 +92,7 @@ def test_a_lost_node_ends_all_and_a_new_start_gives_the_same_bytes(command, tmp_
 
 @pytest.mark.slow
 def test_a_state_on_a_disk_of_each_node_is_one_line(command, tmp_path):
-    with tasks([command(name) for name in ("a", "b")]) as started:
+    with trainings([command(name) for name in ("a", "b")]) as started:
         statuses, said = finish(started, 60)
     assert statuses == [2, 2]
     assert error_of(said) == (
@@ -103,7 +107,7 @@ def test_other_files_on_a_node_are_one_line(command, tmp_path):
     groups = Path(other[other.index("--negatives") + 1])
     other[other.index("--negatives") + 1] = str(groups.with_name("other.jsonl"))
     groups.with_name("other.jsonl").write_text("".join(reversed(groups.read_text().splitlines(keepends=True))))
-    with tasks([command("a"), other]) as started:
+    with trainings([command("a"), other]) as started:
         statuses, said = finish(started, 60)
     assert statuses == [2, 2]
     assert error_of(said) == (
@@ -125,7 +129,7 @@ def test_other_files_on_a_node_are_one_line(command, tmp_path):
     ],
 )
 def test_settings_that_do_not_fit_the_step_are_one_line(command, tmp_path, changes, line):
-    with tasks([command("a", **changes)] * 2) as started:
+    with trainings([command("a", **changes)] * 2) as started:
         statuses, said = finish(started, 60)
     assert statuses == [2, 2]
     assert error_of(said).startswith(f"ssmrank train: error: {line}")
@@ -148,7 +152,7 @@ def test_torchrun_on_two_nodes_gives_the_same(command, tmp_path):
     with tasks(started, SLURM_STEP_ID="") as processes:
         statuses, said = finish(processes, 120)
     assert statuses == [0, 0], said
-    with tasks([command("slurm")] * 2) as processes:
+    with trainings([command("slurm")] * 2) as processes:
         assert finish(processes, 120)[0] == [0, 0]
     torchrun, slurm = weights_of(tmp_path / "torchrun"), weights_of(tmp_path / "slurm")
     assert all(torch.equal(weight, slurm[name]) for name, weight in torchrun.items())

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from test_parallel import without_dropout
 
 from ssmrank.training.state import TrainingState
+from torch_forks import Forked
 
 SCRIPT = Path(__file__).with_name("sharded_states.py")
 GATHERS = ("step", "layer")
@@ -32,15 +32,8 @@ def run_processes(cases, count):
         port = str(probe.getsockname()[1])
     environment = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment |= {"WORK": json.dumps(cases), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+    command = [sys.executable, str(SCRIPT)]
+    started = [Forked(command, environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
     try:
         errors = [process.communicate(timeout=200)[1] for process in started]
         return [process.returncode for process in started], errors
