@@ -75,6 +75,16 @@ _JAMBA = {
     "attn_layer_period": 2,
 }
 
+_ZAMBA = {
+    **_USUAL,
+    "initializer_range": 0.05,  # a block's norms amplify rounding errors of wider weights
+    "mamba_d_state": 16,
+    "n_mamba_heads": 4,
+    "chunk_size": 8,
+    "adapter_rank": 16,
+    "time_step_min": 0.05,  # some of the steps are shorter, and so become this
+}
+
 _QWEN3_5 = {
     **_USUAL,
     "initializer_range": 0.1,
@@ -276,6 +286,24 @@ _CONFIGS = {
         **_NEMOTRON,
         "model_type": "nemotron_h",
         "layers_block_type": ["full_attention", "linear_attention", "mlp"],
+    },
+    # Layers 0 and 2 use one block, with adapters of their own, layer 1 another one.
+    "zamba2": {
+        **_ZAMBA,
+        "num_hidden_layers": 4,
+        "layers_block_type": ["hybrid", "hybrid", "hybrid", "linear_attention"],
+        "num_mem_blocks": 2,
+        "use_mem_rope": True,
+        "use_shared_attention_adapter": True,
+        "mamba_ngroups": 2,
+    },
+    "zamba2-attends-last": {
+        **_ZAMBA,
+        "model_type": "zamba2",
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "num_key_value_heads": 2,
+        "add_bias_linear": True,
     },
     "mamba2-wide": {
         "model_type": "mamba2",

@@ -34,7 +34,7 @@ def whole_layer(layer: Any) -> Sequence[nn.Module]:
 
 
 def unchanged(backbone: Any) -> None:
-    """Most backbones need no preparation."""
+    """Most backbones stay as they are."""
 
 
 def nothing_wrong(config: PreTrainedConfig) -> str:
@@ -95,6 +95,8 @@ class Architecture:
     """Arguments of the model's constructor besides the config."""
     replaced: Mapping[type[nn.Module], type[nn.Module]] = field(default_factory=lambda: {nn.LayerNorm: LayerNorm})
     """Module classes, each with the subclass that computes the same faster."""
+    share: Callable[[Any], None] = unchanged
+    """Gives layers that share weights one module for these, in place. It is then adapted, rounded and gathered once."""
     shards: Callable[[Any], Sequence[nn.Module]] = whole_layer
     """The modules of a layer that FSDP gathers one at a time. Each must be called as a module."""
     prepare: Callable[[Any], None] = unchanged

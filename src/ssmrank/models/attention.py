@@ -47,13 +47,15 @@ def packed_attention(
     scaling: float | None = None,
     packed: Packed | None = None,
     sliding_window: int | None = None,
+    layer: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed batch; query: [1, heads, T, head size], key and value may have fewer heads.
 
     Returns [1, T, heads, head size]. Attention is causal if `module.is_causal`. If `packed` has a memory, attention
     that is not causal is cross attention: key and value belong to the memory. With a sliding window a token attends to
-    tokens fewer than `sliding_window` positions away. Attention dropout is not applied.
+    tokens fewer than `sliding_window` positions away. Kept states go by the number of the layer, which is the module's
+    without `layer`. Attention dropout is not applied.
 
     Raises ValueError without `packed`, and for shared prefixes without causal attention.
     """
@@ -72,8 +74,8 @@ def packed_attention(
             return attend(q, k, v, packed, causal, scaling, window)[None], None
         return prefix_attention(q, k, v, packed, scaling, window)[None], None
     if packed.kept is not None:
-        layer: Any = module.layer_idx
-        return _kept_attention(q, k, v, packed, scaling, layer, window)[None], None
+        number: Any = module.layer_idx if layer is None else layer
+        return _kept_attention(q, k, v, packed, scaling, number, window)[None], None
     return attend(q, k, v, packed, causal, scaling, window)[None], None
 
 

@@ -83,14 +83,16 @@ def unread_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     with quiet_transformers(), no_init_weights():
         backbone = random_backbone(config)
     backbone.tie_weights()  # skipped together with the initialisation
-    return backbone
+    return _with_own_modules(backbone)
 
 
 def _with_own_modules(backbone: PreTrainedModel) -> PreTrainedModel:
-    replaced = architecture_of(backbone.config.model_type).replaced
+    architecture = architecture_of(backbone.config.model_type)
+    replaced = architecture.replaced
     for module in backbone.modules():
         if type(module) in replaced and not (isinstance(module, torch.nn.LayerNorm) and module.bias is None):
             module.__class__ = replaced[type(module)]
+    architecture.share(backbone)
     return backbone
 
 

@@ -75,9 +75,12 @@ def write_adapters(folder: Path, trained: Mapping[str, Tensor], backbone: Any, l
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(folder)
     adapters, others = dict[str, Tensor](), dict[str, Tensor]()
+    names = _names_of_modules(backbone)
     for name, tensor in trained.items():
         if name.endswith((_A, _B)):
-            adapters[f"base_model.model.{name.removeprefix(_BACKBONE).replace('.default.', '.')}"] = tensor.contiguous()
+            layer, end = name.removeprefix(_BACKBONE).split(".lora_")
+            for one in names[layer]:
+                adapters[f"base_model.model.{one}.lora_{end.replace('.default.', '.')}"] = _copy(tensor)
         elif not name.startswith(_BACKBONE):
             others[name] = tensor.contiguous()
     save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -86,9 +89,25 @@ def write_adapters(folder: Path, trained: Mapping[str, Tensor], backbone: Any, l
 
 
 def linear_layers(backbone: nn.Module) -> list[str]:
-    """The names that a backbone's linear layers have within their modules, such as q_proj."""
+    """The names that a backbone's linear layers have within their modules, such as q_proj.
+
+    Layers that have only a number are those of Zamba2's own adapters of low rank, and get no others.
+    """
     named = backbone.named_modules()
-    return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, nn.Linear)})
+    names = {name.rpartition(".")[2] for name, module in named if isinstance(module, nn.Linear)}
+    return sorted(name for name in names if not name.isdecimal())
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _names_of_modules(backbone: nn.Module) -> dict[str, list[str]]:
+    """All names of each module, by the first one. transformers has a module for each name."""
+    found: dict[nn.Module, list[str]] = {}
+    for name, module in backbone.named_modules(remove_duplicate=False):
+        found.setdefault(module, []).append(name)
+    return {names[0]: names for names in found.values()}
 
 
 def _config(backbone: Any, lora: Lora) -> Any:

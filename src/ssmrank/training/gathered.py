@@ -242,17 +242,14 @@ class GatheredOnce(Parted):
 
     @override
     def weights(self, reranker: PackedModel) -> dict[str, Tensor]:
-        exact: dict[int, Tensor] = {}
+        exact: dict[str, Tensor] = {}
         for bucket in self._buckets:
             if bucket.whole.dtype != torch.float32:
                 for name, weight in bucket.gathered(bucket.own):
                     if self.rank == 0:
-                        exact[id(bucket.named[name])] = weight.to("cpu", copy=True)
+                        exact[name] = weight.to("cpu", copy=True)
                 bucket.clear()
-        if self.rank > 0:
-            return {}
-        named = reranker.named_parameters(remove_duplicate=False)  # a weight may have several names
-        return super().weights(reranker) | {name: exact[id(one)] for name, one in named if id(one) in exact}
+        return super().weights(reranker) | exact if self.rank == 0 else {}
 
     @override
     def take_weights(self, reranker: PackedModel, weights: dict[str, Tensor]) -> None:

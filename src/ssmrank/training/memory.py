@@ -43,8 +43,10 @@ def free_memory(device: torch.device) -> float:
 
 
 def layers_of(backbone: nn.Module) -> list[Any]:
-    """The layers (GradientCheckpointingLayer) of a transformers backbone, in order."""
-    return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+    """The layers (GradientCheckpointingLayer) of a transformers backbone, in order, without those within a layer."""
+    layers = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+    inner = {part for layer in layers for part in layer.modules() if part is not layer}
+    return [layer for layer in layers if layer not in inner]
 
 
 def recompute_layers(backbone: nn.Module, share: float) -> None:

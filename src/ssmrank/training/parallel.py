@@ -120,7 +120,7 @@ class Workers:
     ) -> None:
         """Writes weights, optimizer state and `facts`, the same in all processes. All processes must call this."""
         if self.rank == 0:
-            whole = {"model": _state(reranker), "optimizer": optimizer.state_dict()}
+            whole = {"model": state_of(reranker), "optimizer": optimizer.state_dict()}
             state.save(step, whole | facts, best)
 
     def load(
@@ -128,17 +128,17 @@ class Workers:
     ) -> dict[str, Any]:
         """Restores what `save` wrote after `step` steps, and returns the facts."""
         saved = state.read(step)
-        reranker.load_state_dict(saved.pop("model"), strict=not has_frozen(reranker))
+        reranker.load_state_dict(saved.pop("model"), strict=False)
         optimizer.load_state_dict(saved.pop("optimizer"))
         return saved
 
     def weights(self, reranker: PackedModel) -> dict[str, torch.Tensor]:
         """Whole trained weights on the CPU, complete in the first process. All processes must call this."""
-        return {name: tensor.detach().cpu() for name, tensor in _state(reranker).items()}
+        return {name: tensor.detach().cpu() for name, tensor in state_of(reranker).items()}
 
     def take_weights(self, reranker: PackedModel, weights: dict[str, torch.Tensor]) -> None:
         """Loads whole weights, as from `weights`."""
-        reranker.load_state_dict(weights, strict=not has_frozen(reranker))
+        reranker.load_state_dict(weights, strict=False)
 
     def whole(self, reranker: M, new: Callable[[], M]) -> M:
         """The model, with whole weights in the first process. `new` makes a model of the same shape."""
@@ -238,9 +238,12 @@ def bytes_of(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: all, or those of a model with frozen weights that are trained."""
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a checkpoint: all, or those of a model with frozen weights that are trained.
+
+    Each has one name, also where modules share it.
+    """
+    names = set(trained(model))
     if not has_frozen(model):
-        return model.state_dict()
-    names = trained(model)
+        names.update(name for name, _ in model.named_buffers())
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}

@@ -2,19 +2,21 @@
 
 A process holds its part of weights, gradients and optimizer state, and for a moment the whole weights of two units. A
 unit are the linear layers of some layers. Autocast rounds their weights anyway, so they are gathered rounded, which are
-half of the bytes, and results are those of other trainings. The rest of the model is gathered once a pass in float32.
+half of the bytes, and results are those of other trainings. The rest of the model is gathered once a pass in float32,
+and so are layers within several layers.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
@@ -24,7 +26,7 @@ from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision
 from ssmrank.training.memory import layers_of
 from ssmrank.training.optimizer import Moments
-from ssmrank.training.parallel import Reduction, bytes_of, has_frozen, trained
+from ssmrank.training.parallel import Reduction, bytes_of, state_of, trained
 from ssmrank.training.shards import Parted, Piece, Pieces, parts_of
 
 UNIT_BYTES = 128 * 2**20
@@ -115,12 +117,16 @@ class Sharded(Parted):
 
     @override
     def weights(self, reranker: PackedModel) -> dict[str, Tensor]:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=has_frozen(reranker))
-        return cast(dict[str, Tensor], get_model_state_dict(reranker, options=options))
+        found: dict[str, Tensor] = {}
+        for name, tensor in state_of(reranker).items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.rank == 0:
+                found[name] = whole.cpu()
+        return found
 
     @override
     def take_weights(self, reranker: PackedModel, weights: dict[str, Tensor]) -> None:
-        options = StateDictOptions(full_state_dict=True, strict=not has_frozen(reranker))
+        options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(reranker, dict[str, Any](weights), options=options)
 
 
@@ -133,12 +139,18 @@ def _numel(modules: list[nn.Module]) -> int:
 
 
 def _units(backbone: Any, least: int) -> list[list[nn.Module]]:
-    """The linear layers that FSDP gathers together: those of successive layers with at least this many weights."""
+    """The linear layers that FSDP gathers together: those of successive layers with at least this many weights.
+
+    Modules of several layers are in none, because a unit's modules must all run before one of them runs again.
+    """
     shards = architecture_of(backbone.config.model_type).shards
+    layers = layers_of(backbone)
+    uses = Counter(module for layer in layers for module in layer.modules())
     units: list[list[nn.Module]] = [[]]
-    for layer in layers_of(backbone):
+    for layer in layers:
         for part in shards(layer):
-            units[-1] += [module for module in part.modules() if isinstance(module, nn.Linear)]
+            linear = [module for module in part.modules() if isinstance(module, nn.Linear)]
+            units[-1] += [module for module in linear if uses[module] == 1]
         if _numel(units[-1]) >= least:
             units.append([])
     return [unit for unit in units if unit]

@@ -152,7 +152,7 @@ class Parted(Replicated):
         if self.rank > 0:
             return reranker
         whole = new()
-        whole.load_state_dict(weights)
+        whole.load_state_dict(weights, strict=False)
         return whole.eval()
 
 

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from ssmrank.errors import UserError
 from ssmrank.kernels import dispatch
 from ssmrank.kernels.norms.reference import Unscaled
+from ssmrank.models import load_reranker
 from ssmrank.models.architectures import architecture_of
-from ssmrank.models.backbones import random_backbone, scored_forward
-from ssmrank.models.float8 import to_float8
+from ssmrank.models.backbones import load_backbone, packed_forward, random_backbone, scored_forward
+from ssmrank.models.float8 import Float8Linear, to_float8
 from ssmrank.models.hybrid import PackedMixer
 from ssmrank.models.mamba import fold_norms
 from ssmrank.models.packing import Packed, mapped, pack
 from ssmrank.models.prefix_sharing import pack_shared
+from ssmrank.models.reranker import new_reranker
+from ssmrank.training.memory import layers_of
 
 SIZES = {
     "hidden_size": 256,
@@ -41,6 +44,13 @@ KINDS: dict[str, dict[str, Any]] = {
         "shared_intermediate_size": 256,
         "residual_multiplier": 0.3,
         "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    },
+    "zamba2": {
+        "n_mamba_heads": 8,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["hybrid", "hybrid", "linear_attention"],
+        "adapter_rank": 16,
+        "time_step_min": 0.05,
     },
 }
 
@@ -115,7 +125,7 @@ def test_multipliers_become_part_of_a_projection_once(changes: dict[str, Any], m
             assert relative(scored_forward(prepared, batch, "last"), exact) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["bamba", "granitemoehybrid", "falcon_h1", "nemotron_h"])
+@pytest.mark.parametrize("kind", ["bamba", "granitemoehybrid", "falcon_h1", "nemotron_h", "zamba2"])
 def test_a_pretraining_begins_with_mixers_like_mamba2s(kind: str) -> None:
     changes: dict[str, dict[str, Any]] = {
         "falcon_h1": {"mamba_d_ssm": 512},
@@ -161,12 +171,48 @@ def test_rows_are_scaled_in_place() -> None:
         ("qwen3", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}, "use_sliding_window"),
         ("nemotron_h", {"layers_block_type": ["linear_attention", "moe"]}, "layers with experts are not supported"),
         ("falcon_h1", {"mamba_d_ssm": 512, "time_step_limit": (0.0, 0.1)}, "time_step_limit"),
+        ("zamba2", {"n_mamba_heads": 7}, "n_mamba_heads 7 does not divide the width of Mamba-2's mixers, 512"),
+        ("zamba2", {"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
+        ("zamba2", {"use_shared_attention_adapter": True}, "needs as many num_key_value_heads .2. as num_att"),
     ],
 )
 def test_what_is_not_supported_is_one_line(kind: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         model(kind, **changes)
     assert "\n" not in str(error.value)
+
+
+def blocks(backbone: Any) -> list[Any]:
+    """Zamba2's blocks of attention and MLP, one for each use."""
+    return [layer.shared_transformer for layer in backbone.layers if hasattr(layer, "shared_transformer")]
+
+
+def test_layers_that_share_weights_share_modules(tiny_model, tmp_path) -> None:
+    torch.manual_seed(0)
+    reranker = new_reranker(tiny_model("zamba2"), "D", 32).eval()
+    reranker.save(tmp_path / "checkpoint")
+    read = load_reranker(tmp_path / "checkpoint")
+    for backbone in (reranker.backbone, read.backbone):
+        first, other, again = blocks(backbone)
+        assert first is again is not other
+        assert first.self_attn.q_proj.weight is not other.self_attn.q_proj.weight
+        assert len(layers_of(backbone)) == 4  # a layer with a block has a layer within
+    to_float8(read.backbone, architecture_of("zamba2"))
+    first, _, again = blocks(read.backbone)
+    assert first is again and type(first.self_attn.q_proj) is Float8Linear
+
+
+def test_weights_that_a_checkpoint_has_for_each_layer_are_not_shared(tiny_model, tmp_path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model("zamba2"), tie_word_embeddings=False)
+    torch.manual_seed(0)
+    random_backbone(config).save_pretrained(tmp_path)
+    backbone, reference = load_backbone(tmp_path).eval(), AutoModel.from_pretrained(tmp_path).eval()
+    first, _, third = blocks(backbone)
+    assert not torch.equal(first.self_attn.q_proj.weight, third.self_attn.q_proj.weight)
+    ids = torch.arange(5, 25)
+    with torch.no_grad():
+        difference = packed_forward(backbone, pack([ids.numpy()])) - reference(ids[None]).last_hidden_state[0]
+    assert difference.abs().max() < 1e-5
 
 
 @pytest.mark.gpu

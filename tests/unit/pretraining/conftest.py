@@ -124,6 +124,11 @@ _CONFIGS["nemotron_h"] = {
     "n_groups": 1,
     "layers_block_type": ["linear_attention", "full_attention"],
 }
+_CONFIGS["zamba2"] = {
+    **_USUAL,
+    **{"num_hidden_layers": 3, "mamba_d_state": 16, "n_mamba_heads": 4, "adapter_rank": 16},
+    "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+}
 CAUSAL = [name for name in MODEL_TYPES if architecture_of(name).causal]
 MASKED = [name for name in MODEL_TYPES if name not in CAUSAL and architecture_of(name).masked_head is not None]
 CONFIGS = {name: _CONFIGS.get(name, _USUAL) for name in (*CAUSAL, *MASKED)}

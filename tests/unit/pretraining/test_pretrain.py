@@ -44,6 +44,7 @@ WIDE = {
     "granitemoehybrid": _WIDE,
     "falcon_h1": _WIDE | {"mamba_d_ssm": 128},
     "nemotron_h": {"hidden_size": 64, "mamba_num_heads": 2, "mamba_head_dim": 64, "ssm_state_size": 64},
+    "zamba2": {"hidden_size": 64, "n_mamba_heads": 2, "mamba_d_state": 64},
 }
 """Triton's kernels need heads and states of 64 columns."""
 

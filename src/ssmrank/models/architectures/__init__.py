@@ -30,6 +30,7 @@ _FILES = (
     "ssmrank.models.architectures.qwen3",
     "ssmrank.models.architectures.qwen3_5_text",
     "ssmrank.models.architectures.roberta",
+    "ssmrank.models.architectures.zamba2",
 )
 
 MODEL_TYPES = tuple(model_type_of(name.rpartition(".")[2]) for name in _FILES)
