@@ -7,21 +7,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ssmrank.models.gated_deltanet import GatedDeltaNetConfig, GatedDeltaNetForCausalLM, GatedDeltaNetModel
+from ssmrank.models import gated_deltanet, mamba3_modules
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def forget_models() -> None:
+    """Makes transformers' Auto classes know no models of the library any more.
+
+    With its models it takes the place of transformers' Mambas and of ours there, which other tests ask for those.
+    transformers itself imports it with Qwen3.5.
+    """
+    for name, kind in list(CONFIG_MAPPING._extra_content.items()):
+        if kind.__module__.startswith("fla."):
+            del CONFIG_MAPPING._extra_content[name]
+    gated_deltanet.register()
+    mamba3_modules.register()
 
 
 def ready(patch: pytest.MonkeyPatch) -> None:
     """Imports the library; skips the test without it."""
     pytest.importorskip("fla", reason="needs flash-linear-attention")
-    # It makes its own models known to transformers, whose Auto classes the other tests ask for ours.
-    kinds: list[tuple[Any, type]] = [(AutoModel, GatedDeltaNetModel), (AutoModelForCausalLM, GatedDeltaNetForCausalLM)]
-    AutoConfig.register("gated_deltanet", GatedDeltaNetConfig, exist_ok=True)
-    for auto, model in kinds:
-        auto.register(GatedDeltaNetConfig, model, exist_ok=True)
+    forget_models()
     if INTERPRETED:
         _interpret(patch)
 

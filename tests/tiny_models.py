@@ -107,6 +107,15 @@ _DELTANET = {
     "expand_v": 2.0,
 }
 
+_MAMBA3 = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "state_size": 16,
+    "head_dim": 16,
+    "chunk_size": 8,
+    "initializer_range": 0.1,
+}
+
 _CONFIGS = {
     "electra": {**_USUAL, "embedding_size": 16, "initializer_range": 0.02},
     "roberta": {**_USUAL, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -231,6 +240,17 @@ _CONFIGS = {
         "n_groups": 1,
         "chunk_size": 8,
     },
+    "mamba3": _MAMBA3,
+    "mamba3-normed": {
+        **_MAMBA3,
+        "model_type": "mamba3",
+        "n_groups": 2,
+        "rope_fraction": 1.0,
+        "is_outproj_norm": True,
+        "use_bias": True,
+    },
+    # Heads and states that Triton's kernels take.
+    "mamba3-wide": {**_MAMBA3, "model_type": "mamba3", "hidden_size": 64, "head_dim": 64, "state_size": 64},
     "bamba": {**_HYBRID, "attn_layer_indices": [1]},
     # As Bamba and Granite 4 themselves, whose last layers attend.
     "bamba-attends-last": {**_HYBRID, "model_type": "bamba", "attn_layer_indices": [0, 2], "num_key_value_heads": 4},
@@ -323,7 +343,11 @@ HYBRIDS = [shape for shape in _CONFIGS if {"mamba_d_state", "ssm_state_size"} & 
 DELTA_NETS = [shape for shape in _CONFIGS if shape.startswith(("qwen3_5_text", "gated_deltanet"))]
 """Shapes with the gated delta rule."""
 
-_NEWER = ("qwen3", "gemma3_text", "gemma3_text-ends-in-window", *DELTA_NETS)
+_NEWER = (
+    *("qwen3", "gemma3_text", "gemma3_text-ends-in-window"),
+    *("mamba3", "mamba3-normed", "mamba3-wide"),
+    *DELTA_NETS,
+)
 
 VARIED = frozenset([*HYBRIDS, *_NEWER])
 """Shapes whose vectors are drawn too, since transformers begins with constants."""

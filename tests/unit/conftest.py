@@ -11,9 +11,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
+import fla_kernels
 from ssmrank.kernels import dispatch
 from ssmrank.models.backbones import random_backbone
 from tiny_models import VARIED, tiny_config
+
+fla_kernels.forget_models()  # it is imported by now, with all architectures of `tiny_models`
 
 WORDS = (
     "state space models rank text passages and documents by relevance for a given query with mamba attention "
@@ -73,7 +76,7 @@ def vary_constants(backbone: torch.nn.Module) -> None:
         for name, parameter in backbone.named_parameters():
             if name.endswith(("dt_bias", "dt_proj.bias")):
                 parameter.uniform_(-4.0, 1.0)  # states that last, and states that fade
-            elif parameter.ndim == 1:
+            elif parameter.ndim == 1 or name.endswith(("B_bias", "C_bias")):
                 parameter.add_(0.2 * torch.randn_like(parameter))
 
 

@@ -302,6 +302,10 @@ class Continuing(KeptStates):
         chosen = turned.index_select(0, rows).float()
         return chosen.mT if pool.turned else chosen, self._owners
 
+    def tail(self, layer: int) -> Tensor:
+        """The last inputs of each sequence's prefix, [S, taps - 1, channels]."""
+        return self._pool._tails(layer).index_select(0, self._slots).float().index_select(0, self._owners)
+
     def convolution(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a convolution with history computes: inputs with those of the prefixes after them, starts, history."""
         tails = self._pool._tails(layer).index_select(0, self._slots).to(x.dtype)

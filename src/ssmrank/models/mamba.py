@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 def mamba1_forward(backbone: Any, packed: Packed) -> Tensor:
     """Last hidden states [T, hidden size] of a `MambaModel`, after its final norm."""
-    return _residual_stream(backbone, packed, mamba1_mixer)
+    return residual_stream(backbone, packed, mamba1_mixer)
 
 
 def mamba2_forward(backbone: Any, packed: Packed) -> Tensor:
     """Last hidden states [T, hidden size] of a `Mamba2Model`, after its final norm."""
-    return _residual_stream(backbone, packed, mamba2_mixer)
+    return residual_stream(backbone, packed, mamba2_mixer)
 
 
 def mamba1_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """Rows `wanted`, int64 [R], of `mamba1_forward`. The last layer gates and projects only these."""
-    return _residual_stream(backbone, packed, mamba1_mixer, wanted)
+    return residual_stream(backbone, packed, mamba1_mixer, wanted)
 
 
 def mamba2_token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """Rows `wanted`, int64 [R], of `mamba2_forward`. The last layer gates and projects only these."""
-    return _residual_stream(backbone, packed, mamba2_mixer, wanted)
+    return residual_stream(backbone, packed, mamba2_mixer, wanted)
 
 
 def projections(layer: Any) -> tuple[nn.Module, ...]:
@@ -62,7 +62,8 @@ the wanted tokens (None: all) to the mixer's output for the wanted tokens, witho
 is still to be applied (`Unscaled`)."""
 
 
-def _residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
+def residual_stream(backbone: Any, packed: Packed, mixer: Mixer, wanted: Tensor | None = None) -> Tensor:
+    """Last hidden states [T, hidden size], or the rows `wanted`, of a model whose layers are a norm and a mixer."""
     hidden = backbone.embeddings(packed.input_ids)
     if isinstance(backbone.layers[0].mixer.in_proj, Float8Linear):
         hidden = hidden.bfloat16()  # sixteen times as exact as the updates that are added
@@ -325,24 +326,51 @@ def _convolve_on(mixer: Any, filters: Tensor, bias: Tensor | None, x: Tensor, ke
     return y[: x.shape[0]]
 
 
-def scanned(mixer: Any, scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+def last_inputs(mixer: Any, inputs: Callable[[], Tensor], packed: Packed) -> Tensor | None:
+    """The inputs [S, channels] of the token before each sequence; keeps those of each sequence's last token.
+
+    inputs: gives those of all tokens, [T, channels]. It is called only if they are needed; else the result is None.
+    """
+    kept: Any = packed.kept
+    if kept is not None:
+        if not kept.keeps:
+            return kept.tail(mixer.layer_idx).squeeze(1)
+        kept.keep_tail(mixer.layer_idx, inputs(), 2)
+    if packed.prefix_levels is None:
+        return None
+    rows = packed.prefix_levels.history[:, 0]
+    return torch.where(rows[:, None] >= 0, inputs().index_select(0, rows.clamp(min=0)), 0.0)
+
+
+def scanned(
+    mixer: Any,
+    scan: Callable[..., Any],
+    tensors: tuple[Tensor, ...],
+    packed: Packed,
+    before: Tensor | None = None,
+) -> Tensor:
     """What a recurrence makes of the tokens, like the first of `tensors`, which also continues and keeps states.
 
-    scan: takes the tensors, each [T, ..], and the keywords of `packed_ssd`.
+    scan: takes the tensors, each [T, ..], and the keywords of `packed_ssd`; and with `before`, [S, channels], the rows
+    of sequences that continue others as the keyword `before`.
     """
     kept: Any = packed.kept
     if kept is None:
-        return _level_by_level(scan, tensors, packed)
+        return _level_by_level(scan, tensors, packed, before)
     if kept.keeps:
         y, final = scan(*tensors, cu_seqlens=packed.cu_seqlens, return_final_states=True)
         kept.keep_scan(mixer.layer_idx, final)
         return y
     states, rows = kept.scan(mixer.layer_idx)
     options = {"initial_states": states, "initial_index": rows, "longest": packed.longest}
+    if before is not None:
+        options["before"] = before
     return scan(*tensors, cu_seqlens=packed.cu_seqlens, **options)
 
 
-def _level_by_level(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed) -> Tensor:
+def _level_by_level(
+    scan: Callable[..., Any], tensors: tuple[Tensor, ...], packed: Packed, before: Tensor | None
+) -> Tensor:
     """The scan of a packed batch. With shared prefixes it goes level by level, and is for inference only.
 
     Each segment then starts from its parent's final state.
@@ -357,6 +385,8 @@ def _level_by_level(scan: Callable[..., Any], tensors: tuple[Tensor, ...], packe
         if level.parents is not None:
             options |= {"initial_states": _rows(states), "initial_index": level.parents}
             options["longest"] = level.packed.longest
+            if before is not None:
+                options["before"] = before[level.segments]
         if level in packed.prefix_levels.inner:
             states.append(scan(*part, return_final_states=True, **options)[1])
         else:

@@ -33,7 +33,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies to a parameter of this name."""
-    return parameter.ndim >= 2 and not name.endswith("A_log")
+    return parameter.ndim >= 2 and not name.endswith(("A_log", "B_bias", "C_bias"))
 
 
 def make_adamw(groups: list[dict[str, Any]], learning_rate: float, states: States) -> torch.optim.Optimizer:

@@ -104,6 +104,7 @@ _CONFIGS = {
         "ffn_dim": 64,
     },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2},
+    "mamba3": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 16, "head_dim": 16, "chunk_size": 16},
     "mamba2": {
         "hidden_size": 32,
         "num_hidden_layers": 2,

@@ -40,6 +40,7 @@ CPU = torch.device("cpu")
 _WIDE = {"hidden_size": 64, "mamba_n_heads": 2, "mamba_d_head": 64, "mamba_d_state": 64}
 WIDE = {
     "mamba2": {"hidden_size": 64, "head_dim": 64, "num_heads": 2, "state_size": 64},
+    "mamba3": {"hidden_size": 64, "head_dim": 64, "state_size": 64},
     "bamba": _WIDE,
     "granitemoehybrid": _WIDE,
     "falcon_h1": _WIDE | {"mamba_d_ssm": 128},

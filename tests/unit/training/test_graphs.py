@@ -14,7 +14,7 @@ from ssmrank.training.parallel import Workers
 from tiny_models import DELTA_NETS, HYBRIDS, SHAPES, kind_of
 
 NARROW = {shape for shape in HYBRIDS if not shape.startswith("jamba")} - {"bamba-wide"}
-UNALIGNED = {"llama-3.2", "mamba2", *DELTA_NETS, *NARROW}
+UNALIGNED = {"llama-3.2", "mamba2", "mamba3", "mamba3-normed", *DELTA_NETS, *NARROW}
 """Shapes whose rows or heads are no multiple of 16 bytes, or whose heads and states are too few for Triton's scan of
 Mamba-2, or whose recurrence has no kernel. Plain PyTorch computes them, and it cannot be captured."""
 

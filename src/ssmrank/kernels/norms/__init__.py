@@ -12,12 +12,14 @@ from ssmrank.kernels.norms import blocked, reference
 from ssmrank.kernels.norms.reference import Unscaled
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, group_size: int | None = None) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension, computed in float32 (float64 if x is).
+
+    group_size: a divisor of the channels; the mean is over groups of so many. None: over all.
 
     The result has x's dtype; on a GPU without gradients it has autocast's dtype, in which matmuls read it.
     """
-    return _norm(x, None, weight, eps, x.shape[-1])
+    return _norm(x, None, weight, eps, group_size or x.shape[-1])
 
 
 def add_rms_norm(

@@ -11,14 +11,14 @@ from ssmrank.kernels import dispatch
 from ssmrank.kernels.dispatch import Implementation
 from ssmrank.kernels.packing import chosen_states, needs_gradient, sequence_index, written
 from ssmrank.kernels.ssd import reference
-from ssmrank.kernels.ssd.inputs import SSDInputs
+from ssmrank.kernels.ssd.inputs import SSDInputs, WeighedInputs
 
-__all__ = ["SSDInputs", "packed_ssd"]
+__all__ = ["SSDInputs", "WeighedInputs", "packed_ssd"]
 
 
 @overload
 def packed_ssd(
-    inputs: SSDInputs,
+    inputs: SSDInputs | WeighedInputs,
     cu_seqlens: Tensor,
     *,
     chunk_size: int,
@@ -33,7 +33,7 @@ def packed_ssd(
 
 @overload
 def packed_ssd(
-    inputs: SSDInputs,
+    inputs: SSDInputs | WeighedInputs,
     cu_seqlens: Tensor,
     *,
     chunk_size: int,
@@ -47,7 +47,7 @@ def packed_ssd(
 
 
 def packed_ssd(
-    inputs: SSDInputs,
+    inputs: SSDInputs | WeighedInputs,
     cu_seqlens: Tensor,
     *,
     chunk_size: int,
@@ -61,7 +61,8 @@ def packed_ssd(
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_tᵀ; y_t = h_t C_t + D x_t, per head, with Δ = softplus(dt + bias).
 
     Args:
-        inputs: x, dt, A, B, C, and D and dt_bias, which may be None.
+        inputs: x, dt, A, B, C, and D and dt_bias, which may be None; or weights and decays of each token instead of
+            dt, A, D and dt_bias (`WeighedInputs`).
         cu_seqlens: int64 `[S + 1]`, where sequences start, and T; empty sequences are allowed.
         chunk_size: tokens per chunk of mamba_ssm's kernel. The result does not depend on it, and a CPU chooses its own.
         initial_states: `[S, H, P, N]`, or None for zeros.
@@ -87,7 +88,9 @@ def packed_ssd(
 
         options: dict[str, Any] = {"initial_states": initial_states, "initial_index": initial_index}
         options |= {"out": out, "return_final_states": return_final_states}
-        return fitted.ssd(packed_ssd, inputs, cu_seqlens, sizes, chunk_size=chunk_size, longest=longest, **options)
+        return fitted.ssd(
+            packed_ssd, inputs.stepped(), cu_seqlens, sizes, chunk_size=chunk_size, longest=longest, **options
+        )
     takes_index = implementation in (Implementation.GPU, Implementation.CPU)
     if initial_index is not None and not (takes_index and not needs_gradient(*inputs, initial_states)):
         initial_states, initial_index = chosen_states(initial_states, initial_index), None
@@ -95,10 +98,12 @@ def packed_ssd(
         from ssmrank.kernels.ssd import gpu
 
         y, states = gpu.ssd(
-            *(inputs, cu_seqlens, initial_states, initial_index, out), need_final=return_final_states, longest=longest
+            *(inputs.stepped(), cu_seqlens, initial_states, initial_index, out),
+            need_final=return_final_states,
+            longest=longest,
         )
     elif implementation is Implementation.LIBRARY:
-        y, states = written(_mamba_ssm(inputs, cu_seqlens, chunk_size, seq_idx), out), None
+        y, states = written(_mamba_ssm(inputs.stepped(), cu_seqlens, chunk_size, seq_idx), out), None
     else:
         dtype = torch.promote_types(x.dtype, torch.float32)
         wide, initial_states = inputs.to(dtype), None if initial_states is None else initial_states.to(dtype)

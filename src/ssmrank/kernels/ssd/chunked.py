@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ssmrank.kernels.chunks import ChunkGroup, ChunkPlan, Decays, chunk_plan, pass_on
-from ssmrank.kernels.ssd.inputs import SSDInputs
+from ssmrank.kernels.ssd.inputs import SSDInputs, WeighedInputs
 
 
 def ssd_chunked(
-    inputs: SSDInputs,
+    inputs: SSDInputs | WeighedInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     *,
@@ -26,10 +26,13 @@ def ssd_chunked(
 
 
 def _chunked(
-    inputs: SSDInputs, cu_seqlens: Tensor, initial_states: Tensor | None, chunk_size: int, need_final: bool
+    inputs: SSDInputs | WeighedInputs,
+    cu_seqlens: Tensor,
+    initial_states: Tensor | None,
+    chunk_size: int,
+    need_final: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    x, _, A, B, C, D, _ = inputs
-    steps = inputs.steps()
+    x, weights, log_decays, B, C = inputs.weighed()
     _tokens, heads, width = x.shape
     plan = chunk_plan(tuple(cu_seqlens.tolist()), chunk_size, x.device)
     per_group = heads // B.shape[1]
@@ -38,9 +41,10 @@ def _chunked(
     prepared = []
     for group in plan.groups:
         # A step of zero neither decays the state nor adds to it.
-        sizes = torch.where(group.real[..., None], steps[group.tokens], 0.0)
-        decays = Decays.of(sizes * A)
-        xs = x[group.tokens] * sizes[..., None]
+        real = group.real[..., None]
+        added, left = (torch.where(real, steps[group.tokens], 0.0) for steps in (weights, log_decays))
+        decays = Decays.of(left)
+        xs = x[group.tokens] * added[..., None]
         prepared.append((group, decays, xs, B[group.tokens], C[group.tokens]))
 
     incoming: Tensor | None = None
@@ -58,6 +62,7 @@ def _chunked(
             y = y + carried.permute(0, 3, 1, 2) * decays.since_start().transpose(1, 2)[..., None]
         rows.append(y[group.real])
     y = torch.cat(rows)[plan.restore] if rows else x
+    D = inputs.D
     return (y if D is None else y + D[:, None] * x), final if need_final else None
 
 

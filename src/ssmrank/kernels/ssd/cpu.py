@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ssmrank.kernels.packing import needs_gradient
 from ssmrank.kernels.simd.threads import run_tasks
 from ssmrank.kernels.ssd import cpu_loops as loops
-from ssmrank.kernels.ssd.inputs import SSDInputs
+from ssmrank.kernels.ssd.inputs import SSDInputs, WeighedInputs
 
 LONGEST_CHUNK = 256
 """The longest chunk; a longer one's data would not fit in a core's cache."""
@@ -71,7 +71,7 @@ def chunk_count(length: int, width: int, states: int) -> int:
 
 
 def ssd(
-    inputs: SSDInputs,
+    inputs: SSDInputs | WeighedInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None,
     initial_index: Tensor | None = None,
@@ -83,10 +83,9 @@ def ssd(
 
     Not differentiable with an index or into `out`.
     """
-    x, _, A, B, C, D, _ = inputs
-    steps = inputs.steps()
-    D = x.new_zeros(x.shape[1]) if D is None else D
-    given = _Given(x, steps, steps * A, B, C, D, initial_states, cu_seqlens)
+    x, weights, log_decays, B, C = inputs.weighed()
+    D = x.new_zeros(x.shape[1]) if inputs.D is None else inputs.D
+    given = _Given(x, weights, log_decays, B, C, D, initial_states, cu_seqlens)
     if needs_gradient(x, given.decays, B, C, D, initial_states):
         assert initial_index is None and out is None
         y, final = _Ssd.apply(*given, need_final)
@@ -104,9 +103,9 @@ class _Given(NamedTuple):
 
     x: Tensor
     steps: Tensor
-    """`[T, H]`, after bias and softplus."""
+    """`[T, H]`, what inputs are multiplied by: in Mamba-2 step sizes after bias and softplus."""
     decays: Tensor
-    """`[T, H]`, the steps times A."""
+    """`[T, H]`, logarithms of what steps leave of states: in Mamba-2 steps times A."""
     B: Tensor
     C: Tensor
     D: Tensor

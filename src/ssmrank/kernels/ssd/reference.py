@@ -6,24 +6,22 @@ It states what the fast kernels compute, and they are tested against it.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssmrank.kernels.packing import sequence_bounds
-from ssmrank.kernels.ssd.inputs import SSDInputs
+from ssmrank.kernels.ssd.inputs import SSDInputs, WeighedInputs
 
 
 def ssd(
-    inputs: SSDInputs,
+    inputs: SSDInputs | WeighedInputs,
     cu_seqlens: Tensor,
     initial_states: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Dao & Gu 2024, equation 1 with A a scalar per head; shapes as in `packed_ssd`; returns y and final states."""
-    x, dt, A, B, C, D, dt_bias = inputs
-    heads = x.shape[1]
-    step = F.softplus(dt if dt_bias is None else dt + dt_bias)
-    decays = torch.exp(step * A)[:, :, None, None].unbind()
-    drives = (step[:, :, None] * x)[..., None].unbind()
+    x, weights, log_decays, B, C = inputs.weighed()
+    heads, D = x.shape[1], inputs.D
+    decays = torch.exp(log_decays)[:, :, None, None].unbind()
+    drives = (weights[:, :, None] * x)[..., None].unbind()
     Bs = B.repeat_interleave(heads // B.shape[1], dim=1)[:, :, None, :].unbind()
     Cs = C.repeat_interleave(heads // C.shape[1], dim=1)[..., None].unbind()
     rows, finals = [], []

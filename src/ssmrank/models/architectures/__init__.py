@@ -23,6 +23,7 @@ _FILES = (
     "ssmrank.models.architectures.llama",
     "ssmrank.models.architectures.mamba",
     "ssmrank.models.architectures.mamba2",
+    "ssmrank.models.architectures.mamba3",
     "ssmrank.models.architectures.modernbert",
     "ssmrank.models.architectures.modernbert_decoder",
     "ssmrank.models.architectures.nemotron_h",
