@@ -24,7 +24,7 @@ UV = $(BIN)/uv
 WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help table4 pdf report ui dag docs readme push pull quick test test-cluster chaos lint format lock upgrade tidy clean
+.PHONY: help table4 pdf report ui dag docs readme push pull quick test test-cluster chaos lint types style format lock upgrade tidy clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1@\2/p' Makefile | column -t -s @
@@ -57,14 +57,19 @@ test: .venv/dev.stamp  ## run the tests
 	$(PARALLEL_TESTS) $(PYTEST)
 
 test-cluster: .venv/dev.stamp  ## run the tests that start Slurm, PostgreSQL and an S3 server; see tests/cluster
-	$(BIN)/python -m pytest tests/cluster $(PYTEST)
+	$(PARALLEL_TESTS) tests/cluster $(PYTEST)
 
 chaos: .venv/dev.stamp  ## kill runs anywhere, fill disks, run at once (KILLS=50 SEED=...); see tests/chaos
 	CHAOS_KILLS=$(or $(KILLS),50) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos $(PYTEST)
 
-lint: .venv/dev.stamp docs  ## style, types, workflow, documentation
-	$(BIN)/ruff check .
+lint: .venv/dev.stamp  ## style, types, workflow, documentation
+	@$(MAKE) --no-print-directory --output-sync -j 2 types docs style
+
+types: .venv/dev.stamp
 	$(BIN)/mypy
+
+style: .venv/dev.stamp
+	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint

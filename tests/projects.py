@@ -138,6 +138,7 @@ class Project:
 
 
 ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels", "workflow", "chaos"]
+ORDER.append("cluster/test_slurm.py")
 """The slowest tests start first. Of the first two only one waits for the finished project, so both workers are busy."""
 
 

@@ -140,7 +140,8 @@ def test_a_bucket_that_does_not_exist(clone, bucket: str) -> None:
     assert "DVC's remote 'storage' (s3://nowhere/experiment): The specified bucket does not exist" in error
 
 
-def test_a_server_that_is_down(clone, s3) -> None:
+def test_a_server_that_is_down(clone, s3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # by itself the client asks again for some seconds
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -21,19 +21,29 @@ EXPERIMENT = "ssmrank"
 
 METRICS = "SELECT name, key, count(*), count(DISTINCT step) FROM metrics JOIN runs USING (run_uuid) GROUP BY 1, 2"
 
-JOB = """
-import sys
+JOBS = """
+import multiprocessing, sys
 from ssmrank.startup import importing
 from ssmrank.tracking import first_stage, track
-with importing():  # so that all are at the store at the same time
+with importing():  # once for all, and so that all are at the store at the same time
     import mlflow.store.tracking.sqlalchemy_store
-print("ready", flush=True)
-sys.stdin.readline()
-with track("train", sys.argv[1], {"model": "mamba2"}, {"lr": 0.1}) as tracked:
-    for step in range(500):
-        tracked.metrics({"loss": float(step), "rate": 1.0}, step=step)
-with track("evaluate", "bm25", resume=first_stage("bm25")) as tracked:
-    tracked.metrics({f"tiny/test{sys.argv[1]}/nDCG@10": 0.5})
+fork = multiprocessing.get_context("fork")
+ready = fork.Barrier(8)
+
+def job(number):
+    ready.wait()
+    with track("train", number, {"model": "mamba2"}, {"lr": 0.1}) as tracked:
+        for step in range(500):
+            tracked.metrics({"loss": float(step), "rate": 1.0}, step=step)
+    with track("evaluate", "bm25", resume=first_stage("bm25")) as tracked:
+        tracked.metrics({f"tiny/test{number}/nDCG@10": 0.5})
+
+jobs = [fork.Process(target=job, args=(str(number),)) for number in range(8)]
+for one in jobs:
+    one.start()
+for one in jobs:
+    one.join()
+print(*(one.exitcode for one in jobs))
 """
 
 
@@ -76,16 +86,8 @@ def test_eight_processes_write_at_once_to_an_empty_database(postgres: Postgres, 
     uri = postgres.database("eight")
     environment = {name: value for name, value in os.environ.items() if name != "SSMRANK_TRACKING_JOURNALS"}
     environment |= {"MLFLOW_TRACKING_URI": uri, "PGPASSWORD": PASSWORD, "TMPDIR": str(tmp_path)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    jobs = [subprocess.Popen([sys.executable, "-c", JOB, str(n)], env=environment, **pipes) for n in range(8)]
-    for job in jobs:
-        assert job.stdout.readline() == "ready\n", job.communicate()[1]
-    for job in jobs:
-        job.stdin.write("go\n")
-        job.stdin.flush()
-    said = [job.communicate()[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0] * 8, said
-    assert not any(said), said
+    done = subprocess.run([sys.executable, "-c", JOBS], env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.stdout.split(), done.stderr) == (["0"] * 8, "")
     counts = {(name, key): numbers for name, key, *numbers in postgres.query("eight", METRICS)}
     trained = {(str(n), key): [500, 500] for n in range(8) for key in ("loss", "rate")}
     assert counts == trained | {("bm25", f"tiny/test{n}/nDCG_at_10"): [1, 1] for n in range(8)}

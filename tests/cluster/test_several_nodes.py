@@ -69,14 +69,15 @@ class Trainings:
     def __init__(self, files: Path, slurm: Slurm) -> None:
         self.files, self.slurm = files, slurm
 
-    def command(self, name: str, **changes: object) -> list[str]:
+    def command(self, name: str, save_seconds: int = 0, **changes: object) -> list[str]:
         """`ssmrank train` with changed settings, into folders of this name."""
         values = {"collection": "c", "split": "train", "negatives": "n", "negatives_count": 2, "max_length": 32}
         values |= {"label": "", "learning_rate": 5e-3, "batch_groups": 4, "epochs": 6, "precision": "fp32"}
         settings = TrainSettings.model_validate(values | changes).model_dump_json()
         options = {"settings": settings, "model": self.files / "model", "kind": "D", "split": "train"}
         options |= {"collection": self.files / "collection", "negatives": self.files / "groups.jsonl"}
-        options |= {"output": self.files / name / "output", "state": self.files / name / "state", "save-seconds": 0}
+        options |= {"output": self.files / name / "output", "state": self.files / name / "state"}
+        options["save-seconds"] = save_seconds
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
         return [sys.executable, "-m", "ssmrank", "train", *words]
 
@@ -151,8 +152,8 @@ def test_a_lost_node_is_one_line_and_a_new_job_gives_the_same_bytes(trainings: T
     # As the rule `train` asks for them.
     job = ("salloc", "--quiet", "--nodes=2", "--gpus=2", "--ntasks=2", "--cpus-per-task=8", "--mem=64000")
     job = (*job, "--ntasks-per-node=1", "--gpus-per-node=1")
-    words = trainings.command("lost", parallel="fsdp2", nodes=2, epochs=40)
-    process = trainings.start(*job, *words)
+    changes = {"parallel": "fsdp2", "nodes": 2, "epochs": 40}
+    process = trainings.start(*job, *trainings.command("lost", **changes))
     trainings.wait_for_state("lost", process)
     for task in trainings.processes_on("n2"):
         with suppress(psutil.NoSuchProcess):  # a process ends with its launcher
@@ -163,11 +164,10 @@ def test_a_lost_node_is_one_line_and_a_new_job_gives_the_same_bytes(trainings: T
     assert error.startswith("ssmrank train: error: node n2 with process 1 of 2 no longer answers; the others were")
     assert trainings.state("lost") and not (trainings.files / "lost" / "output").exists()
 
-    status, said = trainings.finish(trainings.start(*job, *words))
-    assert status == 0 and "resuming after step" in said, said
-    whole = trainings.command("whole", parallel="fsdp2", nodes=2, epochs=40)
-    status, said = trainings.finish(trainings.start(*job, *whole))
-    assert status == 0 and "resuming" not in said, said
+    for name in ("lost", "whole"):
+        words = trainings.command(name, save_seconds=600, **changes)
+        status, said = trainings.finish(trainings.start(*job, *words))
+        assert status == 0 and ("resuming after step" in said) == (name == "lost"), said
     resumed, undisturbed = trainings.weights("lost"), trainings.weights("whole")
     assert all(torch.equal(weight, undisturbed[name]) for name, weight in resumed.items())
 

@@ -21,10 +21,14 @@ from projects import Project, new_project
 
 pytestmark = pytest.mark.timeout(900)
 
-COMMAND = ["snakemake", "--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "4"]
+COMMAND = ["snakemake", "--workflow-profile", "profiles/slurm"]
 
 NO_ACCOUNTS = ["--slurm-status-command", "squeue"]
 """This cluster keeps no record of ended jobs."""
+
+WATCHED = "    report = executor.report_job_error\n"
+OFTEN = "    executor.next_seconds_between_status_checks = property(lambda _: 1, lambda *_: None)\n"
+"""Asks Slurm every second. The plugin by itself waits ten seconds longer each time that no job has ended."""
 
 CHECKPOINT = "results/checkpoints/firstp/tiny-mamba2"
 
@@ -43,6 +47,13 @@ class Finished(NamedTuple):
     jobs: list[dict[str, str]]
 
 
+def impatient_project(root: Path, folder: Path) -> Project:
+    """The project with nothing built, whose Snakemake sees within a second that a job has ended."""
+    project = new_project(root, folder)
+    project.edit("workflow/lib/pipeline/slurm.py", WATCHED, WATCHED + OFTEN)
+    return project
+
+
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Disturbed]:
     """A run on a cluster whose queue is full. It starts before others, because sbatch asks again for two minutes."""
@@ -50,7 +61,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Di
         for name, value in full.environment.items():
             patch.setenv(name, value)
         full.ask("sbatch", "--hold", "--output=/dev/null", "--wrap", "true")
-        project = new_project(root, tmp_path_factory.mktemp("refused") / "project")
+        project = impatient_project(root, tmp_path_factory.mktemp("refused") / "project")
         run = Disturbed(project, *COMMAND, *NO_ACCOUNTS, "data/models/tiny-bert")
         patch.undo()
         with run:
@@ -62,7 +73,7 @@ def finished_by_slurm(
     refused: Disturbed, cluster: Slurm, tmp_path_factory: pytest.TempPathFactory, root: Path
 ) -> Iterator[Finished]:
     """No test may change it. The first try of the training gets too little memory."""
-    project = new_project(root, tmp_path_factory.mktemp("slurm-project") / "project")
+    project = impatient_project(root, tmp_path_factory.mktemp("slurm-project") / "project")
     project.edit("params.yaml", "          - {model: tiny-bert, training: firstp}\n", "")
     project.edit(
         "params.yaml",
