@@ -53,6 +53,8 @@ WHOLE = [
     ("fsdp2, layer", "fp32", "granitemoehybrid", "D"),
     ("fsdp2, units of layers", "bf16", "zamba2", "D"),
     ("fsdp2, layer", "fp32", "zamba2", "D"),
+    ("fsdp2, step", "bf16", "mamba3", "D"),
+    ("fsdp2, layer", "fp32", "mamba3-normed", "D"),
 ]
 ADAPTED = [
     ("ddp", "fp32", "llama-3.2", "D"),
@@ -60,6 +62,7 @@ ADAPTED = [
     ("fsdp2, step", "fp32", "mamba", "D"),
     ("fsdp2, step", "bf16", "bamba", "D"),
     ("fsdp2, layer", "fp32", "mamba2", "D"),
+    ("fsdp2, layer", "fp32", "mamba3", "D"),
     ("fsdp2, step", "fp32", "zamba2", "D"),
     ("fsdp2, layer", "fp32", "zamba2", "D"),
     ("fsdp2, units of layers", "bf16", "llama-3.2", "D"),
