@@ -49,7 +49,7 @@ def check_exportable(reranker: Reranker) -> None:
     """Raises UserError, with the reason, if a reranker has no ONNX graph."""
     linear_head(reranker)
     kind = reranker.backbone.config.model_type
-    if kind in ("mamba", "mamba2"):
+    if kind in ("mamba", "mamba2", "mamba3"):
         reason = "ONNX has no operator for Mamba's scan, and unrolled over time it would be a graph for one length only"
     elif architecture_of(kind).causal or reranker.settings.pooled == "last" or kind == "bart":
         reason = "only encoders that score their first token, or the mean, are written"

@@ -102,6 +102,7 @@ def test_code_refuses_what_is_no_pair(checkpoint, byte_level_tokenizer) -> None:
     ("shape", "options", "message"),
     [
         ("mamba2", ["--format", "onnx"], "no operator for Mamba's scan"),
+        ("mamba3", ["--format", "onnx"], "no operator for Mamba's scan"),
         ("llama", ["--format", "onnx"], "only encoders"),
         ("mamba", ["--format", "transformers"], "mamba cannot be written"),
         ("bart", ["--format", "transformers"], "bart cannot be written"),
