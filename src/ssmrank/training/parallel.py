@@ -128,7 +128,7 @@ class Workers:
     ) -> dict[str, Any]:
         """Restores what `save` wrote after `step` steps, and returns the facts."""
         saved = state.read(step)
-        reranker.load_state_dict(saved.pop("model"), strict=False)
+        load_state(reranker, saved.pop("model"))
         optimizer.load_state_dict(saved.pop("optimizer"))
         return saved
 
@@ -138,7 +138,7 @@ class Workers:
 
     def take_weights(self, reranker: PackedModel, weights: dict[str, torch.Tensor]) -> None:
         """Loads whole weights, as from `weights`."""
-        reranker.load_state_dict(weights, strict=False)
+        load_state(reranker, weights)
 
     def whole(self, reranker: M, new: Callable[[], M]) -> M:
         """The model, with whole weights in the first process. `new` makes a model of the same shape."""
@@ -247,3 +247,19 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     if not has_frozen(model):
         names.update(name for name, _ in model.named_buffers())
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Loads the tensors of `state_of`. Raises RuntimeError if some are missing, left over or of other shapes."""
+    check_loaded(model, model.load_state_dict(state, strict=False))
+
+
+def check_loaded(model: nn.Module, differences: Any) -> None:
+    """Raises RuntimeError if a state lacked a tensor of `state_of`, or had one that the model has not.
+
+    differences: missing and left-over names. A tensor of several names is missing by all but one.
+    """
+    missing, left_over = differences
+    lacking = sorted({*missing} & {*state_of(model)})
+    if lacking or left_over:
+        raise RuntimeError(f"the saved state lacks {lacking[:3]}, and has {left_over[:3]}, which the model has not")

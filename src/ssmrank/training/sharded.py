@@ -26,7 +26,7 @@ from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision
 from ssmrank.training.memory import layers_of
 from ssmrank.training.optimizer import Moments
-from ssmrank.training.parallel import Reduction, bytes_of, state_of, trained
+from ssmrank.training.parallel import Reduction, bytes_of, check_loaded, state_of, trained
 from ssmrank.training.shards import Parted, Piece, Pieces, parts_of
 
 UNIT_BYTES = 128 * 2**20
@@ -127,7 +127,7 @@ class Sharded(Parted):
     @override
     def take_weights(self, reranker: PackedModel, weights: dict[str, Tensor]) -> None:
         options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(reranker, dict[str, Any](weights), options=options)
+        check_loaded(reranker, set_model_state_dict(reranker, dict[str, Any](weights), options=options))
 
 
 def _local(tensor: Tensor) -> Tensor:

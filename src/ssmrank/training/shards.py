@@ -31,7 +31,7 @@ from ssmrank.io.atomic import disk_errors
 from ssmrank.io.checksum import sha256
 from ssmrank.models.packed_model import PackedModel
 from ssmrank.training.optimizer import MOMENTS, Moments, begin
-from ssmrank.training.parallel import M, Replicated
+from ssmrank.training.parallel import M, Replicated, load_state
 from ssmrank.training.state import TrainingState
 
 
@@ -152,7 +152,7 @@ class Parted(Replicated):
         if self.rank > 0:
             return reranker
         whole = new()
-        whole.load_state_dict(weights, strict=False)
+        load_state(whole, weights)
         return whole.eval()
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ssmrank.errors import UserError
+from ssmrank.training.parallel import load_state, state_of
 from ssmrank.training.state import TrainingState
 
 
@@ -106,3 +107,20 @@ def test_files_that_are_no_checkpoints_are_left_alone(tmp_path):
     state.save(20, {})
     assert state.load()[0] == 20
     assert names(tmp_path) == ["best-notes", "step-00000010", "step-00000020", "step-00000099", "tracking_run"]
+
+
+@pytest.mark.parametrize(("changed", "named"), [("lacks", "head.weight"), ("has more", "head.other")])
+def test_a_state_of_other_tensors_is_not_loaded(changed, named):
+    model = torch.nn.Module()
+    model.embedding, model.head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5)
+    model.tied = torch.nn.Linear(3, 5, bias=False)
+    model.tied.weight = model.embedding.weight
+    state = state_of(model)
+    assert [*state] == ["embedding.weight", "head.weight", "head.bias"]
+    load_state(model, state)
+    if changed == "lacks":
+        del state[named]
+    else:
+        state[named] = torch.zeros(3)
+    with pytest.raises(RuntimeError, match=named):
+        load_state(model, state)
