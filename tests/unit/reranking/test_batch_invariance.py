@@ -56,7 +56,7 @@ def reranker_of(tiny_model, shape):
     return new_reranker(tiny_model(shape), kind_of(shape), LONGEST).eval()
 
 
-IN_HALF = ["bert", "llama", "mamba", "mamba2-wide", "granitemoehybrid"]
+IN_HALF = ["bert", "llama", "mamba", "mamba2-wide", "mamba3", "granitemoehybrid"]
 
 
 @pytest.mark.parametrize(("shape", "precision"), [*((s, "fp32") for s in SHAPES), *((s, "bf16") for s in IN_HALF)])

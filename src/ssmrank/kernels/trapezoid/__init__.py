@@ -7,9 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from ssmrank.kernels import dispatch
-from ssmrank.kernels.packing import chosen_states, written
-from ssmrank.kernels.trapezoid import reference
+from ssmrank.kernels.packing import written
 from ssmrank.kernels.trapezoid.inputs import Before, TrapezoidInputs
 
 __all__ = ["Before", "TrapezoidInputs", "packed_trapezoid"]
@@ -77,30 +75,22 @@ def packed_trapezoid(
         y `[T, H, P]` in x's dtype, with final states `[S, H, P, N]` where asked for. Computed in float32, or float64 if
         x is; products of a GPU are in x's dtype. Differentiable in every floating tensor.
     """
+    from ssmrank.kernels.trapezoid import as_ssd
+
     dtype = inputs.x.dtype
     wide = torch.promote_types(dtype, torch.float32)
     given, before = inputs.to(wide), None if before is None else before.to(wide)
-    states: Tensor | None
-    if dispatch.is_batch_invariant():  # sums of angles depend on what is added before, cosines on where a token is
-        if initial_index is not None:
-            initial_states = chosen_states(initial_states, initial_index)
-        if initial_states is not None:
-            initial_states = initial_states.to(wide)
-        y, states = reference.trapezoid(given, cu_seqlens, initial_states, before)
-    else:
-        from ssmrank.kernels.trapezoid import as_ssd
-
-        if inputs.x.is_cuda:
-            given = given._replace(x=inputs.x)
-            before = None if before is None else before._replace(x=before.x.to(dtype))
-        y, states = as_ssd.trapezoid(
-            *(given, cu_seqlens, before),
-            chunk_size=chunk_size,
-            initial_states=initial_states,
-            initial_index=initial_index,
-            longest=longest,
-            return_final_states=return_final_states,
-        )
+    if inputs.x.is_cuda:
+        given = given._replace(x=inputs.x)
+        before = None if before is None else before._replace(x=before.x.to(dtype))
+    y, states = as_ssd.trapezoid(
+        *(given, cu_seqlens, before),
+        chunk_size=chunk_size,
+        initial_states=initial_states,
+        initial_index=initial_index,
+        longest=longest,
+        return_final_states=return_final_states,
+    )
     y = written(y.to(dtype), out)
     if not return_final_states:
         return y

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmrank.kernels import dispatch
 from ssmrank.kernels.packing import sequence_index
 from ssmrank.kernels.ssd import WeighedInputs, packed_ssd
 from ssmrank.kernels.trapezoid.inputs import Before, TrapezoidInputs, turned
@@ -44,14 +45,14 @@ def trapezoid(
     own = shares * steps
     later = _from_next(steps - own, owners)
     angles = _angles(steps, inputs.rates, starts, owners)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = _cosines(angles)
     B, C = inputs.heads()
     skip = inputs.D - later * (B * C).sum(-1)
     weighed = WeighedInputs(x, own + later, log_decays, turned(B, cos, sin), turned(C, cos, sin))
     options |= {"longest": longest, "return_final_states": return_final_states}
     result: Any = packed_ssd(weighed, starts, **options)
     y, final = result if return_final_states else (result, None)
-    y = torch.addcmul(y.to(skip.dtype), skip[..., None], x.to(skip.dtype))
+    y = y.to(skip.dtype) + skip[..., None] * x.to(skip.dtype)
     if final is not None:
         final = _turned_back(final, angles, starts)
     return y if rows is None else y.index_select(0, rows), final
@@ -88,14 +89,28 @@ def _angles(steps: Tensor, rates: Tensor, starts: Tensor, owners: Tensor) -> Ten
 
     The sums run over all tokens in float64, so that little depends on the sequences before.
     """
-    turns = (steps.double()[:, :, None] * (rates.double() / math.tau)[:, None]).cumsum(0)
-    earlier = F.pad(turns, (0, 0, 0, 0, 1, 0)).index_select(0, starts[:-1])
-    turns = turns - earlier.index_select(0, owners)
+    turns = steps.double()[:, :, None] * (rates.double() / math.tau)[:, None]
+    if dispatch.is_batch_invariant():
+        turns = torch.cat([own.cumsum(0) for own in turns.split(starts.diff().tolist())])
+    else:
+        turns = turns.cumsum(0)
+        earlier = F.pad(turns, (0, 0, 0, 0, 1, 0)).index_select(0, starts[:-1])
+        turns = turns - earlier.index_select(0, owners)
     return (turns - turns.detach().round()).to(steps.dtype) * math.tau
 
 
 def _turned_back(states: Tensor, angles: Tensor, starts: Tensor) -> Tensor:
     """Final states `[S, H, P, N]` as the last token's B and C would be without their angles."""
     ends = starts[1:]
-    full = F.pad(angles, (0, 0, 0, 0, 1, 0)).index_select(0, torch.where(ends > starts[:-1], ends, 0))[:, :, None]
-    return turned(states, full.cos(), -full.sin())
+    full = F.pad(angles, (0, 0, 0, 0, 1, 0)).index_select(0, torch.where(ends > starts[:-1], ends, 0))
+    cos, sin = (part[:, :, None] for part in _cosines(full))
+    return turned(states, cos, -sin)
+
+
+def _cosines(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of `[T, H, R]`."""
+    if angles.device.type == "cpu" and dispatch.is_batch_invariant() and len(angles):
+        # torch computes the values at the end of a tensor by another function than whole vectors.
+        cos, sin = zip(*((token.cos(), token.sin()) for token in angles), strict=True)
+        return torch.stack(cos), torch.stack(sin)
+    return angles.cos(), angles.sin()
