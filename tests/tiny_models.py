@@ -103,7 +103,7 @@ _DELTANET = {
     "initializer_range": 0.1,
     "num_heads": 2,
     "num_v_heads": 4,
-    "head_dim": 8,
+    "head_dim": 16,  # flash-linear-attention's kernels take them
     "expand_v": 2.0,
 }
 

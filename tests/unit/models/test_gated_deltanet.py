@@ -15,9 +15,19 @@ from transformers import AutoConfig, AutoModel
 
 import fla_kernels
 from ssmrank.errors import UserError
+from ssmrank.kernels import dispatch
+from ssmrank.kernels.dispatch import Implementation
 from ssmrank.models import gated_deltanet
-from ssmrank.models.backbones import load_backbone, new_config, packed_forward, random_backbone, read_backbone_config
-from ssmrank.models.packing import pack
+from ssmrank.models.backbones import (
+    load_backbone,
+    new_config,
+    packed_forward,
+    random_backbone,
+    read_backbone_config,
+    scored_forward,
+)
+from ssmrank.models.packing import moved, pack
+from ssmrank.models.prefix_sharing import pack_shared
 from tiny_models import DELTA_NETS, tiny_config
 
 SHAPES = [shape for shape in DELTA_NETS if shape.startswith("gated_deltanet")]
@@ -84,6 +94,24 @@ def test_a_checkpoint_of_the_library_gives_its_states_and_gradients(fla: Any, sh
         assert (parameter.grad - gradients[name].cpu()).abs().max() / scale < bound, name
 
 
+def test_the_librarys_kernel_serves_packed_and_shared_sequences(
+    fla: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone(tiny_model("gated_deltanet")).eval()
+    generator = np.random.default_rng(0)
+    lengths = np.array([70, 3, 65, 1])
+    tokens = generator.integers(4, VOCABULARY, int(lengths.sum())).astype(np.int32)
+    batches = [pack([generator.integers(4, VOCABULARY, length) for length in LENGTHS])]
+    batches.append(pack_shared(tokens, lengths, np.array([-1, 0, 0, 1]))[0])
+    with torch.no_grad():
+        expected = [scored_forward(backbone, batch, "last") for batch in batches]
+        monkeypatch.setattr(dispatch, "delta_rule", lambda values, keys: Implementation.LIBRARY)
+        backbone = backbone.to(DEVICE)
+        found = [scored_forward(backbone, moved(batch, DEVICE), "last").cpu() for batch in batches]
+    for own, exact in zip(found, expected, strict=True):
+        assert (own - exact).norm() / exact.norm() < (1e-5 if fla_kernels.INTERPRETED else 1e-2)
+
+
 def test_our_checkpoint_is_read_by_the_library(fla: Any, tiny_model: Any) -> None:
     folder = tiny_model("gated_deltanet")
     model, report = fla.GatedDeltaNetModel.from_pretrained(folder, output_loading_info=True)
@@ -145,7 +173,7 @@ def test_a_skip_connection_that_early_versions_stored_is_left_out(tiny_model: An
         ({"output_gate_activation": "tanh"}, "output_gate_activation tanh is unknown; known: swish, silu, sigmoid"),
         ({"conv_size": 5}, "conv_size 5 is not supported; only 1 to 4 are"),
         ({"num_v_heads": 3}, "num_heads 2 does not divide num_v_heads 3"),
-        ({"expand_v": 1.3}, "head_dim 8 times expand_v 1.3 is no whole number"),
+        ({"expand_v": 1.3}, "head_dim 16 times expand_v 1.3 is no whole number"),
         ({"attn": {"layers": [1]}}, "attn.num_heads is None, but must be a positive integer"),
         ({"attn": {"layers": [2], "num_heads": 2}}, "attn.layers has 2 twice, or it is not below num_hidden_layers"),
         ({"attn": {"layers": 1, "num_heads": 2}}, "attn.layers is 1, but must be a list"),
