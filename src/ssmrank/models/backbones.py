@@ -34,13 +34,16 @@ def load_backbone(folder: str | Path) -> PreTrainedModel:
     Reads the layouts of transformers and `mamba_ssm`. Raises UserError if weights are missing, left over or of other
     shapes.
     """
+    from transformers import AutoModel
+
     from ssmrank.models import mamba_ssm_format
 
     config = read_backbone_config(folder)
     if mamba_ssm_format.is_original(_read_json(folder)):
         return _with_own_modules(mamba_ssm_format.load(folder))
     options = {"dtype": torch.float32, "output_loading_info": True, **_options(config)}
-    _configs, models = _classes(config.model_type)
+    own = architecture_of(config.model_type).classes
+    models: Any = AutoModel if own is None else own[1]
     with reading(f"{folder}: transformers cannot load its weights; get the whole checkpoint, or correct config.json"):
         backbone, report = models.from_pretrained(folder, config=config, **options)
     missing = sorted(report["missing_keys"])
@@ -107,9 +110,9 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
     if "model_type" not in values:
         raise UserError(f"{where}: has no model_type, nor the keys of a mamba_ssm checkpoint (d_model, n_layer)")
     part = TEXT_PARTS.get(str(values["model_type"]))
-    configs, _models = _classes(_known(part or values["model_type"], where).model_type)
+    _known(part or values["model_type"], where)
     with reading(f"{where}: transformers cannot read it; correct its values"):
-        config = configs.from_pretrained(folder, **NO_CODE)
+        config = _config_class(values["model_type"]).from_pretrained(folder, **NO_CODE)
         if part is not None:
             config = config.get_text_config()
     _check_known(config, where)
@@ -118,10 +121,8 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
 
 def new_config(model_type: str, **values: Any) -> PreTrainedConfig:
     """A config of these values. Raises UserError for an unknown architecture, and transformers' errors for the rest."""
-    from transformers import AutoConfig
-
-    own = architecture_of(model_type).classes
-    return AutoConfig.for_model(model_type, **values) if own is None else own[0](**values)
+    architecture_of(model_type)
+    return _config_class(model_type)(**values)
 
 
 def packed_forward(backbone: Any, packed: Packed) -> torch.Tensor:
@@ -175,11 +176,17 @@ def is_causal(config: PreTrainedConfig) -> bool:
     return architecture_of(config.model_type).causal
 
 
-def _classes(model_type: str) -> tuple[Any, Any]:
-    """What reads configs and models of this type: transformers' Auto classes, or our own where it has none."""
-    from transformers import AutoConfig, AutoModel
+def _config_class(model_type: str) -> Any:
+    """The config class of an architecture, or of the model whose part it is.
 
-    return architecture_of(model_type).classes or (AutoConfig, AutoModel)
+    It is not asked of AutoConfig: other packages put classes of their own there. flash-linear-attention does so with
+    Mamba-1 and Mamba-2, and transformers imports it where it is installed.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    own = None if model_type in TEXT_PARTS else architecture_of(model_type).classes
+    return getattr(transformers, CONFIG_MAPPING_NAMES[model_type]) if own is None else own[0]
 
 
 def _options(config: PreTrainedConfig) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import fla_kernels
 from ssmrank.errors import UserError
@@ -37,12 +38,17 @@ DEVICE = "cpu" if fla_kernels.INTERPRETED else "cuda"
 
 
 @pytest.fixture
-def fla(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The library's module of Gated DeltaNet; its attention asks for flash-attn, whose place torch's takes."""
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's kernels run."""
     if not fla_kernels.INTERPRETED and not torch.cuda.is_available():
         pytest.skip("no GPU, and not interpreted")
     fla_kernels.ready(monkeypatch)
-    pytest.importorskip("fla.layers", reason="needs flash-linear-attention, not only fla-core")
+
+
+@pytest.fixture
+def fla(kernels: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The library's module of Gated DeltaNet; its attention asks for flash-attn, whose place torch's takes."""
+    pytest.importorskip("fla.layers", reason="needs flash-linear-attention; the tests' lock has fla-core alone")
     from fla.layers import attn
     from fla.models import gated_deltanet
 
@@ -94,22 +100,46 @@ def test_a_checkpoint_of_the_library_gives_its_states_and_gradients(fla: Any, sh
         assert (parameter.grad - gradients[name].cpu()).abs().max() / scale < bound, name
 
 
-def test_the_librarys_kernel_serves_packed_and_shared_sequences(
-    fla: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backbone = load_backbone(tiny_model("gated_deltanet")).eval()
-    generator = np.random.default_rng(0)
-    lengths = np.array([70, 3, 65, 1])
-    tokens = generator.integers(4, VOCABULARY, int(lengths.sum())).astype(np.int32)
-    batches = [pack([generator.integers(4, VOCABULARY, length) for length in LENGTHS])]
-    batches.append(pack_shared(tokens, lengths, np.array([-1, 0, 0, 1]))[0])
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("shape", ["gated_deltanet", "gated_deltanet-attends-last"])
+def test_a_mixer_is_the_librarys_operations(tiny_model: Any, shape: str) -> None:
+    """As the library's own layer puts them together, with decays, rates and norms computed inside of its kernels."""
+    from fla.modules.causal_conv1d import causal_conv1d
+    from fla.modules.norm.fused_norm_gate import rms_norm_gated
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    mixer = load_backbone(tiny_model(shape)).layers[0].attn.to(DEVICE)
+    x = torch.randn(1, 70, 32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    options = {"A_log": mixer.A_log, "dt_bias": mixer.dt_bias, "allow_neg_eigval": mixer.largest_rate == 2}
+    inside = ("use_gate_in_kernel", "use_beta_sigmoid_in_kernel", "use_qk_l2norm_in_kernel")
     with torch.no_grad():
-        expected = [scored_forward(backbone, batch, "last") for batch in batches]
+        convolved = []
+        for part, size in (("q", mixer.head_k_dim), ("k", mixer.head_k_dim), ("v", mixer.head_v_dim)):
+            filters = getattr(mixer, f"{part}_conv1d").weight.squeeze(1)
+            y, _ = causal_conv1d(getattr(mixer, f"{part}_proj")(x), filters, activation="silu", backend="triton")
+            convolved.append(y.unflatten(-1, (-1, size)))
+        steps = mixer.a_proj(x), mixer.b_proj(x)
+        y, _ = chunk_gated_delta_rule(*convolved, *steps, **options, **dict.fromkeys(inside, True))
+        gate = mixer.g_proj(x).unflatten(-1, y.shape[-2:])
+        activation = tiny_config(shape).get("output_gate_activation", "swish")
+        y = rms_norm_gated(y, gate, mixer.o_norm.weight, None, activation=activation, eps=mixer.o_norm.eps)
+        expected = mixer.o_proj(y.flatten(-2))
+        found = mixer(x, packed=pack([np.zeros(70, np.int64)], DEVICE))
+    assert (found - expected).abs().max() < (2e-5 if fla_kernels.INTERPRETED else 1e-2)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_the_librarys_kernel_serves_sequences_that_share_prefixes(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, lengths = load_backbone(tiny_model("gated_deltanet")).eval(), np.array([20, 3, 9, 1])
+    tokens = np.random.default_rng(0).integers(4, VOCABULARY, int(lengths.sum())).astype(np.int32)
+    batch, _ = pack_shared(tokens, lengths, np.array([-1, 0, 0, 1]))
+    with torch.no_grad():
+        expected = scored_forward(backbone, batch, "last")
         monkeypatch.setattr(dispatch, "delta_rule", lambda values, keys: Implementation.LIBRARY)
-        backbone = backbone.to(DEVICE)
-        found = [scored_forward(backbone, moved(batch, DEVICE), "last").cpu() for batch in batches]
-    for own, exact in zip(found, expected, strict=True):
-        assert (own - exact).norm() / exact.norm() < (1e-5 if fla_kernels.INTERPRETED else 1e-2)
+        found = scored_forward(backbone.to(DEVICE), moved(batch, DEVICE), "last").cpu()
+    assert (found - expected).norm() / expected.norm() < (1e-5 if fla_kernels.INTERPRETED else 1e-2)
 
 
 def test_our_checkpoint_is_read_by_the_library(fla: Any, tiny_model: Any) -> None:
@@ -119,17 +149,22 @@ def test_our_checkpoint_is_read_by_the_library(fla: Any, tiny_model: Any) -> Non
     assert model.config.allow_neg_eigval and model.config.num_v_heads == 4
 
 
-def test_models_are_ours_whatever_the_library_told_transformers(fla: Any, tiny_model: Any) -> None:
-    AutoConfig.register("gated_deltanet", fla.GatedDeltaNetConfig, exist_ok=True)
-    AutoModel.register(fla.GatedDeltaNetConfig, fla.GatedDeltaNetModel, exist_ok=True)
-    try:
-        assert type(load_backbone(tiny_model("gated_deltanet"))) is gated_deltanet.GatedDeltaNetModel
-        values = tiny_config("gated_deltanet")
-        assert type(random_backbone(AutoConfig.for_model(**values))) is gated_deltanet.GatedDeltaNetModel
-        gated_deltanet.register()
-        assert type(AutoConfig.for_model("gated_deltanet")) is fla.GatedDeltaNetConfig
-    finally:
-        AutoConfig.register("gated_deltanet", gated_deltanet.GatedDeltaNetConfig, exist_ok=True)
+@pytest.mark.parametrize(("shape", "model"), [("gated_deltanet", "GatedDeltaNetModel"), ("mamba2", "Mamba2Model")])
+def test_models_are_the_same_whatever_another_package_told_transformers(
+    tiny_model: Any, shape: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flash-linear-attention puts its own Mamba-2 and Gated DeltaNet into transformers' Auto classes."""
+
+    class Theirs(PreTrainedConfig):
+        model_type = shape
+
+    folder = tiny_model(shape)
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, shape, Theirs)
+    assert type(AutoConfig.for_model(shape)) is Theirs
+    gated_deltanet.register()
+    assert type(AutoConfig.for_model(shape)) is Theirs
+    assert type(load_backbone(folder)).__name__ == model
+    assert type(random_backbone(new_config(**tiny_config(shape)))).__name__ == model
 
 
 @pytest.mark.parametrize("shape", SHAPES)
