@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 from ssmrank.models.architectures import MODEL_TYPES, architecture_of
+
+# Where flash-linear-attention is installed, transformers would run its kernels on a CPU too, which cannot.
+sys.modules["fla"] = None  # type: ignore[assignment]
+importlib.import_module("transformers.models.qwen3_5.modeling_qwen3_5")
+del sys.modules["fla"]
 
 _USUAL = {
     "hidden_size": 32,
