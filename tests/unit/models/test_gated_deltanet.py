@@ -48,7 +48,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fla(kernels: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The library's module of Gated DeltaNet; its attention asks for flash-attn, whose place torch's takes."""
-    pytest.importorskip("fla.layers", reason="needs flash-linear-attention; the tests' lock has fla-core alone")
+    pytest.importorskip("fla.layers", reason="needs flash-linear-attention, not only fla-core")
     from fla.layers import attn
     from fla.models import gated_deltanet
 
