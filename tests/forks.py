@@ -86,7 +86,7 @@ def _serve() -> dict[str, Any] | None:
     return None
 
 
-def _end(command: Callable[[], None]) -> None:
+def end(command: Callable[[], None]) -> None:
     """Runs a command and ends this process with its status, as an interpreter does, but at once."""
     status = 0
     try:
@@ -123,7 +123,7 @@ def main() -> None:
     request = _serve()
     if request is not None:
         _become(request)
-        _end(importlib.import_module("ssmrank.snakemake_entry").main)
+        end(importlib.import_module("ssmrank.snakemake_entry").main)
 
 
 if __name__ == "__main__":

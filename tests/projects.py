@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from forks import Forks
+from job_forks import JobForks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "lib"))
 
@@ -33,7 +34,7 @@ SOURCES = [
 IGNORED = "/data/\n/results/\n/mlflow.db*\n/mlruns/\n.snakemake/\n__pycache__/\n"
 
 
-FORKS = Forks()
+FORKS, JOBS = Forks(), JobForks()
 
 
 class Project:
@@ -72,10 +73,13 @@ class Project:
         return finished
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Like `run("snakemake", ...)`, but faster."""
+        """Like `run("snakemake", ...)`, but faster: it is a fork, and so are its jobs, unless it may fail."""
         words = ["--cores", "2", *arguments]
+        environment = self.environment()
+        if check and not {"-n", "--touch"} & {*words}:
+            environment |= JOBS.environment()
         with NamedTemporaryFile(prefix="snakemake-", suffix=".txt") as output:
-            finished = FORKS.run(words, self.folder, self.environment(), Path(output.name))
+            finished = FORKS.run(words, self.folder, environment, Path(output.name))
         if check:
             assert finished.returncode == 0, f"snakemake {' '.join(words)}\n{finished.stdout}"
         return finished
@@ -137,8 +141,10 @@ class Project:
         return {name: path.read_bytes() for name, path in relative.items() if not name.startswith(unversioned)}
 
 
-ORDER = ["workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels", "workflow", "chaos"]
-ORDER.append("cluster/test_slurm.py")
+ORDER = [
+    *("workflow/test_dvc.py", "workflow/test_pretraining.py", "unit/kernels", "workflow", "chaos"),
+    "cluster/test_slurm.py",
+]
 """The slowest tests start first. Of the first two only one waits for the finished project, so both workers are busy."""
 
 

@@ -34,7 +34,7 @@ def test_a_cross_encoder_reranks_as_it_is_and_is_trained(project) -> None:
     made.save_pretrained(str(project.folder / "theirs"))
     (project.folder / "theirs.yaml").write_text(OVERLAY)
     options = ("--configfile", "theirs.yaml")
-    built = project.built("snakemake", "--cores", "2", *options)
+    built = project.jobs(project.snakemake(*options).stdout)
     assert built == {"download_model": 1, "train": 1, "rerank": 2, "evaluate": 2, "table": 1}
     runs = project.folder / "results/runs/reranked/tiny/test/bm25-top10/none"
     [path] = runs.rglob("*theirs*.trec")

@@ -36,7 +36,7 @@ def test_fused_rows(project) -> None:
     (project.folder / "fused.yaml").write_text(OVERLAY)
     options = ("--configfile", "fused.yaml")
     # The weights are fitted on the training queries, so both models rerank these too.
-    assert project.built("snakemake", "--cores", "2", *options) == {
+    assert project.jobs(project.snakemake(*options).stdout) == {
         "retrieve_dense": 2,
         "fuse_first_stage": 2,
         "evaluate_first_stage": 1,
