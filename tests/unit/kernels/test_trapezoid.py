@@ -149,6 +149,18 @@ def test_states_that_stay_or_fade_at_once(decay: float) -> None:
     check([150], inputs, tolerance=1e-4)
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+def test_no_bit_of_an_output_depends_on_later_tokens(sizes: Sizes) -> None:
+    """The next token decides what a token's input weighs in later states, here ten thousand times its own step."""
+    inputs: Any = {name: t.float() for name, t in trapezoid_inputs([40], sizes).items() if t is not None}
+    changed = inputs | {name: inputs[name].clone() for name in ("x", "steps", "B", "rates")}
+    for name in ("x", "steps", "B", "rates"):
+        changed[name][21:] *= 1e4
+    first, second = run([40], inputs), run([40], changed)
+    assert torch.equal(first[:21], second[:21])
+    assert not torch.equal(first[21:], second[21:])
+
+
 def test_angles_stay_exact_over_a_long_sequence() -> None:
     """A state that never fades turns thousands of times. Its angle is wrong by no more than single steps are."""
     tokens = 4000

@@ -1,7 +1,8 @@
 """Mamba-3's recurrence by the kernels of Mamba-2's, in PyTorch: any device and floating dtype, autograd through.
 
 A token's input reaches later tokens with the weight λ_t Δ_t + (1 - λ_{t+1}) Δ_{t+1}, and its own output with λ_t Δ_t
-alone. So y is what Mamba-2's mixer makes of inputs with the first weight, less what is too much for the token itself.
+alone. So Mamba-2's mixer gets the first weight, and each token the C of the next one, which thus reads the state before
+itself; its own input is added afterwards. Nothing that a later token decides is added and taken away again.
 States turn, but only angles between tokens matter: B and C are turned by the angle since their sequence's start.
 
 A sequence that continues another gets the token before it as its first one. That token leaves the state as it is, and
@@ -47,12 +48,14 @@ def trapezoid(
     angles = _angles(steps, inputs.rates, starts, owners)
     cos, sin = _cosines(angles)
     B, C = inputs.heads()
-    skip = inputs.D - later * (B * C).sum(-1)
-    weighed = WeighedInputs(x, own + later, log_decays, turned(B, cos, sin), turned(C, cos, sin))
+    skip = inputs.D + own * (B * C).sum(-1)
+    next_C = turned(C, cos, sin).roll(-1, 0)
+    weighed = WeighedInputs(x, own + later, log_decays, turned(B, cos, sin), next_C)
     options |= {"longest": longest, "return_final_states": return_final_states}
     result: Any = packed_ssd(weighed, starts, **options)
-    y, final = result if return_final_states else (result, None)
-    y = y.to(skip.dtype) + skip[..., None] * x.to(skip.dtype)
+    read, final = result if return_final_states else (result, None)
+    read = torch.where(_goes_on(owners, 1)[:, None, None], read.roll(1, 0), 0.0)
+    y = log_decays.exp()[..., None] * read.to(skip.dtype) + skip[..., None] * x.to(skip.dtype)
     if final is not None:
         final = _turned_back(final, angles, starts)
     return y if rows is None else y.index_select(0, rows), final
@@ -79,9 +82,14 @@ def _begun(inputs: TrapezoidInputs, cu_seqlens: Tensor, before: Before) -> tuple
 
 def _from_next(values: Tensor, owners: Tensor) -> Tensor:
     """Each token's value, `[T, H]`, at the token before it; zero at the last tokens of sequences."""
-    goes_on = owners == owners.roll(-1)
-    goes_on[-1:] = False
-    return torch.where(goes_on[:, None], values.roll(-1, 0), 0.0)
+    return torch.where(_goes_on(owners, -1)[:, None], values.roll(-1, 0), 0.0)
+
+
+def _goes_on(owners: Tensor, by: int) -> Tensor:
+    """Which tokens have a token of their sequence before them (by: 1) or after them (-1), `[T]`."""
+    goes_on = owners == owners.roll(by)
+    goes_on[slice(1) if by > 0 else slice(-1, None)] = False
+    return goes_on
 
 
 def _angles(steps: Tensor, rates: Tensor, starts: Tensor, owners: Tensor) -> Tensor:

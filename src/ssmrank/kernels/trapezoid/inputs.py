@@ -18,7 +18,7 @@ class TrapezoidInputs(NamedTuple):
     log_decays: Tensor
     """`[T, H]`, at most 0: the logarithm of what a step leaves of a state."""
     shares: Tensor
-    """`[T, H]`, λ from 0 to 1: the share of a step's input that is its own token's. The rest is the last token's."""
+    """`[T, H]`, λ from 0 to 1: the share of a step's input that is its own token's, not the previous one's."""
     rates: Tensor
     """`[T, R]`, R at most N / 2: a step of Δ turns the r-th pair of states (2r, 2r + 1) by Δ · rate radians."""
     B: Tensor
