@@ -55,6 +55,8 @@ WHOLE = [
     ("fsdp2, layer", "fp32", "zamba2", "D"),
     ("fsdp2, step", "bf16", "mamba3", "D"),
     ("fsdp2, layer", "fp32", "mamba3-normed", "D"),
+    ("fsdp2, step", "bf16", "gated_deltanet", "D"),
+    ("fsdp2, layer", "fp32", "gated_deltanet-attends-last", "D"),
 ]
 ADAPTED = [
     ("ddp", "fp32", "llama-3.2", "D"),
@@ -63,6 +65,7 @@ ADAPTED = [
     ("fsdp2, step", "bf16", "bamba", "D"),
     ("fsdp2, layer", "fp32", "mamba2", "D"),
     ("fsdp2, layer", "fp32", "mamba3", "D"),
+    ("fsdp2, layer", "fp32", "gated_deltanet", "D"),
     ("fsdp2, step", "fp32", "zamba2", "D"),
     ("fsdp2, layer", "fp32", "zamba2", "D"),
     ("fsdp2, units of layers", "bf16", "llama-3.2", "D"),
