@@ -18,7 +18,7 @@ from ssmrank.reranking.engine import plan_work, reranked, score
 SHARED = Path(os.environ.get("SSMRANK_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 NFCORPUS = SHARED / "collections/nfcorpus"
 CPU = torch.device("cpu")
-QUERIES, DOCUMENTS = 8, 16
+QUERIES, DOCUMENTS = 8, 8
 
 
 def records(name):

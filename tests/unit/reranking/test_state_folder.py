@@ -303,11 +303,11 @@ def test_the_command_survives_a_kill(root, tmp_path):
     """Killed while it writes, the command leaves only whole files, and goes on when it is called again."""
     collection, states = tmp_path / "collection", tmp_path / "states"
     collection.mkdir()
-    lines = [json.dumps({"id": str(n), "text": f"document {n} is about {WORDS[n % 13]} " * 12}) for n in range(600)]
+    lines = [json.dumps({"id": str(n), "text": f"document {n} is about {WORDS[n % 13]} " * 12}) for n in range(240)]
     (collection / "documents.jsonl").write_text("\n".join(lines) + "\n")
     model = root / "models/minis/mamba1"
     command = [sys.executable, "-m", "ssmrank", "states", "--collection", collection, "--model", model]
-    command += ["--state-folder", states, "--precision", "fp32", "--token-budget", "4000"]
+    command += ["--state-folder", states, "--precision", "fp32", "--token-budget", "2000"]
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         while not list(states.glob("*/*.part")) and process.poll() is None:
             time.sleep(0.002)
@@ -316,7 +316,7 @@ def test_the_command_survives_a_kill(root, tmp_path):
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert all(file.suffix == ".safetensors" for file in states.glob("*/*")), left
     folder = StateFolder(states, checkpoint_digest(model), "fp32")
-    assert len(folder) == 600
+    assert len(folder) == 240
 
 
 def test_the_command_names_what_is_wrong(root, tmp_path, collection, capsys):

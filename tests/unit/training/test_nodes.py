@@ -71,7 +71,7 @@ def test_two_tasks_give_what_one_process_gives(command, tmp_path, parallel):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("parallel", "lost"), [("ddp", 1), ("fsdp2", 0)])
 def test_a_lost_node_ends_all_and_a_new_start_gives_the_same_bytes(command, tmp_path, parallel, lost):
-    changes = {"parallel": parallel, "epochs": 40}
+    changes = {"parallel": parallel, "epochs": 80}
     with trainings([command("lost", **changes)] * 2) as started:
         _wait_for_state(tmp_path / "lost" / "state", started)
         started[lost].kill()
