@@ -150,6 +150,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def _show_progress() -> None:
+    """Prints the project's progress, unless a program that calls `main` logs in a way of its own.
+
+    Libraries say at this level which credentials they found, or which file they read; that is not printed.
+    """
+    if logging.getLogger().handlers:
+        return
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("ssmrank").setLevel(logging.INFO)
+
+
 def _main(arguments: list[str] | None) -> int:
     package, planned = str(Path(__file__).resolve().parent), os.environ.get("SSMRANK_PACKAGE")
     if planned and planned != package:
@@ -164,9 +175,7 @@ def _main(arguments: list[str] | None) -> int:
     else:
         parsed = _parser(arguments).parse_args(arguments)
     parsed.words = arguments
-    # Progress is ours alone: libraries say at this level which credentials they found, or which file they read.
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("ssmrank").setLevel(logging.INFO)
+    _show_progress()
     try:
         parsed.run_subcommand(parsed)
         sys.stdout.flush()  # a closed pipe is handled below, but not when Python exits

@@ -36,6 +36,7 @@ class ChunkPlan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a plan made while evaluating serves the next training step too
 def chunk_plan(starts: tuple[int, ...], chunk_size: int, device: torch.device) -> ChunkPlan:
     """Cuts sequences, which start at `starts` and end at the last of them, into chunks of nearly equal length.
 

@@ -121,3 +121,13 @@ def test_bits_of_a_sequence_do_not_depend_on_others_where_that_is_asked_for() ->
         together = packed(dict(inputs), lengths).split(lengths)
         alone = packed({name: tensor.split(lengths)[1] for name, tensor in inputs.items()}, [70])
     assert torch.equal(together[1], alone)
+
+
+def test_a_training_step_follows_an_evaluation_of_the_same_lengths() -> None:
+    lengths = [71, 18]
+    inputs = {name: tensor for name, tensor in delta_inputs(lengths, 4, 6, 5, 2).items() if tensor is not None}
+    with torch.inference_mode():
+        evaluated = packed(dict(inputs), lengths)
+    trained = packed({name: tensor.requires_grad_() for name, tensor in inputs.items()}, lengths)
+    assert torch.equal(trained, evaluated)
+    trained.sum().backward()

@@ -160,3 +160,15 @@ def test_equals_transformers_mamba2() -> None:
         )
         torch.testing.assert_close(y[start:end], theirs[0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(states[index], last[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "states"), [(64, 128), (5, 7)])
+def test_a_training_step_follows_an_evaluation_of_the_same_lengths(width: int, states: int) -> None:
+    lengths = [73, 19]
+    inputs = {name: t for name, t in ssd_inputs(lengths, 2, width, states).items() if name != "initial_states"}
+    inputs = {name: None if tensor is None else tensor.float() for name, tensor in inputs.items()}
+    with torch.inference_mode():
+        evaluated = ssd(dict(inputs), lengths, False)
+    trained = ssd({name: None if t is None else t.requires_grad_() for name, t in inputs.items()}, lengths, False)
+    assert torch.equal(trained, evaluated)
+    trained.sum().backward()

@@ -41,6 +41,7 @@ def delta_rule(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # one made while evaluating serves the next training step too
 def _layout(starts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """`cu_seqlens`, and the sequence and the number within it of each chunk, both int64.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # whose functions `deterministic: batch` replaces
 
 BLOCK = 1 << 17
 """Values in a block: half a megabyte in float32. Smaller ones leave threads without work."""
@@ -30,8 +31,7 @@ def norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int, dty
         values = rows[block].unflatten(-1, groups).to(dtype)
         target = out[block].unflatten(-1, groups) if x.dtype == dtype else torch.empty_like(values)
         if gates is not None:
-            torch.ops.aten.silu.out(gates[block].unflatten(-1, groups).to(dtype), out=target)
-            values = target.mul_(values)
+            values = F.silu(gates[block].unflatten(-1, groups).to(dtype)).mul_(values)
         factors = values.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         torch.mul(values, factors, out=target).mul_(scale)
         if x.dtype != dtype:

@@ -41,6 +41,7 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a plan made while evaluating serves the next training step too
 def _plan(starts: tuple[int, ...], width: int, states: int) -> _Plan:
     cuts: list[int] = []
     offsets = [0]
