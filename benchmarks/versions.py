@@ -1,7 +1,7 @@
 """Compares this checkout's speed with another revision's: both run the same benchmark in turns.
 
-    python benchmarks/versions.py --before e66966e --output benchmarks/results/versions-cpu.csv -- \\
-        reranking.py --suite shapes --size 4M 130M --ours-only --runs 3
+    python benchmarks/versions.py --before e66966e --rounds 7 --output benchmarks/results/versions-cpu.csv -- \\
+        reranking.py --suite shapes --size 4M --ours-only --runs 3
     python benchmarks/versions.py --before e66966e --rounds 9 \\
         --output benchmarks/results/versions-training-cpu.csv -- \\
         training.py --suite figure1 --batches 4 --runs 7
