@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+def is_positive(value: object) -> bool:
+    """Whether this is an integer above zero."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def no_offset(config: PreTrainedConfig) -> int:
     """Most models' positions start at 0."""
     return 0

@@ -177,7 +177,7 @@ def is_causal(config: PreTrainedConfig) -> bool:
 
 
 def _config_class(model_type: str) -> Any:
-    """The config class of an architecture, or of the model whose part it is.
+    """The config class of an architecture, or of a multimodal model that has it as its text part.
 
     It is not asked of AutoConfig: other packages put classes of their own there. flash-linear-attention does so with
     Mamba-1 and Mamba-2, and transformers imports it where it is installed.

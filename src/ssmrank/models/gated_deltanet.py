@@ -14,17 +14,18 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 from ssmrank.kernels.delta_rule import DeltaInputs
 from ssmrank.kernels.delta_rule.reference import delta_rule
+from ssmrank.models.architecture import is_positive
 from ssmrank.models.delta_net import delta_inputs
+from ssmrank.models.own_classes import register_classes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
 """Of the output gate, by the name in a config."""
@@ -107,11 +108,6 @@ def attention_layers(config: Any) -> dict[int, Attends]:
                 raise ValueError(f"attn.layers has {layer} twice, or it is not below num_hidden_layers")
             found[layer] = Attends(heads, key_heads, bool(spec.get("qkv_bias", False)), window, theta)
     return found
-
-
-def is_positive(value: object) -> bool:
-    """Whether this is an integer above zero."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 class GatedDeltaNet(nn.Module):
@@ -333,11 +329,8 @@ class GatedDeltaNetForCausalLM(GatedDeltaNetPreTrainedModel):
 
 
 def register() -> None:
-    """Makes the classes known to transformers' Auto classes, unless flash-linear-attention did that with its own."""
-    if GatedDeltaNetConfig.model_type not in CONFIG_MAPPING:
-        AutoConfig.register(GatedDeltaNetConfig.model_type, GatedDeltaNetConfig)
-        AutoModel.register(GatedDeltaNetConfig, GatedDeltaNetModel)
-        AutoModelForCausalLM.register(GatedDeltaNetConfig, GatedDeltaNetForCausalLM)
+    """Makes the classes known to transformers."""
+    register_classes(GatedDeltaNetConfig, GatedDeltaNetModel, GatedDeltaNetForCausalLM)
 
 
 register()

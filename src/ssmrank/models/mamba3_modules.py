@@ -14,13 +14,13 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ssmrank.kernels.trapezoid.inputs import turned
+from ssmrank.models.own_classes import register_classes
 
 
 @strict
@@ -234,11 +234,8 @@ class Mamba3ForCausalLM(Mamba3PreTrainedModel):
 
 
 def register() -> None:
-    """Makes the classes known to transformers' Auto classes, unless another library did that with its own."""
-    if Mamba3Config.model_type not in CONFIG_MAPPING:
-        AutoConfig.register(Mamba3Config.model_type, Mamba3Config)
-        AutoModel.register(Mamba3Config, Mamba3Model)
-        AutoModelForCausalLM.register(Mamba3Config, Mamba3ForCausalLM)
+    """Makes the classes known to transformers."""
+    register_classes(Mamba3Config, Mamba3Model, Mamba3ForCausalLM)
 
 
 register()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # whose functions `deterministic: batch` replaces
+from torch.nn import functional as F  # by name, because `deterministic: batch` replaces F.silu
 
 BLOCK = 1 << 17
 """Values in a block: half a megabyte in float32. Smaller ones leave threads without work."""
 
 
 def norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int, dtype: torch.dtype) -> Tensor:
-    """See `reference.norm`, whose bits these are: each row is computed by itself.
+    """The same bits as `reference.norm`, because each row is computed by itself.
 
     Args:
         x, z: `[..., C]`, of any floating dtype.

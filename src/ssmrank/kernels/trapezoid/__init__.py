@@ -57,7 +57,7 @@ def packed_trapezoid(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h_t = exp(g_t) R_t (h_{t-1} + (1 - λ_t) Δ_t x_{t-1} B_{t-1}ᵀ) + λ_t Δ_t x_t B_tᵀ; y_t = h_t C_t + D x_t.
 
-    That is for each head, whose B and C have its biases. R_t turns pairs of states back by Δ_t times the token's rates.
+    Each head adds its biases to B and C. R_t turns pairs of states back by Δ_t times the token's rates.
 
     Args:
         inputs: x, steps, decays, shares, rates, B, C, their biases and D.

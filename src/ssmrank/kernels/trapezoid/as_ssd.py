@@ -39,7 +39,7 @@ def trapezoid(
     """
     starts, rows = cu_seqlens, None
     if before is not None:
-        inputs, starts, rows = _begun(inputs, cu_seqlens, before)
+        inputs, starts, rows = _with_token_before(inputs, cu_seqlens, before)
         longest = None if longest is None else longest + 1
     x, steps, log_decays, shares = inputs[:4]
     owners = sequence_index(starts, len(x))
@@ -61,7 +61,9 @@ def trapezoid(
     return y if rows is None else y.index_select(0, rows), final
 
 
-def _begun(inputs: TrapezoidInputs, cu_seqlens: Tensor, before: Before) -> tuple[TrapezoidInputs, Tensor, Tensor]:
+def _with_token_before(
+    inputs: TrapezoidInputs, cu_seqlens: Tensor, before: Before
+) -> tuple[TrapezoidInputs, Tensor, Tensor]:
     """The inputs with another first token in each sequence, where sequences then start, and the other tokens' rows."""
     tokens, sequences = len(inputs.x), len(cu_seqlens) - 1
     numbers = torch.arange(sequences + 1, device=cu_seqlens.device)
@@ -71,13 +73,13 @@ def _begun(inputs: TrapezoidInputs, cu_seqlens: Tensor, before: Before) -> tuple
     order[rows] = torch.arange(tokens, device=starts.device)
     order[starts[:-1]] = tokens + numbers[:-1]
 
-    def begun(tensor: Tensor, first: Tensor | None = None) -> Tensor:
+    def preceded(tensor: Tensor, first: Tensor | None = None) -> Tensor:
         if first is None:
             first = tensor.new_zeros(sequences, *tensor.shape[1:])
         return torch.cat([tensor, first]).index_select(0, order)
 
-    of_tokens = {name: begun(getattr(inputs, name)) for name in ("steps", "log_decays", "shares", "rates", "C")}
-    return inputs._replace(x=begun(inputs.x, before.x), B=begun(inputs.B, before.B), **of_tokens), starts, rows
+    of_tokens = {name: preceded(getattr(inputs, name)) for name in ("steps", "log_decays", "shares", "rates", "C")}
+    return inputs._replace(x=preceded(inputs.x, before.x), B=preceded(inputs.B, before.B), **of_tokens), starts, rows
 
 
 def _from_next(values: Tensor, owners: Tensor) -> Tensor:

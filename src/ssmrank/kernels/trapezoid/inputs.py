@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TrapezoidInputs(NamedTuple):
-    """The tensors of T tokens, H heads of width P, G groups of heads with N states each, of which R pairs turn."""
+    """T tokens, H heads of width P, G groups of heads. Each group has N states, and R pairs of them turn."""
 
     x: Tensor
     """`[T, H, P]`, sequences laid end to end."""

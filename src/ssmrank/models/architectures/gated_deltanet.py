@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ssmrank.kernels.norms import rms_norm
-from ssmrank.models.architecture import Architecture, attention_forward
+from ssmrank.models.architecture import Architecture, attention_forward, is_positive
 from ssmrank.models.attention import hides
 from ssmrank.models.delta_net import separate_delta_mixer
 from ssmrank.models.gated_deltanet import (
@@ -18,7 +18,6 @@ from ssmrank.models.gated_deltanet import (
     GatedDeltaNetConfig,
     GatedDeltaNetModel,
     attention_layers,
-    is_positive,
     value_heads,
 )
 from ssmrank.models.hybrid import packed_mixer

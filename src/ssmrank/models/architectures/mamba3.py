@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-from ssmrank.models.architecture import Architecture
+from ssmrank.models.architecture import Architecture, is_positive
 from ssmrank.models.mamba import projections
 from ssmrank.models.mamba3 import mamba3_forward, mamba3_token
 from ssmrank.models.mamba3_modules import Mamba3Config, Mamba3Model
@@ -10,8 +10,7 @@ from ssmrank.models.mamba3_modules import Mamba3Config, Mamba3Model
 
 def _problem(config: PreTrainedConfig) -> str:
     for name in ("head_dim", "hidden_size", "state_size", "num_hidden_layers", "n_groups"):
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
+        if not is_positive(value := getattr(config, name)):
             return f"{name} is {value!r}, but must be a positive integer"
     for name in ("expand", "rope_fraction", "A_floor", "norm_eps"):
         value = getattr(config, name)
