@@ -27,6 +27,11 @@ class LengthGrid:
     complete: bool
     places: torch.Tensor
 
+    @property
+    def sizes(self) -> list[int]:
+        """Cells of each matrix."""
+        return [rows * longest for rows, longest in self.shapes]
+
     def spread(self, tokens: torch.Tensor) -> torch.Tensor:
         """[T, ...] to [C, ...]."""
         return _Spread.apply(tokens, self)

@@ -20,11 +20,11 @@ from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import Pairs, ScoreTexts, read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
 from ssmrank.models.architectures import architecture_of
-from ssmrank.models.attention import backend
 from ssmrank.models.batch_invariance import check_batch_invariance
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Reranker, load_reranker
 from ssmrank.models.tokens import token_store
+from ssmrank.models.varlen_attention import backend
 from ssmrank.prefetch import Prefetched
 from ssmrank.reranking.engine import (
     Arrived,

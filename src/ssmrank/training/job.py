@@ -22,12 +22,12 @@ from ssmrank.io.collection import documents_file, qrels_file, queries_file
 from ssmrank.io.model_files import TRAINING_FILE
 from ssmrank.io.texts import read_queries
 from ssmrank.io.trec import Qrels, Run, read_qrels, read_run
-from ssmrank.models.attention import backend
 from ssmrank.models.bi_encoder import BiEncoderModel, BiEncoderSettings, new_bi_encoder
 from ssmrank.models.origin import origin_of
 from ssmrank.models.precision import device_name, resolve_precision
 from ssmrank.models.reranker import Kind, Reranker, new_reranker
 from ssmrank.models.tokens import TokenStore, token_store
+from ssmrank.models.varlen_attention import backend
 from ssmrank.training.adapters import FOLDER as ADAPTERS
 from ssmrank.training.adapters import add_adapters, merged, write_adapters
 from ssmrank.training.gradients import OutOfMemory
