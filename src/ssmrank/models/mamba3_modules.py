@@ -156,6 +156,7 @@ class Mamba3PreTrainedModel(PreTrainedModel):
     config_class = Mamba3Config
     base_model_prefix = "backbone"
     _no_split_modules = ["Mamba3Block"]  # noqa: RUF012
+    _input_embed_layer = "embeddings"
     supports_gradient_checkpointing = True
 
     @torch.no_grad()
@@ -184,14 +185,6 @@ class Mamba3Model(Mamba3PreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
-        self.embeddings = value  # type: ignore[assignment]
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -218,14 +211,6 @@ class Mamba3ForCausalLM(Mamba3PreTrainedModel):
         self.backbone = Mamba3Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.backbone.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings."""
-        self.backbone.set_input_embeddings(value)
 
     def forward(self, input_ids: Tensor | None = None, **options: Any) -> CausalLMOutput:
         """Logits `[B, L, V]`; arguments as of `Mamba3Model`."""
