@@ -105,6 +105,8 @@ class Theirs:
         """A pass over whole pairs, sorted by length, in right-padded batches, and the tokens that it computes."""
         order = np.argsort(-sequences.lengths, kind="stable").tolist()
         size = padded_batch(self.device, int(sequences.lengths.max()))
+        if expands_states(self.shape, self.device):
+            size = max(1, 2048 // int(sequences.lengths.max()))
         batches = [
             self._padded([sequences[pair] for pair in order[start : start + size]])
             for start in range(0, len(order), size)
@@ -227,6 +229,12 @@ def lacks_kernels(shape: Shape, device: torch.device) -> bool:
         return False
     print(f"transformers, {shape.name}: left out, {' or '.join(wanted)} is not installed", flush=True)
     return True
+
+
+def expands_states(shape: Shape, device: torch.device) -> bool:
+    """Whether transformers' hybrid runs without mamba_ssm's kernels: its tensors of a few sequences fill a GPU then."""
+    hybrid = shape.config["model_type"] == "granitemoehybrid"
+    return hybrid and device.type == "cuda" and not is_available("mamba_ssm")
 
 
 def cross_encoder(shape: Shape, sequences: PairSequences, precision: Precision, device: torch.device) -> Step | None:

@@ -9,16 +9,16 @@ and packed as for a device, and written with random scores. Prints seconds until
 are, and from the last score to the closed run file; processor seconds of all threads; and those of planning and packing
 alone, which hold Python's lock (tokenizing does not).
 
-With --score the pairs are reranked, `--repeats` times after a first time that loads kernels. On a GPU it also prints
-how long the GPU was busy, by the profiler: the time that kernels and copies cover, as a share of the whole and of the
-time between the first kernel and the last one. The whole begins when the checkpoint is loaded.
+With --score the pairs are reranked, `--repeats` times after those of a few queries, which load kernels. On a GPU it
+also prints how long the GPU was busy, by the profiler: the time that kernels and copies cover, as a share of the whole
+and of the time between the first kernel and the last one. The whole begins when the checkpoint is loaded.
 
     python benchmarks/idle.py --collection data/collections/nfcorpus --model MODEL --stub 664000 --before REVISION
 
 With --stub no model runs either. A stand-in for a GPU only takes time: kernels that compute so many tokens a second are
 launched one by one into a queue, as a GPU's driver does it, and the scores of a batch arrive when the queue has come to
 them. So everything around the kernels is that of a reranking, on a machine without a GPU. --before also runs another
-git revision, in turns.
+git revision, or a folder that has its src, in turns.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ from ssmrank.io.atomic import atomic_file
 from ssmrank.io.collection import documents_file, queries_file
 from ssmrank.io.pairs import read_pairs, with_remainder, write_pairs
 from ssmrank.io.texts import TextStore, read_queries
-from ssmrank.io.trec import write_run
+from ssmrank.io.trec import read_run, write_run
 from ssmrank.models.packing import Packed, mapped
 from ssmrank.models.precision import default_device, device_name
 from ssmrank.models.tokens import limit_tokenizer_threads
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--score", action="store_true")
     parser.add_argument("--stub", type=float, metavar="TOKENS", help="a stand-in for a GPU of so many tokens a second")
-    parser.add_argument("--before", metavar="REVISION", help="git revision to compare with; for --score and --stub")
+    parser.add_argument("--before", metavar="REVISION", help="git revision or its folder; for --score and --stub")
     parser.add_argument("--output", type=Path, metavar="FILE", help="CSV that gets the medians of --before, by side")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
@@ -88,14 +88,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         made = first_stage(arguments, work / "first.trec")
+        if arguments.score:
+            first_queries(work / "first.trec", work / "few.trec")
         print(f"{arguments.collection.name}: {made:,} pairs, {device_name(default_device())}", flush=True)
         times = []
         for repeat in range(arguments.repeats + (1 if arguments.score else 0)):
             began = time.perf_counter()
-            reranking = opened(arguments, work, repeat)
+            few = arguments.score and not repeat
+            reranking = opened(arguments, work, repeat, work / ("few.trec" if few else "first.trec"))
             opening = time.perf_counter() - began
             found = {"opening": opening} | (scored if arguments.score else planned)(reranking, work)
-            if repeat or not arguments.score:
+            if not few:
                 times.append(found)
                 print(json.dumps({name: round(value, 3) for name, value in found.items()}), flush=True)
         print("median", json.dumps(medians(times)))
@@ -108,7 +111,8 @@ def compare(arguments: argparse.Namespace) -> None:
     words += ["--token-budget", str(arguments.token_budget), *(["--score"] if arguments.score else [])]
     words += ["--stub", str(arguments.stub)] if arguments.stub else []
     found: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
-    with checkout(arguments.before) as other:
+    folder = Path(arguments.before)
+    with nullcontext(folder.resolve()) if folder.is_dir() else checkout(arguments.before) as other:
         folders = {"before": other, "after": Path(__file__).parents[1]}
         for repeat in range(repeats):
             for name in sorted(folders, reverse=repeat % 2 == 0):
@@ -158,13 +162,19 @@ def first_stage(arguments: argparse.Namespace, path: Path) -> int:
     return len(run) * depth
 
 
-def opened(arguments: argparse.Namespace, work: Path, repeat: int) -> FileReranking:
+def first_queries(path: Path, few: Path) -> None:
+    """Writes a sixteenth of a run's queries."""
+    run = read_run(path)
+    write_run(few, dict(list(run.items())[: max(1, len(run) // 16)]), "random")
+
+
+def opened(arguments: argparse.Namespace, work: Path, repeat: int, run: Path) -> FileReranking:
     settings = Reranking(
         retriever="random", depth=arguments.depth, token_budget=arguments.token_budget, precision=arguments.precision
     )
     own = work / str(repeat)  # nothing of an earlier time is found
     files = Files(
-        run=work / "first.trec", collection=arguments.collection, split=arguments.split, state=own / "state",
+        run=run, collection=arguments.collection, split=arguments.split, state=own / "state",
         tokens=own / "tokens",
     )  # fmt: skip
     return open_reranking(files, settings, arguments.model, default_device())

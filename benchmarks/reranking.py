@@ -192,7 +192,9 @@ def _of_length(arguments: argparse.Namespace, shape: Shape, length: int) -> Iter
         return row("ssmrank" if fused else "ssmrank, unfused", more), step, runs
 
     def padded() -> Contender:
-        return row("transformers, padded"), contenders.Theirs(shape, precision, device).padded(sequences)[0], runs
+        fewer = max(1, count // 16) if contenders.expands_states(shape, device) else count
+        some = equal_sequences(shape, fewer, length)
+        return row("transformers, padded", fewer), contenders.Theirs(shape, precision, device).padded(some)[0], runs
 
     def mixer() -> Contender | None:
         made = contenders.mixer_model(shape, sequences, precision, device)

@@ -113,6 +113,30 @@ def _llama(width: int, layers: int, heads: int, kept: int, inner: int, vocabular
     }
 
 
+def _granite(width: int, attends: tuple[int, ...], layers: int, heads: int, kept: int, inner: int) -> dict[str, Any]:
+    """Granite 4: Mamba-2 in all layers but those that attend, an MLP in each, no experts."""
+    return {
+        "model_type": "granitemoehybrid",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "layer_types": ["attention" if layer in attends else "mamba" for layer in range(layers)],
+        "num_attention_heads": heads,
+        "num_key_value_heads": kept,
+        "shared_intermediate_size": inner,
+        "intermediate_size": inner,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "mamba_n_heads": 2 * width // 32,
+        "mamba_d_head": 32,
+        "mamba_d_state": 128,
+        "mamba_n_groups": 1,
+        "mamba_expand": 2,
+        "position_embedding_type": "nope",
+        "vocab_size": 100352,
+        "max_position_embeddings": 32768,
+    }
+
+
 CLASSES: dict[str, list[Shape]] = {
     "4M": [
         Shape("BERT", _bert(256, 4, 4, 8192)),
@@ -140,5 +164,6 @@ CLASSES: dict[str, list[Shape]] = {
     # These have classes of their own, because the training benchmarks run every model of a class.
     "400M": [Shape("BART-large", _bart(1024, 12, 16))],
     "1.4B": [Shape("Mamba-1-1.4B", _mamba1(2048, 48))],
+    "hybrid": [Shape("Granite-4-H-350M", _granite(768, (10, 13, 17, 27), 32, 12, 4, 2048))],
 }
 """The models of each size class."""

@@ -45,6 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--precision", nargs="*", choices=["fp32", "bf16"], help="default: the suite's")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each contender (default: 5)")
+    parser.add_argument("--ours-only", action="store_true", help="figure1 on a GPU: no other libraries")
     parser.add_argument("--passages", type=Path, help="documents.jsonl or corpus.jsonl whose lengths `mixed` takes")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
     arguments = parser.parse_args()
@@ -75,7 +76,8 @@ def _steps_on_gpu(arguments: argparse.Namespace) -> Rows:
     """Whole training steps; the peers only at some of the batch sizes."""
     for shape in _shapes(arguments, "330M"):
         for batch in arguments.batches or (1, 2, 4, 8, 16, 64, 128):
-            for name in IMPLEMENTATIONS if batch in (1, 16, 64) else IMPLEMENTATIONS[:1]:
+            peers = batch in (1, 16, 64) and not arguments.ours_only
+            for name in IMPLEMENTATIONS if peers else IMPLEMENTATIONS[:1]:
                 yield from _step_alone("figure1", shape, name, name, [512] * batch, arguments.runs)
 
 
