@@ -8,6 +8,7 @@ without planning and start-up.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -195,6 +196,7 @@ def main() -> None:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    gc.freeze()  # `free_memory` would search all that was imported, after each measurement
     started = time.perf_counter()
     with workers_of("ddp", device) as workers:
         place = Place(device, workers, Report(arguments.folder, arguments.output), arguments.end)
