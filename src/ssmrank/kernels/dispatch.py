@@ -121,6 +121,24 @@ def product(x: Tensor) -> Implementation:
     return Implementation.CPU if x.device.type == "cpu" and x.dtype == torch.float32 else Implementation.PLAIN
 
 
+def loops_are_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether the loops of `product` are faster than the library's product of `[..., K]` and `[N, K]`.
+
+    Only where both add in the same order: MKL takes other kernels for few rows or few outputs.
+    """
+    single = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return single and x.shape[:-1].numel() >= 8 and weight.shape[0] >= 16 and library_is_slow()
+
+
+@cache
+def library_is_slow() -> bool:
+    """Whether the library's products leave half of this CPU unused: on AMD's with AVX-512, MKL's are for AVX2."""
+    from llvmlite import binding  # type: ignore[import-untyped]
+
+    is_wide = bool(binding.get_host_cpu_features().get("avx512f", False))
+    return torch.backends.mkl.is_available() and is_wide and binding.get_host_cpu_name().startswith("znver")
+
+
 def activation(x: Tensor) -> Implementation:
     """Of activations that are the same for each value."""
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)

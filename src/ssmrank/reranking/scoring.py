@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from ssmrank.config.rerankings import Deterministic
 from ssmrank.errors import UserError
 from ssmrank.models.architectures import architecture_of
 from ssmrank.models.batch_invariance import BatchInvariance, check_batch_invariance
+from ssmrank.models.fast_products import fast_products
 from ssmrank.models.float8 import to_float8
 from ssmrank.models.packing import Packed, mapped, moved
 from ssmrank.models.precision import Precision, autocast
@@ -86,11 +87,12 @@ class Scorer:
         self.reranker, self.precision, self.device = reranker, precision, device
         self.began = math.inf
         self._limit: int | None = None
-        self._alike: Callable[[], AbstractContextManager[None]] = nullcontext
+        products = fast_products(precision, device)
+        self._products: Callable[[], AbstractContextManager[object]] = lambda: products
         architecture = architecture_of(reranker.backbone.config.model_type)
         if deterministic == "batch":
             check_batch_invariance(architecture, precision, device)
-            self._alike = BatchInvariance()
+            self._products = BatchInvariance()
         reranker.to(device).eval()
         if fused and precision != "fp32":
             architecture.prepare(reranker.backbone)
@@ -126,11 +128,16 @@ class Scorer:
         if waiting is not None:
             yield _fetched(*waiting)
 
-    @torch.inference_mode()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """A context for forward passes of the model."""
+        with torch.inference_mode(), autocast(self.precision, self.device), self._products():
+            yield
+
     def _launch(self, packed: Packed) -> _Launched | None:
         """Launches a batch; None if memory does not suffice."""
         try:
-            with autocast(self.precision, self.device), self._alike():
+            with self.computing():
                 return _Launched(self.reranker.scores(moved(packed, self.device)))
         except torch.OutOfMemoryError:
             pass  # the error holds the failed pass's tensors until this clause ends

@@ -9,7 +9,6 @@ import torch
 
 from ssmrank.models.kept_states import StatePool, StateShapes, state_shapes
 from ssmrank.models.packing import Packed, moved, pack
-from ssmrank.models.precision import autocast
 from ssmrank.models.reranker import Reranker
 from ssmrank.models.token_budget import budget_batches
 from ssmrank.reranking.document_prefixes import Prefix, SplitPair
@@ -40,7 +39,7 @@ class StatePasses:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        with torch.inference_mode(), autocast(scorer.precision, scorer.device):
+        with scorer.computing():
             self.shapes: StateShapes = state_shapes(scorer.reranker.backbone, scorer.device)
 
     def pool(self, slots: int, dtype: torch.dtype | None) -> StatePool:
@@ -69,7 +68,7 @@ class StatePasses:
 
     def _run(self, sequences: Sequence[np.ndarray], kept: Callable[[Packed], Packed]) -> np.ndarray:
         device = self._scorer.device
-        with torch.inference_mode(), autocast(self._scorer.precision, device):
+        with self._scorer.computing():
             return self._scorer.reranker.scores(kept(moved(pack(sequences), device))).cpu().numpy()
 
 
@@ -77,7 +76,7 @@ def whole_scores(scorer: Scorer, sequences: Sequence[np.ndarray], token_budget: 
     """Scores of whole sequences, float32."""
     scores, done = np.empty(len(sequences), dtype=np.float32), 0
     for batch in budget_batches([len(sequence) for sequence in sequences], token_budget):
-        with torch.inference_mode(), autocast(scorer.precision, scorer.device):
+        with scorer.computing():
             packed = moved(pack([sequences[place] for place in batch.tolist()]), scorer.device)
             scores[batch] = scorer.reranker.scores(packed).cpu().numpy()
         done += len(batch)

@@ -20,6 +20,7 @@ from ssmrank.io.checksum import sha256
 from ssmrank.io.model_files import BI_ENCODER_FILE, TRAINED_FILE
 from ssmrank.models.backbones import Pooling, load_backbone, longest_input, output_width, pooled_forward
 from ssmrank.models.bi_encoder import BiEncoderModel, load_bi_encoder, vectors_of
+from ssmrank.models.fast_products import fast_products
 from ssmrank.models.packed_model import load_tokenizer
 from ssmrank.models.packing import Packed, pack
 from ssmrank.models.precision import autocast, default_device, resolve_precision
@@ -74,6 +75,7 @@ class BiEncoder:
         self.pooling = pooling
         self.normalize = own_normalize if settings.normalize is None else settings.normalize
         self.width = _width(output_width(self.backbone.config), settings)
+        self._products = fast_products(self.precision, self.device)
         self.max_length = self._longest(folder)
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_padding()
@@ -115,7 +117,7 @@ class BiEncoder:
         done = 0
         for batch in budget_batches([len(sequence) for sequence in sequences], self.settings.token_budget):
             packed = pack([sequences[index] for index in batch], self.device)
-            with autocast(self.precision, self.device):
+            with autocast(self.precision, self.device), self._products:
                 states = self._states(packed)
             vectors[batch] = vectors_of(states, self.width, self.normalize).cpu().numpy()
             done += len(batch)

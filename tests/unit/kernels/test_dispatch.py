@@ -230,3 +230,21 @@ def test_no_kernel_is_imported_before_it_serves() -> None:
         "print([name for name in wrong if name.startswith(('numba', 'fla', 'ssmrank'))])\n"
     )
     assert subprocess.check_output([sys.executable, "-c", source], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "wide", "mkl", "expected"),
+    [
+        ("znver5", True, True, True),
+        ("znver3", False, True, False),
+        ("znver4", True, False, False),
+        ("sapphirerapids", True, True, False),
+    ],
+)
+def test_library_is_slow(monkeypatch: pytest.MonkeyPatch, name: str, wide: bool, mkl: bool, expected: bool) -> None:
+    from llvmlite import binding
+
+    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: name)
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: {"avx512f": wide})
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert dispatch.library_is_slow.__wrapped__() is expected

@@ -9,6 +9,9 @@ import torch
 
 from ssmrank.errors import UserError
 from ssmrank.io.pairs import pairs_of
+from ssmrank.kernels import dispatch
+from ssmrank.kernels.products import cpu
+from ssmrank.models import fast_products
 from ssmrank.models.architectures import MODEL_TYPES
 from ssmrank.models.backbones import scored_forward
 from ssmrank.models.reranker import Reranker, new_reranker
@@ -292,3 +295,19 @@ def test_scores_that_are_no_numbers_are_named(tiny_model):
     torch.nn.init.constant_(reranker.head.bias, float("nan"))
     with pytest.raises(UserError, match="score of query q1, document d3 is nan"):
         rerank(reranker, RUN, QUERIES, DOCUMENTS, 2, 100, "fp32", CPU)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_scores_by_the_loops_of_products_are_those_of_the_library(tiny_model, monkeypatch, model_type):
+    reranker = reranker_of(tiny_model, model_type, kind_of(model_type), 60)
+    rows, product = [], cpu.product
+    monkeypatch.setattr(cpu, "product", lambda x, *rest: rows.append(len(x)) or product(x, *rest))
+    for module in (dispatch, fast_products):
+        monkeypatch.setattr(module, "library_is_slow", lambda: True)
+    reranked = rerank(reranker, RUN, QUERIES, DOCUMENTS, 4, 1000, "fp32", CPU)
+    assert len(rows) >= 4
+    before = len(rows)
+    for query, ranking in reranked.items():
+        for document, value in ranking:
+            assert value == pytest.approx(reranker.score(QUERIES[query], [DOCUMENTS[document]])[0], abs=1e-5)
+    assert len(rows) == before

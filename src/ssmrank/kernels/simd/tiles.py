@@ -29,6 +29,10 @@ WIDE_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
 a tile of four by four vectors then do not fit into registers, and take three times as long in memory."""
 
 
+ADD = 2
+"""A tile's `accumulate` where its sums start from zero and are then added to c, not continued from it."""
+
+
 def _tile(rows: int, vectors: int) -> Any:
     @intrinsic
     def tile(
@@ -66,7 +70,7 @@ def _tile(rows: int, vectors: int) -> Any:
             for line, targets in zip(sums, places, strict=True):
                 for variable, _ in zip(line, targets, strict=True):
                     builder.store(constant(0.0), variable)
-            with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(ir.IntType(64), 0))):
+            with builder.if_then(builder.icmp_signed("==", accumulate, ir.Constant(ir.IntType(64), 1))):
                 for line, targets in zip(sums, places, strict=True):
                     for variable, target in zip(line, targets, strict=True):
                         builder.store(builder.load(vector_at(target), align=4), variable)
@@ -83,6 +87,11 @@ def _tile(rows: int, vectors: int) -> Any:
                     for column in range(vectors):
                         variable = sums[row][column]
                         builder.store(fused(builder, factor, line_b[column], builder.load(variable)), variable)
+            with builder.if_then(builder.icmp_signed("==", accumulate, ir.Constant(ir.IntType(64), ADD))):
+                for line, targets in zip(sums, places, strict=True):
+                    for variable, target in zip(line, targets, strict=True):
+                        before = builder.load(vector_at(target), align=4)
+                        builder.store(builder.fadd(before, builder.load(variable)), variable)
             for line, targets in zip(sums, places, strict=True):
                 for variable, target in zip(line, targets, strict=True):
                     builder.store(builder.load(variable), vector_at(target), align=4)
@@ -96,8 +105,8 @@ def _tile(rows: int, vectors: int) -> Any:
 tile_4x4, tile_4x1, tile_1x4, tile_1x1 = _tile(4, 4), _tile(4, 1), _tile(1, 4), _tile(1, 1)
 """tile_RxV(a, a_row, a_step, b, b_step, c, c_row, depth, accumulate): R rows of V vectors of a matrix product.
 
-c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], with the sums in registers. a, b and
-c are addresses; `*_row` and `*_step` are strides in bytes, of rows and of k.
+c[r, :] = (c[r, :] if accumulate else 0) + sum over k < depth of a[r, k] · b[k, :], with the sums in registers, where
+accumulate is 0, 1 or `ADD`. a, b and c are addresses; `*_row` and `*_step` are strides in bytes, of rows and of k.
 """
 
 
