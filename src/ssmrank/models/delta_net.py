@@ -45,7 +45,7 @@ def separate_delta_mixer(mixer: Any, hidden: Tensor, packed: Packed, wanted: Ten
 def delta_inputs(mixer: Any, mixed: Tensor, steps: Tensor, rates: Tensor) -> DeltaInputs:
     """What the recurrence takes.
 
-    mixed: queries, keys and values beside each other, [.., channels]; steps: what decays depend on, and rates, both
+    mixed: queries, keys and values beside each other, [.., channels]; steps, on which decays depend, and rates:
     [.., heads of values].
     """
     queries, keys, values = mixed.split([mixer.key_dim, mixer.key_dim, mixer.value_dim], dim=-1)

@@ -103,9 +103,12 @@ def attention_layers(config: Any) -> dict[int, Attends]:
             raise ValueError(f"attn.rope_theta is {theta!r}, but must be a positive number")
         if not isinstance(layers, Sequence) or not all(isinstance(layer, int) for layer in layers):
             raise ValueError(f"attn.layers is {layers!r}, but must be a list of layers' numbers")
+        last = config.num_hidden_layers - 1
         for layer in layers:
-            if not 0 <= layer < config.num_hidden_layers or layer in found:
-                raise ValueError(f"attn.layers has {layer} twice, or it is not below num_hidden_layers")
+            if not 0 <= layer <= last:
+                raise ValueError(f"attn.layers has {layer}, but layers are numbered 0 to {last}")
+            if layer in found:
+                raise ValueError(f"attn.layers has {layer} twice")
             found[layer] = Attends(heads, key_heads, bool(spec.get("qkv_bias", False)), window, theta)
     return found
 

@@ -66,7 +66,7 @@ def mamba3_mixer(mixer: Any, hidden: Any, packed: Packed, wanted: Tensor | None 
 
 
 def _gated(mixer: Any, y: Tensor, z: Tensor) -> Tensor:
-    """y · silu(z), where the mixer has a norm of the norm of each head of y."""
+    """y · silu(z); a mixer with a norm first norms each head of y."""
     if mixer.is_outproj_norm:
         y = rms_norm(y, mixer.norm.weight, mixer.norm.variance_epsilon, mixer.head_dim)
     return y * F.silu(z)

@@ -1,8 +1,8 @@
 """The gated delta rule in chunks of matrix products, in PyTorch: any device and floating dtype, autograd through.
 
-Yang, Kautz & Hatamizadeh 2024, section 3.3. Within a chunk each value is corrected by what the state holds for its key,
-which the chunk's earlier tokens have changed; a triangular system undoes that. What a chunk makes of a state is linear,
-so its matrix is computed for all chunks at once, and only states pass from chunk to chunk.
+Yang, Kautz & Hatamizadeh 2024, section 3.3. Each value is corrected by what the state holds for its key. The chunk's
+earlier tokens have changed that state, so a chunk's corrections are the solution of a triangular system. What a chunk
+makes of a state is linear, so its matrix is computed for all chunks at once, and only states pass from chunk to chunk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Chunks(NamedTuple):
     corrected: Tensor
     """`[c, H, q, P]`: the values, corrected by the chunk's own tokens."""
     correction: Tensor
-    """`[c, H, q, N]`: by which the state before the chunk corrects them too."""
+    """`[c, H, q, N]`: times the state before the chunk, what is taken from these values too."""
     keys: Tensor
     """`[c, H, q, N]`, times the decay until the chunk's end."""
     kept: Tensor

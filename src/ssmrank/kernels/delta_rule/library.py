@@ -1,6 +1,6 @@
 """The gated delta rule by the kernels of flash-linear-attention (`fla-core`), on a GPU.
 
-They take 64 tokens at a time, forward and backward, and know sequences end to end. The package tunes its kernels by
+They take 64 tokens at a time, forward and backward, and sequences laid end to end. The package tunes its kernels by
 their times when they first run.
 """
 

@@ -1,12 +1,13 @@
 """Mamba-3's recurrence by the kernels of Mamba-2's, in PyTorch: any device and floating dtype, autograd through.
 
 A token's input reaches later tokens with the weight λ_t Δ_t + (1 - λ_{t+1}) Δ_{t+1}, and its own output with λ_t Δ_t
-alone. So Mamba-2's mixer gets the first weight, and each token the C of the next one, which thus reads the state before
-itself; its own input is added afterwards. Nothing that a later token decides is added and taken away again.
-States turn, but only angles between tokens matter: B and C are turned by the angle since their sequence's start.
+alone. So Mamba-2's mixer gets the first weight, and each token's row gets the C of the next token, which so reads the
+state before itself; its own input is added afterwards. No output has a term of a later token, not even one that is
+taken away again. States turn, but only angles between tokens matter: B and C are turned by the angle since their
+sequence's start.
 
-A sequence that continues another gets the token before it as its first one. That token leaves the state as it is, and
-adds what the next one's weight says.
+A sequence that continues another gets the token before it as its first one. Its step is zero, so it leaves the state as
+it is, and its input enters with the weight that the next token's step gives it.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _angles(steps: Tensor, rates: Tensor, starts: Tensor, owners: Tensor) -> Ten
 
 
 def _turned_back(states: Tensor, angles: Tensor, starts: Tensor) -> Tensor:
-    """Final states `[S, H, P, N]` as the last token's B and C would be without their angles."""
+    """Final states `[S, H, P, N]`, turned back by the angle of their sequence's last token."""
     ends = starts[1:]
     full = F.pad(angles, (0, 0, 0, 0, 1, 0)).index_select(0, torch.where(ends > starts[:-1], ends, 0))
     cos, sin = (part[:, :, None] for part in _cosines(full))

@@ -20,8 +20,8 @@ def trapezoid(
 ) -> tuple[Tensor, Tensor]:
     """Lahoti et al. 2026, section 3; shapes as in `packed_trapezoid`; returns y and final states.
 
-    A step turns the state back, instead of B and C further and further: what a state is read by then does not depend
-    on where its sequence began. No sequence's numbers depend on the others.
+    Each step turns the state back, where the fast form turns B and C further and further. So B and C do not depend on
+    where the sequence began. No sequence's numbers depend on the others.
     """
     x, steps, log_decays, shares, rates = inputs[:5]
     Bs, Cs = inputs.heads()

@@ -36,7 +36,7 @@ def _problem(config: PreTrainedConfig) -> str:
 
 
 ARCHITECTURE = Architecture(
-    model_type=Mamba3Config.model_type,
+    model_type="mamba3",
     causal=True,
     forward=mamba3_forward,
     scored_token=mamba3_token,

@@ -1,6 +1,6 @@
 """Zamba2: Glorioso et al. 2024. Each layer has Mamba-2; before some, a block of attention and MLP reads the tokens too.
 
-There are few such blocks, and several layers use each. A use has small matrices of its own beside the block's.
+There are few such blocks, and several layers use each. Each use adds small matrices of its own.
 """
 
 from __future__ import annotations
