@@ -32,7 +32,7 @@ MARGIN = 1.25
 def memory_of(device: torch.device) -> float:
     """The bytes of a GPU that this process may use."""
     total = torch.cuda.get_device_properties(device).total_memory
-    return total * torch.cuda.get_per_process_memory_fraction(device)
+    return total * torch.cuda.get_per_process_memory_fraction(device.index)
 
 
 def free_memory(device: torch.device) -> float:
