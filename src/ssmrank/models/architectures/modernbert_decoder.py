@@ -11,7 +11,7 @@ from transformers.models.modernbert_decoder.modeling_modernbert_decoder import (
 )
 
 from ssmrank.models.architecture import Architecture, attention_forward
-from ssmrank.models.attention import last_attention
+from ssmrank.models.attention import hides, last_attention
 from ssmrank.models.packing import Packed
 
 
@@ -19,7 +19,7 @@ def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `ModernBertDecoderModel`."""
     last = backbone.layers[-1]
     own = last.attn
-    if own.sliding_window is not None and packed.reach > own.sliding_window:  # Ettin's last layers see all tokens
+    if hides(packed, own.sliding_window):  # not in Ettin, whose last layers see all tokens
         return attention_forward(backbone, packed).index_select(0, wanted)
     kinds = backbone.config.layer_types
     hidden, rotations = backbone.embeddings(packed.input_ids)[None], {}
