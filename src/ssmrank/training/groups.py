@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from ssmrank.errors import UserError
 from ssmrank.io.jsonl import read_jsonl
@@ -72,14 +74,46 @@ def _teacher_scores(record: Mapping[str, Any], documents: int, where: str) -> tu
     return tuple(float(score) for score in scores)
 
 
-def teacher_scores(groups: Sequence[Group], indices: Sequence[int]) -> torch.Tensor | None:
-    """The teacher's scores of some groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
-    scores = [groups[index].scores for index in indices]
-    return None if any(row is None for row in scores) else torch.tensor(scores)
+class TokenizedGroups(ABC):
+    """What groups of rerankers and of bi-encoders share: each text is tokenized once, before the loop."""
+
+    def __init__(self, groups: Sequence[Group], queries: Mapping[str, str]) -> None:
+        """Raises UserError for a query that `queries` lacks."""
+        self.groups = groups
+        self._asked = sorted({group.query for group in groups})
+        missing = next((query for query in self._asked if query not in queries), None)
+        if missing is not None:
+            raise UserError(f"query {missing}: named by the training groups, but not in the collection's split")
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def teacher(self, indices: Sequence[int]) -> torch.Tensor | None:
+        """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
+        scores = [self.groups[index].scores for index in indices]
+        return None if any(row is None for row in scores) else torch.tensor(scores)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each group, int64 [groups]. The first access goes through all groups."""
+        return np.array([self.length(index) for index in range(len(self))], dtype=np.int64)
+
+    @abstractmethod
+    def length(self, index: int) -> int:
+        """The number of tokens of a group."""
+
+    def _tokens(
+        self, documents: Texts | TokenStore, tokenize: Callable[[Sequence[str]], Sequence[np.ndarray]]
+    ) -> Mapping[str, np.ndarray] | TokenStore:
+        """The tokens of the groups' documents, by id."""
+        if isinstance(documents, TokenStore):
+            return documents
+        ids = sorted({document for group in self.groups for document in group.documents})
+        return dict(zip(ids, tokenize([documents[document] for document in ids]), strict=True))
 
 
-class GroupSequences:
-    """Token sequences of groups; each text is tokenized once, before the loop.
+class GroupSequences(TokenizedGroups):
+    """Token sequences of groups.
 
     `sequences[i]` gives the 1 + negatives sequences of group i, the relevant document first. `documents` are texts, or
     their tokens from `token_store`. Raises UserError for a query that `queries` lacks, or that must not be cut.
@@ -94,29 +128,16 @@ class GroupSequences:
         max_length: int,
         long_queries: LongQueries = "cut",
     ) -> None:
-        self.groups = groups
+        super().__init__(groups, queries)
         self._template = template
         self._max_length = max_length
-        query_ids = sorted({group.query for group in groups})
-        document_ids = sorted({document for group in groups for document in group.documents})
-        missing = next((query for query in query_ids if query not in queries), None)
-        if missing is not None:
-            raise UserError(f"query {missing}: named by the training groups, but not in the collection's split")
-        asked = template.tokenize_queries([queries[query] for query in query_ids])
+        asked = template.tokenize_queries([queries[query] for query in self._asked])
         self.queries_cut = template.count_long(asked, max_length)
         """How many queries are cut because they leave no room for a document."""
         self._queries = dict(
-            zip(query_ids, template.fit_queries(asked, max_length, query_ids, long_queries), strict=True)
+            zip(self._asked, template.fit_queries(asked, max_length, self._asked, long_queries), strict=True)
         )
-        self._documents: Mapping[str, np.ndarray] | TokenStore
-        if isinstance(documents, TokenStore):
-            self._documents = documents
-        else:
-            texts = [documents[document] for document in document_ids]
-            self._documents = dict(zip(document_ids, template.tokenize_documents(texts), strict=True))
-
-    def __len__(self) -> int:
-        return len(self.groups)
+        self._documents = self._tokens(documents, template.tokenize_documents)
 
     def __getitem__(self, index: int) -> list[np.ndarray]:
         group = self.groups[index]
@@ -126,17 +147,8 @@ class GroupSequences:
             for document in group.documents
         ]
 
-    def teacher(self, indices: Sequence[int]) -> torch.Tensor | None:
-        """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
-        return teacher_scores(self.groups, indices)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """The number of tokens of each group, int64 [groups]. The first access goes through all groups."""
-        return np.array([self.length(index) for index in range(len(self))], dtype=np.int64)
-
+    @override
     def length(self, index: int) -> int:
-        """The number of tokens of a group."""
         group = self.groups[index]
         asked, length = len(self._queries[group.query]), self._template.length
         return sum(length(asked, len(self._documents[document]), self._max_length) for document in group.documents)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import torch
+from typing_extensions import override
 
-from ssmrank.errors import UserError
 from ssmrank.io.texts import Texts
 from ssmrank.io.trec import Qrels
 from ssmrank.models.bi_encoder import BiEncoderModel
 from ssmrank.models.tokens import TokenStore
 from ssmrank.training.contrastive import GroupIds
-from ssmrank.training.groups import Group, teacher_scores
+from ssmrank.training.groups import Group, TokenizedGroups
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class TextGroup:
     documents: list[np.ndarray]
 
 
-class TextGroups:
-    """Groups as a bi-encoder reads them; each text is tokenized once, before the loop.
+class TextGroups(TokenizedGroups):
+    """Groups as a bi-encoder reads them.
 
     `texts[i]` gives group i. `documents` are texts, or their tokens from `token_store`; `qrels` say which documents are
     relevant for a query. Raises UserError for a query that `queries` lacks.
@@ -42,27 +40,14 @@ class TextGroups:
         documents: Texts | TokenStore,
         qrels: Qrels,
     ) -> None:
-        self.groups = groups
-        template = model.template
-        self._template, self._max_length = template, model.settings.max_length
-        asked = sorted({group.query for group in groups})
-        missing = next((query for query in asked if query not in queries), None)
-        if missing is not None:
-            raise UserError(f"query {missing}: named by the training groups, but not in the collection's split")
+        super().__init__(groups, queries)
+        self._template, self._max_length = model.template, model.settings.max_length
+        asked = self._asked
         self._queries = dict(zip(asked, model.query_sequences([queries[query] for query in asked]), strict=True))
         self._relevant = {
             query: frozenset(id for id, grade in qrels.get(query, {}).items() if grade > 0) for query in asked
         }
-        self._documents: Mapping[str, np.ndarray] | TokenStore
-        if isinstance(documents, TokenStore):
-            self._documents = documents
-        else:
-            ids = sorted({document for group in groups for document in group.documents})
-            tokens = template.tokenize_documents([documents[document] for document in ids])
-            self._documents = dict(zip(ids, tokens, strict=True))
-
-    def __len__(self) -> int:
-        return len(self.groups)
+        self._documents = self._tokens(documents, model.template.tokenize_documents)
 
     def __getitem__(self, index: int) -> TextGroup:
         group = self.groups[index]
@@ -70,17 +55,8 @@ class TextGroups:
         sequences = [self._template.join(self._documents[id], self._max_length) for id in group.documents]
         return TextGroup(ids, self._queries[group.query], sequences)
 
-    def teacher(self, indices: Sequence[int]) -> torch.Tensor | None:
-        """The teacher's scores of groups, float32 [len(indices), 1 + negatives]; None if a group has none."""
-        return teacher_scores(self.groups, indices)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """The number of tokens of each group, int64 [groups]. The first access goes through all groups."""
-        return np.array([self.length(index) for index in range(len(self))], dtype=np.int64)
-
+    @override
     def length(self, index: int) -> int:
-        """The number of tokens of a group."""
         group, around = self.groups[index], self._template.around
         documents = sum(min(self._max_length, around + len(self._documents[id])) for id in group.documents)
         return len(self._queries[group.query]) + documents
