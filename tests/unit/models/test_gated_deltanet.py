@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import fla_kernels
@@ -165,19 +165,6 @@ def test_models_are_the_same_whatever_another_package_told_transformers(
     assert type(AutoConfig.for_model(shape)) is Theirs
     assert type(load_backbone(folder)).__name__ == model
     assert type(random_backbone(new_config(**tiny_config(shape)))).__name__ == model
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_padding_on_either_side_changes_nothing(tiny_model: Any, shape: str) -> None:
-    """As other libraries pad batches for transformers' models."""
-    model = AutoModel.from_pretrained(tiny_model(shape)).eval()
-    ids = torch.randint(4, VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        alone = model(input_ids=ids).last_hidden_state[0]
-        for left, right in ((5, 0), (0, 5)):
-            mask = F.pad(torch.ones_like(ids), (left, right))
-            padded = model(input_ids=F.pad(ids, (left, right), value=7), attention_mask=mask).last_hidden_state[0]
-            assert (padded[left : left + 12] - alone).abs().max() < 1e-5
 
 
 def test_the_mlps_width_follows_from_hidden_ratio(fla: Any) -> None:

@@ -68,19 +68,6 @@ def test_models_are_ours_whatever_the_library_told_transformers(fla: Any, tiny_m
         fla_kernels.forget_models()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_padding_on_either_side_changes_nothing(tiny_model: Any, shape: str) -> None:
-    """As other libraries pad batches for transformers' models."""
-    model = AutoModel.from_pretrained(tiny_model(shape)).eval()
-    ids = torch.randint(4, VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        alone = model(input_ids=ids).last_hidden_state[0]
-        for left, right in ((5, 0), (0, 5)):
-            mask = F.pad(torch.ones_like(ids), (left, right))
-            padded = model(input_ids=F.pad(ids, (left, right), value=7), attention_mask=mask).last_hidden_state[0]
-            assert (padded[left : left + 12] - alone).abs().max() < 1e-5
-
-
 def test_weights_begin_as_the_authors_do() -> None:
     model = random_backbone(new_config("mamba3", hidden_size=64, num_hidden_layers=4, vocab_size=8, head_dim=16))
     steps = torch.cat([F.softplus(layer.mixer.dt_bias) for layer in model.layers])
