@@ -52,6 +52,7 @@ class BiEncoder:
         self.settings = settings
         self.device = device or default_device()
         self.precision = resolve_precision(settings.precision, self.device)
+        self._products = fast_products(self.precision, self.device)
         self._trained = _trained(folder, settings)
         if self._trained is not None:
             own = self._trained.to(self.device)
@@ -75,7 +76,6 @@ class BiEncoder:
         self.pooling = pooling
         self.normalize = own_normalize if settings.normalize is None else settings.normalize
         self.width = _width(output_width(self.backbone.config), settings)
-        self._products = fast_products(self.precision, self.device)
         self.max_length = self._longest(folder)
         if self.tokenizer.is_fast:
             self.tokenizer.backend_tokenizer.no_padding()
