@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # by name, because `deterministic: batch` replaces F.silu
+from torch.nn import functional as F
+
+from ssmrank.kernels import activations, dispatch
 
 BLOCK = 1 << 17
 """Values in a block: half a megabyte in float32. Smaller ones leave threads without work."""
@@ -23,22 +25,27 @@ def norm(x: Tensor, z: Tensor | None, weight: Tensor, eps: float, size: int, dty
     Returns:
         `[..., C]` in x's dtype.
     """
-    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    scale, groups = weight.view(-1, size), (-1, size)
-    rows, out = x.reshape(-1, x.shape[-1]), result.view(-1, x.shape[-1])
-    gates = None if z is None else z.reshape(rows.shape)
-    for block in _blocks(rows):
-        values = rows[block].unflatten(-1, groups).to(dtype)
-        target = out[block].unflatten(-1, groups) if x.dtype == dtype else torch.empty_like(values)
-        if gates is not None:
-            values = F.silu(gates[block].unflatten(-1, groups).to(dtype)).mul_(values)
-        factors = values.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        torch.mul(values, factors, out=target).mul_(scale)
-        if x.dtype != dtype:
-            out[block].copy_(target.flatten(-2))
+    # Modes that replace PyTorch's functions cost as much time as these short operations. None replaces one of them
+    # but SiLU, which is chosen here.
+    silu = activations.silu if dispatch.is_batch_invariant() else F.silu
+    with torch._C.DisableTorchFunction():
+        result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        scale = weight.view(-1, size)
+        rows, out = _blocks(x, size), _blocks(result, size)
+        gates = [None] * len(rows) if z is None else _blocks(z, size)
+        for values, gate, target in zip(rows, gates, out, strict=True):
+            wide = values.to(dtype)
+            normed = target if x.dtype == dtype else torch.empty_like(wide)
+            if gate is not None:
+                wide = silu(gate.to(dtype)).mul_(wide)
+            factors = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+            torch.mul(wide, factors, out=normed).mul_(scale)
+            if normed is not target:
+                target.copy_(normed)
     return result
 
 
-def _blocks(rows: Tensor) -> list[slice]:
-    step = max(1, BLOCK // max(1, rows.shape[1]))
-    return [slice(first, first + step) for first in range(0, len(rows), step)]
+def _blocks(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The rows of `[..., C]` in blocks `[rows, groups, size]`."""
+    channels = x.shape[-1]
+    return x.reshape(-1, channels).unflatten(-1, (-1, size)).split(max(1, BLOCK // max(1, channels)))
