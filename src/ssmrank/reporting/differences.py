@@ -13,6 +13,7 @@ from ssmrank.config.table_settings import ResultColumn, ResultRow, TableSettings
 from ssmrank.errors import UserError
 from ssmrank.evaluation.per_query import PerQueryFiles, as_array
 from ssmrank.reporting.plotting import plotting, save
+from ssmrank.reporting.table import column_title
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _panel(row: ResultRow, baseline: ResultRow, column: ResultColumn, files: Per
         names = f"{_name(row)} and {_name(baseline)}"
         raise UserError(f"{column.tests[0]}: {names} have different queries; evaluate both again")
     own, other = as_array(known)
-    title = column.label if column.label == column.metric else f"{column.label} {column.metric}"
+    title = column_title(column.label, column.metric)
     return Panel(_name(row), title, np.sort(own - other)[::-1])
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ssmrank.config.table_settings import TableSettings
 from ssmrank.reporting.results import Result
-from ssmrank.reporting.table import Cell, Column, ResultTable, Row
+from ssmrank.reporting.table import Cell, Column, ResultTable, Row, column_title
 
 STYLE = """
 :root { color-scheme: light; }
@@ -55,7 +55,7 @@ def origins_of(settings: TableSettings, results: Mapping[str, Result]) -> list[O
                     for test in column.tests:
                         result = results[f"{test}/{run}"]
                         mean = result.mean.get(column.metric)
-                        name = f"{column.label} {column.metric}" if column.label != column.metric else column.label
+                        name = column_title(column.label, column.metric)
                         system = " ".join(filter(None, [row.label, row.length]))
                         origin = Origin(system, name, mean, result.queries, result.path.as_posix(), result.run)
                         found.append(origin)
@@ -95,7 +95,7 @@ def _header(table: ResultTable) -> Iterable[str]:
     fixed = "".join(f'<th rowspan="2">{name}</th>' for name in ("Model", *table.facts, *map(escape, table.costs)))
     labels = []
     for group in groups:
-        name = group[0].label if group[0].label == group[0].metric else f"{group[0].label} {group[0].metric}"
+        name = column_title(group[0].label, group[0].metric)
         span = f'colspan="{len(group)}"' if len(group) > 1 else 'rowspan="2"'
         labels.append(f"<th {span}>{escape(name)}</th>")
     yield f"<tr>{fixed}{''.join(labels)}</tr>"

@@ -6,7 +6,16 @@ import re
 from collections.abc import Sequence
 
 from ssmrank.reporting.comparisons import BETTER, WORSE
-from ssmrank.reporting.table import BEST_OURS, BEST_OVERALL, SUBSTITUTE, Cell, Column, ResultTable, Row
+from ssmrank.reporting.table import (
+    BEST_OURS,
+    BEST_OVERALL,
+    SUBSTITUTE,
+    Cell,
+    Column,
+    ResultTable,
+    Row,
+    names_metric,
+)
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -91,7 +100,8 @@ def _header(table: ResultTable, fixed: Sequence[str]) -> list[str]:
             groups.append([column])
     labels = [_span(len(group), escape(group[0].label)) for group in groups]
     metrics = [
-        _span(len(group), "" if group[0].metric == group[0].label else escape(group[0].metric)) for group in groups
+        _span(len(group), "" if names_metric(group[0].label, group[0].metric) else escape(group[0].metric))
+        for group in groups
     ]
     names = {"ours": "ours", "paper": "paper", "difference": r"$\Delta$"}
     origins = ["" if len(group) == 1 else " & ".join(names[column.origin] for column in group) for group in groups]

@@ -53,6 +53,16 @@ class Cell:
         return "".join(sign for shown, sign in signs if shown)
 
 
+def names_metric(label: str, metric: str) -> bool:
+    """Whether a column's label says its metric itself: `nDCG@10`, `SciFact Recall@100`."""
+    return label == metric or label.endswith(f" {metric}")
+
+
+def column_title(label: str, metric: str) -> str:
+    """The name of a column of values on one line: its label, and its metric unless the label says it."""
+    return label if names_metric(label, metric) else f"{label} {metric}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of values of a test set: ours, the paper's, or the difference of the two."""
@@ -64,7 +74,7 @@ class Column:
     @property
     def title(self) -> str:
         """The column's name on one line."""
-        name = self.label if self.metric == self.label else f"{self.label} {self.metric}"
+        name = column_title(self.label, self.metric)
         return name if self.origin == "ours" else f"{name} ({self.origin})"
 
 

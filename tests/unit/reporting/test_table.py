@@ -93,6 +93,17 @@ def test_rows_that_some_columns_are_not_for() -> None:
     ]
 
 
+def test_a_label_that_says_its_metric_is_the_whole_title() -> None:
+    shown = settings([first_stage("BM25", "bm25")])
+    labels = ("NFCorpus", "NFCorpus nDCG@10", "nDCG@10", "nDCG@10 of tags")
+    columns = [ResultColumn(label=label, metric="nDCG@10", tests=["t"]) for label in labels]
+    shown = shown.model_copy(update={"columns": columns})
+    table = build_table(shown, results(bm25=0.5), read_paper())
+    titles = ["NFCorpus nDCG@10", "NFCorpus nDCG@10", "nDCG@10", "nDCG@10 of tags nDCG@10"]
+    assert [column.title for column in table.columns] == titles
+    assert [origin.column for origin in origins_of(shown, results(bm25=0.5))] == titles
+
+
 def test_marks_the_best_of_each_section_overall_and_of_ours() -> None:
     table = build_table(
         settings([first_stage("BM25", "bm25")], [row("A", "a"), row("B", "b")], [row("C", "c")]),
