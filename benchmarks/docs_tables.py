@@ -51,6 +51,11 @@ MINI_TESTS = {
 ZERO_SHOT = ("First stage", "Distilled", "Distilled, fused with BM25")
 ELSEWHERE = "Pretrained elsewhere"
 CURVE = ("First stage", "Mamba-2-mini", "Four times the size", ELSEWHERE, f"{ELSEWHERE}, fused with BM25")
+RETRIEVERS = ("Not trained here", "Trained here", "Variants")
+RETRIEVAL_TESTS = (
+    *("Held-out titles MRR@10", "Semanlink nDCG@10", "Semanlink Recall@100", "NFCorpus nDCG@10", "SciFact nDCG@10"),
+    *("SciFact Recall@100", "Cranfield nDCG@10"),
+)
 TAGS = "Then trained on Semanlink's tags"
 OWN_COLLECTION = ("First stage", "As it is", "Taught on the collection's own texts")
 
@@ -489,6 +494,20 @@ def reading_order() -> str:
     return markdown(["", "nDCG@10", "tokens a pair", "computed with reuse", "saved", "documents cut"], lines)
 
 
+def reading_order_pretrained() -> str:
+    """The five decoders in each order of reading: quality in two collections, and tokens of SciFact's pairs."""
+    tags = {(row["model"], row["training"]): row["quality"] for row in read("reading-order-semanlink.csv")}
+    lines = []
+    for row in read("reading-order-scifact.csv"):
+        name = f"{row['model']}, {row['training']}" if row["training"] else row["model"]
+        known = (row["quality"], tags.get((row["model"], row["training"]), ""))
+        qualities = [f"{float(quality):.1f}" if quality else "" for quality in known]
+        saved = f"{float(row['saved']):.0f}%" if row["saved"] else ""
+        lines.append([name, *qualities, *(shown(number_of(row[key])) for key in ("tokens", "computed")), saved])
+    heads = ["nDCG@10", "SciFact", "Semanlink", "tokens a pair, SciFact", "computed with reuse", "saved"]
+    return markdown(heads, lines)
+
+
 def idle_stub() -> str:
     """What keeps a stand-in for a GPU waiting, before and after its reranking was rearranged."""
     titles = {"nfcorpus": "NFCorpus", "scifact": "SciFact"}
@@ -531,6 +550,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "minis-zero-shot": lambda: rerankers("table12", "table12-zero-shot", sections=ZERO_SHOT),
     "own-collection": lambda: rerankers("own-collection", sections=OWN_COLLECTION, tests=("nDCG@10", "MAP")),
     "reading-order": reading_order,
+    "reading-order-pretrained": reading_order_pretrained,
+    "retrievers": lambda: rerankers("table15", sections=RETRIEVERS, tests=RETRIEVAL_TESTS),
+    "retrievers-reranked": lambda: rerankers(
+        "table15-reranked", sections=("First stage", "Reranked"), tests=RETRIEVAL_TESTS
+    ),
     "reranking-1536-h200": lambda: reranking_h200("1536"),
     "reranking-512-h200": lambda: reranking_h200("512"),
     "reuse-cpu": reuse_cpu,
