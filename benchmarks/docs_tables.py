@@ -23,6 +23,7 @@ Criteria = dict[str, str]
 GPU_MODELS = ("Mamba-2-370M", "Mamba-1-370M", "BERT-large", "OPT-350M")
 SMALL_GPU_MODELS = ("Mamba-2-130M", "Mamba-1-130M", "BERT-base", "OPT-125M")
 LARGE_GPU_MODELS = ("Mamba-2-1.3B", "Mamba-1-1.4B", "Llama-3.2-1B", "OPT-1.3B", "BART-large")
+HYBRID = "Granite-4-H-350M"
 CPU_MODELS = ("Mamba-2", "Mamba-1", "BERT", "OPT")
 BASE_MODELS = ("Mamba-2-130M", "Mamba-1-130M", "BERT-base", "OPT-125M")
 OTHERS = {
@@ -115,11 +116,11 @@ def kernels_cpu() -> str:
     return markdown(["model, operation", *passes], lines)
 
 
-def same_scores(part: Callable[[list[str], Row, Row], list[str] | None], heads: Sequence[str]) -> str:
-    """A line for each model and precision, of the rows without and with `deterministic: batch`."""
-    if not (RESULTS / "same-scores-cpu.csv").exists():
+def same_scores(name: str, part: Callable[[list[str], Row, Row], list[str] | None], heads: Sequence[str]) -> str:
+    """A line for each model and precision, of a file's rows without and with `deterministic: batch`."""
+    if not (RESULTS / name).exists():
         return "*Not measured yet.*"
-    rows = read("same-scores-cpu.csv")
+    rows = read(name)
     lines = []
     for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
         usual, fixed = (
@@ -140,10 +141,10 @@ def same_scores_price() -> str:
         seconds = [1000 * float(row["seconds"]) / float(row["pairs"]) for row in (usual, fixed)]
         return [*start, *(f"{value:.1f}" for value in seconds), f"{seconds[1] / seconds[0]:.2f} x"]
 
-    return same_scores(line, ["model, precision", "without", "with", "ratio"])
+    return same_scores("same-scores-cpu.csv", line, ["model, precision", "without", "with", "ratio"])
 
 
-def same_scores_noise() -> str:
+def same_scores_noise(name: str) -> str:
     """How much scores depend on the batch without the key, and with it."""
 
     def line(start: list[str], usual: Row, fixed: Row) -> list[str] | None:
@@ -151,10 +152,11 @@ def same_scores_noise() -> str:
             return None
         share = f"{100 * float(usual['other']):.0f}%"
         changed = (f"{row['changed']} of {row['queries']}" for row in (usual, fixed))
-        return [*start, share, usual["median"], usual["p99"], usual["most"], *changed]
+        pairs = f"{int(usual['packed_pairs']):,}"
+        return [*start, pairs, share, usual["median"], usual["p99"], usual["most"], *changed]
 
-    heads = ["model, precision", "other scores", "median", "99%", "most", "top 10 changes", "with the key"]
-    return same_scores(line, heads)
+    heads = ["model, precision", "pairs", "other scores", "median", "99%", "most", "top 10 changes", "with the key"]
+    return same_scores(name, line, heads)
 
 
 def loading_cpu() -> str:
@@ -275,12 +277,16 @@ def reranking_h200(length: str) -> str:
     """Pairs per second of pairs of one length."""
     rows = [row for row in read("reranking-h200.csv") if row["benchmark"] == "shapes" and row["max_length"] == length]
     lines = []
-    for model in (*GPU_MODELS, *SMALL_GPU_MODELS, *LARGE_GPU_MODELS):
+    for model in (*GPU_MODELS, HYBRID, *SMALL_GPU_MODELS, *LARGE_GPU_MODELS):
         ours = [
             number(rows, "pairs_per_second", model=model, implementation="ssmrank", precision=precision)
             for precision in ("bf16", "fp8")
         ]
-        others = [number(rows, "pairs_per_second", model=model, implementation=name) for name in OTHERS.values()]
+        # transformers had none of the packages that have kernels for the hybrid's layers.
+        others = [
+            None if model == HYBRID else number(rows, "pairs_per_second", model=model, implementation=name)
+            for name in OTHERS.values()
+        ]
         if any((*ours, *others)):
             lines.append([model, *(shown(speed) for speed in (*ours, *others))])
     return markdown([f"{length} tokens, pairs/s", "bf16", "fp8", *OTHERS], lines)
@@ -328,7 +334,7 @@ def end_to_end_h200() -> str:
         assert whole is not None
         parts = [number(rows, "seconds", **criteria, implementation=f"ssmrank, {step}") for step in steps]
         busy = f"{float(whole['gpu_busy']):.0%}"
-        lines.append([name, shown(float(whole["seconds"]), 1), *(shown(part, 1) for part in parts), busy])
+        lines.append([name, shown(float(whole["seconds"]), 2), *(shown(part, 2) for part in parts), busy])
     return markdown(["seconds", "whole", *steps, "GPU busy"], lines)
 
 
@@ -544,7 +550,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "minis-pretraining": minis_pretraining,
     "minis-second-size": lambda: rerankers("table13", sections=ZERO_SHOT),
     "minis-second-size-speed": second_size_speed,
-    "same-scores-noise": same_scores_noise,
+    "same-scores-noise": lambda: same_scores_noise("same-scores-cpu.csv"),
+    "same-scores-noise-h200": lambda: same_scores_noise("same-scores-h200.csv"),
     "same-scores-price": same_scores_price,
     "minis-tags": lambda: rerankers("table12", sections=("First stage", TAGS, f"{TAGS}, fused with BM25")),
     "minis-zero-shot": lambda: rerankers("table12", "table12-zero-shot", sections=ZERO_SHOT),

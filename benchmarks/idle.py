@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from versions import checkout
+from versions import checkout, environment
 
 from ssmrank.config.rerankings import Reranking
 from ssmrank.io.atomic import atomic_file
@@ -118,8 +117,7 @@ def compare(arguments: argparse.Namespace) -> None:
             for name in sorted(folders, reverse=repeat % 2 == 0):
                 ran = subprocess.run(
                     [sys.executable, __file__, *words, "--repeats", "1"],
-                    check=True, env=os.environ | {"PYTHONPATH": str(folders[name] / "src")}, stdout=subprocess.PIPE,
-                    text=True,
+                    check=True, env=environment(folders[name]), stdout=subprocess.PIPE, text=True,
                 )  # fmt: skip
                 found[name].append(json.loads(ran.stdout.splitlines()[-1].removeprefix("median ")))
                 print(name, json.dumps(found[name][-1]), flush=True)

@@ -7,6 +7,7 @@ Reranks the first documents of some queries with each model and precision. Secon
 turns; on a CPU they are of the processor, so other processes do not count, and one thread is best. Then the pairs of
 `--packed` queries are scored in `--packings` other packings, with the key and without it: the share of pairs with other
 scores, quantiles of the differences between a pair's largest and smallest score, and the queries whose top 10 changes.
+The file is written after each step, so what was measured stays if a later one is cut off.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import csv
 import statistics
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -52,18 +54,20 @@ def main() -> None:
     parser.add_argument("--packings", type=int, default=20)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = []
+    done: list[dict[str, object]] = []
     for model in arguments.models:
         for precision in arguments.precisions:
-            rows += measured(arguments, model, precision)
-            with arguments.output.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+            rows: list[dict[str, object]] = []
+            for rows in measured(arguments, model, precision):
+                with arguments.output.open("w", encoding="utf-8", newline="") as stream:
+                    writer = csv.DictWriter(stream, COLUMNS)
+                    writer.writeheader()
+                    writer.writerows([*done, *rows])
+            done += rows
 
 
-def measured(arguments: argparse.Namespace, model: Path, precision: str) -> list[dict[str, object]]:
-    """A row for each setting."""
+def measured(arguments: argparse.Namespace, model: Path, precision: str) -> Iterator[list[dict[str, object]]]:
+    """A row for each setting: first with its seconds alone, then with what other packings change."""
     reranker = load_reranker(model)
     queries = read_queries(queries_file(arguments.collection, arguments.split))
     texts = TextStore(documents_file(arguments.collection))
@@ -88,15 +92,18 @@ def measured(arguments: argparse.Namespace, model: Path, precision: str) -> list
             **{"precision": precision, "deterministic": key or "", "pairs": len(work.pairs), "tokens": work.tokens},
             "seconds": f"{statistics.median(seconds[key][1:]):.3f}" if seconds[key] else "",
         }
-        if arguments.packed:
+        print(rows[key], flush=True)
+    yield list(rows.values())
+    if arguments.packed:
+        for key in works:
             sample = first(run, arguments.packed)
             settings = Reranking(
                 retriever="x", depth=arguments.depth, precision=precision, token_budget=arguments.token_budget,
                 deterministic=key,
             )  # fmt: skip
             rows[key] |= in_other_packings(reranker, settings, sample, queries, tokens, device, arguments.packings)
-        print(rows[key], flush=True)
-    return list(rows.values())
+            print(rows[key], flush=True)
+            yield list(rows.values())
 
 
 def in_other_packings(

@@ -67,6 +67,12 @@ def checkout(revision: str) -> Iterator[Path]:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", place], check=True)
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """Variables of a process that imports the package of a checkout; the caller's other folders stay on the path."""
+    others = [Path(folder).resolve() for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [checkout / "src", *others]))}
+
+
 def _run(checkout: Path, command: list[str]) -> Iterator[tuple[tuple[str, ...], float]]:
     """The names and the tokens per second of the benchmark's rows that are ours."""
     with TemporaryDirectory() as folder:
@@ -76,7 +82,7 @@ def _run(checkout: Path, command: list[str]) -> Iterator[tuple[tuple[str, ...], 
             [sys.executable, checkout / "benchmarks" / script, *options, "--output", output],
             check=True,
             cwd=checkout,
-            env=os.environ | {"PYTHONPATH": str(checkout / "src")},
+            env=environment(checkout),
             stdout=subprocess.DEVNULL,
         )
         with output.open(encoding="utf-8", newline="") as stream:

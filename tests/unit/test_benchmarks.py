@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ssmrank.io.texts import StoreWriter
+from ssmrank.io.trec import write_run
+from ssmrank.models.reranker import new_reranker
 
 
 @pytest.mark.slow
@@ -25,6 +31,51 @@ def test_each_loop_is_compared_in_each_pass(root: Path, tmp_path: Path, monkeypa
         *("Mamba-2, ssd", "Mamba-2, causal_conv"),
     ]
     assert all(cell.endswith(" x") for row in rows for cell in row[1:])
+
+
+def test_another_checkout_finds_the_caller_s_packages(root: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from versions import environment
+
+    for module in ("before/src/ssmrank", "own/needed"):
+        (tmp_path / module).parent.mkdir(parents=True)
+        (tmp_path / module).with_suffix(".py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["own", str(root / "src")]))
+    command = [sys.executable, "-c", "import needed, ssmrank; print(ssmrank.__file__)"]
+    found = subprocess.run(
+        command, cwd="before", env=environment(tmp_path / "before"), capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == str(tmp_path / "before/src/ssmrank.py")
+
+
+def test_seconds_stay_where_packings_are_cut_off(root: Path, tmp_path: Path, tiny_model, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import same_scores
+
+    collection = tmp_path / "collection"
+    (collection / "splits/test").mkdir(parents=True)
+    with StoreWriter(collection / "documents.jsonl") as writer:
+        writer.add("d1", "mamba scan")
+        writer.add("d2", "river boat fish")
+    (collection / "splits/test/queries.jsonl").write_text(json.dumps({"id": "q", "text": "boat"}) + "\n")
+    write_run(tmp_path / "run.trec", {"q": [("d1", 2.0), ("d2", 1.0)]}, "first")
+    reranker = new_reranker(tiny_model("mamba2"), "D", 60)
+    reranker.save(tmp_path / "model")
+
+    def cut_off(*_: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(same_scores, "in_other_packings", cut_off)
+    words = ["--collection", collection, "--run", tmp_path / "run.trec", "--models", tmp_path / "model"]
+    words += ["--precisions", "fp32", "--repeats", "1", "--packed", "1", "--output", tmp_path / "found.csv"]
+    monkeypatch.setattr(sys, "argv", ["same_scores.py", *map(str, words)])
+    with pytest.raises(KeyboardInterrupt):
+        same_scores.main()
+    with (tmp_path / "found.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["deterministic"], row["pairs"], row["packings"]) for row in rows] == [("", "2", ""), ("batch", "2", "")]
+    assert all(float(row["seconds"]) >= 0 for row in rows)
 
 
 @pytest.mark.slow
