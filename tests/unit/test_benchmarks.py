@@ -74,7 +74,10 @@ def test_seconds_stay_where_packings_are_cut_off(root: Path, tmp_path: Path, tin
         same_scores.main()
     with (tmp_path / "found.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [(row["deterministic"], row["pairs"], row["packings"]) for row in rows] == [("", "2", ""), ("batch", "2", "")]
+    assert [(row["deterministic"], row["pairs"], row["packings"]) for row in rows] == [
+        ("", "2", ""),
+        ("batch", "2", ""),
+    ]
     assert all(float(row["seconds"]) >= 0 for row in rows)
 
 
