@@ -124,10 +124,12 @@ def product(x: Tensor) -> Implementation:
 def loops_are_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether the loops of `product` are faster than the library's product of `[..., K]` and `[N, K]`.
 
-    Only where both add in the same order: MKL takes other kernels for few rows or few outputs.
+    Only where both add in the same order: MKL takes other kernels for few rows or few outputs, and it does not halve
+    an odd number of columns.
     """
     single = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return single and x.shape[:-1].numel() >= 8 and weight.shape[0] >= 16 and library_is_slow()
+    fits = weight.ndim == 2 and weight.shape[0] >= 16 and weight.shape[1] % 2 == 0 and x.shape[:-1].numel() >= 8
+    return single and fits and library_is_slow()
 
 
 @cache

@@ -53,7 +53,7 @@ def test_a_strided_input_and_a_part_of_a_weight():
 
 
 @AS_MKL
-@pytest.mark.parametrize("inputs", [16, 192, 194, 256, 384, 386, 512, 700, 1024])
+@pytest.mark.parametrize("inputs", [16, 192, 193, 194, 256, 383, 384, 386, 512, 700, 1024])
 @pytest.mark.parametrize(("rows", "outputs"), [(8, 16), (61, 70), (300, 48), (5, 64), (300, 3)])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_fast_products_have_the_bits_of_the_library(inputs, rows, outputs, has_bias):
@@ -117,6 +117,7 @@ def test_the_library_multiplies_few_rows_other_dtypes_and_where_it_is_not_slow(l
     with torch.inference_mode():
         own.linear(x[:7], weight)
         own.linear(x, weight[:15])
+        assert own.linear(x, weight[0]).shape == (40,)
         own.linear(x.double(), weight.double())
         own.linear(x.bfloat16(), weight.bfloat16())
         monkeypatch.setattr(dispatch, "library_is_slow", lambda: False)
