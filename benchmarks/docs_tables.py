@@ -546,7 +546,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "loading-cpu": loading_cpu,
     "mamba2-fused-h200": mamba2_fused_h200,
     "minis-curve": groups_curve,
-    "minis-hybrid": lambda: rerankers("table12-hybrid", sections=ZERO_SHOT),
+    "minis-hybrid": lambda: rerankers("table12-hybrid", sections=(*ZERO_SHOT, TAGS, f"{TAGS}, fused with BM25")),
     "minis-pretraining": minis_pretraining,
     "minis-second-size": lambda: rerankers("table13", sections=ZERO_SHOT),
     "minis-second-size-speed": second_size_speed,
