@@ -143,6 +143,8 @@ def library_is_slow() -> bool:
 
 def activation(x: Tensor) -> Implementation:
     """Of activations that are the same for each value."""
+    if _runs_triton(x):
+        return Implementation.GPU
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
     return Implementation.CPU if fits else Implementation.PLAIN
 

@@ -14,7 +14,12 @@ from ssmrank.kernels.dispatch import Implementation
 
 def silu(x: Tensor) -> Tensor:
     """x / (1 + e^-x) of any shape, in x's dtype, computed in float32 (float64 if x is); not differentiable."""
-    if dispatch.activation(x) is Implementation.CPU:
+    implementation = dispatch.activation(x)
+    if implementation is Implementation.GPU:
+        from ssmrank.kernels.activations import gpu
+
+        return gpu.silu(x)
+    if implementation is Implementation.CPU:
         from ssmrank.kernels.activations import cpu
 
         return cpu.silu(x)
@@ -24,7 +29,12 @@ def silu(x: Tensor) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """x times the normal distribution's share below x, as `silu`; on a CPU its error is 2e-7 of |x|."""
-    if dispatch.activation(x) is Implementation.CPU:
+    implementation = dispatch.activation(x)
+    if implementation is Implementation.GPU:
+        from ssmrank.kernels.activations import gpu
+
+        return gpu.gelu(x)
+    if implementation is Implementation.CPU:
         from ssmrank.kernels.activations import cpu
 
         return cpu.gelu(x)
