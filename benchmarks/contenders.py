@@ -19,6 +19,7 @@ from shapes import Shape
 from torch import nn
 
 from ssmrank.kernels.dispatch import is_available
+from ssmrank.models.backbones import new_config
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.models.reranker import Reranker, RerankerSettings
 from ssmrank.reranking.batches import Batch, plan_batches
@@ -244,11 +245,11 @@ def cross_encoder(shape: Shape, sequences: PairSequences, precision: Precision, 
         return None
     from sentence_transformers import CrossEncoder
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
     folder = tempfile.mkdtemp()
     torch.manual_seed(0)
-    config = AutoConfig.for_model(**(shape.config | {"num_labels": 1}))
+    config = new_config(**(shape.config | {"num_labels": 1}))
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     words = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {f"w{number}": number for number in range(4, 30000)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
-from ssmrank.models.backbones import random_backbone
+from ssmrank.models.backbones import new_config, random_backbone
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Shape:
 
     def ours(self, **changes: Any) -> nn.Module:
         torch.manual_seed(0)
-        return random_backbone(AutoConfig.for_model(**(self.config | changes)))
+        return random_backbone(new_config(**(self.config | changes)))
 
     def theirs(self, **changes: Any) -> nn.Module:
         """transformers' own model, unmodified."""
         torch.manual_seed(0)
         options = {"add_pooling_layer": False} if self.config["model_type"] == "bert" else {}
-        return AutoModel.from_config(AutoConfig.for_model(**(self.config | changes)), dtype=torch.float32, **options)
+        return AutoModel.from_config(new_config(**(self.config | changes)), dtype=torch.float32, **options)
 
 
 def _bert(width: int, layers: int, heads: int, vocabulary: int = 30522) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def forget_models() -> None:
     """Makes transformers' Auto classes know no models of the library any more.
 
     With its models it takes the place of transformers' Mambas and of ours there, which other tests ask for those.
-    transformers itself imports it with Qwen3.5.
+    transformers imports it with Qwen3.5, and `dispatch` when it first looks for its kernels on a GPU.
     """
     for name, kind in list(CONFIG_MAPPING._extra_content.items()):
         if kind.__module__.startswith("fla."):

@@ -9,19 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import fla_kernels
 from ssmrank.kernels import dispatch
-from ssmrank.models.backbones import random_backbone
+from ssmrank.models.backbones import new_config, random_backbone
 from tiny_models import VARIED, tiny_config
 
-fla_kernels.forget_models()  # it is imported by now, with all architectures of `tiny_models`
+fla_kernels.forget_models()  # it may be imported by now, with all architectures of `tiny_models`
 
 WORDS = (
     "state space models rank text passages and documents by relevance for a given query with mamba attention "
     "convolution scan recurrent neural networks retrieval index search engine lucene river boat fish mountain snow"
 ).split()
+
+
+@pytest.fixture(autouse=True)
+def transformers_own_classes() -> None:
+    """A test before, or a kernel on its way, may have imported flash-linear-attention."""
+    fla_kernels.forget_models()
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def tiny_model(tmp_path_factory, tiny_tokenizer):
     def folder_of(shape: str) -> Path:
         if shape not in folders:
             folder = tmp_path_factory.mktemp(f"tiny-{shape}")
-            config = AutoConfig.for_model(**({"vocab_size": len(tiny_tokenizer)} | tiny_config(shape)))
+            config = new_config(**({"vocab_size": len(tiny_tokenizer)} | tiny_config(shape)))
             # Random numbers of a test must not depend on whether it is the first to ask for a model.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

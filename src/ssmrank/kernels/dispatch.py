@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,8 +17,11 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from ssmrank.kernels.simd import LANES
+
+log = logging.getLogger(__name__)
 
 WIDEST = 16384
 """The most channels that one program of a GPU's row kernels takes: it holds them all in registers."""
@@ -89,17 +93,42 @@ def selective_scan(u: Tensor) -> Implementation:
     return Implementation.CPU if _runs_numba(u) else Implementation.PLAIN
 
 
-def delta_rule(values: Tensor, keys: Tensor) -> Implementation:
-    """Of the gated delta rule, values `[T, H, P]` and keys `[T, G, N]`.
+def delta_rule(values: Tensor, keys: Tensor, *, gradients: bool) -> Implementation:
+    """Of the gated delta rule, values `[T, H, P]` and keys `[T, G, N]`; gradients: a backward pass may follow.
 
     flash-linear-attention multiplies float32 in TF32, and tunes its kernels by their times, so two processes may sum in
     different orders.
     """
     half = values.is_cuda and values.dtype in (torch.bfloat16, torch.float16)
     fits = values.shape[0] > 0 and 16 <= keys.shape[2] <= WIDEST_KEY and values.shape[2] >= 16
-    if half and fits and not is_batch_invariant() and is_available("fla.ops.gated_delta_rule"):
-        return Implementation.LIBRARY
-    return Implementation.PLAIN
+    if not (half and fits) or is_batch_invariant() or not is_available("fla.ops.gated_delta_rule"):
+        return Implementation.PLAIN
+    if gradients and not delta_rule_has_gradients(values.device):
+        return Implementation.PLAIN
+    return Implementation.LIBRARY
+
+
+def delta_rule_has_gradients(device: torch.device) -> bool:
+    """Whether flash-linear-attention's gated delta rule runs backward on a GPU; on a Hopper not with each Triton."""
+    hopper = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
+    return not (hopper and _triton_spoils_gradients())
+
+
+@cache
+def _triton_spoils_gradients() -> bool:
+    """Whether this Triton compiles a backward kernel of the gated delta rule wrongly for Hopper. Logs that it does.
+
+    flash-linear-attention raises RuntimeError then (its issue 640).
+    """
+    version = TorchVersion(importlib.import_module("triton").__version__)
+    spoils = version >= "3.4.0" and version < "3.7.1"
+    if spoils:
+        log.warning(
+            "the gated delta rule trains without flash-linear-attention's kernel: Triton %s gives wrong gradients on "
+            "Hopper GPUs; Triton 3.7.1, which PyTorch 2.13 brings, does not",
+            version,
+        )
+    return spoils
 
 
 def causal_conv(x: Tensor, filter_width: int, *, continues: bool) -> Implementation:

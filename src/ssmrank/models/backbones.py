@@ -65,8 +65,11 @@ def random_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone of this shape with transformers' random initialisation, drawn from torch's generator."""
     from transformers import AutoModel
 
+    own, options = _known(config.model_type, "config").classes, _options(config)
+    if own is None and not isinstance(config, _config_class(config.model_type)):
+        kind = type(config)
+        raise UserError(f"config: {kind.__module__}.{kind.__name__} is not transformers' class; new_config makes one")
     _check_known(config, "config")
-    own, options = architecture_of(config.model_type).classes, _options(config)
     with reading("config: transformers cannot make a model from it; correct its values"):
         if own is None:
             backbone = AutoModel.from_config(config, dtype=torch.float32, **options)
@@ -117,6 +120,15 @@ def read_backbone_config(folder: str | Path) -> PreTrainedConfig:
             config = config.get_text_config()
     _check_known(config, where)
     return config
+
+
+def read_gguf_config(file: Path) -> PreTrainedConfig:
+    """A GGUF file's config. Raises UserError for an unknown architecture, and transformers' errors for the rest."""
+    from transformers import PreTrainedConfig
+
+    values, _ = PreTrainedConfig.get_config_dict(file.parent, gguf_file=file.name, **NO_CODE)
+    model_type = _known(values.get("model_type"), str(file)).model_type
+    return _config_class(model_type).from_dict(values)
 
 
 def new_config(model_type: str, **values: Any) -> PreTrainedConfig:

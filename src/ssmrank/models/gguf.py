@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from ssmrank.errors import UserError
+from ssmrank.models.backbones import read_gguf_config
 from ssmrank.models.reading import NO_CODE, reading
 
 _PACKAGES = ("gguf", "accelerate")
@@ -23,8 +24,10 @@ def convert_gguf(file: Path, folder: Path) -> None:
     if missing:
         raise UserError(f"{file}: reading GGUF needs {missing}; install it with: python -m pip install {missing}")
     with reading(f"{file}: transformers cannot read this GGUF file; get it again"):
+        config = read_gguf_config(file)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
-        read = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **NO_CODE)
+        options = {"config": config, "gguf_file": file.name, "dtype": torch.float32, **NO_CODE}
+        read = AutoModel.from_pretrained(file.parent, **options)
         # Its config still says "quantized", but the weights are no longer.
         values = read.config.to_dict()
         values.pop("quantization_config", None)

@@ -51,7 +51,8 @@ def test_the_reference_is_transformers_recurrence() -> None:
     parts: Any = {name: tensor.split(lengths) for name, tensor in inputs.items() if tensor is not None}
     for sequence, y in enumerate(own.split(lengths)):
         v, q, k, g, beta = (parts[name][sequence][None] for name in inputs)
-        q = q * q.shape[-1] ** 0.5  # transformers divides
+        # transformers divides queries, and its first versions take as many heads of keys as of values.
+        q, k = (part.repeat_interleave(2, dim=2) for part in (q * q.shape[-1] ** 0.5, k))
         assert initial is not None
         options: dict[str, Any] = {"initial_state": initial[sequence][None], "output_final_state": True}
         theirs, state = torch_recurrent_gated_delta_rule(q, k, v, g, beta, **options)

@@ -35,7 +35,7 @@ MIXED = [65, 1, 0, 130, 64]
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package serves, on tensors of a CPU in the interpreter."""
     fla_kernels.ready(monkeypatch)
-    monkeypatch.setattr(dispatch, "delta_rule", lambda values, keys: Implementation.LIBRARY)
+    monkeypatch.setattr(dispatch, "delta_rule", lambda *_, **__: Implementation.LIBRARY)
 
 
 def check(
@@ -59,7 +59,14 @@ def check(
 
     exact = narrowed(inputs, ("values", "queries", "keys"), dtype)
     expected = values_and_gradients(plain, exact, torch.float64)
-    assert_close(values_and_gradients(kernel, exact, FP32), expected, tolerance)
+    if fla_kernels.INTERPRETED or dispatch.delta_rule_has_gradients(torch.device(DEVICE)):
+        assert_close(values_and_gradients(kernel, exact, FP32), expected, tolerance)
+        return
+    with torch.no_grad():
+        found = kernel(**{name: None if tensor is None else tensor.float() for name, tensor in exact.items()})
+    values = {str(place): part.double() for place, part in enumerate(found)}
+    assert_close(values, {place: expected[place] for place in values}, tolerance)
+    pytest.skip("values agree; with this Triton the package has no gradients on a Hopper GPU")
 
 
 # On a GPU float32 is multiplied in TF32.

@@ -106,11 +106,49 @@ def test_delta_rule(
     device: str, dtype: torch.dtype, tokens: int, width: int, size: int, expected: Implementation, packages: set[str]
 ) -> None:
     values, keys = tensor(device, dtype, tokens, 2, width), tensor(device, dtype, tokens, 1, size)
-    assert dispatch.delta_rule(values, keys) is PLAIN
+    assert dispatch.delta_rule(values, keys, gradients=False) is PLAIN
     packages.add("fla.ops.gated_delta_rule")
-    assert dispatch.delta_rule(values, keys) is expected
+    assert dispatch.delta_rule(values, keys, gradients=False) is expected
     with dispatch.batch_invariant():
-        assert dispatch.delta_rule(values, keys) is PLAIN
+        assert dispatch.delta_rule(values, keys, gradients=False) is PLAIN
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "hip", "expected"),
+    [
+        ((9, 0), "3.3.1", None, LIBRARY),
+        ((9, 0), "3.4.0", None, PLAIN),
+        ((9, 0), "3.6.0", None, PLAIN),
+        ((9, 0), "3.6.0+git9c2b5b23", None, PLAIN),
+        ((9, 0), "3.7.1", None, LIBRARY),
+        ((9, 0), "3.10.0", None, LIBRARY),
+        ((8, 0), "3.6.0", None, LIBRARY),
+        ((10, 0), "3.6.0", None, LIBRARY),
+        ((9, 4), "3.6.0", "7.1", LIBRARY),  # AMD's MI300
+    ],
+)
+def test_gradients_of_the_delta_rule_that_a_triton_spoils(
+    capability: tuple[int, int],
+    triton: str,
+    hip: str | None,
+    expected: Implementation,
+    packages: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    packages.add("fla.ops.gated_delta_rule")
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=triton))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    dispatch._triton_spoils_gradients.cache_clear()
+    x = tensor("cuda", BF16, 9, 2, 64)
+    try:
+        assert dispatch.delta_rule(x, x, gradients=False) is LIBRARY
+        assert not caplog.records
+        assert {dispatch.delta_rule(x, x, gradients=True) for _ in range(2)} == {expected}
+    finally:
+        dispatch._triton_spoils_gradients.cache_clear()
+    assert [triton in record.getMessage() for record in caplog.records] == [True] * (expected is PLAIN)
 
 
 def test_a_module_of_a_package_that_is_not_installed() -> None:

@@ -137,7 +137,7 @@ def test_the_librarys_kernel_serves_sequences_that_share_prefixes(
     batch, _ = pack_shared(tokens, lengths, np.array([-1, 0, 0, 1]))
     with torch.no_grad():
         expected = scored_forward(backbone, batch, "last")
-        monkeypatch.setattr(dispatch, "delta_rule", lambda values, keys: Implementation.LIBRARY)
+        monkeypatch.setattr(dispatch, "delta_rule", lambda *_, **__: Implementation.LIBRARY)
         found = scored_forward(backbone.to(DEVICE), moved(batch, DEVICE), "last").cpu()
     assert (found - expected).norm() / expected.norm() < (1e-5 if fla_kernels.INTERPRETED else 1e-2)
 

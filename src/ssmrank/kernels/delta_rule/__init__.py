@@ -68,7 +68,9 @@ def packed_delta_rule(
     """
     if initial_index is not None:
         initial_states = chosen_states(initial_states, initial_index)
-    if dispatch.delta_rule(inputs.values, inputs.keys) is Implementation.LIBRARY:
+    tensors = [*inputs] if initial_states is None else [*inputs, initial_states]
+    gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if dispatch.delta_rule(inputs.values, inputs.keys, gradients=gradients) is Implementation.LIBRARY:
         from ssmrank.kernels.delta_rule import library
 
         y, states = library.delta_rule(inputs, cu_seqlens, initial_states, need_final=return_final_states)

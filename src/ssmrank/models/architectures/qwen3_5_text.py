@@ -44,7 +44,8 @@ def _attended(own: Any, normed: Tensor, packed: Packed, wanted: Tensor, rotation
 def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `Qwen3_5TextModel`."""
     hidden = backbone.embed_tokens(packed.input_ids)[None]
-    rotations = backbone.rotary_emb(hidden, position_ids=packed.position_ids[None])
+    # Of text all three positions are the same: the place in time, in height and in width.
+    rotations = backbone.rotary_emb(hidden, position_ids=packed.position_ids.expand(3, 1, -1))
     for layer in backbone.layers[:-1]:
         hidden = layer(hidden, position_embeddings=rotations, packed=packed)
     layer, hidden = backbone.layers[-1], hidden[0]
