@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from ssmrank.errors import UserError
-from ssmrank.models.backbones import read_gguf_config
+from ssmrank.models.backbones import is_causal, read_gguf_config
 from ssmrank.models.reading import NO_CODE, reading
 
 _PACKAGES = ("gguf", "accelerate")
@@ -27,7 +28,13 @@ def convert_gguf(file: Path, folder: Path) -> None:
         config = read_gguf_config(file)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
         options = {"config": config, "gguf_file": file.name, "dtype": torch.float32, **NO_CODE}
-        read = AutoModel.from_pretrained(file.parent, **options)
+        # transformers finds the weights of Mamba by the names that its language model gives them.
+        models: Any = AutoModelForCausalLM if is_causal(config) else AutoModel
+        whole, report = models.from_pretrained(file.parent, output_loading_info=True, **options)
+        read = whole.base_model
+        absent = sorted(name for name in report["missing_keys"] if not name.startswith("lm_head"))
+        if absent:
+            raise UserError(f"{file}: lacks {len(absent)} weights, such as {', '.join(absent[:3])}; get it again")
         # Its config still says "quantized", but the weights are no longer.
         values = read.config.to_dict()
         values.pop("quantization_config", None)
