@@ -13,7 +13,7 @@ from ssmrank.cli import main
 from ssmrank.config.addresses import masked
 from ssmrank.config.params import Params, read_params
 from ssmrank.config.reading import read_settings
-from ssmrank.config.retrievers import Bm25, RunFile
+from ssmrank.config.retrievers import Bm25, Dense, RunFile
 from ssmrank.config.schema import schema_text
 from ssmrank.config.tracking import Tracking
 from ssmrank.errors import UserError
@@ -303,9 +303,10 @@ def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None
     if overlay is not None and overlay.parent != root / "params":
         # params/NAME/OTHER.yaml comes after params/NAME.yaml.
         files.insert(0, overlay.parent.with_suffix(".yaml"))
-    if overlay is not None and overlay.name in ("matched.yaml", "ettin.yaml", "rankllama.yaml"):
+    after_paper = [root / f"params/{name}.yaml" for name in ("matched", "ettin", "rankllama", "retrievers")]
+    if overlay in after_paper:
         files.insert(0, root / "params/paper.yaml")
-    if overlay is not None and overlay.name in ("paper.yaml", "matched.yaml", "ettin.yaml", "rankllama.yaml"):
+    if overlay in (root / "params/paper.yaml", *after_paper):
         files.insert(0, root / "params/paper-models.yaml")
     if overlay is not None and overlay.name == "curve.yaml":
         files.insert(1, root / "params/minis/small.yaml")
@@ -314,6 +315,23 @@ def test_the_repository_s_experiments_are_right(root: Path, overlay: Path | None
     if overlay is not None and overlay.parent == root / "params/minis" and overlay.name == "reading-order.yaml":
         files[1:1] = [root / "params/minis/zero-shot.yaml", root / "params/minis/hybrid.yaml"]
     read_params(root / "params.yaml", *files)
+
+
+def test_tables_7_and_8_have_retrievers_of_ours(root: Path) -> None:
+    files = ("params.yaml", "params/paper-models.yaml", "params/paper.yaml", "params/retrievers.yaml")
+    paper, params = (read_params(*(root / file for file in chosen)) for chosen in (files[:-1], files))
+    assert {name: params.tables[name] for name in paper.tables if name not in ("table7", "table8")} == {
+        name: table for name, table in paper.tables.items() if name not in ("table7", "table8")
+    }
+    models = []
+    for table, collection in (("table7", "msmarco-passage"), ("table8", "msmarco-document")):
+        kept, added = params.tables[table].sections[:-1], params.tables[table].sections[-1]
+        assert kept == paper.tables[table].sections
+        retrievers = [params.retrievers[name] for name in added.retrievers]
+        trained = [one.trained for one in retrievers if isinstance(one, Dense) and one.trained is not None]
+        assert {params.trainings[one.training].collection for one in trained} == {collection}
+        models.append([one.model for one in trained])
+    assert models[0] == models[1] == ["bert-base", "opt-125m", "mamba-1-130m", "mamba-2-130m", "mamba-2-370m"]
 
 
 def test_the_paper_s_grid_is_the_paper_s(root: Path) -> None:
