@@ -487,16 +487,22 @@ def serving_soak() -> str:
     return markdown(list(heads.values()), [[row[column] for column in heads] for row in rows])
 
 
+def model_and_order(row: Row) -> str:
+    """A model and the order in which it reads, or a first stage."""
+    return f"{row['model']}, {row['training']}" if row["training"] else row["model"]
+
+
 def reading_order() -> str:
     """Quality, tokens and what reuse saves of each model in each order of reading."""
     if not (RESULTS / "reading-order.csv").exists():
         return "*Not measured yet.*"
     lines = []
     for row in read("reading-order.csv"):
-        name = f"{row['model']}, {row['training']}" if row["training"] else row["model"]
         quality = f"{float(row['quality']):.1f}"
         shares = [f"{float(row[key]):.0f}%" if row[key] else "" for key in ("saved", "shortened")]
-        lines.append([name, quality, *(shown(number_of(row[key])) for key in ("tokens", "computed")), *shares])
+        lines.append(
+            [model_and_order(row), quality, *(shown(number_of(row[key])) for key in ("tokens", "computed")), *shares]
+        )
     return markdown(["", "nDCG@10", "tokens a pair", "computed with reuse", "saved", "documents cut"], lines)
 
 
@@ -505,11 +511,12 @@ def reading_order_pretrained() -> str:
     tags = {(row["model"], row["training"]): row["quality"] for row in read("reading-order-semanlink.csv")}
     lines = []
     for row in read("reading-order-scifact.csv"):
-        name = f"{row['model']}, {row['training']}" if row["training"] else row["model"]
         known = (row["quality"], tags.get((row["model"], row["training"]), ""))
         qualities = [f"{float(quality):.1f}" if quality else "" for quality in known]
         saved = f"{float(row['saved']):.0f}%" if row["saved"] else ""
-        lines.append([name, *qualities, *(shown(number_of(row[key])) for key in ("tokens", "computed")), saved])
+        lines.append(
+            [model_and_order(row), *qualities, *(shown(number_of(row[key])) for key in ("tokens", "computed")), saved]
+        )
     heads = ["nDCG@10", "SciFact", "Semanlink", "tokens a pair, SciFact", "computed with reuse", "saved"]
     return markdown(heads, lines)
 

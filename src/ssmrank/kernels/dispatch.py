@@ -109,7 +109,7 @@ def delta_rule(values: Tensor, keys: Tensor, *, gradients: bool) -> Implementati
 
 
 def delta_rule_has_gradients(device: torch.device) -> bool:
-    """Whether flash-linear-attention's gated delta rule runs backward on a GPU; on a Hopper not with each Triton."""
+    """Whether flash-linear-attention's gated delta rule runs backward on a GPU; some Tritons cannot on Hopper."""
     hopper = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
     return not (hopper and _triton_spoils_gradients())
 

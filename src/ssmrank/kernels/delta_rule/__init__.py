@@ -11,7 +11,7 @@ from ssmrank.kernels import dispatch
 from ssmrank.kernels.delta_rule import reference
 from ssmrank.kernels.delta_rule.inputs import DeltaInputs
 from ssmrank.kernels.dispatch import Implementation
-from ssmrank.kernels.packing import chosen_states, written
+from ssmrank.kernels.packing import chosen_states, needs_gradient, written
 
 __all__ = ["DeltaInputs", "packed_delta_rule"]
 
@@ -68,8 +68,7 @@ def packed_delta_rule(
     """
     if initial_index is not None:
         initial_states = chosen_states(initial_states, initial_index)
-    tensors = [*inputs] if initial_states is None else [*inputs, initial_states]
-    gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    gradients = needs_gradient(*inputs, initial_states)
     if dispatch.delta_rule(inputs.values, inputs.keys, gradients=gradients) is Implementation.LIBRARY:
         from ssmrank.kernels.delta_rule import library
 

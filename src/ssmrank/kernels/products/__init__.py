@@ -1,4 +1,4 @@
-"""Matrix products on a CPU and a GPU whose rows do not depend on each other.
+"""Matrix products that compute each row independently of the others.
 
 A library chooses its kernel by the number of rows, so the same row may get other last bits in another batch. Here a
 row's sums are always added in the same order.

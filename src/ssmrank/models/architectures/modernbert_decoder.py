@@ -19,7 +19,7 @@ def _token(backbone: Any, packed: Packed, wanted: Tensor) -> Tensor:
     """The last hidden states [R, hidden size] of the tokens `wanted`, int64 [R], in a `ModernBertDecoderModel`."""
     last = backbone.layers[-1]
     own = last.attn
-    if hides(packed, own.sliding_window):  # not in Ettin, whose last layers see all tokens
+    if hides(packed, own.sliding_window):  # never so in Ettin: its last layers see all tokens
         return attention_forward(backbone, packed).index_select(0, wanted)
     kinds = backbone.config.layer_types
     hidden, rotations = backbone.embeddings(packed.input_ids)[None], {}
