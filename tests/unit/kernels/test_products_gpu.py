@@ -33,14 +33,16 @@ def small_tiles(monkeypatch):
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (HALF, 1e-2)])
-def test_products_are_those_of_float64_and_rows_are_their_own(rows, inputs, outputs, dtype, tolerance):
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_products_are_those_of_float64_and_rows_are_their_own(rows, inputs, outputs, dtype, tolerance, has_bias):
     random = Random(rows)
-    x, weight = random(rows, inputs).to(dtype), random(outputs, inputs).to(dtype)
-    whole = gpu.product(x.to(DEVICE), weight.to(DEVICE))
+    x, weight, bias = (random(*shape).to(dtype) for shape in ((rows, inputs), (outputs, inputs), (outputs,)))
+    added = bias.to(DEVICE) if has_bias else None
+    whole = gpu.product(x.to(DEVICE), weight.to(DEVICE), added)
     assert whole.dtype == dtype
-    assert_near(whole, x.double() @ weight.double().T, tolerance)
+    assert_near(whole, x.double() @ weight.double().T + (bias.double() if has_bias else 0.0), tolerance)
     for first, end in [(0, 1), (rows // 3, rows // 3 + 17), (rows // 2, rows)]:
-        part = gpu.product(x[first:end].to(DEVICE), weight.to(DEVICE))
+        part = gpu.product(x[first:end].to(DEVICE), weight.to(DEVICE), added)
         # The interpreter multiplies tiles by NumPy's products, whose rows have other bits at other places.
         assert torch.equal(part, whole[first:end]) or (INTERPRETED and torch.allclose(part, whole[first:end], atol=0.1))
 

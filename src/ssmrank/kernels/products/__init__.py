@@ -68,9 +68,8 @@ class FixedProducts:
         if implementation is Implementation.GPU:
             from ssmrank.kernels.products import gpu
 
-            y = gpu.product(x, weight)
-        else:
-            y = reference.product(x, weight, ROWS)
+            return gpu.product(x, weight, bias)
+        y = reference.product(x, weight, ROWS)
         return y if bias is None else y + bias.to(y.dtype)
 
     def _panels_of(self, weight: Tensor) -> Tensor:

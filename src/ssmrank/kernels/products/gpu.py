@@ -30,8 +30,9 @@ GROUP = 8
 
 @triton.jit(do_not_specialize=["rows", "programs"])
 def _product_kernel(  # type: ignore[no-untyped-def]
-    x, weight, y, rows, programs, x_stride, weight_stride, outputs: tl.constexpr, K: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr, COPIED: tl.constexpr,
+    x, weight, bias, y, rows, programs, x_stride, weight_stride, outputs: tl.constexpr, K: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
+    COPIED: tl.constexpr,
 ):  # fmt: skip
     """COPIED: x and weight are tensor descriptors; what lies outside of the tensors is read as 0."""
     across: tl.constexpr = (outputs + BN - 1) // BN
@@ -58,13 +59,16 @@ def _product_kernel(  # type: ignore[no-untyped-def]
                     mask=(b_rows < outputs)[:, None] & known[None, :], other=0.0,
                 )  # fmt: skip
             total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
+        if bias is not None:
+            total += tl.load(bias + column + n, mask=column + n < outputs, other=0.0).to(tl.float32)[None, :]
         place = y + (row + m).to(tl.int64)[:, None] * outputs + (column + n)[None, :]
         tl.store(place, total.to(y.dtype.element_ty), mask=(row + m < rows)[:, None] & (column + n < outputs)[None, :])
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x weightᵀ `[R, N]` of x `[R, K]` and weight `[N, K]` in one dtype; not differentiable."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weightᵀ + bias `[R, N]` of x `[R, K]` and weight `[N, K]` in one dtype, bias `[N]`; not differentiable."""
     x, weight = dense(x), dense(weight)
+    bias = None if bias is None else bias.contiguous()
     (rows, depth), outputs = x.shape, len(weight)
     y = x.new_empty(rows, outputs)
     options = SINGLE if x.dtype == torch.float32 else HALF
@@ -74,7 +78,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     _product_kernel[(programs,)](
         *((_described(x, options["BM"], options["BK"]), _described(weight, options["BN"], options["BK"]))
           if copied else (x, weight)),
-        y, rows, programs, x.stride(0), weight.stride(0), outputs, depth,
+        bias, y, rows, programs, x.stride(0), weight.stride(0), outputs, depth,
         GROUP=GROUP, PRECISION=precision_of(x), COPIED=copied, **options,
     )  # fmt: skip
     return y
