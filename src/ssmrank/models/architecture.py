@@ -107,6 +107,9 @@ class Architecture:
     prepare: Callable[[Any], None] = unchanged
     """Changes a backbone in place, on its device, for faster inference in bf16 or 8-bit floats. It is called before
     weights are rounded, and leaves the function that the model computes as it is."""
+    captured: bool = True
+    """Whether training on a GPU may run as CUDA graphs. Not where a pass asks the GPU for numbers, such as where
+    sequences start."""
     initialize: Callable[[Any], None] = unchanged
     """Draws weights for pretraining anew where transformers' random weights are not those that the authors began
     with, from torch's generator and in place."""

@@ -17,7 +17,7 @@ from ssmrank.models.packing import Packed
 from ssmrank.models.precision import Precision, autocast
 from ssmrank.pretraining.model import LanguageModel
 from ssmrank.pretraining.objectives import Task
-from ssmrank.training.captured import CapturedPasses
+from ssmrank.training.captured import CapturedPasses, may_capture
 from ssmrank.training.graphs import round_up
 
 _SEQUENCES = 16
@@ -36,8 +36,7 @@ class Passes:
     ) -> None:
         """longest: tokens of the longest text. graphs: False to run without CUDA graphs."""
         self._model, self._precision, self._device, self._longest = model, precision, device, longest
-        # In float32, attention's kernels depend on the lengths of a step's sequences, which a graph would fix.
-        wanted = graphs and device.type == "cuda" and precision == "bf16"
+        wanted = graphs and may_capture(model.backbone, precision, device)
         self._captured = CapturedPasses(self._run, device) if wanted else None
 
     @property

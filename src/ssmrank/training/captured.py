@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from ssmrank.models.architectures import architecture_of
 from ssmrank.models.packing import Packed
+from ssmrank.models.precision import Precision
 from ssmrank.training.memory import free_memory
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,14 @@ _SPARE = 1.2
 """A graph is captured only if this many times its pass's memory is free, because it may be laid out less densely."""
 
 Tensors = tuple[torch.Tensor | None, ...]
+
+
+def may_capture(backbone: Any, precision: Precision, device: torch.device) -> bool:
+    """Whether passes through a backbone may be CUDA graphs: on a GPU, in bf16, if its architecture allows it.
+
+    In float32, attention's kernels depend on the lengths of the sequences, which a graph would fix.
+    """
+    return device.type == "cuda" and precision == "bf16" and architecture_of(backbone.config.model_type).captured
 
 
 class CapturedPasses:

@@ -17,6 +17,7 @@ from ssmrank.models.packed_model import PackedModel
 from ssmrank.models.precision import Precision, resolve_precision
 from ssmrank.training import randomness
 from ssmrank.training.cached_gradients import CachedGradients
+from ssmrank.training.captured import may_capture
 from ssmrank.training.contrastive import ContrastiveLoss
 from ssmrank.training.gradients import Accumulator
 from ssmrank.training.groups import GroupSequences
@@ -155,11 +156,10 @@ def _gradients(
 def _may_use_graphs(reranker: PackedModel, precision: Precision, device: torch.device, workers: Workers) -> bool:
     """Whether passes may be CUDA graphs.
 
-    They may not if layers recompute or processes wait for each other within a pass, nor in float32, whose attention
-    depends on the sequences' lengths.
+    They may not if layers recompute or processes wait for each other within a pass (for the rest see `may_capture`).
     """
     recomputes = recomputed_layers(reranker.backbone) > 0
-    return device.type == "cuda" and precision == "bf16" and workers.may_repeat and not recomputes
+    return may_capture(reranker.backbone, precision, device) and workers.may_repeat and not recomputes
 
 
 def make_optimizer(reranker: PackedModel, settings: TrainSettings, workers: Workers) -> torch.optim.Optimizer:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_training import GROUPS, sequences
+from tiny_training import GROUPS, sequences, settings
 
 from ssmrank.models.packing import pack
 from ssmrank.models.reranker import new_reranker
 from ssmrank.training.gradients import Accumulator
 from ssmrank.training.graphs import fill_up, round_up
+from ssmrank.training.loop import _gradients
 from ssmrank.training.loss import LOSSES
 from ssmrank.training.parallel import Workers
 from tiny_models import DELTA_NETS, HYBRIDS, SHAPES, kind_of
@@ -63,6 +64,15 @@ def test_sequences_that_fill_up_do_not_change_the_gradients(tiny_model):
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     for name, parameter in reranker.named_parameters():
         assert (parameter.grad - plain[name]).abs().max() <= 1e-6 + 1e-5 * plain[name].abs().max(), name
+
+
+@pytest.mark.parametrize("shape", ["bert", "mamba2", *DELTA_NETS])
+def test_a_training_knows_whether_passes_can_be_captured(tiny_model, shape):
+    """So that no capture fails, with a warning, where a pass asks the GPU where sequences start."""
+    reranker = new_reranker(tiny_model(shape), kind_of(shape), 32)
+    for precision, device, may in (("bf16", "cuda", True), ("fp32", "cuda", False), ("bf16", "cpu", False)):
+        gradients = _gradients(reranker, settings(), precision, torch.device(device), Workers())
+        assert (gradients.graphs is not None) == (may and shape not in DELTA_NETS)
 
 
 @pytest.mark.gpu

@@ -93,6 +93,7 @@ ARCHITECTURE = Architecture(
     causal=True,
     scored_token=_token,
     replaced={GatedDeltaNet: packed_mixer(GatedDeltaNet, separate_delta_mixer), nn.RMSNorm: _RMSNorm},
+    captured=False,  # the delta rule cuts sequences into chunks on the host
     # A number for each head: too few for 8 bits, and an exponential would amplify their error.
     not_float8=frozenset({"a_proj", "b_proj"}),
     classes=(GatedDeltaNetConfig, GatedDeltaNetModel),

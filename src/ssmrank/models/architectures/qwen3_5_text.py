@@ -77,6 +77,7 @@ ARCHITECTURE = Architecture(
         Qwen3_5GatedDeltaNet: packed_mixer(Qwen3_5GatedDeltaNet, delta_mixer),
         Qwen3_5RMSNorm: _RMSNorm,
     },
+    captured=False,  # the delta rule cuts sequences into chunks on the host
     initialize=begin_as_mamba2,
     # A number for each head: too few for 8 bits, and an exponential would amplify their error.
     not_float8=frozenset({"in_proj_a", "in_proj_b"}),
