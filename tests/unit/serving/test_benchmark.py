@@ -94,6 +94,20 @@ def test_waiting_in_the_client_s_queue_counts_as_latency(load: ModuleType) -> No
     assert latencies[-1] > 5 * latencies[0] and latencies[-1] > 0.8
 
 
+def test_the_queue_without_noise_says_where_p99_is_near_p50(load: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import serving_queue
+
+    monkeypatch.setattr(serving_queue, "MANY", 5000)
+    alone = serving_queue.latencies(2.0, 0.0, 1.0, 5000, load=1e-6, seed=0)
+    assert alone == pytest.approx(24.0)
+    assert serving_queue.promise("equal requests", 2.0, 0.0, 1.0).startswith(
+        "equal requests: p99 is at most 3 times p50 at loads of 5, 10, 15"
+    )
+    unequal = serving_queue.promise("unequal requests", 1.5, 30.0, 0.95)
+    # One request in a hundred has three new documents, half have none: (19 + 90) / 19.
+    assert unequal.endswith("at no load; 5.7 times where no request waits")
+
+
 def test_the_soak_finds_what_is_lost_or_wrong(load: ModuleType) -> None:
     import serving_soak
 
